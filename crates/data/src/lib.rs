@@ -1,0 +1,3 @@
+//! instruct-data
+mod packed;
+pub use crate::packed::{Packed, Prediction, Segment};
