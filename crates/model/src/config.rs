@@ -1,0 +1,361 @@
+//! What a decoder is: one description that every family's `config.json` maps to and back.
+
+use std::collections::BTreeSet;
+
+use instruct_random::Source;
+
+use crate::{Error, Result};
+
+/// The description of one decoder. Widths and counts are in elements; `V` stands for `vocab`,
+/// `C` for `width`, `H` for `heads`, `D` for `head_dim`, `I` for `inner` below.
+///
+/// All families share the pre-norm residual block `x += attention(norm(x)); x += mlp(norm(x))`
+/// with attention logits scaled by `1/sqrt(D)`, so only what differs stands here.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Which family's names and `config.json` the model is read and written with.
+    pub family: Family,
+    /// Number of token ids, `V`.
+    pub vocab: usize,
+    /// Width of the residual stream, `C`.
+    pub width: usize,
+    /// Number of blocks.
+    pub layers: usize,
+    /// Query heads, `H`.
+    pub heads: usize,
+    /// Key and value heads; divides `heads` (grouped-query attention, Ainslie et al. 2023).
+    pub kv_heads: usize,
+    /// Elements per head, `D`. `heads * head_dim` need not equal `width` (Qwen3).
+    pub head_dim: usize,
+    /// Width of the MLP, `I`.
+    pub inner: usize,
+    /// Longest sequence, in tokens.
+    pub context: usize,
+    /// Normalisation before attention, before the MLP and after the last block.
+    pub norm: Norm,
+    /// How positions enter.
+    pub position: Position,
+    /// What stands between the MLP's two products.
+    pub activation: Activation,
+    /// Whether `layers.{i}.qkv` has a bias.
+    pub qkv_bias: bool,
+    /// Whether `layers.{i}.attn_out` has a bias.
+    pub attn_out_bias: bool,
+    /// Whether `layers.{i}.up` (or `gate_up`) and `layers.{i}.down` have biases.
+    pub mlp_bias: bool,
+    /// Whether the language head is the embedding itself.
+    pub tied: bool,
+    /// Whether queries and keys are RMS-normalised per head before the rotation (Qwen3).
+    pub qk_norm: bool,
+    /// With `Some(w)` a token attends to itself and the `w - 1` tokens before it (Mistral).
+    pub sliding_window: Option<usize>,
+    /// The id that begins a sequence, where the model has one.
+    pub bos: Option<u32>,
+    /// The ids that end a completion. A set: chat models stop at several.
+    pub eos: BTreeSet<u32>,
+}
+
+/// A family of decoders: a table of names, see [`crate::families`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// GPT-2: learned positions, LayerNorm, GELU, biases everywhere.
+    Gpt2,
+    /// Llama 1 to 3, SmolLM2 and everything written as `LlamaForCausalLM`.
+    Llama,
+    /// Mistral: Llama with a sliding window.
+    Mistral,
+    /// Qwen2 and Qwen2.5: Llama with a QKV bias.
+    Qwen2,
+    /// Qwen3: Llama with QK-norm and a head dimension of its own.
+    Qwen3,
+}
+
+/// The normalisation of a decoder. Its `eps` is added to the variance (or mean square).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Norm {
+    /// LayerNorm with gain and bias.
+    Layer {
+        /// Added to the variance.
+        eps: f64,
+    },
+    /// RMSNorm with gain alone.
+    Rms {
+        /// Added to the mean square.
+        eps: f64,
+    },
+}
+
+/// How positions enter a decoder.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Position {
+    /// A learned row per position is added to the embedding.
+    Learned,
+    /// Queries and keys are rotated (Su et al. 2021).
+    Rotary(Rotary),
+}
+
+/// Rotary positions in the half-split convention: element `i` is paired with `i + dim / 2`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rotary {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// Leading elements of each head that are rotated; even, at most `head_dim`.
+    pub dim: usize,
+    /// How the frequencies are stretched to a longer context.
+    pub scaling: Scaling,
+}
+
+/// Context extension of rotary frequencies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scaling {
+    /// As trained.
+    None,
+    /// Every frequency divided by `factor`.
+    Linear {
+        /// The stretch.
+        factor: f64,
+    },
+    /// Llama 3.1's rule: wavelengths beyond `original_context / low_freq_factor` are stretched by
+    /// `factor`, those below `original_context / high_freq_factor` kept, those between blended.
+    Llama3 {
+        /// The stretch of long wavelengths.
+        factor: f64,
+        /// Where stretching in full begins.
+        low_freq_factor: f64,
+        /// Where stretching ends.
+        high_freq_factor: f64,
+        /// Context length before the extension.
+        original_context: f64,
+    },
+}
+
+/// What stands between the MLP's two products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// GELU with the tanh approximation (GPT-2's `gelu_new`).
+    GeluTanh,
+    /// GELU with the error function.
+    GeluErf,
+    /// `silu(gate) * up` (Shazeer 2020).
+    SwiGlu,
+}
+
+/// What reads the hidden states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadKind {
+    /// Token logits, `(V,)` per row.
+    LanguageModel,
+    /// One scalar at the last token: a reward model.
+    Score,
+    /// One scalar per token: a value model.
+    Value,
+}
+
+/// Name and shape of one parameter.
+pub type NamedShape = (String, Vec<usize>);
+
+impl Config {
+    /// A small GPT-2 with a tied head, an MLP of `4 * width` and no special tokens.
+    pub fn tiny_gpt2(vocab: usize, width: usize, layers: usize, heads: usize, context: usize) -> Config {
+        Config {
+            family: Family::Gpt2,
+            vocab,
+            width,
+            layers,
+            heads,
+            kv_heads: heads,
+            head_dim: width / heads.max(1),
+            inner: 4 * width,
+            context,
+            norm: Norm::Layer { eps: 1e-5 },
+            position: Position::Learned,
+            activation: Activation::GeluTanh,
+            qkv_bias: true,
+            attn_out_bias: true,
+            mlp_bias: true,
+            tied: true,
+            qk_norm: false,
+            sliding_window: None,
+            bos: None,
+            eos: BTreeSet::new(),
+        }
+    }
+
+    /// Rows of `layers.{i}.qkv`: `(H + 2 * kv_heads) * D`.
+    pub fn qkv_rows(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    /// The scale of attention logits, `1/sqrt(D)`.
+    pub fn attention_scale(&self) -> f64 {
+        1.0 / (self.head_dim as f64).sqrt()
+    }
+
+    /// Name and shape of every parameter of the decoder with this head, sorted by name. Matrices
+    /// are stored `(out, in)`; the qkv rows are queries, keys, values, the `gate_up` rows gate, up.
+    pub fn specs(&self, head: HeadKind) -> Vec<NamedShape> {
+        let mut specs = vec![("embed.weight".to_owned(), vec![self.vocab, self.width])];
+        if self.position == Position::Learned {
+            specs.push(("position.weight".to_owned(), vec![self.context, self.width]));
+        }
+        for layer in 0..self.layers {
+            self.layer_specs(&format!("layers.{layer}"), &mut specs);
+        }
+        self.norm_specs("norm", &mut specs);
+        match head {
+            HeadKind::LanguageModel if self.tied => {}
+            HeadKind::LanguageModel => specs.push(("lm_head.weight".to_owned(), vec![self.vocab, self.width])),
+            HeadKind::Score | HeadKind::Value => linear("score", 1, self.width, true, &mut specs),
+        }
+        specs.sort();
+        specs
+    }
+
+    fn layer_specs(&self, layer: &str, specs: &mut Vec<NamedShape>) {
+        let attended = self.heads * self.head_dim;
+        self.norm_specs(&format!("{layer}.attn_norm"), specs);
+        linear(&format!("{layer}.qkv"), self.qkv_rows(), self.width, self.qkv_bias, specs);
+        if self.qk_norm {
+            specs.push((format!("{layer}.q_norm.weight"), vec![self.head_dim]));
+            specs.push((format!("{layer}.k_norm.weight"), vec![self.head_dim]));
+        }
+        linear(&format!("{layer}.attn_out"), self.width, attended, self.attn_out_bias, specs);
+        self.norm_specs(&format!("{layer}.mlp_norm"), specs);
+        let (up, rows) = match self.activation {
+            Activation::SwiGlu => ("gate_up", 2 * self.inner),
+            Activation::GeluTanh | Activation::GeluErf => ("up", self.inner),
+        };
+        linear(&format!("{layer}.{up}"), rows, self.width, self.mlp_bias, specs);
+        linear(&format!("{layer}.down"), self.width, self.inner, self.mlp_bias, specs);
+    }
+
+    fn norm_specs(&self, name: &str, specs: &mut Vec<NamedShape>) {
+        specs.push((format!("{name}.weight"), vec![self.width]));
+        if matches!(self.norm, Norm::Layer { .. }) {
+            specs.push((format!("{name}.bias"), vec![self.width]));
+        }
+    }
+
+    /// Number of parameters with this head.
+    pub fn parameters(&self, head: HeadKind) -> usize {
+        self.specs(head).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    }
+
+    /// Checks that the numbers fit together.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that lists every field in disagreement, not just the first.
+    pub fn validate(&self) -> Result<()> {
+        let mut problems = Vec::new();
+        let mut require = |holds: bool, problem: String| {
+            if !holds {
+                problems.push(problem);
+            }
+        };
+        for (field, value) in self.counts() {
+            require((1..=MOST).contains(&value), format!("{field} is {value}; it must lie in 1..={MOST}"));
+        }
+        let Config { heads, kv_heads, head_dim, vocab, .. } = *self;
+        require(
+            kv_heads > 0 && heads.is_multiple_of(kv_heads),
+            format!("kv_heads ({kv_heads}) does not divide heads ({heads})"),
+        );
+        let (Norm::Layer { eps } | Norm::Rms { eps }) = self.norm;
+        require(eps > 0.0 && eps < 1.0, format!("norm eps is {eps}; it must lie between 0 and 1"));
+        require(self.sliding_window != Some(0), "sliding_window is 0; leave it out for full attention".to_owned());
+        for id in self.bos.iter().chain(&self.eos) {
+            require((*id as usize) < vocab, format!("special token {id} lies outside the vocabulary of {vocab}"));
+        }
+        if let Position::Rotary(Rotary { theta, dim, scaling }) = self.position {
+            require(
+                dim > 0 && dim <= head_dim && dim.is_multiple_of(2),
+                format!("rotary dim {dim} must be even and at most head_dim ({head_dim})"),
+            );
+            require(theta.is_finite() && theta > 1.0, format!("rotary theta is {theta}; it must exceed 1"));
+            require(scaling.is_sound(), format!("rotary scaling {scaling:?} needs positive factors, low below high"));
+        }
+        if problems.is_empty() { Ok(()) } else { Err(Error::Config { problems }) }
+    }
+
+    fn counts(&self) -> [(&'static str, usize); 8] {
+        [
+            ("vocab", self.vocab),
+            ("width", self.width),
+            ("layers", self.layers),
+            ("heads", self.heads),
+            ("kv_heads", self.kv_heads),
+            ("head_dim", self.head_dim),
+            ("inner", self.inner),
+            ("context", self.context),
+        ]
+    }
+
+    /// Initial values of the parameter `name`, drawn from a stream of its own, so that they do not
+    /// depend on which other parameters exist.
+    ///
+    /// GPT-2's rule (Radford et al. 2019): matrices N(0, 0.02), those that write into the residual
+    /// stream divided by `sqrt(2 * layers)`, gains 1, biases 0. A scalar head is N(0, 1/(C + 1))
+    /// in the sense of standard deviation `1/sqrt(C + 1)` (Ziegler et al. 2019).
+    pub fn initial(&self, name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
+        let len = shape.iter().product();
+        let deviation = match name {
+            _ if name.ends_with(".bias") => return vec![0.0; len],
+            _ if name.ends_with("norm.weight") => return vec![1.0; len],
+            "score.weight" => 1.0 / (self.width as f64 + 1.0).sqrt(),
+            _ if name.ends_with(".attn_out.weight") || name.ends_with(".down.weight") => {
+                0.02 / (2.0 * self.layers as f64).sqrt()
+            }
+            _ => 0.02,
+        };
+        let mut draws = Source::new(seed, &format!("initial {name}")).at([]);
+        (0..len).map(|_| deviation as f32 * draws.normal()).collect()
+    }
+}
+
+/// Above every published model, and low enough that products of two counts cannot overflow.
+const MOST: usize = 1 << 28;
+
+impl Rotary {
+    /// Angular frequency of each rotated pair, `(dim / 2,)`: pair `i` turns by `position * f[i]`.
+    pub fn frequencies(&self) -> Vec<f64> {
+        (0..self.dim / 2)
+            .map(|pair| self.theta.powf(-2.0 * pair as f64 / self.dim as f64))
+            .map(|frequency| self.scaling.stretch(frequency))
+            .collect()
+    }
+}
+
+impl Scaling {
+    fn stretch(&self, frequency: f64) -> f64 {
+        match *self {
+            Scaling::None => frequency,
+            Scaling::Linear { factor } => frequency / factor,
+            Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+                let turns = original_context * frequency / std::f64::consts::TAU;
+                let keep = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
+                frequency * (keep + (1.0 - keep) / factor)
+            }
+        }
+    }
+
+    fn is_sound(&self) -> bool {
+        match *self {
+            Scaling::None => true,
+            Scaling::Linear { factor } => factor.is_finite() && factor > 0.0,
+            Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+                factor.is_finite()
+                    && factor > 0.0
+                    && low_freq_factor > 0.0
+                    && high_freq_factor > low_freq_factor
+                    && original_context > 0.0
+            }
+        }
+    }
+}
+
+fn linear(name: &str, out: usize, inputs: usize, bias: bool, specs: &mut Vec<NamedShape>) {
+    specs.push((format!("{name}.weight"), vec![out, inputs]));
+    if bias {
+        specs.push((format!("{name}.bias"), vec![out]));
+    }
+}

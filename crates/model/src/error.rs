@@ -1,0 +1,78 @@
+//! What can go wrong with a model, each with where it happened and what to do next.
+
+use std::path::{Path, PathBuf};
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The numbers of a decoder description disagree.
+    #[error("the decoder's description does not hold together:{}", bullets(problems))]
+    Config {
+        /// One line per field in disagreement.
+        problems: Vec<String>,
+    },
+    /// A file could not be read or written.
+    #[error("cannot {action} {}: {source}{}", path.display(), hint(next))]
+    Io {
+        /// What was tried: `read`, `write`, `create`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What to do next; may be empty.
+        next: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file was read but is not what it should be.
+    #[error("{}: {problem}{}", path.display(), hint(next))]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, naming the field where there is one.
+        problem: String,
+        /// What to do next; may be empty.
+        next: &'static str,
+    },
+    /// The tensors of a checkpoint are not those its description calls for.
+    #[error(
+        "{}: the tensors do not match the decoder that the configuration describes:{}\n\
+         check that configuration and weights come from the same model",
+        path.display(),
+        bullets(problems)
+    )]
+    Tensors {
+        /// The checkpoint.
+        path: PathBuf,
+        /// One line per missing, unexpected or misshaped tensor.
+        problems: Vec<String>,
+    },
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+/// The result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn io(
+        action: &'static str,
+        path: &Path,
+        next: &'static str,
+    ) -> impl FnOnce(std::io::Error) -> Error + use<> {
+        let path = path.to_owned();
+        move |source| Error::Io { action, path, next, source }
+    }
+
+    pub(crate) fn format(path: &Path, problem: impl Into<String>, next: &'static str) -> Error {
+        Error::Format { path: path.to_owned(), problem: problem.into(), next }
+    }
+}
+
+fn bullets(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("\n  - {line}")).collect()
+}
+
+fn hint(next: &str) -> String {
+    if next.is_empty() { String::new() } else { format!("; {next}") }
+}
