@@ -1,0 +1,395 @@
+//! All parameters of a model in one flat buffer, and the flat gradient beside it.
+
+use crate::{Error, Result};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor, Var};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Elements to which every parameter's start is aligned, so that block-wise walks (norms, hashes,
+/// shards) never see two parameters in one block.
+pub const BLOCK: usize = 4096;
+
+/// A parameter to make: its name and shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// The canonical name, for example `layers.0.qkv.weight`.
+    pub name: String,
+    /// The shape, `(out, in)` for matrices.
+    pub shape: Vec<usize>,
+}
+
+impl Spec {
+    /// A specification from anything that reads as a name and a shape.
+    pub fn new(name: impl Into<String>, shape: impl Into<Vec<usize>>) -> Spec {
+        Spec { name: name.into(), shape: shape.into() }
+    }
+}
+
+/// The way the operations on a set of parameters are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// Own kernels in `f32` on the CPU: parameters are untracked views of the flat buffer, and
+    /// backward passes add weight gradients straight into the flat gradient.
+    Fused,
+    /// Plain Candle operations on any device: parameters are ordinary variables. Slower, and the
+    /// oracle that the fused path is tested against.
+    Composed,
+}
+
+/// Where one parameter lies in the flat buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// The parameter's name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its first element, a multiple of [`BLOCK`].
+    pub offset: usize,
+    /// Its number of elements, the product of the shape.
+    pub len: usize,
+}
+
+impl Slot {
+    /// The elements of this parameter in the flat buffer. Those from here to the next slot are
+    /// padding, zero in weights and gradients alike.
+    pub fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.len
+    }
+}
+
+/// All parameters of one model: one flat `f32` buffer of weights, one of gradients, names sorted.
+///
+/// Master weights and gradients live on the host in both paths; on another device or in another
+/// dtype the composed path keeps a copy for computing, refilled after every [`Params::update`].
+///
+/// Two backward passes of the same parameters must not run inside one rayon pool at the same time:
+/// an operation holds the gradient's lock while it works in parallel.
+#[derive(Debug)]
+pub struct Params {
+    slots: Vec<Slot>,
+    params: BTreeMap<String, Param>,
+    weights: Tensor,
+    gradient: Gradient,
+    sentinel: Var,
+    device: Device,
+    path: Path,
+    compute: DType,
+}
+
+impl Params {
+    /// Parameters of these names and shapes, all zero. `compute` is the dtype of the composed
+    /// path's variables; masters are `f32` whatever it is.
+    ///
+    /// Errors: a name given twice; the fused path on a device or in a dtype it does not have.
+    pub fn zeros(specs: Vec<Spec>, device: &Device, path: Path, compute: DType) -> Result<Params> {
+        if path == Path::Fused && !(device.is_cpu() && compute == DType::F32) {
+            return Err(Error::FusedElsewhere { dtype: compute.as_str(), device: format!("{device:?}") });
+        }
+        let slots = lay_out(specs)?;
+        let total = padded_len(&slots);
+        let weights = Tensor::zeros(total, DType::F32, &Device::Cpu)?;
+        Params::over(slots, weights, device, path, compute)
+    }
+
+    /// The parameters' places in the flat buffer, in its order (names sorted).
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// Elements of the flat buffer, padding included: a multiple of [`BLOCK`].
+    pub fn len(&self) -> usize {
+        padded_len(&self.slots)
+    }
+
+    /// Whether there are no parameters at all.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// The device that operations run on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The dtype that operations compute in.
+    pub fn compute(&self) -> DType {
+        self.compute
+    }
+
+    /// How operations on these parameters are computed.
+    pub fn path(&self) -> Path {
+        self.path
+    }
+
+    /// The parameter of this name: a cheap handle that sees every later update.
+    ///
+    /// Errors: no parameter has this name.
+    pub fn get(&self, name: &str) -> Result<Param> {
+        self.params.get(name).cloned().ok_or_else(|| Error::UnknownParameter { name: name.to_owned() })
+    }
+
+    /// Overwrites one parameter, in row-major order.
+    ///
+    /// Errors: no parameter has this name; `values` does not fill its shape.
+    pub fn set(&self, name: &str, values: &[f32]) -> Result<()> {
+        let slot = self.slot(name)?;
+        if values.len() != slot.len {
+            let (name, shape) = (name.to_owned(), slot.shape.clone());
+            return Err(Error::ParameterLength { name, shape, got: values.len() });
+        }
+        in_place(&self.weights, |weights| weights[slot.range()].copy_from_slice(values))?;
+        self.refill(slot)
+    }
+
+    /// One parameter's weights, in row-major order.
+    ///
+    /// Errors: no parameter has this name.
+    pub fn read(&self, name: &str) -> Result<Vec<f32>> {
+        let range = self.slot(name)?.range();
+        self.with_weights(|weights| weights[range].to_vec())
+    }
+
+    /// One parameter's accumulated gradient, in row-major order.
+    ///
+    /// Errors: no parameter has this name.
+    pub fn grad(&self, name: &str) -> Result<Vec<f32>> {
+        let range = self.slot(name)?.range();
+        self.with_grads(|grads| grads[range].to_vec())
+    }
+
+    /// The same weights in storage of their own, with a gradient of their own that is zero: a
+    /// reference policy is this, or it would follow the policy it is compared with.
+    pub fn deep_copy(&self) -> Result<Params> {
+        let weights = self.weights.copy()?.detach();
+        let copy = Params::over(self.slots.clone(), weights, &self.device, self.path, self.compute)?;
+        Ok(copy)
+    }
+
+    /// The tracked scalar that enters at [`crate::embedding`] when a graph is to be recorded. It
+    /// carries no number; it only makes what is computed from it tracked.
+    pub fn sentinel(&self) -> &Tensor {
+        self.sentinel.as_tensor()
+    }
+
+    /// Runs the backward pass of `loss` and adds every parameter's gradient to the flat gradient.
+    /// Call it for several micro-batches to accumulate.
+    pub fn backward(&self, loss: &Tensor) -> Result<()> {
+        let mut grads = loss.backward()?;
+        for slot in &self.slots {
+            let Kind::Composed { var, .. } = &self.params[&slot.name].inner.kind else { continue };
+            // Detached, because a variable's gradient would otherwise keep the whole graph alive.
+            let Some(grad) = grads.remove(var) else { continue };
+            let grad = grad.detach().to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+            let mut sum = self.gradient.lock();
+            sum[slot.range()].iter_mut().zip(grad).for_each(|(sum, grad)| *sum += grad);
+        }
+        Ok(())
+    }
+
+    /// Sets the flat gradient to zero.
+    pub fn zero_grad(&self) -> Result<()> {
+        self.with_grads(|grads| grads.fill(0.0))
+    }
+
+    /// Lends the flat weights: `f(weights)`.
+    pub fn with_weights<R>(&self, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+        with_slice(&self.weights, f)
+    }
+
+    /// Lends the flat gradient: `f(gradient)`.
+    pub fn with_grads<R>(&self, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
+        Ok(f(&mut self.gradient.lock()))
+    }
+
+    /// Lends flat weights and gradient for an optimizer's step: `f(weights, gradient)`. Every
+    /// handle and view sees the new weights afterwards.
+    pub fn update<R>(&self, f: impl FnOnce(&mut [f32], &mut [f32]) -> R) -> Result<R> {
+        let result = {
+            let mut gradient = self.gradient.lock();
+            in_place(&self.weights, |weights| f(weights, &mut gradient))?
+        };
+        self.slots.iter().try_for_each(|slot| self.refill(slot))?;
+        Ok(result)
+    }
+
+    fn over(slots: Vec<Slot>, weights: Tensor, device: &Device, path: Path, compute: DType) -> Result<Params> {
+        let gradient = Gradient::zeros(padded_len(&slots));
+        let mut params = BTreeMap::new();
+        for slot in &slots {
+            let view = weights.narrow(0, slot.offset, slot.len)?.reshape(slot.shape.as_slice())?;
+            let kind = match path {
+                Path::Fused => Kind::Fused { view, gradient: gradient.clone() },
+                Path::Composed => {
+                    let var = Var::from_tensor(&view.to_device(device)?.to_dtype(compute)?)?;
+                    Kind::Composed { detached: var.as_detached_tensor(), var }
+                }
+            };
+            params.insert(slot.name.clone(), Param { inner: Arc::new(Inner { slot: slot.clone(), kind }) });
+        }
+        let sentinel = Var::zeros((), compute, device)?;
+        Ok(Params { slots, params, weights, gradient, sentinel, device: device.clone(), path, compute })
+    }
+
+    fn slot(&self, name: &str) -> Result<&Slot> {
+        let at = self.slots.binary_search_by(|slot| slot.name.as_str().cmp(name));
+        at.map(|i| &self.slots[i]).map_err(|_| Error::UnknownParameter { name: name.to_owned() })
+    }
+
+    /// Copies a master weight into the variable that computes with it; on the fused path they are
+    /// the same memory.
+    fn refill(&self, slot: &Slot) -> Result<()> {
+        let Kind::Composed { var, .. } = &self.params[&slot.name].inner.kind else { return Ok(()) };
+        let master = self.weights.narrow(0, slot.offset, slot.len)?.reshape(slot.shape.as_slice())?;
+        Ok(var.set(&master.to_device(&self.device)?.to_dtype(self.compute)?)?)
+    }
+}
+
+/// One parameter: a cheap handle to its weights and to its place in the gradient.
+#[derive(Clone, Debug)]
+pub struct Param {
+    inner: Arc<Inner>,
+}
+
+impl Param {
+    /// The weights as an untracked tensor, for inference or inspection.
+    pub fn tensor(&self) -> &Tensor {
+        self.value(false)
+    }
+
+    /// The parameter's name.
+    pub fn name(&self) -> &str {
+        &self.inner.slot.name
+    }
+
+    /// The parameter's shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.inner.slot.shape
+    }
+
+    /// How operations on this parameter are computed.
+    pub fn path(&self) -> Path {
+        match self.inner.kind {
+            Kind::Fused { .. } => Path::Fused,
+            Kind::Composed { .. } => Path::Composed,
+        }
+    }
+
+    /// The tensor for plain Candle operations. On the composed path it is tracked when the
+    /// operation's input is, so that inference records nothing.
+    pub(crate) fn value(&self, tracked: bool) -> &Tensor {
+        match &self.inner.kind {
+            Kind::Fused { view, .. } => view,
+            Kind::Composed { var, .. } if tracked => var.as_tensor(),
+            Kind::Composed { detached, .. } => detached,
+        }
+    }
+
+    /// Lends the weights, in row-major order, to a fused kernel.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&[f32]) -> R) -> candle_core::Result<R> {
+        with_slice_raw(self.tensor(), f)
+    }
+
+    /// Lends this parameter's part of the gradient, in row-major order, to a fused backward pass.
+    /// On the composed path there is none to lend: Candle collects it.
+    pub(crate) fn accumulate(&self, f: impl FnOnce(&mut [f32])) {
+        if let Kind::Fused { gradient, .. } = &self.inner.kind {
+            f(&mut gradient.lock()[self.inner.slot.range()]);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    slot: Slot,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Fused { view: Tensor, gradient: Gradient },
+    Composed { var: Var, detached: Tensor },
+}
+
+/// The flat gradient, shared by the parameters and by the operations recorded in a graph.
+#[derive(Clone, Debug)]
+struct Gradient {
+    sum: Arc<Mutex<Vec<f32>>>,
+}
+
+impl Gradient {
+    fn zeros(len: usize) -> Gradient {
+        Gradient { sum: Arc::new(Mutex::new(vec![0.0; len])) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<f32>> {
+        // A panic in another holder leaves half a sum, but never a broken vector.
+        self.sum.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn lay_out(mut specs: Vec<Spec>) -> Result<Vec<Slot>> {
+    specs.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut slots: Vec<Slot> = Vec::with_capacity(specs.len());
+    for Spec { name, shape } in specs {
+        if slots.last().is_some_and(|last| last.name == name) {
+            return Err(Error::DuplicateParameter { name });
+        }
+        let offset = padded_len(&slots);
+        slots.push(Slot { len: shape.iter().product(), name, shape, offset });
+    }
+    Ok(slots)
+}
+
+fn padded_len(slots: &[Slot]) -> usize {
+    slots.last().map_or(0, |last| last.range().end.next_multiple_of(BLOCK))
+}
+
+fn with_slice<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    Ok(with_slice_raw(tensor, f)?)
+}
+
+/// Lends the elements of a contiguous `f32` tensor on the CPU.
+pub(crate) fn with_slice_raw<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> candle_core::Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { candle_core::bail!("expected a tensor on the CPU") };
+    Ok(f(slice(storage, layout)?))
+}
+
+/// The elements of a contiguous `f32` layout.
+pub(crate) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => candle_core::bail!("expected a contiguous tensor"),
+    }
+}
+
+fn in_place<R>(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
+    let op = InPlace { f: RefCell::new(Some(f)), result: RefCell::new(None) };
+    tensor.inplace_op1(&op)?;
+    Ok(op.result.into_inner().expect("an in-place operation that succeeds has run its closure"))
+}
+
+/// Runs a closure on a tensor's own memory, which every view of it shares.
+struct InPlace<F, R> {
+    f: RefCell<Option<F>>,
+    result: RefCell<Option<R>>,
+}
+
+impl<F: FnOnce(&mut [f32]) -> R, R> InplaceOp1 for InPlace<F, R> {
+    fn name(&self) -> &'static str {
+        "in-place"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let CpuStorage::F32(elements) = storage else { candle_core::bail!("expected f32") };
+        let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("expected contiguous") };
+        if let Some(f) = self.f.take() {
+            self.result.replace(Some(f(&mut elements[start..end])));
+        }
+        Ok(())
+    }
+}
