@@ -1,5 +1,6 @@
 //! What can go wrong with a model, each with where it happened and what to do next.
 
+use crate::HeadKind;
 use std::path::{Path, PathBuf};
 
 /// An error of this crate.
@@ -46,6 +47,33 @@ pub enum Error {
         /// One line per missing, unexpected or misshaped tensor.
         problems: Vec<String>,
     },
+    /// A sequence does not fit the model.
+    #[error("a sequence of {tokens} tokens does not fit a context of {context}; shorten the prompt or the completion")]
+    Context {
+        /// Its length.
+        tokens: usize,
+        /// The most the model can hold.
+        context: usize,
+    },
+    /// An operation needs another head than the decoder has.
+    #[error("this needs {wanted}, but the decoder's head is {head:?}")]
+    WrongHead {
+        /// The head needed.
+        wanted: &'static str,
+        /// The head there is.
+        head: HeadKind,
+    },
+    /// A request that cannot be generated.
+    #[error("episode {episode}: {problem}")]
+    Request {
+        /// The episode asked for.
+        episode: u64,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A fused operation failed.
+    #[error(transparent)]
+    Kernel(#[from] instruct_kernels::Error),
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

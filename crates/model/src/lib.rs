@@ -1,7 +1,35 @@
-//! instruct-model
+//! One decoder, driven by a description, that reads and writes what transformers does.
+//!
+//! GPT-2, Llama, Mistral, Qwen2 and Qwen3 differ in a table of names and a handful of choices, so
+//! there is one forward pass ([`Decoder::hidden`]) over packed batches, one decoding loop
+//! ([`generate`]) over a key-value cache, and one [`Config`] that says which choices. A family is
+//! a table in one file. There is no loss here.
+//!
+//! ```
+//! use instruct_model::{Config, Decoder, HeadKind, Request, Sampling, generate};
+//! use instruct_kernels::Path;
+//! use instruct_random::Source;
+//! use candle_core::{DType, Device};
+//!
+//! # fn main() -> instruct_model::Result<()> {
+//! let config = Config::tiny_gpt2(50, 16, 2, 2, 32);
+//! let decoder = Decoder::zeros(config, HeadKind::LanguageModel, &Device::Cpu, Path::Fused, DType::F32)?;
+//! decoder.initialise(1)?;
+//! let requests = [Request { episode: 7, prompt: vec![1, 2, 3] }];
+//! let sampling = Sampling::plain([0].into(), 8);
+//! let completions = generate(&decoder, &requests, &sampling, Source::new(1, "sampling"))?;
+//! // The same episode gives the same text.
+//! assert_eq!(completions, generate(&decoder, &requests, &sampling, Source::new(1, "sampling"))?);
+//! # Ok(())
+//! # }
+//! ```
 
 mod config;
+mod decoder;
 mod error;
+mod generate;
 
 pub use config::{Activation, Config, Family, HeadKind, NamedShape, Norm, Position, Rotary, Scaling};
+pub use decoder::{Decoder, Dropout, Pass};
 pub use error::{Error, Result};
+pub use generate::{Completion, Request, Sampling, generate};

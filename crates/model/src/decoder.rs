@@ -1,0 +1,362 @@
+//! The decoder: one forward pass, driven by its description, that every family shares.
+
+use crate::{Activation, Config, Error, HeadKind, Norm, Position, Result, Rotary, Scaling};
+use candle_core::{DType, Device, Tensor};
+use instruct_data::Packed;
+use instruct_kernels::{
+    self as kernels, CacheRow, DropKey, HeadLayout, KvCache, Param, Params, Path, Rope, RopeScaling, Span, Spec,
+};
+use instruct_random::Source;
+use std::sync::Arc;
+
+/// A decoder with one head. Its parameters are the canonical names of [`Config::specs`] in one
+/// flat buffer.
+#[derive(Debug)]
+pub struct Decoder {
+    config: Config,
+    head: HeadKind,
+    params: Params,
+    embed: Param,
+    position: Option<Param>,
+    blocks: Vec<Block>,
+    norm: NormParams,
+    unembed: Option<Param>,
+    scalar: Option<Affine>,
+    rope: Option<Arc<Rope>>,
+}
+
+/// Whether a forward pass is to be differentiated, and with what noise.
+#[derive(Clone, Copy, Debug)]
+pub enum Pass {
+    /// No graph is recorded.
+    Infer,
+    /// Recorded; dropout off, as in the reward model and in PPO.
+    Train,
+    /// Recorded, with residual dropout, as in supervised fine-tuning.
+    TrainWithDropout(Dropout),
+}
+
+/// Residual dropout: on the outputs of attention and MLP (Radford et al. 2019; rate 0.2 in Ouyang
+/// et al. 2022). Masks are drawn per `(step, example, position)`, layer and site.
+#[derive(Clone, Copy, Debug)]
+pub struct Dropout {
+    /// Probability of zeroing one element.
+    pub rate: f32,
+    /// Where the masks come from.
+    pub source: Source,
+    /// The optimizer step, so that every step draws anew.
+    pub step: u64,
+}
+
+#[derive(Debug)]
+struct Block {
+    attn_norm: NormParams,
+    qkv: Affine,
+    head_norms: Option<(Param, Param)>,
+    attn_out: Affine,
+    mlp_norm: NormParams,
+    up: Affine,
+    down: Affine,
+}
+
+#[derive(Debug)]
+struct Affine {
+    weight: Param,
+    bias: Option<Param>,
+}
+
+#[derive(Debug)]
+struct NormParams {
+    gain: Param,
+    bias: Option<Param>,
+    eps: f64,
+}
+
+impl Decoder {
+    /// A decoder whose parameters are all zero, to be filled by [`Decoder::initialise`] or from a
+    /// checkpoint. `compute` other than `f32` needs [`Path::Composed`].
+    ///
+    /// Errors: the description does not hold together; the path does not exist on the device.
+    pub fn zeros(config: Config, head: HeadKind, device: &Device, path: Path, compute: DType) -> Result<Decoder> {
+        config.validate()?;
+        let specs = config.specs(head).into_iter().map(|(name, shape)| Spec::new(name, shape)).collect();
+        Decoder::over(config, head, Params::zeros(specs, device, path, compute)?)
+    }
+
+    /// Fills every parameter with its initial value ([`Config::initial`]).
+    pub fn initialise(&self, seed: u64) -> Result<()> {
+        for slot in self.params.slots() {
+            self.params.set(&slot.name, &self.config.initial(&slot.name, &slot.shape, seed))?;
+        }
+        Ok(())
+    }
+
+    /// The same weights in storage of their own: a reference policy, or an average that starts here.
+    pub fn deep_copy(&self) -> Result<Decoder> {
+        Decoder::over(self.config.clone(), self.head, self.params.deep_copy()?)
+    }
+
+    /// The same trunk under another head, whose own parameters take their initial values: how a
+    /// reward model starts from a language model, and a value model from a reward model (where the
+    /// scalar head is kept too).
+    pub fn with_head(&self, head: HeadKind, seed: u64) -> Result<Decoder> {
+        let other =
+            Decoder::zeros(self.config.clone(), head, self.params.device(), self.params.path(), self.params.compute())?;
+        for slot in other.params.slots() {
+            let values = match self.params.read(&slot.name) {
+                Ok(values) => values,
+                Err(_) => self.config.initial(&slot.name, &slot.shape, seed),
+            };
+            other.params.set(&slot.name, &values)?;
+        }
+        Ok(other)
+    }
+
+    fn over(config: Config, head: HeadKind, params: Params) -> Result<Decoder> {
+        let get = |name: &str| params.get(name);
+        let blocks = (0..config.layers).map(|i| Block::over(&config, &params, i)).collect::<Result<_>>()?;
+        let rope = match config.position {
+            Position::Learned => None,
+            Position::Rotary(rotary) => Some(Arc::new(rope(&rotary, config.context)?)),
+        };
+        Ok(Decoder {
+            embed: get("embed.weight")?,
+            position: (config.position == Position::Learned).then(|| get("position.weight")).transpose()?,
+            blocks,
+            norm: NormParams::over(&config, &params, "norm")?,
+            unembed: match head {
+                HeadKind::LanguageModel if config.tied => Some(get("embed.weight")?),
+                HeadKind::LanguageModel => Some(get("lm_head.weight")?),
+                HeadKind::Score | HeadKind::Value => None,
+            },
+            scalar: match head {
+                HeadKind::LanguageModel => None,
+                HeadKind::Score | HeadKind::Value => Some(Affine::over(&params, "score", true)?),
+            },
+            rope,
+            config,
+            head,
+            params,
+        })
+    }
+
+    /// What this decoder is.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What reads its hidden states.
+    pub fn head(&self) -> HeadKind {
+        self.head
+    }
+
+    /// Its parameters, for optimizers, averages and checkpoints.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// Hidden states after the final norm, `(N, C)`, of a packed batch of `N` tokens.
+    ///
+    /// Errors: a sequence longer than the context, a token outside the vocabulary.
+    pub fn hidden(&self, batch: &Packed, pass: Pass) -> Result<Tensor> {
+        self.check_context(batch.positions())?;
+        let sentinel = (!matches!(pass, Pass::Infer)).then(|| self.params.sentinel());
+        let spans: Arc<[Span]> = spans(batch).into();
+        let scale = self.config.attention_scale() as f32;
+        let keys = DropKeys::new(batch, pass);
+        let x = self.enter(batch.ids(), batch.positions(), sentinel)?;
+        self.blocks(x, batch.positions(), &keys, &mut |_, qkv| {
+            Ok(kernels::attention(qkv, &spans, self.layout(), scale, self.config.sliding_window)?)
+        })
+    }
+
+    /// Hidden states after the final norm, `(n, C)`, of `n` new tokens of sequences whose earlier
+    /// keys and values are in `cache`; theirs are added to it.
+    pub fn extend(&self, ids: &[u32], rows: &[CacheRow], cache: &mut KvCache) -> Result<Tensor> {
+        let positions: Vec<u32> = rows.iter().map(|row| row.position as u32).collect();
+        self.check_context(&positions)?;
+        let scale = self.config.attention_scale() as f32;
+        let x = self.enter(ids, &positions, None)?;
+        self.blocks(x, &positions, &DropKeys::none(), &mut |layer, qkv| {
+            Ok(kernels::cached_attention(qkv, layer, cache, rows, scale, self.config.sliding_window)?)
+        })
+    }
+
+    /// A key-value cache for `slots` sequences of at most `capacity` tokens.
+    pub fn cache(&self, slots: usize, capacity: usize) -> Result<KvCache> {
+        Ok(KvCache::new(self.config.layers, slots, capacity, self.layout(), self.params.device())?)
+    }
+
+    /// The unembedding `(V, C)`, for the losses of [`instruct_kernels`] and for decoding.
+    ///
+    /// Errors: the head is a scalar one.
+    pub fn unembedding(&self) -> Result<&Param> {
+        self.unembed.as_ref().ok_or(Error::WrongHead { wanted: "a language head", head: self.head })
+    }
+
+    /// The scalar head at some rows of the hidden states: `hidden (N, C)`, `rows (R)` to `(R,)`.
+    ///
+    /// Errors: the head is a language one.
+    pub fn scalars(&self, hidden: &Tensor, rows: &[u32]) -> Result<Tensor> {
+        let head = self.scalar.as_ref().ok_or(Error::WrongHead { wanted: "a scalar head", head: self.head })?;
+        Ok(head.forward(&kernels::gather_rows(hidden, rows)?)?.flatten_all()?)
+    }
+
+    fn layout(&self) -> HeadLayout {
+        let Config { heads, kv_heads, head_dim, .. } = self.config;
+        HeadLayout { heads, kv_heads, head_dim }
+    }
+
+    fn check_context(&self, positions: &[u32]) -> Result<()> {
+        match positions.iter().max() {
+            Some(&last) if last as usize >= self.config.context => {
+                Err(Error::Context { tokens: last as usize + 1, context: self.config.context })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn enter(&self, ids: &[u32], positions: &[u32], sentinel: Option<&Tensor>) -> Result<Tensor> {
+        let x = kernels::embedding(ids, &self.embed, sentinel)?;
+        match &self.position {
+            Some(table) => Ok((x + kernels::embedding(positions, table, sentinel)?)?),
+            None => Ok(x),
+        }
+    }
+
+    fn blocks(
+        &self,
+        mut x: Tensor,
+        positions: &[u32],
+        keys: &DropKeys,
+        attend: &mut dyn FnMut(usize, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        for (i, block) in self.blocks.iter().enumerate() {
+            let qkv = self.project(block, &x, positions)?;
+            let attended = block.attn_out.forward(&attend(i, &qkv)?)?;
+            x = (x + keys.drop(&attended, 2 * i as u64)?)?;
+            let inner = self.activate(&block.up.forward(&block.mlp_norm.forward(&x)?)?)?;
+            x = (x + keys.drop(&block.down.forward(&inner)?, 2 * i as u64 + 1)?)?;
+        }
+        self.norm.forward(&x)
+    }
+
+    fn project(&self, block: &Block, x: &Tensor, positions: &[u32]) -> Result<Tensor> {
+        let mut qkv = block.qkv.forward(&block.attn_norm.forward(x)?)?;
+        if let Some((q, k)) = &block.head_norms {
+            qkv = kernels::head_norm(&qkv, q, k, self.norm.eps, self.layout())?;
+        }
+        match &self.rope {
+            Some(rope) => Ok(kernels::rope(&qkv, positions, rope, self.layout())?),
+            None => Ok(qkv),
+        }
+    }
+
+    fn activate(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self.config.activation {
+            Activation::GeluTanh => kernels::gelu_tanh(x)?,
+            Activation::GeluErf => kernels::gelu_erf(x)?,
+            Activation::SwiGlu => kernels::swiglu(x)?,
+        })
+    }
+}
+
+impl Block {
+    fn over(config: &Config, params: &Params, i: usize) -> Result<Block> {
+        let name = |part: &str| format!("layers.{i}.{part}");
+        let up = match config.activation {
+            Activation::SwiGlu => "gate_up",
+            Activation::GeluTanh | Activation::GeluErf => "up",
+        };
+        let head_norms = || -> Result<_> {
+            Ok((params.get(&name("q_norm.weight"))?, params.get(&name("k_norm.weight"))?))
+        };
+        Ok(Block {
+            attn_norm: NormParams::over(config, params, &name("attn_norm"))?,
+            qkv: Affine::over(params, &name("qkv"), config.qkv_bias)?,
+            head_norms: config.qk_norm.then(head_norms).transpose()?,
+            attn_out: Affine::over(params, &name("attn_out"), config.attn_out_bias)?,
+            mlp_norm: NormParams::over(config, params, &name("mlp_norm"))?,
+            up: Affine::over(params, &name(up), config.mlp_bias)?,
+            down: Affine::over(params, &name("down"), config.mlp_bias)?,
+        })
+    }
+}
+
+impl Affine {
+    fn over(params: &Params, name: &str, bias: bool) -> Result<Affine> {
+        let weight = params.get(&format!("{name}.weight"))?;
+        let bias = bias.then(|| params.get(&format!("{name}.bias"))).transpose()?;
+        Ok(Affine { weight, bias })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(kernels::linear(x, &self.weight, self.bias.as_ref())?)
+    }
+}
+
+impl NormParams {
+    fn over(config: &Config, params: &Params, name: &str) -> Result<NormParams> {
+        let gain = params.get(&format!("{name}.weight"))?;
+        Ok(match config.norm {
+            Norm::Layer { eps } => NormParams { gain, bias: Some(params.get(&format!("{name}.bias"))?), eps },
+            Norm::Rms { eps } => NormParams { gain, bias: None, eps },
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(match &self.bias {
+            Some(bias) => kernels::layer_norm(x, &self.gain, bias, self.eps)?,
+            None => kernels::rms_norm(x, &self.gain, self.eps)?,
+        })
+    }
+}
+
+/// The dropout keys of a batch's rows, without the site.
+struct DropKeys {
+    dropout: Option<Dropout>,
+    rows: Vec<[u64; 3]>,
+}
+
+impl DropKeys {
+    fn none() -> DropKeys {
+        DropKeys { dropout: None, rows: Vec::new() }
+    }
+
+    fn new(batch: &Packed, pass: Pass) -> DropKeys {
+        let Pass::TrainWithDropout(dropout) = pass else { return DropKeys::none() };
+        let row = |segment: &instruct_data::Segment| {
+            let example = segment.example;
+            batch.positions()[segment.tokens.clone()].iter().map(move |&p| [dropout.step, example, u64::from(p)])
+        };
+        let rows = batch.segments().iter().flat_map(row).collect::<Vec<_>>();
+        DropKeys { dropout: Some(dropout), rows }
+    }
+
+    fn drop(&self, x: &Tensor, site: u64) -> Result<Tensor> {
+        let Some(Dropout { rate, source, .. }) = self.dropout else { return Ok(x.clone()) };
+        let source = source.fork(site);
+        let keys: Vec<DropKey> = self.rows.iter().map(|&at| (source, at)).collect();
+        Ok(kernels::dropout(x, rate, &keys)?)
+    }
+}
+
+fn rope(rotary: &Rotary, context: usize) -> Result<Rope> {
+    let scaling = match rotary.scaling {
+        Scaling::None => None,
+        Scaling::Linear { factor } => Some(RopeScaling::Linear { factor }),
+        Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => Some(RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max: original_context as usize,
+        }),
+    };
+    Ok(Rope::new(rotary.dim, context, rotary.theta, scaling)?)
+}
+
+fn spans(batch: &Packed) -> Vec<Span> {
+    let segments = batch.segments();
+    let prefix = |index: usize| segments[index].tokens.clone();
+    segments.iter().map(|s| Span { rows: s.tokens.clone(), prefix: s.prefix.map(prefix) }).collect()
+}

@@ -1,0 +1,244 @@
+//! Generation: many episodes through a few slots, each drawn from a stream of its own.
+
+use crate::{Decoder, Error, Result};
+use candle_core::Tensor;
+use instruct_kernels::{self as kernels, CacheRow, KvCache};
+use instruct_random::Source;
+use rayon::prelude::*;
+use std::collections::{BTreeSet, VecDeque};
+
+/// One completion to draw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Keys the draws: the same episode gives the same text, bit for bit, whatever shares its batch.
+    pub episode: u64,
+    /// Token ids of the prompt; at least one.
+    pub prompt: Vec<u32>,
+}
+
+/// How tokens are chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// Logits are divided by it; 0 takes the most probable token (the lowest id among equals).
+    pub temperature: f32,
+    /// Only the `top_k` most probable tokens are drawn from; 0 is all.
+    pub top_k: usize,
+    /// Only the most probable tokens whose probabilities add up to `top_p` are drawn from; 1 is all.
+    pub top_p: f32,
+    /// Ids that end a completion; the one drawn is its last token.
+    pub stop: BTreeSet<u32>,
+    /// Cap on the completion, in tokens. The model's context caps it too.
+    pub max_new_tokens: usize,
+    /// Sequences decoded at a time. Changes the speed, never the text.
+    pub slots: usize,
+}
+
+impl Sampling {
+    /// Plain sampling at temperature 1, which is what reinforcement learning needs: any truncation
+    /// would make the recorded log-probabilities those of another distribution.
+    pub fn plain(stop: BTreeSet<u32>, max_new_tokens: usize) -> Sampling {
+        Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, stop, max_new_tokens, slots: 64 }
+    }
+}
+
+/// One drawn completion of `T` tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Completion {
+    /// The request's episode.
+    pub episode: u64,
+    /// The tokens, the stop token included when one was drawn, `(T,)`.
+    pub ids: Vec<u32>,
+    /// Log-probability of each under the whole softmax at the sampling temperature (at 1 when
+    /// greedy), before top-k and top-p, in nats, `(T,)`.
+    pub logprobs: Vec<f32>,
+    /// Whether a stop token ended it, rather than the cap.
+    pub ended_by_eos: bool,
+}
+
+/// Draws one completion per request, in the order of the requests.
+///
+/// Slots are refilled as completions end; prompts are computed in the same pass as the running
+/// sequences' next tokens. Token `t` of an episode takes its draw from
+/// `source.at([episode, t])`.
+///
+/// Errors: an empty prompt, or one that leaves no room in the context.
+pub fn generate(
+    decoder: &Decoder,
+    requests: &[Request],
+    sampling: &Sampling,
+    source: Source,
+) -> Result<Vec<Completion>> {
+    let context = decoder.config().context;
+    for request in requests {
+        let refuse = |problem| Err(Error::Request { episode: request.episode, problem });
+        match request.prompt.len() {
+            0 => return refuse("the prompt is empty"),
+            n if n >= context => return refuse("the prompt leaves no room in the context; shorten it"),
+            _ => {}
+        }
+    }
+    let mut batch = Batch::new(decoder, requests, sampling)?;
+    while batch.admit() {
+        let logits = batch.forward(decoder)?;
+        batch.draw(&logits, sampling, source)?;
+    }
+    Ok(batch.finished.into_iter().map(|done| done.expect("the loop ends when every request has finished")).collect())
+}
+
+/// The running sequences, one per occupied slot.
+struct Batch<'a> {
+    requests: &'a [Request],
+    waiting: VecDeque<usize>,
+    slots: Vec<Option<Running>>,
+    cache: KvCache,
+    finished: Vec<Option<Completion>>,
+    max_new_tokens: usize,
+    context: usize,
+}
+
+struct Running {
+    request: usize,
+    /// Tokens whose keys and values are not in the cache yet: the prompt, then one at a time.
+    pending: Vec<u32>,
+    cached: usize,
+    completion: Completion,
+}
+
+impl<'a> Batch<'a> {
+    fn new(decoder: &Decoder, requests: &'a [Request], sampling: &Sampling) -> Result<Batch<'a>> {
+        let slots = sampling.slots.clamp(1, requests.len().max(1));
+        let longest = requests.iter().map(|r| r.prompt.len()).max().unwrap_or(1);
+        let context = decoder.config().context;
+        let capacity = (longest + sampling.max_new_tokens).min(context);
+        Ok(Batch {
+            requests,
+            waiting: (0..requests.len()).collect(),
+            slots: (0..slots).map(|_| None).collect(),
+            cache: decoder.cache(slots, capacity)?,
+            finished: vec![None; requests.len()],
+            max_new_tokens: sampling.max_new_tokens,
+            context,
+        })
+    }
+
+    /// Fills free slots; false when nothing runs and nothing waits.
+    fn admit(&mut self) -> bool {
+        for slot in self.slots.iter_mut().filter(|slot| slot.is_none()) {
+            let Some(request) = self.waiting.pop_front() else { break };
+            let Request { episode, ref prompt } = self.requests[request];
+            let completion = Completion { episode, ids: Vec::new(), logprobs: Vec::new(), ended_by_eos: false };
+            *slot = Some(Running { request, pending: prompt.clone(), cached: 0, completion });
+        }
+        self.slots.iter().any(Option::is_some)
+    }
+
+    /// Logits of the next token of every running sequence, `(running, V)`.
+    fn forward(&mut self, decoder: &Decoder) -> Result<Tensor> {
+        let (mut ids, mut rows, mut last) = (Vec::new(), Vec::new(), Vec::new());
+        for (slot, running) in self.slots.iter_mut().enumerate() {
+            let Some(running) = running else { continue };
+            rows.extend((0..running.pending.len()).map(|i| CacheRow { slot, position: running.cached + i }));
+            running.cached += running.pending.len();
+            ids.append(&mut running.pending);
+            last.push(rows.len() as u32 - 1);
+        }
+        let hidden = decoder.extend(&ids, &rows, &mut self.cache)?;
+        Ok(kernels::logits(&kernels::gather_rows(&hidden, &last)?, decoder.unembedding()?)?)
+    }
+
+    fn draw(&mut self, logits: &Tensor, sampling: &Sampling, source: Source) -> Result<()> {
+        let logits = logits.to_dtype(candle_core::DType::F32)?.to_vec2::<f32>()?;
+        let mut running: Vec<&mut Running> = self.slots.iter_mut().flatten().collect();
+        running.par_iter_mut().zip(logits).for_each(|(running, row)| {
+            let Completion { episode, ids, logprobs, .. } = &mut running.completion;
+            let uniform = source.at([*episode, ids.len() as u64]).uniform();
+            let (id, logprob) = choose(&row, sampling, uniform);
+            ids.push(id);
+            logprobs.push(logprob);
+            running.pending.push(id);
+        });
+        self.retire(&sampling.stop);
+        Ok(())
+    }
+
+    /// Moves ended sequences out of their slots.
+    fn retire(&mut self, stop: &BTreeSet<u32>) {
+        for slot in &mut self.slots {
+            let Some(mut running) = slot.take() else { continue };
+            let ids = &running.completion.ids;
+            let stopped = ids.last().is_some_and(|id| stop.contains(id));
+            let full = running.cached + 2 > self.context;
+            if stopped || full || ids.len() >= self.max_new_tokens {
+                running.completion.ended_by_eos = stopped;
+                self.finished[running.request] = Some(running.completion);
+            } else {
+                *slot = Some(running);
+            }
+        }
+    }
+}
+
+/// The token that `uniform` in `[0, 1)` falls on, by inversion over ids in ascending order (over
+/// the kept ones when truncated), and its log-probability under the whole softmax.
+fn choose(logits: &[f32], sampling: &Sampling, uniform: f32) -> (u32, f32) {
+    let greedy = sampling.temperature == 0.0;
+    let temperature = if greedy { 1.0 } else { sampling.temperature };
+    let logprob = |id: usize| logprob_of(logits, id, temperature);
+    if greedy {
+        let best = (0..logits.len()).fold(0, |best, id| if logits[id] > logits[best] { id } else { best });
+        return (best as u32, logprob(best));
+    }
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weight = |id: usize| f64::from(((logits[id] - max) / temperature).exp());
+    let kept = kept(logits, sampling, &weight);
+    let id = match &kept {
+        None => invert(0..logits.len(), &weight, uniform),
+        Some(ids) => invert(ids.iter().copied(), &weight, uniform),
+    };
+    (id as u32, logprob(id))
+}
+
+/// The ids that top-k and top-p leave, ascending; `None` when they leave all.
+fn kept(logits: &[f32], sampling: &Sampling, weight: &dyn Fn(usize) -> f64) -> Option<Vec<usize>> {
+    let top_k = if sampling.top_k == 0 { logits.len() } else { sampling.top_k.min(logits.len()) };
+    if top_k == logits.len() && sampling.top_p >= 1.0 {
+        return None;
+    }
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+    order.truncate(top_k);
+    let total: f64 = order.iter().map(|&id| weight(id)).sum();
+    let mut sum = 0.0;
+    let enough = order.iter().position(|&id| {
+        sum += weight(id);
+        sum >= f64::from(sampling.top_p) * total
+    });
+    order.truncate(enough.map_or(order.len(), |last| last + 1));
+    order.sort_unstable();
+    Some(order)
+}
+
+fn invert(ids: impl Iterator<Item = usize> + Clone, weight: &dyn Fn(usize) -> f64, uniform: f32) -> usize {
+    let total: f64 = ids.clone().map(weight).sum();
+    let target = f64::from(uniform) * total;
+    let (mut sum, mut last) = (0.0, 0);
+    for id in ids {
+        let w = weight(id);
+        if w > 0.0 {
+            sum += w;
+            last = id;
+        }
+        if sum > target {
+            return id;
+        }
+    }
+    // Rounding can leave the sum a hair below the target; the last possible token takes the rest.
+    last
+}
+
+fn logprob_of(logits: &[f32], id: usize, temperature: f32) -> f32 {
+    let scaled = |x: f32| x / temperature;
+    let max = logits.iter().copied().map(scaled).fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&x| f64::from((scaled(x) - max).exp())).sum();
+    scaled(logits[id]) - max - sum.ln() as f32
+}
