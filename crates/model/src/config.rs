@@ -252,8 +252,8 @@ impl Config {
                 problems.push(problem);
             }
         };
-        for (field, value) in self.counts() {
-            require((1..=MOST).contains(&value), format!("{field} is {value}; it must lie in 1..={MOST}"));
+        for (field, value, most) in self.counts() {
+            require((1..=most).contains(&value), format!("{field} is {value}; it must lie in 1..={most}"));
         }
         let Config { heads, kv_heads, head_dim, vocab, .. } = *self;
         require(
@@ -277,16 +277,18 @@ impl Config {
         if problems.is_empty() { Ok(()) } else { Err(Error::Config { problems }) }
     }
 
-    fn counts(&self) -> [(&'static str, usize); 8] {
+    /// Every count with the most it may be: above every published model, and low enough that no
+    /// product of them overflows and that a lying file cannot ask for endless parameters.
+    fn counts(&self) -> [(&'static str, usize, usize); 8] {
         [
-            ("vocab", self.vocab),
-            ("width", self.width),
-            ("layers", self.layers),
-            ("heads", self.heads),
-            ("kv_heads", self.kv_heads),
-            ("head_dim", self.head_dim),
-            ("inner", self.inner),
-            ("context", self.context),
+            ("vocab", self.vocab, 1 << 24),
+            ("width", self.width, 1 << 20),
+            ("layers", self.layers, 1 << 10),
+            ("heads", self.heads, 1 << 12),
+            ("kv_heads", self.kv_heads, 1 << 12),
+            ("head_dim", self.head_dim, 1 << 14),
+            ("inner", self.inner, 1 << 24),
+            ("context", self.context, 1 << 28),
         ]
     }
 
@@ -312,32 +314,7 @@ impl Config {
     }
 }
 
-/// Above every published model, and low enough that products of two counts cannot overflow.
-const MOST: usize = 1 << 28;
-
-impl Rotary {
-    /// Angular frequency of each rotated pair, `(dim / 2,)`: pair `i` turns by `position * f[i]`.
-    pub fn frequencies(&self) -> Vec<f64> {
-        (0..self.dim / 2)
-            .map(|pair| self.theta.powf(-2.0 * pair as f64 / self.dim as f64))
-            .map(|frequency| self.scaling.stretch(frequency))
-            .collect()
-    }
-}
-
 impl Scaling {
-    fn stretch(&self, frequency: f64) -> f64 {
-        match *self {
-            Scaling::None => frequency,
-            Scaling::Linear { factor } => frequency / factor,
-            Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
-                let turns = original_context * frequency / std::f64::consts::TAU;
-                let keep = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
-                frequency * (keep + (1.0 - keep) / factor)
-            }
-        }
-    }
-
     fn is_sound(&self) -> bool {
         match *self {
             Scaling::None => true,

@@ -1,0 +1,389 @@
+//! GGUF files as llama.cpp's converters write them: quantised weights become `f32`, metadata the
+//! description, and the tokenizer comes out as plain data.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{BufReader, Read, Seek},
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{
+    Device,
+    quantized::gguf_file::{Content, TensorInfo, Value},
+};
+
+use super::{Checkpoint, Expected, Store};
+use crate::{
+    Activation, Config, Error, Family, HeadKind, Norm, Position, Result, Rotary, Scaling,
+    families::{Order, Piece, qkv_rows},
+};
+
+/// The tokenizer that a GGUF file carries, field by field as it stands there.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GgufTokenizer {
+    /// `tokenizer.ggml.model`: `gpt2` is byte-level BPE, `llama` SentencePiece.
+    pub model: String,
+    /// `tokenizer.ggml.pre`: which pre-tokenizer, by llama.cpp's name for it.
+    pub pre: Option<String>,
+    /// Text of every token, by id.
+    pub tokens: Vec<String>,
+    /// Kind of every token: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte.
+    pub types: Vec<i32>,
+    /// Score of every token (SentencePiece).
+    pub scores: Vec<f32>,
+    /// Merges in order, `left right` (byte-level BPE).
+    pub merges: Vec<String>,
+    /// Begins a sequence.
+    pub bos: Option<u32>,
+    /// Ends a sequence.
+    pub eos: Option<u32>,
+    /// Ends a turn of a chat, where that is another token.
+    pub eot: Option<u32>,
+    /// Stands for what cannot be encoded.
+    pub unknown: Option<u32>,
+    /// Fills up batches of others.
+    pub padding: Option<u32>,
+    /// Whether a sequence is to begin with `bos`.
+    pub add_bos: Option<bool>,
+    /// Whether SentencePiece is to put a space before the text.
+    pub add_space_prefix: Option<bool>,
+    /// Jinja template of a chat.
+    pub chat_template: Option<String>,
+}
+
+/// Opens a GGUF file of architecture `llama` (Mistral's too), `qwen2`, `qwen3` or `gpt2`.
+pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
+    let gguf = Gguf::open(path)?;
+    let config = gguf.config()?;
+    let pieces = Expected {
+        config: &config,
+        head: HeadKind::LanguageModel,
+        pieces: pieces(&config),
+        prefix: "",
+        harmless: &|_| false,
+        unembedding: UNEMBEDDING,
+    }
+    .resolve(&gguf)?;
+    let tokenizer = Some(gguf.tokenizer()?);
+    let head = HeadKind::LanguageModel;
+    Ok(Checkpoint { config, head, tokenizer, pieces, store: Box::new(gguf), given: BTreeMap::new() })
+}
+
+const EMBEDDING: &str = "token_embd.weight";
+const UNEMBEDDING: &str = "output.weight";
+const DAMAGED: &str = "download the file again; if that does not help, it is no model file";
+const OTHER: &str = "use the model's Hugging Face folder instead";
+
+#[derive(Debug)]
+struct Gguf {
+    path: PathBuf,
+    metadata: BTreeMap<String, Value>,
+    tensors: BTreeMap<String, TensorInfo>,
+    data: u64,
+}
+
+impl Gguf {
+    fn open(path: &Path) -> Result<Gguf> {
+        let mut file = File::open(path).map_err(Error::io("read", path, super::NEXT))?;
+        check_start(path, &mut file)?;
+        let content = Content::read(&mut BufReader::new(file));
+        let content = content.map_err(|why| Error::format(path, first_line(&why), DAMAGED))?;
+        let countable =
+            |info: &TensorInfo| info.shape.dims().iter().try_fold(1u32, |n, &d| u32::try_from(d).ok()?.checked_mul(n));
+        if let Some((name, info)) =
+            content.tensor_infos.iter().filter(|(_, info)| countable(info).is_none()).min_by_key(|x| x.0)
+        {
+            let problem = format!("{name} has the shape {:?}, which no model has", info.shape.dims());
+            return Err(Error::format(path, problem, DAMAGED));
+        }
+        Ok(Gguf {
+            path: path.to_owned(),
+            metadata: content.metadata.into_iter().collect(),
+            tensors: content.tensor_infos.into_iter().collect(),
+            data: content.tensor_data_offset,
+        })
+    }
+
+    fn config(&self) -> Result<Config> {
+        let architecture = self.text("general.architecture")?.unwrap_or_default();
+        let family = match architecture.as_str() {
+            "llama" => Family::Llama,
+            "qwen2" => Family::Qwen2,
+            "qwen3" => Family::Qwen3,
+            "gpt2" => Family::Gpt2,
+            other => {
+                let problem = format!("general.architecture is {other:?}; known are llama, qwen2, qwen3, gpt2");
+                return Err(Error::format(&self.path, problem, "use a model of a known family"));
+            }
+        };
+        let config = if family == Family::Gpt2 { self.gpt2()? } else { self.llama(&architecture, family)? };
+        config.validate().map(|()| config).map_err(|why| Error::format(&self.path, why.to_string(), DAMAGED))
+    }
+
+    fn gpt2(&self) -> Result<Config> {
+        let width = self.count("gpt2.embedding_length")?;
+        let heads = self.count("gpt2.attention.head_count")?;
+        let (layers, context) = (self.count("gpt2.block_count")?, self.count("gpt2.context_length")?);
+        Ok(Config {
+            inner: self.count("gpt2.feed_forward_length")?,
+            norm: Norm::Layer { eps: self.number("gpt2.attention.layer_norm_epsilon")?.unwrap_or(1e-5) },
+            tied: self.tied()?,
+            bos: self.id("bos")?,
+            eos: self.eos()?,
+            ..Config::tiny_gpt2(self.vocab()?, width, layers, heads, context)
+        })
+    }
+
+    fn llama(&self, architecture: &str, family: Family) -> Result<Config> {
+        let key = |name: &str| format!("{architecture}.{name}");
+        let width = self.count(&key("embedding_length"))?;
+        let heads = self.count(&key("attention.head_count"))?;
+        let head_dim = self.optional_count(&key("attention.key_length"))?.unwrap_or(width / heads.max(1));
+        let kv_heads = self.optional_count(&key("attention.head_count_kv"))?.unwrap_or(heads);
+        let window = self.optional_count(&key("attention.sliding_window"))?.filter(|&w| w > 0);
+        Ok(Config {
+            // Mistral's files say llama; only its window tells them apart.
+            family: if family == Family::Llama && window.is_some() { Family::Mistral } else { family },
+            vocab: self.vocab()?,
+            width,
+            layers: self.count(&key("block_count"))?,
+            heads,
+            kv_heads,
+            head_dim,
+            inner: self.count(&key("feed_forward_length"))?,
+            context: self.count(&key("context_length"))?,
+            norm: Norm::Rms { eps: self.number(&key("attention.layer_norm_rms_epsilon"))?.unwrap_or(1e-6) },
+            position: Position::Rotary(self.rotary(architecture, head_dim)?),
+            activation: Activation::SwiGlu,
+            qkv_bias: self.tensors.contains_key("blk.0.attn_q.bias"),
+            attn_out_bias: self.tensors.contains_key("blk.0.attn_output.bias"),
+            mlp_bias: self.tensors.contains_key("blk.0.ffn_up.bias"),
+            tied: self.tied()?,
+            qk_norm: family == Family::Qwen3,
+            sliding_window: window,
+            bos: self.id("bos")?,
+            eos: self.eos()?,
+        })
+    }
+
+    fn rotary(&self, architecture: &str, head_dim: usize) -> Result<Rotary> {
+        let key = |name: &str| format!("{architecture}.rope.{name}");
+        let dim = self.optional_count(&key("dimension_count"))?.unwrap_or(head_dim);
+        if dim != head_dim {
+            let problem = format!("{} is {dim}, not the head dimension {head_dim}", key("dimension_count"));
+            return Err(Error::format(&self.path, problem, OTHER));
+        }
+        let scaling = match self.text(&key("scaling.type"))?.as_deref() {
+            None | Some("none") => Scaling::None,
+            Some("linear") => Scaling::Linear { factor: self.number(&key("scaling.factor"))?.unwrap_or(1.0) },
+            Some(kind) => {
+                let problem = format!("{} is {kind:?}; known are none and linear", key("scaling.type"));
+                return Err(Error::format(&self.path, problem, OTHER));
+            }
+        };
+        Ok(Rotary { theta: self.number(&key("freq_base"))?.unwrap_or(10_000.0), dim, scaling })
+    }
+
+    /// Converters that quantise a tied head on its own leave two tensors that differ: then the
+    /// model that the file holds is an untied one.
+    fn tied(&self) -> Result<bool> {
+        let (Some(head), Some(embedding)) = (self.tensors.get(UNEMBEDDING), self.tensors.get(EMBEDDING)) else {
+            return Ok(true);
+        };
+        let alike = head.ggml_dtype == embedding.ggml_dtype && head.shape == embedding.shape;
+        Ok(alike && self.read(UNEMBEDDING)? == self.read(EMBEDDING)?)
+    }
+
+    /// Rows of the embedding; the file's own count of tokens may be padded or absent.
+    fn vocab(&self) -> Result<usize> {
+        let rows = self.tensors.get(EMBEDDING).and_then(|info| info.shape.dims().first().copied());
+        rows.ok_or_else(|| Error::Tensors { path: self.path.clone(), problems: vec![format!("missing: {EMBEDDING}")] })
+    }
+
+    fn eos(&self) -> Result<std::collections::BTreeSet<u32>> {
+        Ok(self.id("eos")?.into_iter().chain(self.id("eot")?).collect())
+    }
+
+    fn tokenizer(&self) -> Result<GgufTokenizer> {
+        let key = |name: &str| format!("tokenizer.ggml.{name}");
+        Ok(GgufTokenizer {
+            model: self.text(&key("model"))?.unwrap_or_default(),
+            pre: self.text(&key("pre"))?,
+            tokens: self.list(&key("tokens"), |value| value.to_string().ok().cloned())?,
+            types: self.list(&key("token_type"), |value| number(value).map(|n| n as i32))?,
+            scores: self.list(&key("scores"), |value| number(value).map(|n| n as f32))?,
+            merges: self.list(&key("merges"), |value| value.to_string().ok().cloned())?,
+            bos: self.id("bos")?,
+            eos: self.id("eos")?,
+            eot: self.id("eot")?,
+            unknown: self.id("unknown")?,
+            padding: self.id("padding")?,
+            add_bos: self.field(&key("add_bos_token"), "true or false", |value| value.to_bool().ok())?,
+            add_space_prefix: self.field(&key("add_space_prefix"), "true or false", |value| value.to_bool().ok())?,
+            chat_template: self.text("tokenizer.chat_template")?,
+        })
+    }
+
+    fn id(&self, role: &str) -> Result<Option<u32>> {
+        let id = |value: &Value| value.to_u64().ok().and_then(|id| u32::try_from(id).ok());
+        self.field(&format!("tokenizer.ggml.{role}_token_id"), "a token id", id)
+    }
+
+    fn count(&self, key: &str) -> Result<usize> {
+        let missing = || Error::format(&self.path, format!("the metadata lacks {key}"), OTHER);
+        self.optional_count(key)?.ok_or_else(missing)
+    }
+
+    fn optional_count(&self, key: &str) -> Result<Option<usize>> {
+        let whole = |value: &Value| number(value).filter(|n| *n >= 0.0 && n.fract() == 0.0).map(|n| n as usize);
+        self.field(key, "a count", whole)
+    }
+
+    fn number(&self, key: &str) -> Result<Option<f64>> {
+        self.field(key, "a number", number)
+    }
+
+    fn text(&self, key: &str) -> Result<Option<String>> {
+        self.field(key, "a text", |value| value.to_string().ok().cloned())
+    }
+
+    fn list<T>(&self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Vec<T>> {
+        let read = |value: &Value| value.to_vec().ok().and_then(|list| list.iter().map(&read).collect());
+        Ok(self.field(key, "a list of one kind", read)?.unwrap_or_default())
+    }
+
+    fn field<T>(&self, key: &str, kind: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
+        let Some(value) = self.metadata.get(key) else { return Ok(None) };
+        let typed = read(value);
+        typed
+            .map(Some)
+            .ok_or_else(|| Error::format(&self.path, format!("{key} is {:?}, not {kind}", value.value_type()), DAMAGED))
+    }
+}
+
+impl Store for Gguf {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn listing(&self) -> BTreeMap<&str, std::result::Result<&[usize], String>> {
+        self.tensors.iter().map(|(name, info)| (name.as_str(), Ok(info.shape.dims()))).collect()
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<f32>> {
+        let fail = |why| Error::format(&self.path, format!("{name}: {}", first_line(&why)), DAMAGED);
+        let info = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| Error::Tensors { path: self.path.clone(), problems: vec![format!("missing: {name}")] })?;
+        let mut file = File::open(&self.path).map_err(Error::io("read", &self.path, super::NEXT))?;
+        dequantised(info, &mut file, self.data).map_err(fail)
+    }
+}
+
+fn dequantised(info: &TensorInfo, file: &mut File, data: u64) -> candle_core::Result<Vec<f32>> {
+    info.read(file, data, &Device::Cpu)?.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1()
+}
+
+/// Refuses what candle's reader would not survive: another file type, whose first bytes it takes
+/// for counts, and an alignment of 0, by which it divides. Writers put the `general` keys first.
+fn check_start(path: &Path, file: &mut File) -> Result<()> {
+    let io = |source| Error::io("read", path, super::NEXT)(source);
+    let mut start = Vec::new();
+    file.take(1 << 20).read_to_end(&mut start).map_err(io)?;
+    file.rewind().map_err(io)?;
+    if !start.starts_with(b"GGUF") {
+        return Err(Error::format(path, "this is no GGUF file", super::NEXT));
+    }
+    let key = b"general.alignment";
+    let value = start.windows(key.len()).position(|window| window == key).map(|at| &start[at + key.len()..]);
+    // Four bytes of type, then the value, little-endian, in at least one byte.
+    let value = value.and_then(|rest| rest.get(4..8));
+    if value.is_some_and(|bytes| bytes.iter().all(|&byte| byte == 0)) {
+        return Err(Error::format(path, "general.alignment is 0", DAMAGED));
+    }
+    Ok(())
+}
+
+/// Candle's messages may carry a backtrace below their first line.
+fn first_line(why: &candle_core::Error) -> String {
+    why.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+/// Any number of the metadata; converters differ in its width and sign.
+fn number(value: &Value) -> Option<f64> {
+    let integer = || value.to_u64().ok().map(|n| n as f64);
+    let float = || value.to_f64().ok().or(value.to_f32().ok().map(f64::from));
+    let signed = || match *value {
+        Value::I8(n) => Some(f64::from(n)),
+        Value::I16(n) => Some(f64::from(n)),
+        Value::I32(n) => Some(f64::from(n)),
+        Value::I64(n) => Some(n as f64),
+        _ => None,
+    };
+    integer().or_else(float).or_else(signed)
+}
+
+/// Every tensor that llama.cpp's converter writes for this decoder.
+fn pieces(config: &Config) -> Vec<Piece> {
+    let mut pieces = vec![Piece::whole(EMBEDDING, "embed.weight", config.vocab)];
+    if config.position == Position::Learned {
+        pieces.push(Piece::whole("position_embd.weight", "position.weight", config.context));
+    }
+    for layer in 0..config.layers {
+        layer_pieces(config, layer, &mut pieces);
+    }
+    let layer_norm = matches!(config.norm, Norm::Layer { .. });
+    pieces.extend(
+        parts(layer_norm)
+            .iter()
+            .map(|part| Piece::whole(format!("output_norm.{part}"), format!("norm.{part}"), config.width)),
+    );
+    if !config.tied {
+        pieces.push(Piece::whole(UNEMBEDDING, "lm_head.weight", config.vocab));
+    }
+    pieces
+}
+
+fn layer_pieces(config: &Config, layer: usize, pieces: &mut Vec<Piece>) {
+    let mut add = |disk: &str, ours: &str, rows: Range<usize>, biased: bool, order: Order| {
+        pieces.extend(parts(biased).iter().map(|part| Piece {
+            disk: format!("blk.{layer}.{disk}.{part}"),
+            canonical: format!("layers.{layer}.{ours}.{part}"),
+            rows: rows.clone(),
+            order,
+        }));
+    };
+    let &Config { width, inner, head_dim, qkv_bias, mlp_bias, .. } = config;
+    let layer_norm = matches!(config.norm, Norm::Layer { .. });
+    add("attn_norm", "attn_norm", 0..width, layer_norm, Order::Same);
+    add("ffn_norm", "mlp_norm", 0..width, layer_norm, Order::Same);
+    add("attn_output", "attn_out", 0..width, config.attn_out_bias, Order::Same);
+    add("ffn_down", "down", 0..width, mlp_bias, Order::Same);
+    if config.family == Family::Gpt2 {
+        add("attn_qkv", "qkv", 0..config.qkv_rows(), qkv_bias, Order::Same);
+        add("ffn_up", "up", 0..inner, mlp_bias, Order::Same);
+        return;
+    }
+    // The converter interleaves Llama's halves for a rotation of neighbours, and leaves Qwen's.
+    let rotated = match config.family {
+        Family::Llama | Family::Mistral => Order::Interleaved { head_dim },
+        _ => Order::Same,
+    };
+    let [queries, keys, values] = qkv_rows(config);
+    add("attn_q", "qkv", queries, qkv_bias, rotated);
+    add("attn_k", "qkv", keys, qkv_bias, rotated);
+    add("attn_v", "qkv", values, qkv_bias, Order::Same);
+    if config.qk_norm {
+        add("attn_q_norm", "q_norm", 0..head_dim, false, Order::Same);
+        add("attn_k_norm", "k_norm", 0..head_dim, false, Order::Same);
+    }
+    add("ffn_gate", "gate_up", 0..inner, mlp_bias, Order::Same);
+    add("ffn_up", "gate_up", inner..2 * inner, mlp_bias, Order::Same);
+}
+
+fn parts(biased: bool) -> &'static [&'static str] {
+    if biased { &["weight", "bias"] } else { &["weight"] }
+}

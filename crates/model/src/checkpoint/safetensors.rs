@@ -1,0 +1,202 @@
+//! The safetensors format, one tensor at a time: candle's reader and the crate's writer both hold
+//! the whole file, which doubles the memory of a load.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use half::{bf16, f16};
+use safetensors::{Dtype, tensor::Metadata};
+use serde_json::{Map, json};
+
+use super::Store;
+use crate::{Error, Result};
+
+/// The tensors of one file or of all shards.
+#[derive(Debug)]
+pub(crate) struct Shards {
+    path: PathBuf,
+    tensors: BTreeMap<String, Stored>,
+}
+
+#[derive(Debug)]
+struct Stored {
+    file: PathBuf,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    start: u64,
+    bytes: usize,
+}
+
+const COPY_AGAIN: &str = "copy or download the file again";
+/// The format's own bound on its header.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+impl Shards {
+    /// One file that holds everything.
+    pub(crate) fn single(file: &Path) -> Result<Shards> {
+        Ok(Shards { path: file.to_owned(), tensors: header(file)? })
+    }
+
+    /// The shards that the index beside them names.
+    pub(crate) fn indexed(index: &Path, weight_map: &BTreeMap<String, String>) -> Result<Shards> {
+        let folder = index.parent().unwrap_or(Path::new("."));
+        let mut shards: BTreeMap<&str, BTreeMap<String, Stored>> = BTreeMap::new();
+        let mut problems = Vec::new();
+        let mut tensors = BTreeMap::new();
+        for (name, shard) in weight_map {
+            if !is_file_name(shard) {
+                let problem = format!("weight_map.{name} is {shard:?}, which leaves the folder");
+                return Err(Error::format(index, problem, "shards stand beside their index: give plain file names"));
+            }
+            if !shards.contains_key(shard.as_str()) {
+                shards.insert(shard, header(&folder.join(shard))?);
+            }
+            match shards.get_mut(shard.as_str()).and_then(|held| held.remove_entry(name)) {
+                Some((name, stored)) => drop(tensors.insert(name, stored)),
+                None => problems.push(format!("missing: {name}, which the index places in {shard}")),
+            }
+        }
+        for (shard, rest) in &shards {
+            problems.extend(rest.keys().map(|name| format!("unexpected: {name} in {shard}, absent from the index")));
+        }
+        if problems.is_empty() {
+            return Ok(Shards { path: index.to_owned(), tensors });
+        }
+        Err(Error::Tensors { path: index.to_owned(), problems })
+    }
+
+    /// How the tensor is encoded.
+    pub(crate) fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.tensors.get(name).map(|stored| stored.dtype)
+    }
+}
+
+impl Store for Shards {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn listing(&self) -> BTreeMap<&str, std::result::Result<&[usize], String>> {
+        let describe = |stored: &'_ Stored| match stored.dtype {
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 => Ok(()),
+            other => Err(format!("{other:?} values; F32, F16 and BF16 are read")),
+        };
+        self.tensors.iter().map(|(name, s)| (name.as_str(), describe(s).map(|()| s.shape.as_slice()))).collect()
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<f32>> {
+        let stored = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| Error::Tensors { path: self.path.clone(), problems: vec![format!("missing: {name}")] })?;
+        let mut bytes = vec![0; stored.bytes];
+        let fill = |bytes: &mut [u8]| -> std::io::Result<()> {
+            let mut file = File::open(&stored.file)?;
+            file.seek(SeekFrom::Start(stored.start))?;
+            file.read_exact(bytes)
+        };
+        fill(&mut bytes).map_err(Error::io("read", &stored.file, COPY_AGAIN))?;
+        Ok(match stored.dtype {
+            Dtype::F16 => chunks(&bytes).map(|b| f16::from_le_bytes(b).to_f32()).collect(),
+            Dtype::BF16 => chunks(&bytes).map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+            _ => chunks(&bytes).map(f32::from_le_bytes).collect(),
+        })
+    }
+}
+
+fn chunks<const B: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; B]> + '_ {
+    bytes.as_chunks().0.iter().copied()
+}
+
+fn is_file_name(shard: &str) -> bool {
+    let mut parts = Path::new(shard).components();
+    matches!((parts.next(), parts.next()), (Some(std::path::Component::Normal(name)), None) if name == shard)
+}
+
+/// The tensors that one file's header declares, checked against the file's length.
+fn header(path: &Path) -> Result<BTreeMap<String, Stored>> {
+    let io = |source| Error::io("read", path, COPY_AGAIN)(source);
+    let file = File::open(path).map_err(io)?;
+    let length = file.metadata().map_err(io)?.len();
+    let mut reader = BufReader::new(file);
+    let mut prefix = [0; 8];
+    if length < 8 {
+        return Err(Error::format(path, format!("{length} bytes are no safetensors file"), COPY_AGAIN));
+    }
+    reader.read_exact(&mut prefix).map_err(io)?;
+    if &prefix == b"version " {
+        let next = "fetch the weights themselves, for instance with git lfs pull";
+        return Err(Error::format(path, "this is a pointer of Git LFS, not the file it points to", next));
+    }
+    let json_bytes = u64::from_le_bytes(prefix);
+    if json_bytes > LONGEST_HEADER || json_bytes > length - 8 {
+        let problem =
+            format!("a header of {json_bytes} bytes in a file of {length}: truncated, or no safetensors file");
+        return Err(Error::format(path, problem, COPY_AGAIN));
+    }
+    let mut json = vec![0; json_bytes as usize];
+    reader.read_exact(&mut json).map_err(io)?;
+    let metadata: Metadata = serde_json::from_slice(&json)
+        .map_err(|why| Error::format(path, format!("the header is not safetensors': {why}"), COPY_AGAIN))?;
+    let data = 8 + json_bytes;
+    let declared = data + metadata.data_len() as u64;
+    if declared != length {
+        let problem = format!("the header declares {declared} bytes, the file holds {length}: truncated or damaged");
+        return Err(Error::format(path, problem, COPY_AGAIN));
+    }
+    let stored = |info: &safetensors::tensor::TensorInfo| Stored {
+        file: path.to_owned(),
+        dtype: info.dtype,
+        shape: info.shape.clone(),
+        start: data + info.data_offsets.0 as u64,
+        bytes: info.data_offsets.1 - info.data_offsets.0,
+    };
+    Ok(metadata.tensors().into_iter().map(|(name, info)| (name, stored(info))).collect())
+}
+
+/// A tensor to write: name, shape, and how to get its values when its turn comes.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) values: Box<dyn Fn() -> Result<Vec<f32>> + 'a>,
+}
+
+/// Writes tensors as `F32` or `BF16`, sorted by name, so that the same weights give the same bytes.
+pub(crate) fn write(path: &Path, mut tensors: Vec<Outgoing>, dtype: Dtype) -> Result<()> {
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut header = Map::new();
+    header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
+    let mut end = 0;
+    for tensor in &tensors {
+        let start = end;
+        end += tensor.shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        let entry = json!({ "data_offsets": [start, end], "dtype": dtype, "shape": tensor.shape });
+        header.insert(tensor.name.clone(), entry);
+    }
+    let mut header = serde_json::Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+
+    let io = |source| Error::io("write", path, "check free space and permissions")(source);
+    let mut file = BufWriter::new(File::create(path).map_err(io)?);
+    file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
+    file.write_all(&header).map_err(io)?;
+    for tensor in &tensors {
+        let values = (tensor.values)()?;
+        let expected: usize = tensor.shape.iter().product();
+        if values.len() != expected {
+            let problem =
+                format!("{} has {} values, not the {expected} of {:?}", tensor.name, values.len(), tensor.shape);
+            return Err(Error::Tensors { path: path.to_owned(), problems: vec![problem] });
+        }
+        let bytes: Vec<u8> = match dtype {
+            Dtype::BF16 => values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        };
+        file.write_all(&bytes).map_err(io)?;
+    }
+    file.flush().map_err(io)
+}

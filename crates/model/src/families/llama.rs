@@ -1,0 +1,276 @@
+//! Llama and its near relatives: RMSNorm, rotary positions, grouped queries, SwiGLU. Mistral adds
+//! a sliding window, Qwen2 a QKV bias, Qwen3 QK-norm.
+
+use std::ops::Range;
+
+use serde_json::{Map, Value, json};
+
+use super::{Fields, Piece, Table};
+use crate::{Activation, Config, Family, Norm, Position, Rotary, Scaling};
+
+pub(crate) static LLAMA: Table = Table {
+    model_type: "llama",
+    class: "Llama",
+    language: "ForCausalLM",
+    value_head: "score",
+    prefix: "model.",
+    harmless: &["rotary_emb.inv_freq"],
+    read: |fields| Config {
+        qkv_bias: fields.flag("attention_bias", false),
+        attn_out_bias: fields.flag("attention_bias", false),
+        mlp_bias: fields.flag("mlp_bias", false),
+        ..read(fields, Family::Llama, None)
+    },
+    write: |config| {
+        let mut fields = write(config);
+        fields.insert("attention_bias".to_owned(), json!(config.qkv_bias));
+        fields.insert("mlp_bias".to_owned(), json!(config.mlp_bias));
+        fields
+    },
+    trunk,
+};
+
+pub(crate) static MISTRAL: Table = Table {
+    model_type: "mistral",
+    class: "Mistral",
+    read: |fields| Config {
+        // Transformers takes 4096 when the field is absent, and full attention when it is null.
+        sliding_window: fields.count_opt("sliding_window").or((!fields.has("sliding_window")).then_some(4096)),
+        ..read(fields, Family::Mistral, None)
+    },
+    write: |config| {
+        let mut fields = write(config);
+        fields.insert("sliding_window".to_owned(), json!(config.sliding_window));
+        fields
+    },
+    ..LLAMA
+};
+
+pub(crate) static QWEN2: Table = Table {
+    model_type: "qwen2",
+    class: "Qwen2",
+    read: |fields| Config { qkv_bias: true, sliding_window: qwen_window(fields), ..read(fields, Family::Qwen2, None) },
+    write: write_qwen,
+    ..LLAMA
+};
+
+pub(crate) static QWEN3: Table = Table {
+    model_type: "qwen3",
+    class: "Qwen3",
+    read: |fields| Config {
+        qkv_bias: fields.flag("attention_bias", false),
+        attn_out_bias: fields.flag("attention_bias", false),
+        qk_norm: true,
+        sliding_window: qwen_window(fields),
+        ..read(fields, Family::Qwen3, Some(128))
+    },
+    write: |config| {
+        let mut fields = write_qwen(config);
+        fields.insert("attention_bias".to_owned(), json!(config.qkv_bias));
+        fields
+    },
+    ..LLAMA
+};
+
+/// What the four share. `head_dim` is the default where the file gives none; the quotient of
+/// width and heads where there is no default either.
+fn read(fields: &Fields, family: Family, head_dim: Option<usize>) -> Config {
+    let width = fields.count("hidden_size");
+    let heads = fields.count("num_attention_heads");
+    let head_dim = fields.count_opt("head_dim").or(head_dim).unwrap_or_else(|| {
+        if !width.is_multiple_of(heads.max(1)) {
+            fields.refuse("num_attention_heads", &format!("({heads}) does not divide hidden_size ({width})"));
+        }
+        width / heads.max(1)
+    });
+    if !matches!(fields.text("hidden_act").unwrap_or("silu"), "silu" | "swish") {
+        fields.refuse("hidden_act", "is not silu, the only gate of this family");
+    }
+    Config {
+        family,
+        vocab: fields.count("vocab_size"),
+        width,
+        layers: fields.count("num_hidden_layers"),
+        heads,
+        kv_heads: fields.count_opt("num_key_value_heads").unwrap_or(heads),
+        head_dim,
+        inner: fields.count("intermediate_size"),
+        context: fields.count("max_position_embeddings"),
+        norm: Norm::Rms { eps: fields.number("rms_norm_eps", 1e-6) },
+        position: Position::Rotary(rotary(fields, head_dim)),
+        activation: Activation::SwiGlu,
+        qkv_bias: false,
+        attn_out_bias: false,
+        mlp_bias: false,
+        tied: fields.flag("tie_word_embeddings", false),
+        qk_norm: false,
+        sliding_window: None,
+        bos: fields.id("bos_token_id"),
+        eos: fields.ids("eos_token_id"),
+    }
+}
+
+/// Transformers 5 writes `rope_parameters`, 4 wrote `rope_theta` beside `rope_scaling`.
+fn rotary(fields: &Fields, head_dim: usize) -> Rotary {
+    let parameters = fields.object("rope_parameters");
+    let theta = parameters.as_ref().filter(|inner| inner.has("rope_theta")).unwrap_or(fields);
+    let partial = parameters.as_ref().filter(|inner| inner.has("partial_rotary_factor")).unwrap_or(fields);
+    Rotary {
+        theta: theta.number("rope_theta", 10_000.0),
+        dim: (head_dim as f64 * partial.number("partial_rotary_factor", 1.0)).round() as usize,
+        scaling: parameters.or_else(|| fields.object("rope_scaling")).map_or(Scaling::None, |inner| scaling(&inner)),
+    }
+}
+
+fn scaling(fields: &Fields) -> Scaling {
+    let field = if fields.has("rope_type") { "rope_type" } else { "type" };
+    match fields.text(field).unwrap_or("default") {
+        "default" => Scaling::None,
+        "linear" => Scaling::Linear { factor: fields.required_number("factor") },
+        "llama3" => Scaling::Llama3 {
+            factor: fields.required_number("factor"),
+            low_freq_factor: fields.required_number("low_freq_factor"),
+            high_freq_factor: fields.required_number("high_freq_factor"),
+            original_context: fields.required_number("original_max_position_embeddings"),
+        },
+        other => {
+            fields.refuse(field, &format!("is {other:?}; known are default, linear, llama3"));
+            Scaling::None
+        }
+    }
+}
+
+/// Qwen slides only when told to, and then in the layers that `layer_types` names, or from
+/// `max_window_layers` on. A model that mixes the two kinds of layer is refused.
+fn qwen_window(fields: &Fields) -> Option<usize> {
+    if !fields.flag("use_sliding_window", false) {
+        return None;
+    }
+    let layers = fields.count("num_hidden_layers");
+    let sliding = match fields.get("layer_types").and_then(Value::as_array) {
+        Some(types) => types.iter().filter(|kind| kind.as_str() == Some("sliding_attention")).count(),
+        None => layers.saturating_sub(fields.count_opt("max_window_layers").unwrap_or(28)),
+    };
+    if sliding != 0 && sliding != layers {
+        fields.refuse("use_sliding_window", &format!("concerns {sliding} of {layers} layers; only none or all can"));
+    }
+    (sliding != 0).then(|| fields.count_opt("sliding_window").unwrap_or(4096))
+}
+
+fn write_qwen(config: &Config) -> Map<String, Value> {
+    let mut fields = write(config);
+    let mut set = |field: &str, value: Value| fields.insert(field.to_owned(), value);
+    set("use_sliding_window", json!(config.sliding_window.is_some()));
+    set("sliding_window", json!(config.sliding_window));
+    set("max_window_layers", json!(if config.sliding_window.is_some() { 0 } else { config.layers }));
+    fields
+}
+
+fn write(config: &Config) -> Map<String, Value> {
+    let (Norm::Layer { eps } | Norm::Rms { eps }) = config.norm;
+    let mut fields = Map::new();
+    let mut set = |field: &str, value: Value| fields.insert(field.to_owned(), value);
+    set("hidden_size", json!(config.width));
+    set("num_attention_heads", json!(config.heads));
+    set("num_key_value_heads", json!(config.kv_heads));
+    set("head_dim", json!(config.head_dim));
+    set("num_hidden_layers", json!(config.layers));
+    set("intermediate_size", json!(config.inner));
+    set("max_position_embeddings", json!(config.context));
+    set("rms_norm_eps", json!(eps));
+    set("hidden_act", json!("silu"));
+    set("attention_dropout", json!(0.0));
+    if let Position::Rotary(rotary) = config.position {
+        set("rope_theta", json!(rotary.theta));
+        set("rope_scaling", write_scaling(rotary.scaling));
+        if rotary.dim != config.head_dim {
+            set("partial_rotary_factor", json!(rotary.dim as f64 / config.head_dim as f64));
+        }
+    }
+    fields
+}
+
+fn write_scaling(scaling: Scaling) -> Value {
+    match scaling {
+        Scaling::None => Value::Null,
+        Scaling::Linear { factor } => json!({ "factor": factor, "rope_type": "linear" }),
+        Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => json!({
+            "factor": factor,
+            "high_freq_factor": high_freq_factor,
+            "low_freq_factor": low_freq_factor,
+            "original_max_position_embeddings": original_context as u64,
+            "rope_type": "llama3",
+        }),
+    }
+}
+
+fn trunk(config: &Config) -> Vec<Piece> {
+    let mut pieces = vec![Piece::whole("embed_tokens.weight", "embed.weight", config.vocab)];
+    for layer in 0..config.layers {
+        layer_pieces(config, layer, &mut pieces);
+    }
+    pieces.push(Piece::whole("norm.weight", "norm.weight", config.width));
+    pieces
+}
+
+fn layer_pieces(config: &Config, layer: usize, pieces: &mut Vec<Piece>) {
+    let mut add = |disk: &str, ours: &str, rows: Range<usize>, biased: bool| {
+        for part in if biased { &["weight", "bias"][..] } else { &["weight"] } {
+            let (disk, canonical) = (format!("layers.{layer}.{disk}.{part}"), format!("layers.{layer}.{ours}.{part}"));
+            pieces.push(Piece { rows: rows.clone(), ..Piece::whole(disk, canonical, 0) });
+        }
+    };
+    let &Config { width, inner, head_dim, .. } = config;
+    let [queries, keys, values] = qkv_rows(config);
+    add("input_layernorm", "attn_norm", 0..width, false);
+    add("self_attn.q_proj", "qkv", queries, config.qkv_bias);
+    add("self_attn.k_proj", "qkv", keys, config.qkv_bias);
+    add("self_attn.v_proj", "qkv", values, config.qkv_bias);
+    if config.qk_norm {
+        add("self_attn.q_norm", "q_norm", 0..head_dim, false);
+        add("self_attn.k_norm", "k_norm", 0..head_dim, false);
+    }
+    add("self_attn.o_proj", "attn_out", 0..width, config.attn_out_bias);
+    add("post_attention_layernorm", "mlp_norm", 0..width, false);
+    add("mlp.gate_proj", "gate_up", 0..inner, config.mlp_bias);
+    add("mlp.up_proj", "gate_up", inner..2 * inner, config.mlp_bias);
+    add("mlp.down_proj", "down", 0..width, config.mlp_bias);
+}
+
+/// Rows of queries, keys and values in `layers.{i}.qkv`.
+pub(crate) fn qkv_rows(config: &Config) -> [Range<usize>; 3] {
+    let keys = config.heads * config.head_dim;
+    let values = keys + config.kv_heads * config.head_dim;
+    [0..keys, keys..values, values..config.qkv_rows()]
+}
+
+/// A small decoder of each family, in odd sizes.
+#[cfg(test)]
+pub(crate) fn example(family: Family) -> Config {
+    Config {
+        family,
+        vocab: 37,
+        width: 24,
+        layers: 2,
+        heads: 6,
+        kv_heads: 2,
+        head_dim: if family == Family::Qwen3 { 6 } else { 4 },
+        inner: 29,
+        context: 32,
+        norm: Norm::Rms { eps: 1e-6 },
+        position: Position::Rotary(Rotary {
+            theta: 10_000.0,
+            dim: if family == Family::Qwen3 { 6 } else { 4 },
+            scaling: Scaling::None,
+        }),
+        activation: Activation::SwiGlu,
+        qkv_bias: family == Family::Qwen2,
+        attn_out_bias: false,
+        mlp_bias: false,
+        tied: family == Family::Qwen2,
+        qk_norm: family == Family::Qwen3,
+        sliding_window: (family == Family::Mistral).then_some(3),
+        bos: Some(1),
+        eos: [2, 5].into(),
+    }
+}
