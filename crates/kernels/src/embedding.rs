@@ -1,13 +1,64 @@
 //! Looks up rows of a table: where a sequence enters the graph.
 
-use crate::{Param, Result};
-use candle_core::Tensor;
+use crate::{
+    Param, Path, Result,
+    op::{self, Elements},
+};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 
-/// Rows `ids (n)` of `table (V, C)`: `(n, C)`.
+/// Rows `ids (n)` of `table (V, C)`: `(n, C)`. Learned positions are looked up in the same way.
 ///
 /// With a `sentinel` ([`crate::Params::sentinel`]) the result is tracked, and so is everything
-/// computed from it; without one nothing downstream is recorded.
+/// computed from it; without one nothing downstream is recorded, which is inference.
+///
+/// Errors: a table that is not a matrix; an id that is not below V.
 pub fn embedding(ids: &[u32], table: &Param, sentinel: Option<&Tensor>) -> Result<Tensor> {
+    let (rows, width) = op::dims2("embedding", "table", table.tensor())?;
+    op::check_indices("embedding", "ids", ids, rows)?;
+    if table.path() == Path::Composed {
+        return composed(ids, table, sentinel.is_some());
+    }
+    let lookup = Lookup { ids: ids.into(), table: table.clone(), width };
+    Ok(match sentinel {
+        Some(sentinel) => sentinel.apply_op1(lookup)?,
+        None => Tensor::from_vec(lookup.rows()?, (ids.len(), width), &Device::Cpu)?,
+    })
+}
+
+fn composed(ids: &[u32], table: &Param, tracked: bool) -> Result<Tensor> {
     let ids = Tensor::new(ids, table.tensor().device())?;
-    Ok(table.value(sentinel.is_some()).index_select(&ids, 0)?)
+    Ok(table.value(tracked).index_select(&ids, 0)?)
+}
+
+/// In the graph it stands on the sentinel, since the table itself is untracked.
+struct Lookup {
+    ids: Box<[u32]>,
+    table: Param,
+    width: usize,
+}
+
+impl Lookup {
+    fn rows(&self) -> candle_core::Result<Vec<f32>> {
+        let table = Elements::of(self.table.tensor())?;
+        Ok(op::gather(&table, &self.ids, self.width))
+    }
+}
+
+impl CustomOp1 for Lookup {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn cpu_fwd(&self, _sentinel: &CpuStorage, _layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        op::output(self.rows()?, (self.ids.len(), self.width))
+    }
+
+    /// Adds each row's gradient to its row of the table, in the order of the batch. The sentinel is
+    /// a leaf that nobody updates, so it may go without a gradient.
+    fn bwd(&self, _sentinel: &Tensor, _rows: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let grad = grad.contiguous()?;
+        let grad = Elements::of(&grad)?;
+        self.table.accumulate(|table| op::scatter_add(table, &self.ids, &grad, self.width));
+        Ok(None)
+    }
 }

@@ -1,1 +1,249 @@
-//! Matrix products on row-major slices.
+//! Matrix products on row-major slices, made so that a row does not depend on its neighbours.
+//!
+//! The `gemm` crate chooses its way by the shape of the whole product, and some of the ways add in
+//! another order: matrix-vector products, products of at most 256 results, and depths over 512,
+//! which it cuts differently for small and for large products. [`Rows`] avoids all three, so that
+//! the logits of a token are the same bits whether it is decoded alone or trained on in a batch.
+
+use rayon::prelude::*;
+
+/// Depth that the `gemm` crate never cuts, whatever the rest of the shape. Longer sums are cut
+/// here, the same way for every number of rows.
+const DEPTH: usize = 512;
+
+/// Fewest rows for which the products of [`rows_product`] agree; fewer are padded with zeros.
+const MIN_ROWS: usize = 8;
+
+/// Widest result for which `MIN_ROWS` rows would still count as a small product.
+const NARROW: usize = 256 / MIN_ROWS;
+
+/// A matrix in row-major order, or the transpose of one.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    elements: &'a [f32],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// `(rows, columns)` over a slice of exactly that many elements.
+    pub(crate) fn new(elements: &'a [f32], rows: usize, columns: usize) -> Matrix<'a> {
+        assert_eq!(elements.len(), rows * columns, "a {rows} x {columns} matrix");
+        Matrix { elements, rows, columns, row_stride: columns, column_stride: 1 }
+    }
+
+    /// The transpose, without moving anything.
+    pub(crate) fn t(self) -> Matrix<'a> {
+        let Matrix { elements, rows, columns, row_stride, column_stride } = self;
+        Matrix { elements, rows: columns, columns: rows, row_stride: column_stride, column_stride: row_stride }
+    }
+}
+
+/// `x wᵀ` for `x (n, k)` and `w (out, k)`: `(n, out)`, each row with the same bits whatever n and
+/// whatever the number of threads.
+pub(crate) fn rows_product(x: &[f32], w: &[f32], n: usize, k: usize, out: usize) -> Vec<f32> {
+    if out <= NARROW || k <= 2 {
+        return narrow_product(x, w, k, out);
+    }
+    if n >= MIN_ROWS {
+        return product(Matrix::new(x, n, k), Matrix::new(w, out, k).t());
+    }
+    let mut padded = vec![0.0; MIN_ROWS * k];
+    padded[..n * k].copy_from_slice(x);
+    let mut result = product(Matrix::new(&padded, MIN_ROWS, k), Matrix::new(w, out, k).t());
+    result.truncate(n * out);
+    result
+}
+
+/// `a b`.
+pub(crate) fn product(a: Matrix, b: Matrix) -> Vec<f32> {
+    let len = a.rows * b.columns;
+    if a.columns == 0 {
+        return vec![0.0; len];
+    }
+    let mut out = Vec::with_capacity(len);
+    for (i, (a, b)) in panels(a, b).enumerate() {
+        // SAFETY: the capacity is `len`, and only the first panel, which does not read what it
+        // overwrites, sees the memory uninitialised.
+        #[allow(unsafe_code)]
+        unsafe {
+            run(out.as_mut_ptr(), i > 0, a, b)
+        };
+    }
+    // SAFETY: `run` has written all of the `a.rows * b.columns` elements.
+    #[allow(unsafe_code)]
+    unsafe {
+        out.set_len(len)
+    };
+    out
+}
+
+/// `out += a b`.
+pub(crate) fn add_product(out: &mut [f32], a: Matrix, b: Matrix) {
+    assert_eq!(out.len(), a.rows * b.columns, "the sum of a {} x {} product", a.rows, b.columns);
+    for (a, b) in panels(a, b) {
+        // SAFETY: `out` holds `a.rows * b.columns` initialised elements that nobody else can see.
+        #[allow(unsafe_code)]
+        unsafe {
+            run(out.as_mut_ptr(), true, a, b)
+        };
+    }
+}
+
+/// Cuts the depth of `a b` into panels of at most [`DEPTH`], first to last.
+fn panels<'a>(a: Matrix<'a>, b: Matrix<'a>) -> impl Iterator<Item = (Matrix<'a>, Matrix<'a>)> {
+    assert_eq!(a.columns, b.rows, "the depths of a product");
+    (0..a.columns).step_by(DEPTH).map(move |start| {
+        let depth = DEPTH.min(a.columns - start);
+        let left = Matrix { elements: &a.elements[start * a.column_stride..], columns: depth, ..a };
+        let right = Matrix { elements: &b.elements[start * b.row_stride..], rows: depth, ..b };
+        (left, right)
+    })
+}
+
+/// `out = a b`, or `out += a b` when `accumulate`, in row-major order. It works in parallel when
+/// the product is large enough to be worth it, which changes no bit.
+///
+/// # Safety
+///
+/// `out` points to `a.rows * b.columns` elements that nobody else accesses, initialised when
+/// `accumulate`.
+#[allow(unsafe_code)]
+unsafe fn run(out: *mut f32, accumulate: bool, a: Matrix, b: Matrix) {
+    let stride = |x: usize| x as isize;
+    // SAFETY: a `Matrix` cannot be made without its last element, `(rows - 1) row_stride +
+    // (columns - 1) column_stride`, lying inside its slice; `out` is the caller's promise.
+    unsafe {
+        gemm::gemm(
+            a.rows,
+            b.columns,
+            a.columns,
+            out,
+            1,
+            stride(b.columns),
+            accumulate,
+            a.elements.as_ptr(),
+            stride(a.column_stride),
+            stride(a.row_stride),
+            b.elements.as_ptr(),
+            stride(b.column_stride),
+            stride(b.row_stride),
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::Rayon(0),
+        );
+    }
+}
+
+/// `x wᵀ` one dot product at a time: for heads with few outputs, where the `gemm` crate's way
+/// depends on the number of rows.
+fn narrow_product(x: &[f32], w: &[f32], k: usize, out: usize) -> Vec<f32> {
+    if k == 0 {
+        return Vec::new();
+    }
+    let row = |x: &[f32]| w.chunks_exact(k).map(|w| dot(x, w)).collect::<Vec<f32>>();
+    let rows = x.par_chunks_exact(k).with_min_len(64).map(row).collect::<Vec<_>>();
+    debug_assert!(rows.iter().all(|row| row.len() == out));
+    rows.concat()
+}
+
+/// The dot product in sixteen running sums, which the compiler turns into vector instructions.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let (a_blocks, a_rest) = a.as_chunks::<LANES>();
+    let (b_blocks, b_rest) = b.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for (a, b) in a_blocks.iter().zip(b_blocks) {
+        for lane in 0..LANES {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f32>() + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use instruct_random::Source;
+
+    fn random(purpose: &str, len: usize) -> Vec<f32> {
+        let mut draws = Source::new(7, purpose).at([len as u64]);
+        (0..len).map(|_| draws.normal()).collect()
+    }
+
+    fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
+    }
+
+    /// The bits of a row are those of the largest product, whatever rows stand beside it.
+    #[track_caller]
+    fn check_rows(k: usize, out: usize, most: usize) {
+        let x = random("x", most * k);
+        let w = random("w", out * k);
+        let whole = on_threads(1, || rows_product(&x, &w, most, k, out));
+        let counts = [1, 2, 3, 5, 7, 8, 9, 11, 15, 16, 17, 31, 33, 48, 63, 64, 65, 95, 97, 128, 191, 500, 1023, 2100];
+        for n in counts.into_iter().chain([most]).filter(|&n| n <= most) {
+            for (threads, first) in [(1, 0), (2, 0), (2, most - n), (3, (most - n) / 2)] {
+                let some = &x[first * k..(first + n) * k];
+                let part = on_threads(threads, || rows_product(some, &w, n, k, out));
+                let same = part.iter().zip(&whole[first * out..]).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same && part.len() == n * out, "k {k}, out {out}, rows {first}+{n}, {threads} threads");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_its_neighbours() {
+        for k in [1, 2, 3, 17, 48, 64, 128, 160, 344, 512, 513, 576] {
+            for out in [1, 2, 31, 32, 33, 48, 64, 65, 128, 384] {
+                check_rows(k, out, 700);
+            }
+        }
+        for (k, out, most) in [(64, 2048, 5000), (160, 512, 5000), (512, 128, 5000), (2048, 576, 2500), (576, 2048, 2500), (2048, 48, 2500), (1536, 1, 2500), (1000, 7, 2500)]
+        {
+            check_rows(k, out, most);
+        }
+    }
+
+    #[track_caller]
+    fn check_product(m: usize, k: usize, n: usize) {
+        let (a, b) = (random("a", m * k), random("b", k * n));
+        let transpose = |x: &[f32], rows: usize, columns: usize| -> Vec<f32> {
+            (0..rows * columns).map(|i| x[i % rows * columns + i / rows]).collect()
+        };
+        let (at, bt) = (transpose(&a, m, k), transpose(&b, k, n));
+        let expected: Vec<f64> = (0..m * n)
+            .map(|i| (0..k).map(|j| f64::from(a[i / n * k + j]) * f64::from(b[j * n + i % n])).sum())
+            .collect();
+        let close = |got: &[f32], offset: f64| {
+            let tolerance = 1e-5 * (k as f64).sqrt() + 1e-6;
+            got.iter().zip(&expected).all(|(got, expected)| (f64::from(*got) - expected - offset).abs() < tolerance)
+        };
+        let (plain, turned) = (Matrix::new(&a, m, k), Matrix::new(&b, k, n));
+        assert!(close(&product(plain, turned), 0.0), "{m} {k} {n}");
+        assert!(close(&product(Matrix::new(&at, k, m).t(), turned), 0.0), "{m} {k} {n}: left transposed");
+        assert!(close(&product(plain, Matrix::new(&bt, n, k).t()), 0.0), "{m} {k} {n}: right transposed");
+        assert!(close(&rows_product(&a, &bt, m, k, n), 0.0), "{m} {k} {n}: by rows");
+        let mut sum = vec![3.0; m * n];
+        add_product(&mut sum, Matrix::new(&at, k, m).t(), turned);
+        assert!(close(&sum, 3.0), "{m} {k} {n}: added");
+        let again = on_threads(1, || product(Matrix::new(&at, k, m).t(), turned));
+        let many = on_threads(3, || product(Matrix::new(&at, k, m).t(), turned));
+        assert_eq!(again, many, "{m} {k} {n}: one thread and three");
+    }
+
+    #[test]
+    fn products_are_those_of_the_definition() {
+        for (m, k, n) in [(1, 1, 1), (1, 5, 3), (8, 64, 64), (13, 600, 7), (70, 1030, 33), (129, 17, 65), (3, 2, 100)] {
+            check_product(m, k, n);
+        }
+        assert_eq!(product(Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 2)), [0.0; 4]);
+        assert!(rows_product(&[], &[1.0; 80], 0, 2, 40).is_empty());
+    }
+}

@@ -33,6 +33,7 @@ mod layer_norm;
 mod layout;
 mod linear;
 mod logprob;
+mod op;
 mod parameters;
 mod rms_norm;
 mod rope;

@@ -1,21 +1,84 @@
 //! The linear layer, whose every row is the same whatever rows stand beside it.
 
-use crate::{Param, Result};
-use candle_core::Tensor;
+use crate::{
+    Param, Path, Result,
+    gemm::{Matrix, add_product, product, rows_product},
+    op::{self, Elements, ROWS},
+};
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use rayon::prelude::*;
 
 /// `x Wᵀ + b`: `x (n, in)`, `w (out, in)`, `b (out)` to `(n, out)`.
 ///
-/// On the fused path a row of the result has the same bits whatever `n` is.
+/// On the fused path a row of the result has the same bits whatever `n` is and whatever the other
+/// rows hold: what is decoded one token at a time is what the training forward computes.
+///
+/// Errors: shapes that do not fit each other.
 pub fn linear(x: &Tensor, w: &Param, b: Option<&Param>) -> Result<Tensor> {
-    let product = x.matmul(&w.value(x.track_op()).t()?)?;
-    match b {
-        Some(b) => Ok(product.broadcast_add(b.value(x.track_op()))?),
-        None => Ok(product),
+    let (_, input) = op::dims2("linear", "x", x)?;
+    let output = w.shape().first().copied().unwrap_or(0);
+    op::check_shape("linear", "w", w.shape(), &[output, input])?;
+    if let Some(b) = b {
+        op::check_shape("linear", "b", b.shape(), &[output])?;
+    }
+    match w.path() {
+        Path::Fused => op::apply(x, Linear { w: w.clone(), b: b.cloned(), input, output }),
+        Path::Composed => composed(x, w, b),
     }
 }
 
 /// Unembeds every row: `hidden (n, C)`, `w (V, C)` to `(n, V)`. Meant for decoding, where the next
 /// token is drawn from all of them; losses use [`crate::token_nll`] and [`crate::token_logprob`].
+///
+/// Errors: shapes that do not fit each other.
 pub fn logits(hidden: &Tensor, w: &Param) -> Result<Tensor> {
     linear(hidden, w, None)
+}
+
+fn composed(x: &Tensor, w: &Param, b: Option<&Param>) -> Result<Tensor> {
+    let tracked = x.track_op();
+    let product = x.matmul(&w.value(tracked).t()?)?;
+    Ok(match b {
+        Some(b) => product.broadcast_add(b.value(tracked))?,
+        None => product,
+    })
+}
+
+struct Linear {
+    w: Param,
+    b: Option<Param>,
+    input: usize,
+    output: usize,
+}
+
+impl CustomOp1 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let x = op::elements(x, layout)?;
+        let n = x.len() / self.input.max(1);
+        let mut y = rows_product(x, &Elements::of(self.w.tensor())?, n, self.input, self.output);
+        if let Some(b) = &self.b {
+            let b = &*Elements::of(b.tensor())?;
+            y.par_chunks_mut((ROWS * self.output).max(1))
+                .for_each(|rows| rows.chunks_exact_mut(b.len()).for_each(|row| op::add(row, b)));
+        }
+        op::output(y, (n, self.output))
+    }
+
+    /// `dx = dy W`, `dW += dyᵀ x`, `db += sum of dy over rows`.
+    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let dy = dy.contiguous()?;
+        let (x_elements, dy) = (Elements::of(x)?, Elements::of(&dy)?);
+        let n = dy.len() / self.output.max(1);
+        let dy_matrix = Matrix::new(&dy, n, self.output);
+        self.w.accumulate(|dw| add_product(dw, dy_matrix.t(), Matrix::new(&x_elements, n, self.input)));
+        if let Some(b) = &self.b {
+            b.accumulate(|db| op::add(db, &op::column_sums(&dy, self.output)));
+        }
+        let w = Elements::of(self.w.tensor())?;
+        op::gradient(product(dy_matrix, Matrix::new(&w, self.output, self.input)), x)
+    }
 }

@@ -1,7 +1,7 @@
 //! All parameters of a model in one flat buffer, and the flat gradient beside it.
 
-use crate::{Error, Result};
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor, Var};
+use crate::{Error, Result, op::Elements};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
 use std::{
     cell::RefCell,
     collections::BTreeMap,
@@ -197,7 +197,7 @@ impl Params {
 
     /// Lends the flat weights: `f(weights)`.
     pub fn with_weights<R>(&self, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
-        with_slice(&self.weights, f)
+        Ok(f(&Elements::of(&self.weights)?))
     }
 
     /// Lends the flat gradient: `f(gradient)`.
@@ -288,11 +288,6 @@ impl Param {
         }
     }
 
-    /// Lends the weights, in row-major order, to a fused kernel.
-    pub(crate) fn with<R>(&self, f: impl FnOnce(&[f32]) -> R) -> candle_core::Result<R> {
-        with_slice_raw(self.tensor(), f)
-    }
-
     /// Lends this parameter's part of the gradient, in row-major order, to a fused backward pass.
     /// On the composed path there is none to lend: Candle collects it.
     pub(crate) fn accumulate(&self, f: impl FnOnce(&mut [f32])) {
@@ -346,25 +341,6 @@ fn lay_out(mut specs: Vec<Spec>) -> Result<Vec<Slot>> {
 
 fn padded_len(slots: &[Slot]) -> usize {
     slots.last().map_or(0, |last| last.range().end.next_multiple_of(BLOCK))
-}
-
-fn with_slice<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
-    Ok(with_slice_raw(tensor, f)?)
-}
-
-/// Lends the elements of a contiguous `f32` tensor on the CPU.
-pub(crate) fn with_slice_raw<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> candle_core::Result<R> {
-    let (storage, layout) = tensor.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else { candle_core::bail!("expected a tensor on the CPU") };
-    Ok(f(slice(storage, layout)?))
-}
-
-/// The elements of a contiguous `f32` layout.
-pub(crate) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        None => candle_core::bail!("expected a contiguous tensor"),
-    }
 }
 
 fn in_place<R>(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
