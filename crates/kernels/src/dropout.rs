@@ -1,17 +1,85 @@
 //! Dropout whose mask is a function of where each row stands, not of a generator's state.
 
-use crate::Result;
-use candle_core::Tensor;
+use crate::{
+    Error, Result,
+    op::{self, Elements},
+};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 use instruct_random::Source;
 
-/// Where the mask of one row comes from: a source (one purpose, one seed) and three coordinates,
-/// for example `[example, token, site]`.
+/// Where the mask of one row comes from: a source (one seed and purpose) and three coordinates, for
+/// example example, token and site.
 pub type DropKey = (Source, [u64; 3]);
 
 /// Zeroes each element of `x (n, C)` with probability `p` and multiplies the others by
-/// `1 / (1 - p)`. Row `i` draws its mask from `keys[i]`, so that it does not depend on what else is
-/// in the batch. `p = 0` is the identity.
+/// `1 / (1 - p)` (Srivastava et al. 2014, in the inverted form): the same shape.
+///
+/// Row `i` draws its mask, channel by channel, from `keys[i]`, so that it does not depend on what
+/// else is in the batch. `p = 0` is the identity.
+///
+/// Errors: `p` outside `[0, 1)`; not one key per row.
 pub fn dropout(x: &Tensor, p: f32, keys: &[DropKey]) -> Result<Tensor> {
-    let _ = (p, keys);
-    Ok(x.clone())
+    if !(0.0..1.0).contains(&p) {
+        return Err(Error::Value { op: "dropout", argument: "p", expected: "in [0, 1)", got: f64::from(p) });
+    }
+    if p == 0.0 {
+        return Ok(x.clone());
+    }
+    let (n, width) = op::dims2("dropout", "x", x)?;
+    op::check_shape("dropout", "keys", &[keys.len()], &[n])?;
+    let mask = Mask::new(p, keys, width);
+    if op::is_fused(x) { op::apply(x, mask) } else { composed(x, &mask) }
+}
+
+fn composed(x: &Tensor, mask: &Mask) -> Result<Tensor> {
+    let scales = mask.applied_to(&vec![1.0; x.elem_count()]);
+    Ok((x * Tensor::from_vec(scales, x.shape(), &Device::Cpu)?.to_device(x.device())?.to_dtype(x.dtype())?)?)
+}
+
+struct Mask {
+    keys: Box<[DropKey]>,
+    width: usize,
+    /// A draw below this drops its element.
+    threshold: u32,
+    scale: f32,
+}
+
+impl Mask {
+    fn new(p: f32, keys: &[DropKey], width: usize) -> Mask {
+        // Exact in f64, and below 2^32 because p is below 1.
+        let threshold = (f64::from(p) * 2f64.powi(32)) as u32;
+        Mask { keys: keys.into(), width, threshold, scale: 1.0 / (1.0 - p) }
+    }
+
+    /// `x` times the mask: forward and backward alike.
+    fn applied_to(&self, x: &[f32]) -> Vec<f32> {
+        let mut y = vec![0.0; x.len()];
+        op::fill_blocks(&mut y, self.width, |first, y| {
+            let mut draws = vec![0; self.width];
+            let rows = y.chunks_exact_mut(self.width).zip(x[first * self.width..].chunks_exact(self.width));
+            for ((y, x), (source, at)) in rows.zip(&self.keys[first..]) {
+                source.at(*at).fill(&mut draws);
+                for ((y, x), draw) in y.iter_mut().zip(x).zip(&draws) {
+                    *y = if *draw < self.threshold { 0.0 } else { x * self.scale };
+                }
+            }
+        });
+        y
+    }
+}
+
+impl CustomOp1 for Mask {
+    fn name(&self) -> &'static str {
+        "dropout"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        op::output(self.applied_to(op::elements(x, layout)?), layout.shape())
+    }
+
+    /// The mask is drawn a second time, which is cheaper than keeping it for every layer.
+    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let dy = dy.contiguous()?;
+        op::gradient(self.applied_to(&Elements::of(&dy)?), x)
+    }
 }

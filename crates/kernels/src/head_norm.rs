@@ -1,11 +1,144 @@
 //! Root-mean-square norm of every query and key head: Qwen3's QK-norm.
 
-use crate::{HeadLayout, Param, Result};
-use candle_core::Tensor;
+use crate::{
+    HeadLayout, Param, Path, Result,
+    norm::{self, Moments},
+    op::{self, Elements},
+    rms_norm,
+    simd::{Kernel, Lanes, Level},
+};
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 /// Norms each query head of `qkv (n, (H + 2 Hkv) D)` with `q_gain (D)` and each key head with
-/// `k_gain (D)`, and leaves values alone (Qwen3; Henry et al. 2020, arXiv 2010.04245, for the idea).
+/// `k_gain (D)`, as [`crate::rms_norm`] does, and leaves the values alone: the same shape (Qwen3
+/// technical report, arXiv 2505.09388, section 2).
+///
+/// Errors: shapes that do not fit each other.
 pub fn head_norm(qkv: &Tensor, q_gain: &Param, k_gain: &Param, eps: f64, layout: HeadLayout) -> Result<Tensor> {
-    let _ = (q_gain, k_gain, eps, layout);
-    Ok(qkv.clone())
+    let (n, _) = op::dims2("head_norm", "qkv", qkv)?;
+    op::check_shape("head_norm", "qkv", qkv.dims(), &[n, layout.qkv_dim()])?;
+    op::check_shape("head_norm", "q_gain", q_gain.shape(), &[layout.head_dim])?;
+    op::check_shape("head_norm", "k_gain", k_gain.shape(), &[layout.head_dim])?;
+    match q_gain.path() {
+        Path::Fused => {
+            let (q_gain, k_gain) = (q_gain.clone(), k_gain.clone());
+            op::apply(qkv, HeadNorm { q_gain, k_gain, eps: eps as f32, layout })
+        }
+        Path::Composed => composed(qkv, q_gain, k_gain, eps, layout),
+    }
+}
+
+fn composed(qkv: &Tensor, q_gain: &Param, k_gain: &Param, eps: f64, layout: HeadLayout) -> Result<Tensor> {
+    let HeadLayout { heads, kv_heads, head_dim } = layout;
+    let (n, tracked) = (qkv.dim(0)?, qkv.track_op());
+    let part = |first: usize, count: usize| qkv.narrow(1, first * head_dim, count * head_dim);
+    let normed = |first: usize, count: usize, gain: &Param| -> Result<Tensor> {
+        let heads = part(first, count)?.reshape((n, count, head_dim))?;
+        Ok(rms_norm::composed(&heads, gain.value(tracked), eps)?.reshape((n, count * head_dim))?)
+    };
+    let (q, k) = (normed(0, heads, q_gain)?, normed(heads, kv_heads, k_gain)?);
+    Ok(Tensor::cat(&[q, k, part(heads + kv_heads, kv_heads)?], 1)?)
+}
+
+struct HeadNorm {
+    q_gain: Param,
+    k_gain: Param,
+    eps: f32,
+    layout: HeadLayout,
+}
+
+impl CustomOp1 for HeadNorm {
+    fn name(&self) -> &'static str {
+        "head-norm"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let x = op::elements(x, layout)?;
+        let gains = (&*Elements::of(self.q_gain.tensor())?, &*Elements::of(self.k_gain.tensor())?);
+        let (width, eps) = (self.layout.qkv_dim(), self.eps);
+        let mut y = vec![0.0; x.len()];
+        op::fill_blocks(&mut y, width, |first, y| {
+            let x = &x[first * width..][..y.len()];
+            Level::best().run(Forward { x, gains, eps, layout: self.layout, y })
+        });
+        op::output(y, layout.shape())
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let dy = dy.contiguous()?;
+        let (x_elements, dy) = (&*Elements::of(x)?, &*Elements::of(&dy)?);
+        let gains = (&*Elements::of(self.q_gain.tensor())?, &*Elements::of(self.k_gain.tensor())?);
+        let (width, eps) = (self.layout.qkv_dim(), self.eps);
+        let mut dx = vec![0.0; dy.len()];
+        let partial = op::fill_blocks(&mut dx, width, |first, dx| {
+            let here = first * width..first * width + dx.len();
+            let (x, dy) = (&x_elements[here.clone()], &dy[here]);
+            Level::best().run(Backward { x, dy, gains, eps, layout: self.layout, dx })
+        });
+        self.q_gain.accumulate(|gain| partial.iter().for_each(|(q, _)| op::add(gain, q)));
+        self.k_gain.accumulate(|gain| partial.iter().for_each(|(_, k)| op::add(gain, k)));
+        op::gradient(dx, x)
+    }
+}
+
+struct Forward<'a> {
+    x: &'a [f32],
+    gains: (&'a [f32], &'a [f32]),
+    eps: f32,
+    layout: HeadLayout,
+    y: &'a mut [f32],
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let HeadLayout { heads, kv_heads, head_dim } = self.layout;
+        let per_token = heads + 2 * kv_heads;
+        let rows = self.x.chunks_exact(head_dim).zip(self.y.chunks_exact_mut(head_dim));
+        for (i, (x, y)) in rows.enumerate() {
+            let head = i % per_token;
+            if head >= heads + kv_heads {
+                y.copy_from_slice(x);
+                continue;
+            }
+            let gain = if head < heads { self.gains.0 } else { self.gains.1 };
+            norm::normalise(lanes, x, norm::moments(lanes, x, false, self.eps), gain, None, y);
+        }
+    }
+}
+
+struct Backward<'a> {
+    x: &'a [f32],
+    dy: &'a [f32],
+    gains: (&'a [f32], &'a [f32]),
+    eps: f32,
+    layout: HeadLayout,
+    dx: &'a mut [f32],
+}
+
+impl Kernel for Backward<'_> {
+    /// The block's part of both gains' gradients.
+    type Output = (Vec<f32>, Vec<f32>);
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> (Vec<f32>, Vec<f32>) {
+        let HeadLayout { heads, kv_heads, head_dim } = self.layout;
+        let per_token = heads + 2 * kv_heads;
+        let (mut dq, mut dk) = (vec![0.0; head_dim], vec![0.0; head_dim]);
+        let rows = self.x.chunks_exact(head_dim).zip(self.dy.chunks_exact(head_dim));
+        for (i, ((x, dy), dx)) in rows.zip(self.dx.chunks_exact_mut(head_dim)).enumerate() {
+            let head = i % per_token;
+            if head >= heads + kv_heads {
+                dx.copy_from_slice(dy);
+                continue;
+            }
+            let (gain, dgain) = if head < heads { (self.gains.0, &mut dq) } else { (self.gains.1, &mut dk) };
+            // Recomputed rather than kept: a head is short and already in cache.
+            let moments: Moments = norm::moments(lanes, x, false, self.eps);
+            norm::backward(lanes, x, dy, moments, gain, false, dx, dgain);
+        }
+        (dq, dk)
+    }
 }

@@ -1,13 +1,142 @@
 //! Layer normalisation that trains, unlike Candle's fused one.
 
-use crate::{Param, Result};
-use candle_core::Tensor;
+use crate::{
+    Param, Path, Result,
+    norm::{self, Moments},
+    op::{self, Elements},
+    simd::{Kernel, Lanes, Level},
+};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
+use std::sync::OnceLock;
 
-/// `gain * (x - mean) / sqrt(var + eps) + bias` over the channels of `x (n, C)`, with the biased
-/// variance (Ba et al. 2016, arXiv 1607.06450, equation 4).
+/// `gain * (x - mean) / sqrt(variance + eps) + bias` over the channels of `x (n, C)`, with the
+/// biased variance (Ba et al. 2016, arXiv 1607.06450, equation 4): `(n, C)`.
+///
+/// Errors: shapes that do not fit each other.
 pub fn layer_norm(x: &Tensor, gain: &Param, bias: &Param, eps: f64) -> Result<Tensor> {
+    let (_, width) = op::dims2("layer_norm", "x", x)?;
+    op::check_shape("layer_norm", "gain", gain.shape(), &[width])?;
+    op::check_shape("layer_norm", "bias", bias.shape(), &[width])?;
+    match gain.path() {
+        Path::Fused => op::apply(x, Norm::new(gain, Some(bias), eps, width)),
+        Path::Composed => composed(x, gain, bias, eps),
+    }
+}
+
+fn composed(x: &Tensor, gain: &Param, bias: &Param, eps: f64) -> Result<Tensor> {
     let tracked = x.track_op();
-    let x = x.broadcast_sub(&x.mean_keepdim(1)?)?;
-    let scale = (x.sqr()?.mean_keepdim(1)? + eps)?.sqrt()?;
-    Ok(x.broadcast_div(&scale)?.broadcast_mul(gain.value(tracked))?.broadcast_add(bias.value(tracked))?)
+    let wide = x.to_dtype(wide(x.dtype()))?;
+    let centred = wide.broadcast_sub(&wide.mean_keepdim(1)?)?;
+    let scale = (centred.sqr()?.mean_keepdim(1)? + eps)?.sqrt()?;
+    let unit = centred.broadcast_div(&scale)?.to_dtype(x.dtype())?;
+    Ok(unit.broadcast_mul(gain.value(tracked))?.broadcast_add(bias.value(tracked))?)
+}
+
+/// The dtype for sums over channels: half precision would lose their small terms.
+pub(crate) fn wide(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
+}
+
+/// Layer norm, or RMS norm when it has no bias and is not centred.
+pub(crate) struct Norm {
+    gain: Param,
+    bias: Option<Param>,
+    eps: f32,
+    width: usize,
+    moments: OnceLock<Vec<Moments>>,
+}
+
+impl Norm {
+    pub(crate) fn new(gain: &Param, bias: Option<&Param>, eps: f64, width: usize) -> Norm {
+        Norm { gain: gain.clone(), bias: bias.cloned(), eps: eps as f32, width, moments: OnceLock::new() }
+    }
+}
+
+impl CustomOp1 for Norm {
+    fn name(&self) -> &'static str {
+        "norm"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (x, width, eps) = (op::elements(x, layout)?, self.width, self.eps);
+        let gain = &*Elements::of(self.gain.tensor())?;
+        let bias = self.bias.as_ref().map(|bias| Elements::of(bias.tensor())).transpose()?;
+        let bias = bias.as_deref();
+        let mut y = vec![0.0; x.len()];
+        let moments = op::fill_blocks(&mut y, width, |first, y| {
+            let x = &x[first * width..][..y.len()];
+            Level::best().run(Forward { x, gain, bias, eps, y })
+        });
+        // Set at most once, because an operation has one forward pass.
+        let _ = self.moments.set(moments.concat());
+        op::output(y, layout.shape())
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let dy = dy.contiguous()?;
+        let (x_elements, dy, width) = (&*Elements::of(x)?, &*Elements::of(&dy)?, self.width);
+        let gain = &*Elements::of(self.gain.tensor())?;
+        let moments = self.moments.get().map_or(&[][..], Vec::as_slice);
+        let mut dx = vec![0.0; dy.len()];
+        let partial = op::fill_blocks(&mut dx, width, |first, dx| {
+            let here = first * width..first * width + dx.len();
+            let (x, dy, moments) = (&x_elements[here.clone()], &dy[here], &moments[first..]);
+            Level::best().run(Backward { x, dy, moments, gain, centred: self.bias.is_some(), dx })
+        });
+        self.gain.accumulate(|dgain| partial.iter().for_each(|partial| op::add(dgain, partial)));
+        if let Some(bias) = &self.bias {
+            bias.accumulate(|dbias| op::add(dbias, &op::column_sums(dy, width)));
+        }
+        op::gradient(dx, x)
+    }
+}
+
+struct Forward<'a> {
+    x: &'a [f32],
+    gain: &'a [f32],
+    bias: Option<&'a [f32]>,
+    eps: f32,
+    y: &'a mut [f32],
+}
+
+impl Kernel for Forward<'_> {
+    type Output = Vec<Moments>;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> Vec<Moments> {
+        let Forward { x, gain, bias, eps, y } = self;
+        let mut all = Vec::with_capacity(x.len() / gain.len());
+        for (x, y) in x.chunks_exact(gain.len()).zip(y.chunks_exact_mut(gain.len())) {
+            let moments = norm::moments(lanes, x, bias.is_some(), eps);
+            norm::normalise(lanes, x, moments, gain, bias, y);
+            all.push(moments);
+        }
+        all
+    }
+}
+
+struct Backward<'a> {
+    x: &'a [f32],
+    dy: &'a [f32],
+    moments: &'a [Moments],
+    gain: &'a [f32],
+    centred: bool,
+    dx: &'a mut [f32],
+}
+
+impl Kernel for Backward<'_> {
+    /// The block's part of the gain's gradient.
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> Vec<f32> {
+        let Backward { x, dy, moments, gain, centred, dx } = self;
+        let width = gain.len();
+        let mut dgain = vec![0.0; width];
+        let rows = x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
+        for (((x, dy), dx), &moments) in rows.zip(moments) {
+            norm::backward(lanes, x, dy, moments, gain, centred, dx, &mut dgain);
+        }
+        dgain
+    }
 }

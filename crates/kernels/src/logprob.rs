@@ -1,32 +1,327 @@
 //! Log-probabilities of given tokens, without the logits of a whole batch ever being held.
+//!
+//! The head is the largest product of a small model: its logits, kept for the backward pass, would
+//! outweigh everything else. Here predictions go through it in chunks whose logits stay in cache,
+//! are turned into log-probabilities (and, where the loss is known, into gradients), and are gone.
 
-use crate::{Param, Result};
-use candle_core::{D, Tensor};
+use crate::{
+    Param, Path, Result,
+    gemm::{Matrix, add_product, product, rows_product},
+    layer_norm::wide,
+    norm::{load, store},
+    op::{self, Elements},
+    simd::{Kernel, LANES, Lanes, Level},
+};
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor};
+use rayon::prelude::*;
+use std::sync::OnceLock;
 
 /// For each prediction m, the log-probability of `targets[m]` under
 /// `softmax(hidden[rows[m]] Wᵀ / temperature)` and the entropy of that distribution.
 ///
 /// `hidden (N, C)`, `w (V, C)`, `rows` and `targets (M)`; the result is `(M, 2)`: column 0 the
 /// log-probability, column 1 the entropy, both in nats. The gradient flows through column 0 only:
-/// the entropy is reported, not optimised (InstructGPT has no entropy bonus). Several predictions
-/// may read one row.
+/// the entropy is reported, not optimised (Ouyang et al. 2022 have no entropy bonus). Several
+/// predictions may read one row.
+///
+/// Errors: shapes that do not fit each other; an index out of range; a temperature that is not
+/// positive.
 pub fn token_logprob(hidden: &Tensor, w: &Param, rows: &[u32], targets: &[u32], temperature: f32) -> Result<Tensor> {
-    let device = hidden.device();
-    let picked = hidden.index_select(&Tensor::new(rows, device)?, 0)?;
-    let logits = (picked.matmul(&w.value(hidden.track_op()).t()?)? / f64::from(temperature))?;
-    let log_probabilities = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
-    let targets = Tensor::new(targets, device)?.unsqueeze(1)?;
-    let entropy = (log_probabilities.exp()? * &log_probabilities)?.sum_keepdim(1)?.neg()?.detach();
-    Ok(Tensor::cat(&[log_probabilities.gather(&targets, 1)?, entropy], 1)?)
+    let head = Head::new("token_logprob", hidden, w, rows, targets, temperature)?;
+    match w.path() {
+        Path::Fused => op::apply(hidden, TokenLogprob(head)),
+        Path::Composed => head.composed(hidden),
+    }
 }
 
 /// `sum over m of weights[m] * -log p(targets[m])` under `softmax(hidden[rows[m]] Wᵀ)`: a scalar.
 ///
 /// `hidden (N, C)`, `w (V, C)`; `rows`, `targets` and `weights (M)`. The weights are known
-/// beforehand, which lets the gradient be computed during the forward, while a chunk of logits is
-/// still in cache.
+/// beforehand, so the gradient is computed during the forward, while a chunk of logits is still in
+/// cache; the backward pass only scales it.
+///
+/// Errors: shapes that do not fit each other; an index out of range.
 pub fn token_nll(hidden: &Tensor, w: &Param, rows: &[u32], targets: &[u32], weights: &[f32]) -> Result<Tensor> {
-    let weights = Tensor::new(weights, hidden.device())?.to_dtype(hidden.dtype())?;
-    let log_probabilities = token_logprob(hidden, w, rows, targets, 1.0)?.narrow(1, 0, 1)?.squeeze(1)?;
-    Ok((log_probabilities * weights)?.sum_all()?.neg()?)
+    let head = Head::new("token_nll", hidden, w, rows, targets, 1.0)?;
+    op::check_shape("token_nll", "weights", &[weights.len()], &[rows.len()])?;
+    if w.path() == Path::Composed {
+        let log_probabilities = head.composed(hidden)?.narrow(1, 0, 1)?.squeeze(1)?;
+        let weights = Tensor::new(weights, hidden.device())?.to_dtype(log_probabilities.dtype())?;
+        return Ok((log_probabilities * weights)?.sum_all()?.neg()?);
+    }
+    let gradient = hidden.track_op().then(OnceLock::new);
+    op::apply(hidden, TokenNll { head, weights: weights.into(), gradient })
+}
+
+/// The log-probability of `target` and the entropy of `softmax(logits / temperature)`, in nats, by
+/// the arithmetic of [`token_logprob`]: a sampler that records what it drew with this function
+/// records the very bits that training will recompute. `target` must be below `logits.len()`.
+pub fn logprob_of(logits: &[f32], target: u32, temperature: f32) -> (f32, f32) {
+    let mut row = logits.to_vec();
+    let softmax = Level::best().run(Softmax { row: &mut row, scale: 1.0 / temperature });
+    (softmax.logprob(logits[target as usize], 1.0 / temperature), softmax.entropy())
+}
+
+/// Predictions per chunk: enough for the products to run at full speed, few enough that the logits
+/// of a 2,048-word vocabulary take 2 MiB.
+const CHUNK: usize = 256;
+
+/// The unembedding, and what is asked of it.
+struct Head {
+    w: Param,
+    rows: Box<[u32]>,
+    targets: Box<[u32]>,
+    /// One over the temperature.
+    scale: f32,
+    width: usize,
+    vocabulary: usize,
+}
+
+/// One chunk of predictions, its hidden rows gathered.
+struct Chunk {
+    first: usize,
+    hidden: Vec<f32>,
+    logits: Vec<f32>,
+}
+
+impl Head {
+    fn new(
+        op: &'static str,
+        hidden: &Tensor,
+        w: &Param,
+        rows: &[u32],
+        targets: &[u32],
+        temperature: f32,
+    ) -> Result<Head> {
+        let (n, width) = op::dims2(op, "hidden", hidden)?;
+        let (vocabulary, _) = op::dims2(op, "w", w.tensor())?;
+        op::check_shape(op, "w", w.shape(), &[vocabulary, width])?;
+        op::check_shape(op, "targets", &[targets.len()], &[rows.len()])?;
+        op::check_indices(op, "rows", rows, n)?;
+        op::check_indices(op, "targets", targets, vocabulary)?;
+        op::check_positive(op, "temperature", temperature)?;
+        let (rows, targets) = (rows.into(), targets.into());
+        Ok(Head { w: w.clone(), rows, targets, scale: 1.0 / temperature, width, vocabulary })
+    }
+
+    /// [`token_logprob`] from plain Candle operations.
+    fn composed(&self, hidden: &Tensor) -> Result<Tensor> {
+        let device = hidden.device();
+        let picked = hidden.index_select(&Tensor::new(&*self.rows, device)?, 0)?;
+        let logits = picked.matmul(&self.w.value(hidden.track_op()).t()?)?;
+        let logits = (logits.to_dtype(wide(logits.dtype()))? * f64::from(self.scale))?;
+        let log_probabilities = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
+        let targets = Tensor::new(&*self.targets, device)?.unsqueeze(1)?;
+        let detached = log_probabilities.detach();
+        let entropy = (detached.exp()? * &detached)?.sum_keepdim(1)?.neg()?;
+        Ok(Tensor::cat(&[log_probabilities.gather(&targets, 1)?, entropy], 1)?)
+    }
+
+    /// Goes through the predictions chunk by chunk, first to last.
+    fn for_each_chunk(&self, hidden: &[f32], w: &[f32], mut f: impl FnMut(Chunk)) {
+        for (i, rows) in self.rows.chunks(CHUNK).enumerate() {
+            let hidden = op::gather(hidden, rows, self.width);
+            let logits = rows_product(&hidden, w, rows.len(), self.width, self.vocabulary);
+            f(Chunk { first: i * CHUNK, hidden, logits });
+        }
+    }
+
+    /// Turns the logits of a chunk into softmax numerators and returns, for each prediction,
+    /// `f(prediction, numerators, softmax, log-probability)`.
+    fn softmax<R: Send>(&self, chunk: &mut Chunk, f: impl Fn(usize, &mut [f32], Softmaxed, f32) -> R + Sync) -> Vec<R> {
+        let rows = chunk.logits.par_chunks_exact_mut(self.vocabulary).enumerate();
+        rows.map(|(i, row)| {
+            let m = chunk.first + i;
+            let logit = row[self.targets[m] as usize];
+            let softmax = Level::best().run(Softmax { row, scale: self.scale });
+            f(m, row, softmax, softmax.logprob(logit, self.scale))
+        })
+        .collect()
+    }
+
+    /// Turns softmax numerators into `slope * d(-log-probability) / d(logits)`, that is
+    /// `slope * scale * (softmax - onehot(target))`.
+    fn into_gradient(&self, m: usize, row: &mut [f32], softmax: Softmaxed, slope: f32) {
+        let slope = slope * self.scale;
+        Level::best().run(Scale { row, factor: slope / softmax.sum });
+        row[self.targets[m] as usize] -= slope;
+    }
+
+    /// Carries gradients of a chunk's logits back to `dhidden (N, C)` and `dw (V, C)`.
+    fn backward(&self, chunk: &Chunk, w: &[f32], dhidden: &mut [f32], dw: &mut [f32]) {
+        let rows = &self.rows[chunk.first..][..chunk.hidden.len() / self.width];
+        let dlogits = Matrix::new(&chunk.logits, rows.len(), self.vocabulary);
+        let dpicked = product(dlogits, Matrix::new(w, self.vocabulary, self.width));
+        op::scatter_add(dhidden, rows, &dpicked, self.width);
+        add_product(dw, dlogits.t(), Matrix::new(&chunk.hidden, rows.len(), self.width));
+    }
+}
+
+struct TokenLogprob(Head);
+
+impl CustomOp1 for TokenLogprob {
+    fn name(&self) -> &'static str {
+        "token-logprob"
+    }
+
+    fn cpu_fwd(&self, hidden: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let head = &self.0;
+        let w = Elements::of(head.w.tensor())?;
+        let mut out = Vec::with_capacity(2 * head.rows.len());
+        head.for_each_chunk(op::elements(hidden, layout)?, &w, |mut chunk| {
+            let pairs = head.softmax(&mut chunk, |_, _, softmax, logprob| [logprob, softmax.entropy()]);
+            out.extend_from_slice(pairs.as_flattened());
+        });
+        op::output(out, (head.rows.len(), 2))
+    }
+
+    /// Recomputes the logits, because keeping them for every prediction is what this avoids.
+    fn bwd(&self, hidden: &Tensor, _out: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let head = &self.0;
+        let grad = grad.contiguous()?;
+        let (w, grad) = (Elements::of(head.w.tensor())?, Elements::of(&grad)?);
+        let (grad, _): (&[[f32; 2]], _) = grad.as_chunks();
+        let mut dhidden = vec![0.0; hidden.elem_count()];
+        let elements = Elements::of(hidden)?;
+        head.w.accumulate(|dw| {
+            head.for_each_chunk(&elements, &w, |mut chunk| {
+                head.softmax(&mut chunk, |m, row, softmax, _| head.into_gradient(m, row, softmax, -grad[m][0]));
+                head.backward(&chunk, &w, &mut dhidden, dw);
+            });
+        });
+        op::gradient(dhidden, hidden)
+    }
+}
+
+struct TokenNll {
+    head: Head,
+    weights: Box<[f32]>,
+    /// `d loss / d hidden` and `d loss / d w`, where a backward pass will want them.
+    gradient: Option<OnceLock<(Vec<f32>, Vec<f32>)>>,
+}
+
+impl TokenNll {
+    fn loss(&self, hidden: &[f32]) -> candle_core::Result<f32> {
+        let w = Elements::of(self.head.w.tensor())?;
+        let mut loss = 0.0;
+        self.head.for_each_chunk(hidden, &w, |mut chunk| {
+            loss += self.weighted(self.head.softmax(&mut chunk, |m, _, _, logprob| (m, logprob)));
+        });
+        Ok(loss as f32)
+    }
+
+    fn loss_and_gradient(&self, hidden: &[f32]) -> candle_core::Result<(f32, (Vec<f32>, Vec<f32>))> {
+        let (head, w) = (&self.head, Elements::of(self.head.w.tensor())?);
+        let (mut dhidden, mut dw) = (vec![0.0; hidden.len()], vec![0.0; w.len()]);
+        let mut loss = 0.0;
+        head.for_each_chunk(hidden, &w, |mut chunk| {
+            loss += self.weighted(head.softmax(&mut chunk, |m, row, softmax, logprob| {
+                head.into_gradient(m, row, softmax, self.weights[m]);
+                (m, logprob)
+            }));
+            head.backward(&chunk, &w, &mut dhidden, &mut dw);
+        });
+        Ok((loss as f32, (dhidden, dw)))
+    }
+
+    /// In double precision, so that the loss does not depend on how many predictions share it.
+    fn weighted(&self, logprobs: Vec<(usize, f32)>) -> f64 {
+        logprobs.into_iter().map(|(m, logprob)| -f64::from(self.weights[m]) * f64::from(logprob)).sum()
+    }
+}
+
+impl CustomOp1 for TokenNll {
+    fn name(&self) -> &'static str {
+        "token-nll"
+    }
+
+    fn cpu_fwd(&self, hidden: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let hidden = op::elements(hidden, layout)?;
+        let Some(kept) = &self.gradient else { return op::output(vec![self.loss(hidden)?], ()) };
+        let (loss, gradient) = self.loss_and_gradient(hidden)?;
+        // Set at most once, because an operation has one forward pass.
+        let _ = kept.set(gradient);
+        op::output(vec![loss], ())
+    }
+
+    fn bwd(&self, hidden: &Tensor, _loss: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let slope = grad.to_scalar::<f32>()?;
+        let Some((dhidden, dw)) = self.gradient.as_ref().and_then(OnceLock::get) else { return Ok(None) };
+        self.head.w.accumulate(|sum| {
+            sum.par_iter_mut().zip(dw).with_min_len(1 << 14).for_each(|(sum, dw)| *sum += slope * dw);
+        });
+        op::gradient(dhidden.par_iter().with_min_len(1 << 14).map(|d| slope * d).collect(), hidden)
+    }
+}
+
+/// What a pass over a row of logits z leaves, with s the scale: the greatest `s z`, the sum of
+/// `exp(s z - greatest)`, and the sum of that times `s z - greatest`.
+#[derive(Clone, Copy)]
+struct Softmaxed {
+    greatest: f32,
+    sum: f32,
+    weighted: f32,
+}
+
+impl Softmaxed {
+    /// Exact for logits of any size, since the greatest is taken off before anything is rounded.
+    fn logprob(self, logit: f32, scale: f32) -> f32 {
+        logit * scale - self.greatest - self.sum.ln()
+    }
+
+    /// `- sum p log p = log(sum) - weighted / sum`.
+    fn entropy(self) -> f32 {
+        self.sum.ln() - self.weighted / self.sum
+    }
+}
+
+/// Replaces a row of logits by `exp(s z - greatest)`.
+struct Softmax<'a> {
+    row: &'a mut [f32],
+    scale: f32,
+}
+
+impl Kernel for Softmax<'_> {
+    type Output = Softmaxed;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> Softmaxed {
+        let Softmax { row, scale } = self;
+        let scale = lanes.splat(scale);
+        let mut greatest = lanes.splat(f32::NEG_INFINITY);
+        for at in (0..row.len()).step_by(LANES) {
+            let z = lanes.mul(load(lanes, row, at, f32::NEG_INFINITY), scale);
+            greatest = lanes.max(greatest, z);
+        }
+        let greatest = lanes.greatest(greatest);
+        let (mut sum, mut weighted) = (lanes.splat(0.0), lanes.splat(0.0));
+        for at in (0..row.len()).step_by(LANES) {
+            let z = lanes.mul(load(lanes, row, at, f32::NEG_INFINITY), scale);
+            // Below -1000 the exponential is 0, and minus infinity times it would not be a number.
+            let z = lanes.max(lanes.splat(-1000.0), lanes.sub(z, lanes.splat(greatest)));
+            let e = lanes.exp(z);
+            sum = lanes.add(sum, e);
+            weighted = lanes.mul_add(e, z, weighted);
+            store(lanes, e, row, at);
+        }
+        Softmaxed { greatest, sum: lanes.sum(sum), weighted: lanes.sum(weighted) }
+    }
+}
+
+/// Multiplies a row.
+struct Scale<'a> {
+    row: &'a mut [f32],
+    factor: f32,
+}
+
+impl Kernel for Scale<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let factor = lanes.splat(self.factor);
+        for at in (0..self.row.len()).step_by(LANES) {
+            store(lanes, lanes.mul(load(lanes, self.row, at, 0.0), factor), self.row, at);
+        }
+    }
 }

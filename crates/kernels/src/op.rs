@@ -103,8 +103,8 @@ pub(crate) fn add(sum: &mut [f32], x: &[f32]) {
 /// The two dimensions of `x`, or an error that names the operation and the argument.
 pub(crate) fn dims2(op: &'static str, argument: &'static str, x: &Tensor) -> Result<(usize, usize)> {
     match *x.dims() {
-        [n, width] => Ok((n, width)),
-        ref got => Err(Error::Shape { op, argument, expected: "a matrix".to_owned(), got: got.to_vec() }),
+        [n, width] if width > 0 => Ok((n, width)),
+        ref got => Err(Error::Shape { op, argument, expected: "a matrix with columns".to_owned(), got: got.to_vec() }),
     }
 }
 
@@ -138,4 +138,12 @@ pub(crate) fn scatter_add(sum: &mut [f32], rows: &[u32], x: &[f32], width: usize
     for (&row, x) in rows.iter().zip(x.chunks_exact(width.max(1))) {
         add(&mut sum[row as usize * width..][..width], x);
     }
+}
+
+/// Refuses a number that is not positive and finite.
+pub(crate) fn check_positive(op: &'static str, argument: &'static str, got: f32) -> Result<()> {
+    if got > 0.0 && got.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Value { op, argument, expected: "positive and finite", got: f64::from(got) })
 }
