@@ -1,0 +1,169 @@
+//! Guards: what stops a run, or warns, before it wastes hours.
+
+use crate::{Result, TrainError, blocks::square_sum};
+use instruct_kernels::Params;
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+
+/// Refuses an accumulated gradient in which a parameter outside `allow` is zero everywhere.
+///
+/// To be called once, between the first backward pass and the first optimizer step. `allow` names
+/// what the loss cannot see (`method.md` section 3: a reward model's head bias and final-norm
+/// bias, everything behind a zero head at step 0) and what is frozen. Candle's fused operations end
+/// the graph without an error, and the loss still falls; nothing but this check would notice.
+///
+/// Errors: [`TrainError::NoGradient`] with all such parameters.
+pub fn check_gradients(params: &Params, allow: &[&str]) -> Result<()> {
+    let dead = params.with_grads(|grads| {
+        let slots = params.slots().iter().filter(|slot| !allow.contains(&slot.name.as_str()));
+        let dead = slots.filter(|slot| grads[slot.range()].iter().all(|&g| g == 0.0));
+        dead.map(|slot| slot.name.clone()).collect::<Vec<_>>()
+    })?;
+    if dead.is_empty() { Ok(()) } else { Err(TrainError::NoGradient { tensors: dead }) }
+}
+
+/// Refuses weights that are not finite, before step `step`: those of a broken file, for example.
+///
+/// Errors: [`TrainError::NotFinite`] with the first such tensor.
+pub fn check_weights(params: &Params, step: u64) -> Result<()> {
+    let broken = params.with_weights(|weights| {
+        let broken = params.slots().iter().find(|slot| !square_sum(&weights[slot.range()]).is_finite());
+        broken.map(|slot| slot.name.clone())
+    })?;
+    broken.map_or(Ok(()), |tensor| Err(TrainError::NotFinite { tensor, step, what: "weight" }))
+}
+
+/// Passes a finite scalar (a loss, a score) through and refuses any other.
+///
+/// Errors: [`TrainError::NotFinite`] with `name`.
+pub fn check_finite(name: &str, value: f64, step: u64) -> Result<f64> {
+    if value.is_finite() {
+        return Ok(value);
+    }
+    Err(TrainError::NotFinite { tensor: name.to_owned(), step, what: "value" })
+}
+
+/// Notices when a loss or gradient norm jumps far above its recent values.
+///
+/// Only upwards: a loss that falls suddenly is not a problem. It is part of a stage's state, so
+/// that a resumed run warns where the uninterrupted one does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spikes {
+    threshold: f64,
+    recent: VecDeque<f64>,
+}
+
+/// A value far above the recent ones.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spike {
+    /// The value.
+    pub value: f64,
+    /// Mean of the values before it.
+    pub mean: f64,
+    /// Its distance from the mean, in standard deviations.
+    pub z: f64,
+}
+
+impl Spikes {
+    /// Values that are remembered. 50 is ours: long enough for a spread, short enough to follow
+    /// a falling loss.
+    const WINDOW: usize = 50;
+
+    /// Values that must have been seen before any can be a spike; ours.
+    const WARM_UP: usize = 10;
+
+    /// Least spread, relative to the mean, so that a flat curve's rounding is no spike; ours.
+    const FLOOR: f64 = 0.01;
+
+    /// A detector that reports values more than `threshold` standard deviations above the mean.
+    pub fn new(threshold: f64) -> Spikes {
+        Spikes { threshold, recent: VecDeque::new() }
+    }
+
+    /// Takes in the next value. Those that are not finite are left to [`check_finite`].
+    pub fn observe(&mut self, value: f64) -> Option<Spike> {
+        if !value.is_finite() {
+            return None;
+        }
+        let spike = self.compare(value).filter(|spike| spike.z > self.threshold);
+        if self.recent.len() == Self::WINDOW {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(value);
+        spike
+    }
+
+    fn compare(&self, value: f64) -> Option<Spike> {
+        if self.recent.len() < Self::WARM_UP {
+            return None;
+        }
+        let n = self.recent.len() as f64;
+        let mean = self.recent.iter().sum::<f64>() / n;
+        let variance = self.recent.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+        let spread = variance.sqrt().max(Self::FLOOR * mean.abs()).max(f64::MIN_POSITIVE);
+        Some(Spike { value, mean, z: (value - mean) / spread })
+    }
+}
+
+impl Default for Spikes {
+    /// Six standard deviations; ours.
+    fn default() -> Spikes {
+        Spikes::new(6.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::params;
+
+    #[test]
+    fn dead_parameters_are_named() {
+        let params = params(&[("alive", &[2]), ("dead", &[3]), ("deader", &[1]), ("unseen", &[2])]);
+        params.with_grads(|g| g[1] = 1e-30).unwrap();
+        match check_gradients(&params, &["unseen"]) {
+            Err(TrainError::NoGradient { tensors }) => assert_eq!(tensors, ["dead", "deader"]),
+            other => panic!("{other:?}"),
+        }
+        check_gradients(&params, &["unseen", "dead", "deader"]).unwrap();
+    }
+
+    #[test]
+    fn broken_weights_and_losses_are_named() {
+        let params = params(&[("a", &[2]), ("b", &[3])]);
+        check_weights(&params, 0).unwrap();
+        params.set("b", &[0.0, f32::NAN, 0.0]).unwrap();
+        let message = check_weights(&params, 4).unwrap_err().to_string();
+        assert!(message.contains("`b`") && message.contains("step 4"), "{message}");
+        assert_eq!(check_finite("loss", 1.5, 0).unwrap(), 1.5);
+        assert!(check_finite("loss", f64::NAN, 0).unwrap_err().to_string().contains("`loss`"));
+    }
+
+    #[track_caller]
+    fn check_spikes(values: impl IntoIterator<Item = f64>, want: &[usize]) {
+        let mut spikes = Spikes::default();
+        let found = values.into_iter().enumerate().filter_map(|(i, value)| spikes.observe(value).map(|_| i));
+        assert_eq!(found.collect::<Vec<_>>(), want);
+    }
+
+    #[test]
+    fn spikes_are_jumps_upwards_after_a_warm_up() {
+        let noisy = |i: usize| 2.0 + 0.1 * (i as f64 * 1.7).sin();
+        check_spikes((0..200).map(noisy), &[]);
+        check_spikes((0..200).map(|i| if i == 120 { 9.0 } else { noisy(i) }), &[120]);
+        check_spikes((0..200).map(|i| if i == 5 { 9.0 } else { noisy(i) }), &[]);
+        check_spikes((0..200).map(|i| if i == 120 { -9.0 } else { noisy(i) }), &[]);
+        check_spikes((0..200).map(|i| 5.0 / (1.0 + i as f64)), &[]);
+        check_spikes((0..40).map(|i| if i < 30 { 1.0 } else { 1.001 }), &[]);
+        check_spikes((0..40).map(|i| if i == 20 { f64::NAN } else { 1.0 }), &[]);
+        check_spikes((0..40).map(|i| if i == 30 { 1e-9 } else { 0.0 }), &[30]);
+    }
+
+    #[test]
+    fn a_detector_survives_the_disk() {
+        let mut spikes = Spikes::default();
+        (0..70).for_each(|i| assert!(spikes.observe(f64::from(i).sqrt()).is_none()));
+        let text = serde_json::to_string(&spikes).unwrap();
+        assert_eq!(serde_json::from_str::<Spikes>(&text).unwrap(), spikes);
+    }
+}
