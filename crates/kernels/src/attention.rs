@@ -2,7 +2,9 @@
 
 use crate::{
     Error, HeadLayout, Result, Span,
-    attend::{Attend, AttendBackward, Gradient, Query, Scratch, Softmax, get_row, put_row, put_transposed, seen, vectors},
+    attend::{
+        Attend, AttendBackward, Gradient, Query, Scratch, Softmax, get_row, put_row, put_transposed, seen, vectors,
+    },
     op,
     simd::{LANES, Level, Vector},
 };
@@ -79,7 +81,10 @@ fn attention_at(
 ) -> Result<Tensor> {
     let rows = check("attention", qkv, layout, window)?;
     let groups = groups(spans, rows)?;
-    op::apply(qkv, Attention { level, tasks: tasks(&groups, layout), groups, layout, scale, window, softmax: OnceLock::new() })
+    op::apply(
+        qkv,
+        Attention { level, tasks: tasks(&groups, layout), groups, layout, scale, window, softmax: OnceLock::new() },
+    )
 }
 
 /// Refuses a projection or a window that does not fit; returns the number of rows.
@@ -165,7 +170,11 @@ fn tasks(groups: &[Group], layout: HeadLayout) -> Vec<(usize, usize)> {
 const SERIAL_BELOW: usize = 1 << 18;
 
 /// Runs `f` on every item with this thread's scratch, in parallel when `work` products are worth it.
-pub(crate) fn for_each<T: Send>(items: impl IndexedParallelIterator<Item = T>, work: usize, f: impl Fn(T, &mut Scratch) + Sync) {
+pub(crate) fn for_each<T: Send>(
+    items: impl IndexedParallelIterator<Item = T>,
+    work: usize,
+    f: impl Fn(T, &mut Scratch) + Sync,
+) {
     thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::default());
     let run = |item| SCRATCH.with_borrow_mut(|scratch| f(item, scratch));
     let min = if work < SERIAL_BELOW { items.len() } else { 1 };
@@ -243,7 +252,15 @@ impl Attention {
         kv_head * group..(kv_head + 1) * group
     }
 
-    fn forward(&self, qkv: &[f32], group: &Group, kv_head: usize, out: &Shared<f32>, softmax: &Shared<Softmax>, scratch: &mut Scratch) {
+    fn forward(
+        &self,
+        qkv: &[f32],
+        group: &Group,
+        kv_head: usize,
+        out: &Shared<f32>,
+        softmax: &Shared<Softmax>,
+        scratch: &mut Scratch,
+    ) {
         let HeadLayout { heads, head_dim: dim, .. } = self.layout;
         let columns = Columns(self.layout);
         let mut keys = vec![[0.0; LANES]; vectors(group.keys()) * dim];
@@ -406,7 +423,8 @@ pub(crate) struct Split {
 impl Split {
     pub(crate) fn of(qkv: &Tensor, layout: HeadLayout) -> Result<Split> {
         let (q, kv) = (layout.out_dim(), layout.kv_heads * layout.head_dim);
-        Ok(Split { q: qkv.narrow(1, 0, q)?, k: qkv.narrow(1, q, kv)?, v: qkv.narrow(1, q + kv, kv)? })
+        let part = |start: usize, len: usize| qkv.narrow(1, start, len)?.contiguous();
+        Ok(Split { q: part(0, q)?, k: part(q, kv)?, v: part(q + kv, kv)? })
     }
 }
 
@@ -515,3 +533,6 @@ fn mask(sequences: &[Sequence], queries: usize, keys: usize, window: Option<usiz
     let [zero, hidden] = [0f32, f32::NEG_INFINITY].map(|x| Tensor::new(x, device)?.broadcast_as(shape));
     Ok(sees.where_cond(&zero?, &hidden?)?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,19 +1,39 @@
 //! Rotary position embedding of query and key heads.
 
-use crate::{HeadLayout, Result};
-use candle_core::Tensor;
-use std::sync::Arc;
+use crate::{Error, HeadLayout, Result, attention::check, op};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
+use rayon::prelude::*;
+use std::sync::{Arc, OnceLock};
+
+/// Rotates the query and key heads of `qkv (n, (H + 2 Hkv) D)` by the angles of `positions (n)`
+/// (Su et al. 2021, arXiv 2104.09864), channel i paired with channel i + rotary_dim / 2 as in
+/// transformers. Values, and channels beyond the rotary dimension, pass unchanged. Differentiable.
+///
+/// Refuses positions outside the table and a rotary dimension larger than D.
+pub fn rope(qkv: &Tensor, positions: &[u32], table: &Arc<Rope>, layout: HeadLayout) -> Result<Tensor> {
+    let rows = check("rope", qkv, layout, None)?;
+    op::check_shape("rope", "positions", &[positions.len()], &[rows])?;
+    op::check_indices("rope", "positions", positions, table.positions())?;
+    if 2 * table.pairs > layout.head_dim {
+        let expected = format!("a rotary dimension of at most {}", layout.head_dim);
+        return Err(Error::Shape { op: "rope", argument: "table", expected, got: vec![2 * table.pairs] });
+    }
+    if !op::is_fused(qkv) {
+        return compose(qkv, positions, table, layout);
+    }
+    op::apply(qkv, Rotation { positions: positions.into(), table: table.clone(), layout })
+}
 
 /// How the rotation frequencies of a pretrained model are stretched to longer contexts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RopeScaling {
-    /// Every frequency divided by `factor` (Chen et al. 2023, arXiv 2306.15595).
+    /// Every frequency divided by `factor` (Chen et al. 2023, arXiv 2306.15595, equation 4).
     Linear {
         /// The stretch.
         factor: f64,
     },
-    /// Low frequencies divided by `factor`, high ones kept, a blend between (Llama 3.1, arXiv
-    /// 2407.21783, section 3.4; the blend as in transformers' `rope_type = "llama3"`).
+    /// Low frequencies divided by `factor`, high ones kept, a blend between: Llama 3.1, as
+    /// transformers computes `rope_type = "llama3"`.
     Llama3 {
         /// The stretch of the low frequencies.
         factor: f64,
@@ -26,26 +46,256 @@ pub enum RopeScaling {
     },
 }
 
+impl RopeScaling {
+    fn apply(self, frequency: f64) -> f64 {
+        match self {
+            RopeScaling::Linear { factor } => frequency / factor,
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max } => {
+                let turns = original_max as f64 * frequency / std::f64::consts::TAU;
+                let kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
+                frequency * (kept + (1.0 - kept) / factor)
+            }
+        }
+    }
+}
+
 /// Cosines and sines of every position and rotated pair.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Rope {
     pairs: usize,
-    positions: usize,
+    /// `(positions, pairs)`
+    cos: Vec<f32>,
+    /// `(positions, pairs)`
+    sin: Vec<f32>,
+    /// Both, on the first other device that asked.
+    elsewhere: OnceLock<(Tensor, Tensor)>,
 }
 
 impl Rope {
     /// The tables for `max_positions` positions, rotating the first `rotary_dim` channels of each
-    /// head at base `theta`. Refuses an odd `rotary_dim`.
+    /// head, pair i at frequency `theta^(-2i / rotary_dim)`, scaled. Angles are computed in `f64`, so
+    /// that far positions keep their digits. Refuses an odd `rotary_dim`.
     pub fn new(rotary_dim: usize, max_positions: usize, theta: f64, scaling: Option<RopeScaling>) -> Result<Rope> {
-        let _ = (theta, scaling);
-        Ok(Rope { pairs: rotary_dim / 2, positions: max_positions })
+        if rotary_dim == 0 || !rotary_dim.is_multiple_of(2) {
+            let (expected, got) = ("even and not 0", rotary_dim as f64);
+            return Err(Error::Value { op: "rope", argument: "rotary_dim", expected, got });
+        }
+        let pairs = rotary_dim / 2;
+        let frequencies: Vec<f64> = (0..pairs)
+            .map(|i| theta.powf(-2.0 * i as f64 / rotary_dim as f64))
+            .map(|frequency| scaling.map_or(frequency, |scaling| scaling.apply(frequency)))
+            .collect();
+        let table = |f: fn(f64) -> f64| {
+            let row = |position: usize| frequencies.iter().map(move |frequency| f(position as f64 * frequency) as f32);
+            (0..max_positions).flat_map(row).collect()
+        };
+        Ok(Rope { pairs, cos: table(f64::cos), sin: table(f64::sin), elsewhere: OnceLock::new() })
+    }
+
+    /// Positions in the table.
+    pub fn positions(&self) -> usize {
+        self.cos.len() / self.pairs
+    }
+
+    /// The tables `(positions, pairs)` on a device, kept for the device that asks first.
+    fn on(&self, device: &Device) -> Result<(Tensor, Tensor)> {
+        if let Some((cos, sin)) = self.elsewhere.get().filter(|(cos, _)| cos.device().same_device(device)) {
+            return Ok((cos.clone(), sin.clone()));
+        }
+        let upload = |table: &[f32]| Tensor::from_slice(table, (self.positions(), self.pairs), device);
+        let tables = (upload(&self.cos)?, upload(&self.sin)?);
+        let _ = self.elsewhere.set(tables.clone());
+        Ok(tables)
     }
 }
 
-/// Rotates the query and key heads of `qkv (n, (H + 2 Hkv) D)` by the angles of `positions (n)`
-/// (Su et al. 2021, arXiv 2104.09864), channel i paired with channel i + rotary_dim / 2 as in
-/// transformers. Values, and channels beyond the rotary dimension, pass unchanged.
-pub fn rope(qkv: &Tensor, positions: &[u32], table: &Arc<Rope>, layout: HeadLayout) -> Result<Tensor> {
-    let _ = (positions, table.pairs, table.positions, layout);
-    Ok(qkv.clone())
+/// The fused rotation. Its backward pass is the rotation by the negative angle, itself a rotation.
+struct Rotation {
+    positions: Arc<[u32]>,
+    table: Arc<Rope>,
+    layout: HeadLayout,
+}
+
+impl Rotation {
+    /// Rotates a copy of `qkv`, forwards with `sign` 1 and backwards with -1.
+    fn rotate(&self, qkv: &[f32], sign: f32) -> Vec<f32> {
+        let HeadLayout { heads, kv_heads, head_dim } = self.layout;
+        let mut out = qkv.to_vec();
+        let width = self.layout.qkv_dim();
+        out.par_chunks_mut(op::ROWS * width).zip(self.positions.par_chunks(op::ROWS)).for_each(|(rows, positions)| {
+            for (row, position) in rows.chunks_exact_mut(width).zip(positions) {
+                row.chunks_exact_mut(head_dim).take(heads + kv_heads).for_each(|head| self.turn(head, *position, sign));
+            }
+        });
+        out
+    }
+
+    fn turn(&self, head: &mut [f32], position: u32, sign: f32) {
+        let pairs = self.table.pairs;
+        let angles = position as usize * pairs..(position as usize + 1) * pairs;
+        let (first, second) = head[..2 * pairs].split_at_mut(pairs);
+        let angles = self.table.cos[angles.clone()].iter().zip(&self.table.sin[angles]);
+        for ((x, y), (cos, sin)) in first.iter_mut().zip(second).zip(angles) {
+            let sin = sign * sin;
+            (*x, *y) = (*x * cos - *y * sin, *y * cos + *x * sin);
+        }
+    }
+}
+
+impl CustomOp1 for Rotation {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        op::output(self.rotate(op::elements(storage, layout)?, 1.0), layout.shape())
+    }
+
+    fn bwd(&self, qkv: &Tensor, _out: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let grad = grad.contiguous()?;
+        op::gradient(self.rotate(&op::Elements::of(&grad)?, -1.0), qkv)
+    }
+}
+
+/// [`rope`] from plain Candle operations, on any device.
+fn compose(qkv: &Tensor, positions: &[u32], table: &Rope, layout: HeadLayout) -> Result<Tensor> {
+    let HeadLayout { heads, kv_heads, head_dim } = layout;
+    let (rows, pairs, turning) = (positions.len(), table.pairs, heads + kv_heads);
+    let (cos, sin) = table.on(qkv.device())?;
+    let positions = Tensor::new(positions, qkv.device())?;
+    let angles = |table: Tensor| table.index_select(&positions, 0)?.to_dtype(qkv.dtype())?.unsqueeze(1);
+    let (cos, sin) = (angles(cos)?, angles(sin)?);
+    let heads = qkv.narrow(1, 0, turning * head_dim)?.reshape((rows, turning, head_dim))?;
+    let (x, y) = (heads.narrow(2, 0, pairs)?, heads.narrow(2, pairs, pairs)?);
+    let turned_x = (x.broadcast_mul(&cos)? - y.broadcast_mul(&sin)?)?;
+    let turned_y = (y.broadcast_mul(&cos)? + x.broadcast_mul(&sin)?)?;
+    let rest = heads.narrow(2, 2 * pairs, head_dim - 2 * pairs)?;
+    let parts = if rest.elem_count() == 0 { vec![turned_x, turned_y] } else { vec![turned_x, turned_y, rest] };
+    let turned = Tensor::cat(&parts, 2)?.reshape((rows, turning * head_dim))?;
+    let values = qkv.narrow(1, turning * head_dim, kv_heads * head_dim)?;
+    Ok(Tensor::cat(&[turned, values], 1)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Var};
+    use instruct_random::Source;
+
+    fn numbers(seed: u64, len: usize) -> Vec<f32> {
+        let mut draws = Source::new(seed, "rope test").at([]);
+        (0..len).map(|_| draws.uniform() * 2.0 - 1.0).collect()
+    }
+
+    /// Rotates pair by pair, as the paper writes it.
+    fn oracle(qkv: &[f32], positions: &[u32], rotary_dim: usize, theta: f64, layout: HeadLayout) -> Vec<f64> {
+        let mut out: Vec<f64> = qkv.iter().map(|x| f64::from(*x)).collect();
+        for (row, position) in out.chunks_exact_mut(layout.qkv_dim()).zip(positions) {
+            for head in 0..layout.heads + layout.kv_heads {
+                for i in 0..rotary_dim / 2 {
+                    let (a, b) = (head * layout.head_dim + i, head * layout.head_dim + i + rotary_dim / 2);
+                    let angle = f64::from(*position) * theta.powf(-2.0 * i as f64 / rotary_dim as f64);
+                    (row[a], row[b]) =
+                        (row[a] * angle.cos() - row[b] * angle.sin(), row[b] * angle.cos() + row[a] * angle.sin());
+                }
+            }
+        }
+        out
+    }
+
+    /// Fused and composed agree with the oracle, and each gradient is the opposite rotation: turning
+    /// the gradient of a turned tensor back gives the tensor itself.
+    #[track_caller]
+    fn check(rotary_dim: usize, (heads, kv_heads, head_dim): (usize, usize, usize), positions: &[u32]) {
+        let layout = HeadLayout { heads, kv_heads, head_dim };
+        let table = Arc::new(Rope::new(rotary_dim, 3000, 10_000.0, None).unwrap());
+        let x = numbers(1, positions.len() * layout.qkv_dim());
+        let want = oracle(&x, positions, rotary_dim, 10_000.0, layout);
+        for dtype in [DType::F32, DType::F64] {
+            let shape = (positions.len(), layout.qkv_dim());
+            let x = Tensor::from_slice(&x, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+            let x = Var::from_tensor(&x).unwrap();
+            let y = rope(&x, positions, &table, layout).unwrap();
+            let loss = (&y * y.detach()).unwrap().sum_all().unwrap();
+            let grad = loss.backward().unwrap().remove(&x).unwrap();
+            let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+            for (got, want) in wide(&y).iter().zip(&want) {
+                assert!((got - want).abs() < 1e-6, "{dtype:?}: {got} is not {want}");
+            }
+            for (got, want) in wide(&grad).iter().zip(wide(&x)) {
+                assert!((got - want).abs() < 1e-6, "{dtype:?} gradient: {got} is not {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn rotates_queries_and_keys() {
+        check(8, (2, 1, 8), &[0, 1, 2, 1, 2999]);
+        check(2, (1, 1, 2), &[5]);
+        check(4, (3, 3, 16), &[7, 0, 30]);
+        check(64, (4, 2, 64), &(0..200).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn position_0_is_left_alone() {
+        let layout = HeadLayout { heads: 2, kv_heads: 1, head_dim: 6 };
+        let table = Arc::new(Rope::new(6, 4, 10_000.0, None).unwrap());
+        let x = numbers(2, 2 * layout.qkv_dim());
+        let y = rope(&Tensor::from_slice(&x, (2, 24), &Device::Cpu).unwrap(), &[0, 0], &table, layout).unwrap();
+        assert_eq!(y.flatten_all().unwrap().to_vec1::<f32>().unwrap(), x);
+    }
+
+    #[test]
+    fn gradients_are_central_differences() {
+        let layout = HeadLayout { heads: 1, kv_heads: 1, head_dim: 6 };
+        let table = Arc::new(Rope::new(4, 9, 100.0, None).unwrap());
+        let (x, weights) = (numbers(3, 36), numbers(4, 36));
+        let run = |x: &Tensor| {
+            let weights = Tensor::from_slice(&weights, (2, 18), &Device::Cpu).unwrap();
+            (rope(x, &[3, 8], &table, layout).unwrap() * weights).unwrap().sum_all().unwrap()
+        };
+        let tensor = |x: &[f32]| Tensor::from_slice(x, (2, 18), &Device::Cpu).unwrap();
+        let var = Var::from_tensor(&tensor(&x)).unwrap();
+        let grad = run(&var).backward().unwrap().remove(&var).unwrap();
+        let grad = grad.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (i, grad) in grad.iter().enumerate() {
+            let at = |step: f32| {
+                let mut x = x.clone();
+                x[i] += step;
+                run(&tensor(&x)).to_scalar::<f32>().unwrap()
+            };
+            // The rotation is linear, so a large step costs no accuracy.
+            let slope = (at(1.0) - at(-1.0)) / 2.0;
+            assert!((slope - grad).abs() < 1e-5, "element {i}: {grad} against {slope}");
+        }
+    }
+
+    #[test]
+    fn scaling_stretches_low_frequencies() {
+        let (factor, original_max) = (8.0, 8192);
+        let llama = RopeScaling::Llama3 { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max };
+        let tau = std::f64::consts::TAU;
+        let wave = |length: f64| tau / length;
+        assert_eq!(llama.apply(wave(100.0)), wave(100.0));
+        assert_eq!(llama.apply(wave(10_000.0)), wave(10_000.0) / 8.0);
+        // Halfway between 1 and 4 turns of the original context, half of the frequency is kept.
+        let middle = 2.5 * tau / 8192.0;
+        assert!((llama.apply(middle) / middle - (0.5 + 0.5 / 8.0)).abs() < 1e-12);
+        assert_eq!(RopeScaling::Linear { factor: 4.0 }.apply(1.0), 0.25);
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused() {
+        let layout = HeadLayout { heads: 1, kv_heads: 1, head_dim: 4 };
+        let x = Tensor::zeros((2, 12), DType::F32, &Device::Cpu).unwrap();
+        let refused = |positions: &[u32], dim: usize, message: &str| {
+            let table = Arc::new(Rope::new(dim, 5, 10_000.0, None).unwrap());
+            let error = rope(&x, positions, &table, layout).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        };
+        refused(&[0, 5], 4, "positions[1] is 5");
+        refused(&[0], 4, "positions must be [2], got [1]");
+        refused(&[0, 1], 6, "a rotary dimension of at most 4");
+        assert!(Rope::new(3, 5, 10_000.0, None).unwrap_err().to_string().contains("even"));
+    }
 }
