@@ -271,3 +271,41 @@ impl Kernel for SwiGluBackward<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{Case, check, numbers};
+    use candle_core::Device;
+
+    #[track_caller]
+    fn row(rows: usize, width: usize, spread: f32) {
+        let case = Case { rows, width, spread, parameters: &[] };
+        check(&case, |x, _| gelu_tanh(x));
+        check(&case, |x, _| gelu_erf(x));
+        if width % 2 == 0 {
+            check(&case, |x, _| swiglu(x));
+        }
+    }
+
+    #[test]
+    fn fused_and_composed_agree() {
+        row(1, 1, 1.0);
+        row(1, 2, 1.0);
+        row(3, 10, 3.0);
+        row(2, 16, 1e-3);
+        row(70, 66, 2.0);
+        row(300, 64, 5.0);
+        row(4, 34, 1e-40);
+    }
+
+    #[test]
+    fn far_out_they_are_the_identity_or_zero() {
+        let x = candle_core::Var::new(&[[-1e25f32, -1e4, -50.0, 50.0, 1e4, 1e25]], &Device::Cpu).unwrap();
+        for f in [gelu_tanh, gelu_erf] {
+            let y = f(&x).unwrap();
+            assert_eq!(numbers(&y), [0.0, 0.0, 0.0, 50.0, 1e4, 1e25]);
+            assert_eq!(numbers(&y.backward().unwrap().get(&x).unwrap()), [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+        }
+    }
+}

@@ -254,7 +254,12 @@ impl<F: FnMut(usize, &[f32])> AttendBackward<'_, F> {
 
     /// Adds a block of rows to the gradients of the keys and values they saw, R keys at a time.
     #[inline(always)]
-    fn to_keys<L: Lanes, const R: usize, const N: usize>(&mut self, lanes: L, block: Range<usize>, reach: &Range<usize>) {
+    fn to_keys<L: Lanes, const R: usize, const N: usize>(
+        &mut self,
+        lanes: L,
+        block: Range<usize>,
+        reach: &Range<usize>,
+    ) {
         let (width, stride) = (vectors(self.dim), reach.len() * LANES);
         let rows = &self.rows[block.clone()];
         let mut seeing = 0..0;
@@ -351,7 +356,13 @@ fn softmax<L: Lanes>(lanes: L, row: &mut [Vector], seen: Range<usize>) -> Softma
 /// Turns scores into probabilities, and the gradients of the probabilities into those of the
 /// scores, `p (dp - delta)`; both zero outside the row's reach.
 #[inline(always)]
-fn score_slopes<L: Lanes>(lanes: L, weights: &mut [Vector], slopes: &mut [Vector], row: &Gradient, reach: &Range<usize>) {
+fn score_slopes<L: Lanes>(
+    lanes: L,
+    weights: &mut [Vector],
+    slopes: &mut [Vector],
+    row: &Gradient,
+    reach: &Range<usize>,
+) {
     let seen = within(&row.seen, reach);
     let (max, scale, delta) = (lanes.splat(row.softmax.max), lanes.splat(row.softmax.scale), lanes.splat(row.delta));
     for (v, (weights, slopes)) in weights.iter_mut().zip(slopes).enumerate() {

@@ -83,3 +83,40 @@ impl CustomOp1 for Mask {
         op::gradient(self.applied_to(&Elements::of(&dy)?), x)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{Case, check, numbers};
+    use candle_core::DType;
+
+    fn keys(rows: std::ops::Range<u64>) -> Vec<DropKey> {
+        rows.map(|row| (Source::new(3, "dropout"), [row, 1, 2])).collect()
+    }
+
+    #[test]
+    fn fused_and_composed_agree() {
+        for (rows, width, p) in [(1, 1, 0.5), (3, 17, 0.2), (130, 5, 0.9), (4, 4, 0.0)] {
+            let case = Case { rows, width, spread: 1.0, parameters: &[] };
+            check(&case, |x, _| dropout(x, p, &keys(0..rows as u64)));
+        }
+    }
+
+    #[test]
+    fn a_row_keeps_its_mask_in_any_company() {
+        let x = Tensor::ones((100, 64), DType::F32, &Device::Cpu).unwrap();
+        let whole = numbers(&dropout(&x, 0.3, &keys(0..100)).unwrap());
+        let part = numbers(&dropout(&x.narrow(0, 0, 7).unwrap(), 0.3, &keys(70..77)).unwrap());
+        assert_eq!(part, whole[70 * 64..77 * 64]);
+        // Four standard errors of the mean of 6,400 draws that are 0 or 1 / 0.7.
+        let mean = whole.iter().sum::<f32>() / 6400.0;
+        assert!((mean - 1.0).abs() < 4.0 * (0.3f32 / 0.7).sqrt() / 80.0, "{mean}");
+    }
+
+    #[test]
+    fn a_probability_of_one_is_refused() {
+        let x = Tensor::ones((1, 4), DType::F32, &Device::Cpu).unwrap();
+        let message = dropout(&x, 1.0, &keys(0..1)).unwrap_err().to_string();
+        assert_eq!(message, "dropout: p must be in [0, 1), got 1");
+    }
+}

@@ -62,3 +62,31 @@ impl CustomOp1 for Lookup {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        check::{Case, check},
+        op::dims2,
+    };
+
+    #[test]
+    fn repeated_ids_add_their_gradients() {
+        let case = Case { rows: 7, width: 5, spread: 1.0, parameters: &[("table", &[4, 5])] };
+        check(&case, |x, p| {
+            assert_eq!(dims2("test", "x", x)?, (7, 5));
+            // Only a tracked input asks for a tracked table.
+            let sentinel = x.track_op().then(|| p.sentinel());
+            Ok((x + embedding(&[3, 0, 3, 1, 3, 0, 3], &p.get("table")?, sentinel)?)?)
+        });
+    }
+
+    #[test]
+    fn an_id_outside_the_table_is_named() {
+        let specs = vec![crate::Spec::new("table", [4, 5])];
+        let params = crate::Params::zeros(specs, &Device::Cpu, Path::Fused, candle_core::DType::F32).unwrap();
+        let message = embedding(&[0, 4], &params.get("table").unwrap(), None).unwrap_err().to_string();
+        assert_eq!(message, "embedding: ids[1] is 4, but there are only 4");
+    }
+}

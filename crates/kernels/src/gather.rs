@@ -39,3 +39,16 @@ impl CustomOp1 for Gather {
         op::gradient(dx, x)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{Case, check};
+
+    #[test]
+    fn rows_picked_twice_add_their_gradients() {
+        let case = Case { rows: 9, width: 3, spread: 1.0, parameters: &[] };
+        check(&case, |x, _| gather_rows(x, &[8, 0, 8, 8, 2]));
+        check(&case, |x, _| gather_rows(x, &[1]));
+    }
+}

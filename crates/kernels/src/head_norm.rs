@@ -142,3 +142,25 @@ impl Kernel for Backward<'_> {
         (dq, dk)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{Case, check};
+
+    #[track_caller]
+    fn row(rows: usize, heads: usize, kv_heads: usize, head_dim: usize) {
+        let layout = HeadLayout { heads, kv_heads, head_dim };
+        let parameters = [("q_gain", &[head_dim][..]), ("k_gain", &[head_dim])];
+        let case = Case { rows, width: layout.qkv_dim(), spread: 1.0, parameters: &parameters };
+        check(&case, |x, p| head_norm(x, &p.get("q_gain")?, &p.get("k_gain")?, 1e-6, layout));
+    }
+
+    #[test]
+    fn fused_and_composed_agree() {
+        row(1, 1, 1, 1);
+        row(2, 2, 1, 5);
+        row(3, 3, 3, 16);
+        row(70, 4, 2, 20);
+    }
+}

@@ -140,3 +140,27 @@ impl Kernel for Backward<'_> {
         dgain
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{Case, check};
+
+    #[track_caller]
+    fn row(rows: usize, width: usize, spread: f32) {
+        let case = Case { rows, width, spread, parameters: &[("gain", &[width]), ("bias", &[width])] };
+        check(&case, |x, p| layer_norm(x, &p.get("gain")?, &p.get("bias")?, 1e-5));
+    }
+
+    #[test]
+    fn fused_and_composed_agree() {
+        row(1, 1, 1.0);
+        row(1, 7, 1.0);
+        row(4, 16, 1.0);
+        row(3, 17, 30.0);
+        row(65, 33, 1.0);
+        row(200, 128, 1.0);
+        row(5, 48, 1e4);
+        row(5, 48, 1e-40);
+    }
+}

@@ -21,6 +21,8 @@ pub use rope::{Rope, RopeScaling, rope};
 mod activation;
 mod attend;
 mod attention;
+#[cfg(test)]
+mod check;
 mod decode;
 mod denormals;
 mod device;

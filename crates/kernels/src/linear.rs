@@ -82,3 +82,42 @@ impl CustomOp1 for Linear {
         op::gradient(product(dy_matrix, Matrix::new(&w, self.output, self.input)), x)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{Case, check};
+
+    #[track_caller]
+    fn row(rows: usize, input: usize, output: usize) {
+        let parameters = [("w", &[output, input][..]), ("b", &[output])];
+        let case = Case { rows, width: input, spread: 1.0, parameters: &parameters };
+        check(&case, |x, p| linear(x, &p.get("w")?, Some(&p.get("b")?)));
+        check(&case, |x, p| linear(x, &p.get("w")?, None));
+    }
+
+    #[test]
+    fn fused_and_composed_agree() {
+        row(1, 1, 1);
+        row(1, 5, 3);
+        row(3, 4, 40);
+        row(7, 17, 33);
+        row(8, 16, 64);
+        row(65, 33, 129);
+        row(200, 600, 31);
+        row(130, 48, 1);
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_named() {
+        let case = [crate::Spec::new("w", [4, 3]), crate::Spec::new("b", [5])];
+        let cpu = &candle_core::Device::Cpu;
+        let params = crate::Params::zeros(case.to_vec(), cpu, Path::Fused, candle_core::DType::F32).unwrap();
+        let x = Tensor::zeros((2, 3), candle_core::DType::F32, cpu).unwrap();
+        let (w, b) = (params.get("w").unwrap(), params.get("b").unwrap());
+        let message = linear(&x, &w, Some(&b)).unwrap_err().to_string();
+        assert_eq!(message, "linear: b must be [4], got [5]");
+        let message = linear(&x.t().unwrap(), &w, None).unwrap_err().to_string();
+        assert_eq!(message, "linear: w must be [4, 2], got [4, 3]");
+    }
+}

@@ -325,3 +325,94 @@ impl Kernel for Scale<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Params, Spec,
+        check::{Case, check, normals, numbers},
+        linear::logits,
+    };
+    use candle_core::{DType, Device};
+    use instruct_random::Source;
+
+    #[track_caller]
+    fn row(rows: usize, width: usize, vocabulary: usize, predictions: usize, spread: f32) {
+        let mut draws = Source::new(5, "predictions").at([predictions as u64]);
+        let mut below = |n: usize| (0..predictions).map(|_| draws.below(n as u64) as u32).collect::<Vec<u32>>();
+        let (picked, targets) = (below(rows), below(vocabulary));
+        let weights = normals("weights", predictions);
+        let case = Case { rows, width, spread, parameters: &[("w", &[vocabulary, width])] };
+        check(&case, |x, p| token_nll(x, &p.get("w")?, &picked, &targets, &weights));
+        for temperature in [1.0, 0.7] {
+            // Differences would see the entropy, whose gradient is deliberately missing.
+            check(&case, |x, p| Ok(token_logprob(x, &p.get("w")?, &picked, &targets, temperature)?.narrow(1, 0, 1)?));
+        }
+    }
+
+    #[test]
+    fn fused_and_composed_agree() {
+        row(1, 1, 1, 1, 1.0);
+        row(1, 3, 2, 1, 1.0);
+        row(3, 5, 7, 4, 1.0);
+        row(4, 8, 40, 9, 1.0);
+        row(40, 17, 33, 70, 0.5);
+        row(30, 48, 130, 600, 0.3);
+        row(5, 16, 50, 20, 1e4);
+        row(5, 16, 50, 20, 1e-40);
+    }
+
+    fn fused(w: &[f32], vocabulary: usize) -> (Params, Param) {
+        let spec = Spec::new("w", [vocabulary, w.len() / vocabulary]);
+        let params = Params::zeros(vec![spec], &Device::Cpu, Path::Fused, DType::F32).unwrap();
+        params.set("w", w).unwrap();
+        let w = params.get("w").unwrap();
+        (params, w)
+    }
+
+    #[test]
+    fn extreme_logits_are_exact() {
+        let (_params, w) = fused(&[1.0, 0.0, 0.0, 1.0, 1.0, 1.0], 3);
+        let hidden = candle_core::Var::new(&[[1e4f32, -1e4]], &Device::Cpu).unwrap();
+        let out = token_logprob(&hidden, &w, &[0, 0, 0], &[0, 1, 2], 1.0).unwrap();
+        assert_eq!(numbers(&out), [0.0, 0.0, -2e4, 0.0, -1e4, 0.0]);
+        let loss = token_nll(&hidden, &w, &[0, 0, 0], &[0, 1, 2], &[1.0; 3]).unwrap();
+        assert_eq!(numbers(&loss), [3e4]);
+        // The two surprising targets pull with their whole weight, the third has nothing to say.
+        assert_eq!(numbers(&loss.backward().unwrap().get(&hidden).unwrap()), [1.0, -2.0]);
+    }
+
+    #[test]
+    fn entropy_is_that_of_the_definition() {
+        let (_params, w) = fused(&normals("w", 37 * 8), 37);
+        let hidden = Tensor::from_vec(normals("hidden", 5 * 8), (5, 8), &Device::Cpu).unwrap();
+        let (rows, targets) = ([4, 0, 1, 1], [36, 0, 3, 3]);
+        let got = token_logprob(&hidden, &w, &rows, &targets, 1.3).unwrap();
+        let got = got.to_vec2::<f32>().unwrap();
+        let all = logits(&hidden, &w).unwrap().to_vec2::<f32>().unwrap();
+        for ((pair, row), target) in got.iter().zip(rows).zip(targets) {
+            let z: Vec<f64> = all[row as usize].iter().map(|z| f64::from(*z) / 1.3).collect();
+            let log_sum = z.iter().map(|z| z.exp()).sum::<f64>().ln();
+            let entropy: f64 = z.iter().map(|z| (z - log_sum).exp() * (log_sum - z)).sum();
+            let expected = [z[target as usize] - log_sum, entropy];
+            assert!(pair.iter().zip(expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5), "{pair:?} {expected:?}");
+        }
+    }
+
+    /// What a sampler records one token at a time is what training recomputes in one batch.
+    #[test]
+    fn sampled_and_recomputed_log_probabilities_are_the_same_bits() {
+        let (vocabulary, width) = (300, 48);
+        let (_params, w) = fused(&normals("w", vocabulary * width), vocabulary);
+        let hidden = Tensor::from_vec(normals("hidden", 600 * width), (600, width), &Device::Cpu).unwrap();
+        let rows: Vec<u32> = (0..600).collect();
+        let targets: Vec<u32> = rows.iter().map(|row| row * 7 % 300).collect();
+        let batch = token_logprob(&hidden, &w, &rows, &targets, 0.9).unwrap().to_vec2::<f32>().unwrap();
+        for row in [0, 1, 255, 256, 511, 512, 599] {
+            let alone = logits(&hidden.narrow(0, row, 1).unwrap(), &w).unwrap();
+            let (logprob, entropy) = logprob_of(&numbers(&alone), targets[row], 0.9);
+            assert_eq!([logprob, entropy].map(f32::to_bits), [batch[row][0], batch[row][1]].map(f32::to_bits));
+        }
+    }
+}

@@ -369,3 +369,123 @@ impl<F: FnOnce(&mut [f32]) -> R, R> InplaceOp1 for InPlace<F, R> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{embedding, gelu_tanh, layer_norm, linear, token_nll};
+    use proptest::prelude::*;
+
+    fn make(specs: &[(&str, &[usize])], path: Path) -> Params {
+        let specs = specs.iter().map(|(name, shape)| Spec::new(*name, *shape)).collect();
+        Params::zeros(specs, &Device::Cpu, path, DType::F32).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn slots_are_sorted_aligned_and_apart(
+            shapes in proptest::collection::btree_map("[a-z.]{1,8}", proptest::collection::vec(0usize..90, 0..3), 0..12),
+        ) {
+            let specs = shapes.iter().rev().map(|(name, shape)| Spec::new(name, shape.as_slice())).collect();
+            let slots = lay_out(specs).unwrap();
+            prop_assert!(slots.iter().map(|slot| &slot.name).eq(shapes.keys()));
+            prop_assert!(slots.iter().all(|slot| slot.offset % BLOCK == 0));
+            prop_assert!(slots.iter().all(|slot| slot.len == slot.shape.iter().product::<usize>()));
+            prop_assert!(slots.windows(2).all(|pair| pair[0].range().end <= pair[1].offset));
+            prop_assert!(slots.windows(2).all(|pair| pair[1].offset - pair[0].range().end < BLOCK));
+            prop_assert_eq!(padded_len(&slots) % BLOCK, 0);
+        }
+    }
+
+    #[test]
+    fn mistakes_name_the_parameter() {
+        let twice = vec![Spec::new("a", [1]), Spec::new("b", [1]), Spec::new("a", [2])];
+        let message = Params::zeros(twice, &Device::Cpu, Path::Fused, DType::F32).unwrap_err().to_string();
+        assert_eq!(message, "parameter a is specified twice");
+        let params = make(&[("a", &[2, 3])], Path::Fused);
+        let message = params.set("a", &[1.0; 5]).unwrap_err().to_string();
+        assert_eq!(message, "parameter a has shape [2, 3], which is not 5 values");
+        assert_eq!(params.get("b").unwrap_err().to_string(), "there is no parameter named b");
+        let half = Params::zeros(vec![], &Device::Cpu, Path::Fused, DType::BF16).unwrap_err();
+        assert!(matches!(half, Error::FusedElsewhere { dtype: "bf16", .. }));
+    }
+
+    #[test]
+    fn updates_reach_every_view_and_no_copy() {
+        for path in [Path::Fused, Path::Composed] {
+            let params = make(&[("a", &[2, 3]), ("b", &[4])], path);
+            let (a, before) = (params.get("a").unwrap(), params.deep_copy().unwrap());
+            params.with_grads(|grads| grads.fill(2.0)).unwrap();
+            let sum = params.update(|weights, grads| {
+                weights.iter_mut().zip(&*grads).for_each(|(weight, grad)| *weight += 0.5 * grad);
+                weights.iter().sum::<f32>()
+            });
+            assert_eq!(sum.unwrap(), params.len() as f32);
+            assert_eq!(a.tensor().to_vec2::<f32>().unwrap(), [[1.0; 3]; 2], "{path:?}");
+            assert_eq!(params.read("b").unwrap(), [1.0; 4]);
+            assert_eq!(before.read("a").unwrap(), [0.0; 6], "{path:?}: a copy follows its original");
+            assert_eq!(before.grad("a").unwrap(), [0.0; 6]);
+            before.set("b", &[7.0; 4]).unwrap();
+            assert_eq!(params.get("b").unwrap().tensor().to_vec1::<f32>().unwrap(), [1.0; 4]);
+        }
+    }
+
+    #[test]
+    fn half_precision_computes_in_a_copy_of_the_masters() {
+        let specs = vec![Spec::new("a", [1, 2])];
+        let params = Params::zeros(specs, &Device::Cpu, Path::Composed, DType::BF16).unwrap();
+        params.set("a", &[1.0 + 1.0 / 1024.0, 2.0]).unwrap();
+        let x = embedding(&[0, 0], &params.get("a").unwrap(), Some(params.sentinel())).unwrap();
+        assert_eq!(x.dtype(), DType::BF16);
+        params.backward(&x.sqr().unwrap().sum_all().unwrap()).unwrap();
+        assert_eq!(params.grad("a").unwrap(), [4.0, 8.0]);
+        assert_eq!(params.read("a").unwrap(), [1.0 + 1.0 / 1024.0, 2.0], "masters keep what bf16 cannot hold");
+    }
+
+    /// Candle's own fused norms and softmax end the graph without an error; ours must not.
+    #[test]
+    fn every_parameter_receives_a_gradient_and_it_accumulates() {
+        let specs: [(&str, &[usize]); 6] = [
+            ("embed", &[11, 8]),
+            ("norm.gain", &[8]),
+            ("norm.bias", &[8]),
+            ("up.weight", &[16, 8]),
+            ("up.bias", &[16]),
+            ("down.weight", &[8, 16]),
+        ];
+        for path in [Path::Fused, Path::Composed] {
+            let params = make(&specs, path);
+            for slot in params.slots() {
+                params.set(&slot.name, &crate::check::normals(&slot.name, slot.len)).unwrap();
+            }
+            let get = |name| params.get(name).unwrap();
+            let step = || {
+                let x = embedding(&[1, 2, 3, 2], &get("embed"), Some(params.sentinel())).unwrap();
+                let h = layer_norm(&x, &get("norm.gain"), &get("norm.bias"), 1e-5).unwrap();
+                let h = gelu_tanh(&linear(&h, &get("up.weight"), Some(&get("up.bias"))).unwrap()).unwrap();
+                let x = (x + linear(&h, &get("down.weight"), None).unwrap()).unwrap();
+                // The head is tied to the embedding, so both add to one gradient.
+                let loss = token_nll(&x, &get("embed"), &[0, 1, 2], &[2, 3, 2], &[0.5, 0.25, 0.25]).unwrap();
+                params.backward(&loss).unwrap();
+            };
+            step();
+            let once = params.with_grads(|grads| grads.to_vec()).unwrap();
+            for slot in params.slots() {
+                let grad = &once[slot.range()];
+                assert!(grad.iter().all(|g| g.is_finite()) && grad.iter().any(|g| *g != 0.0), "{path:?} {}", slot.name);
+            }
+            step();
+            params
+                .with_grads(|grads| {
+                    assert!(
+                        grads.iter().zip(&once).all(|(two, one)| (two - 2.0 * one).abs() <= 1e-5 * one.abs().max(0.1))
+                    )
+                })
+                .unwrap();
+            params.zero_grad().unwrap();
+            assert!(params.with_grads(|grads| grads.iter().all(|g| *g == 0.0)).unwrap());
+        }
+    }
+}
