@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Config, Error, HeadKind, Result,
-    families::{self, Fields, Table},
+    families::{self, Fields, Table, VALUE_BESIDE},
 };
 
 /// How weights are written.
@@ -34,7 +34,8 @@ pub enum Precision {
 /// A reward model becomes `...ForSequenceClassification`, whose head has no bias: it is folded into
 /// the final norm's bias where there is one, and recorded in `config.json` in any case, so that
 /// [`Checkpoint::open`] returns the very parameters. A value model becomes
-/// `...ForTokenClassification`. The tokenizer is not written here.
+/// `...ForTokenClassification`; a value head beside a language head adds two tensors that
+/// transformers passes over. The tokenizer is not written here.
 ///
 /// # Errors
 /// The description does not hold together; a parameter is not available or has the wrong length;
@@ -52,17 +53,17 @@ pub fn save(
     let bias = if head == HeadKind::Score { Some(Bias::of(config, get, precision)?) } else { None };
     let recorded = bias.as_ref().map(|bias| bias.recorded.to_json());
     write_json(&folder.join(CONFIG), &description(config, head, precision, recorded)?)?;
-    if head == HeadKind::LanguageModel {
+    if head.is_language() {
         write_json(&folder.join(GENERATION), &special_tokens(config))?;
     }
-    let folded = bias.and_then(|bias| bias.folded);
+    let folded = bias.as_ref().and_then(|bias| bias.folded.as_ref());
     let pieces = families::table(config.family).pieces(config, head);
     let outgoing = pieces.iter().map(|piece| {
         let shape = shape_of(config, head, &piece.canonical).unwrap_or_default();
         let columns = shape.iter().skip(1).product();
         let whole = shape.iter().product::<usize>();
-        let values = || {
-            let values = match &folded {
+        let values = move || {
+            let values = match folded {
                 Some(folded) if piece.canonical == "norm.bias" => folded.clone(),
                 _ => get(&piece.canonical)?,
             };
@@ -139,7 +140,7 @@ fn description(
     set("vocab_size", json!(config.vocab));
     set("tie_word_embeddings", json!(config.tied));
     set("torch_dtype", json!(precision.name()));
-    if head != HeadKind::LanguageModel {
+    if !head.is_language() {
         set("num_labels", json!(1));
     }
     if let Some(recorded) = recorded {
@@ -183,6 +184,12 @@ pub(crate) fn open(folder: &Path) -> Result<Checkpoint> {
     let fields = read_object(&path)?;
     let (config, head, table) = describe(folder, &path, &fields)?;
     let store = weights(folder)?;
+    let head = match head {
+        HeadKind::LanguageModel if store.dtype(&format!("{VALUE_BESIDE}.weight")).is_some() => {
+            HeadKind::LanguageModelWithValue
+        }
+        head => head,
+    };
     let pieces = Expected {
         config: &config,
         head,

@@ -187,7 +187,7 @@ impl Expected<'_> {
 
     /// Some writers store a tied head a second time; the same values bit for bit are no problem.
     fn repeats_embedding(&self, store: &dyn Store) -> Result<bool> {
-        let tied = self.head == HeadKind::LanguageModel && self.config.tied;
+        let tied = self.head.is_language() && self.config.tied;
         let embedding = self.pieces.iter().find(|piece| piece.canonical == "embed.weight");
         let (true, Some(embedding)) = (tied, embedding) else { return Ok(false) };
         let (head, embedding) = (store.read(self.unembedding)?, store.read(&embedding.disk)?);

@@ -124,6 +124,10 @@ pub(crate) struct Table {
     trunk: fn(&Config) -> Vec<Piece>,
 }
 
+/// Module name of a value head beside a language head, as TRL writes it. Transformers has no such
+/// class: it loads the language model and mentions the two tensors.
+pub(crate) const VALUE_BESIDE: &str = "v_head.summary";
+
 const TABLES: [&Table; 5] = [&gpt2::GPT2, &llama::LLAMA, &llama::MISTRAL, &llama::QWEN2, &llama::QWEN3];
 
 /// The table of a family.
@@ -161,7 +165,7 @@ impl Table {
     /// Transformers' class for this head.
     pub(crate) fn architecture(&self, head: HeadKind) -> String {
         let task = match head {
-            HeadKind::LanguageModel => self.language,
+            HeadKind::LanguageModel | HeadKind::LanguageModelWithValue => self.language,
             HeadKind::Score => "ForSequenceClassification",
             HeadKind::Value => "ForTokenClassification",
         };
@@ -175,15 +179,14 @@ impl Table {
         for piece in &mut pieces {
             piece.disk.insert_str(0, self.prefix);
         }
+        if head.is_language() && !config.tied {
+            pieces.push(Piece::whole("lm_head.weight", "lm_head.weight", config.vocab));
+        }
         match head {
-            HeadKind::LanguageModel if config.tied => {}
-            HeadKind::LanguageModel => pieces.push(Piece::whole("lm_head.weight", "lm_head.weight", config.vocab)),
+            HeadKind::LanguageModel => {}
             HeadKind::Score => pieces.push(Piece::whole("score.weight", "score.weight", 1)),
-            HeadKind::Value => {
-                for part in ["weight", "bias"] {
-                    pieces.push(Piece::whole(format!("{}.{part}", self.value_head), format!("score.{part}"), 1));
-                }
-            }
+            HeadKind::Value => pieces.extend(both(self.value_head, "score", 1)),
+            HeadKind::LanguageModelWithValue => pieces.extend(both(VALUE_BESIDE, "score", 1)),
         }
         pieces
     }
@@ -239,7 +242,7 @@ mod tests {
             if family != Family::Gpt2 {
                 config = llama::example(family);
             }
-            for head in [HeadKind::LanguageModel, HeadKind::Value] {
+            for head in [HeadKind::LanguageModel, HeadKind::Value, HeadKind::LanguageModelWithValue] {
                 let pieces = table(family).pieces(&config, head);
                 for (name, shape) in config.specs(head) {
                     let mut rows = vec![0; shape[0]];
