@@ -1,2 +1,3 @@
 //! xtask
+mod world;
 fn main() {}
