@@ -89,17 +89,23 @@ fn attention_at(
 
 /// Refuses a projection or a window that does not fit; returns the number of rows.
 pub(crate) fn check(op: &'static str, qkv: &Tensor, layout: HeadLayout, window: Option<usize>) -> Result<usize> {
-    let HeadLayout { heads, kv_heads, head_dim } = layout;
-    if head_dim == 0 || kv_heads == 0 || heads == 0 || heads % kv_heads != 0 {
-        let expected = "(H, Hkv, D), none of them 0 and H a multiple of Hkv".to_owned();
-        return Err(Error::Shape { op, argument: "layout", expected, got: vec![heads, kv_heads, head_dim] });
-    }
+    check_layout(op, layout)?;
     if window == Some(0) {
         return Err(Error::Value { op, argument: "window", expected: "at least 1", got: 0.0 });
     }
     let (rows, _) = op::dims2(op, "qkv", qkv)?;
     op::check_shape(op, "qkv", qkv.dims(), &[rows, layout.qkv_dim()])?;
     Ok(rows)
+}
+
+/// Refuses heads that cannot be dealt out.
+pub(crate) fn check_layout(op: &'static str, layout: HeadLayout) -> Result<()> {
+    let HeadLayout { heads, kv_heads, head_dim } = layout;
+    if head_dim > 0 && kv_heads > 0 && heads > 0 && heads % kv_heads == 0 {
+        return Ok(());
+    }
+    let expected = "(H, Hkv, D), none of them 0 and H a multiple of Hkv".to_owned();
+    Err(Error::Shape { op, argument: "layout", expected, got: vec![heads, kv_heads, head_dim] })
 }
 
 /// A span without a prefix and the spans that continue it. Groups have no row in common, so that
@@ -116,7 +122,7 @@ impl Group {
         self.trunk.len() + self.branches.iter().map(Range::len).max().unwrap_or(0)
     }
 
-    /// Pairs of rows and keys, in thousands of multiplications or so.
+    /// Pairs of rows and the keys they see: the work, up to a factor.
     fn pairs(&self) -> usize {
         let pairs = |prefix: usize, own: usize| own * (2 * prefix + own + 1) / 2;
         let branches = self.branches.iter().map(|own| pairs(self.trunk.len(), own.len()));
@@ -219,7 +225,7 @@ struct Attention {
     softmax: OnceLock<Vec<Softmax>>,
 }
 
-/// Where row `row` of the projection keeps query head, key head and value head number `head`.
+/// Where a row of the projection keeps each head, as ranges of the flat elements.
 pub(crate) struct Columns(pub(crate) HeadLayout);
 
 impl Columns {
@@ -235,6 +241,12 @@ impl Columns {
         self.at(row, self.0.heads + self.0.kv_heads + kv_head)
     }
 
+    /// The query heads that read key head `kv_head`.
+    pub(crate) fn heads(&self, kv_head: usize) -> Range<usize> {
+        let group = self.0.heads / self.0.kv_heads;
+        kv_head * group..(kv_head + 1) * group
+    }
+
     fn at(&self, row: usize, head: usize) -> Range<usize> {
         let start = row * self.0.qkv_dim() + head * self.0.head_dim;
         start..start + self.0.head_dim
@@ -244,12 +256,6 @@ impl Columns {
 impl Attention {
     fn work(&self) -> usize {
         self.groups.iter().map(Group::pairs).sum::<usize>() * 2 * self.layout.out_dim()
-    }
-
-    /// The query heads that read key head `kv_head`.
-    fn heads(&self, kv_head: usize) -> Range<usize> {
-        let group = self.layout.heads / self.layout.kv_heads;
-        kv_head * group..(kv_head + 1) * group
     }
 
     fn forward(
@@ -271,7 +277,7 @@ impl Attention {
                 put_row(&mut values, before + i, &qkv[columns.value(row, kv_head)]);
             }
             let places: Vec<(usize, usize)> =
-                self.heads(kv_head).flat_map(|head| rows.clone().map(move |row| (row, head))).collect();
+                columns.heads(kv_head).flat_map(|head| rows.clone().map(move |row| (row, head))).collect();
             let queries: Vec<Query> = places
                 .iter()
                 .map(|&(row, head)| Query {
@@ -321,7 +327,7 @@ impl Attention {
             }
             key_grads[before * width..].fill([0.0; LANES]);
             value_grads[before * width..].fill([0.0; LANES]);
-            for head in self.heads(kv_head) {
+            for head in columns.heads(kv_head) {
                 let gradients: Vec<Gradient> = rows
                     .clone()
                     .enumerate()

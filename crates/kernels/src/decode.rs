@@ -1,12 +1,54 @@
 //! Keys and values of the tokens decoded so far, and attention over them.
 
-use crate::{HeadLayout, Result};
-use candle_core::{Device, Tensor};
+use crate::{
+    Error, HeadLayout, Result,
+    attend::{Attend, Query, put_row, put_transposed, seen, vectors},
+    attention::{Columns, Sequence, Shared, Split, check, check_layout, compose, for_each},
+    op,
+    simd::{LANES, Level, Vector},
+};
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
 
-/// Keys and values of `slots` sequences of up to `capacity` tokens, in every layer.
+/// Writes the key and value of each row of `qkv (n, (H + 2 Hkv) D)` into the cache of `layer`, then
+/// attends, as [`attention`](crate::attention) does: `(n, H D)`, not differentiable.
+///
+/// Row i sees positions `0..=position` of its slot, or the last `window` of those. Rows of one slot
+/// come in increasing order of position and leave no gap; a row sees the earlier rows of the same
+/// call, so that a whole prompt can be passed at once. On the CPU in `f32` each row is to the last
+/// bit what `attention` computes for it, however the rows are dealt out over calls.
+pub fn cached_attention(
+    qkv: &Tensor,
+    layer: usize,
+    cache: &mut KvCache,
+    rows: &[CacheRow],
+    scale: f32,
+    window: Option<usize>,
+) -> Result<Tensor> {
+    let n = check("cached_attention", qkv, cache.layout, window)?;
+    op::check_shape("cached_attention", "rows", &[rows.len()], &[n])?;
+    cache.claim(layer, rows)?;
+    let (qkv, layout, capacity) = (qkv.detach().contiguous()?, cache.layout, cache.capacity);
+    match cache.storage_for(&qkv)? {
+        Storage::Fused(layers) => attend(&mut layers[layer], &qkv, rows, layout, scale, window),
+        Storage::Composed(layers) => layers[layer].attend(&qkv, rows, capacity, layout, scale, window),
+    }
+}
+
+/// Keys and values of `slots` sequences of up to `capacity` tokens, in every layer. A slot is used
+/// again by writing its position 0 again.
 #[derive(Debug)]
 pub struct KvCache {
+    layers: usize,
+    slots: usize,
+    capacity: usize,
     layout: HeadLayout,
+    /// Positions written, `(layers, slots)`.
+    filled: Vec<usize>,
+    fused: bool,
+    /// Allocated by the first rows, because only they know the dtype.
+    storage: Option<Storage>,
 }
 
 /// Where one row's key and value go, and what it attends to: positions `0..=position` of `slot`.
@@ -19,31 +61,335 @@ pub struct CacheRow {
 }
 
 impl KvCache {
-    /// An empty cache.
+    /// An empty cache. The memory, `2 layers slots capacity Hkv D` numbers, is taken by the first
+    /// [`cached_attention`]. Refuses a layout whose H is not a multiple of Hkv.
     pub fn new(layers: usize, slots: usize, capacity: usize, layout: HeadLayout, device: &Device) -> Result<KvCache> {
-        let _ = (layers, slots, capacity, device);
-        Ok(KvCache { layout })
+        check_layout("KvCache", layout)?;
+        let filled = vec![0; layers * slots];
+        Ok(KvCache { layers, slots, capacity, layout, filled, fused: device.is_cpu(), storage: None })
+    }
+
+    /// The same cache on plain Candle operations: the oracle, on the CPU too. Before first use.
+    pub fn composed(self) -> KvCache {
+        KvCache { fused: false, storage: None, ..self }
+    }
+
+    /// Sequences held.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Tokens that a sequence may have.
+    pub fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Copies positions `0..len` of one slot to another in every layer, so that several completions
-    /// share the computation of their prompt.
+    /// share the computation of their prompt. The target then continues at position `len`.
     pub fn copy_prefix(&mut self, from_slot: usize, to_slot: usize, len: usize) -> Result<()> {
-        let _ = (from_slot, to_slot, len);
+        op::check_indices("copy_prefix", "slots", &[from_slot as u32, to_slot as u32], self.slots)?;
+        for layer in 0..self.layers {
+            let filled = self.filled[layer * self.slots + from_slot];
+            if len > filled {
+                return Err(refuse("copy_prefix", "len", format!("at most the {filled} positions written"), len));
+            }
+            self.filled[layer * self.slots + to_slot] = len;
+        }
+        if from_slot == to_slot || len == 0 {
+            return Ok(());
+        }
+        match &mut self.storage {
+            None => {}
+            Some(Storage::Fused(layers)) => {
+                let dim = self.layout.head_dim;
+                layers.iter_mut().for_each(|layer| layer.copy(from_slot, to_slot, len, dim));
+            }
+            Some(Storage::Composed(layers)) => {
+                for layer in layers {
+                    layer.copy(from_slot * self.capacity, to_slot * self.capacity, len)?;
+                }
+            }
+        }
         Ok(())
+    }
+
+    /// Refuses rows outside the cache or beyond a gap, and marks the others as written.
+    fn claim(&mut self, layer: usize, rows: &[CacheRow]) -> Result<()> {
+        let op = "cached_attention";
+        op::check_indices(op, "layer", &[layer as u32], self.layers)?;
+        let mut last = BTreeMap::new();
+        for row in rows {
+            op::check_indices(op, "slot", &[row.slot as u32], self.slots)?;
+            op::check_indices(op, "position", &[row.position as u32], self.capacity)?;
+            let filled = &mut self.filled[layer * self.slots + row.slot];
+            if row.position > *filled || last.insert(row.slot, row.position).is_some_and(|last| last >= row.position) {
+                let expected = format!("increasing, and at most {filled} (slot {}'s next)", row.slot);
+                return Err(refuse(op, "position", expected, row.position));
+            }
+            *filled = row.position + 1;
+        }
+        Ok(())
+    }
+
+    /// The storage, allocated for rows like `qkv` when there is none yet.
+    fn storage_for(&mut self, qkv: &Tensor) -> Result<&mut Storage> {
+        let storage = match self.storage.take() {
+            Some(storage) => storage,
+            None if self.fused && qkv.dtype() == DType::F32 => {
+                let layer = || Fused::new(self.slots, self.capacity, self.layout);
+                Storage::Fused((0..self.layers).map(|_| layer()).collect())
+            }
+            None => {
+                let rows = self.slots * self.capacity;
+                let layer = || Composed::new(rows, self.layout.kv_heads * self.layout.head_dim, qkv);
+                Storage::Composed((0..self.layers).map(|_| layer()).collect::<Result<_>>()?)
+            }
+        };
+        Ok(self.storage.insert(storage))
     }
 }
 
-/// Writes the key and value of each row of `qkv (n, (H + 2 Hkv) D)` into the cache of `layer`, then
-/// attends: `(n, H D)`. Rows of one slot come in increasing order of position; a row sees the
-/// earlier rows of the same call. Bit for bit what [`attention`](crate::attention) gives that row.
-pub fn cached_attention(
+fn refuse(op: &'static str, argument: &'static str, expected: String, got: usize) -> Error {
+    Error::Shape { op, argument, expected, got: vec![got] }
+}
+
+#[derive(Debug)]
+enum Storage {
+    Fused(Vec<Fused>),
+    Composed(Vec<Composed>),
+}
+
+/// One layer's keys and values, packed as the kernel reads them: slot by slot, head by head.
+#[derive(Debug)]
+struct Fused {
+    /// Transposed keys, `keys_len` vectors per head.
+    keys: Vec<Vector>,
+    /// Rows of values, `values_len` vectors per head.
+    values: Vec<Vector>,
+    keys_len: usize,
+    values_len: usize,
+    kv_heads: usize,
+}
+
+impl Fused {
+    fn new(slots: usize, capacity: usize, layout: HeadLayout) -> Fused {
+        let HeadLayout { kv_heads, head_dim, .. } = layout;
+        let (keys_len, values_len) = (vectors(capacity) * head_dim, capacity * vectors(head_dim));
+        let run = |len: usize| vec![[0.0; LANES]; slots * kv_heads * len];
+        Fused { keys: run(keys_len), values: run(values_len), keys_len, values_len, kv_heads }
+    }
+
+    /// Copies whole blocks of sixteen keys: those beyond `len` are as good as unwritten.
+    fn copy(&mut self, from_slot: usize, to_slot: usize, len: usize, dim: usize) {
+        let mut copy = |run: &mut [Vector], of: usize, len: usize| {
+            for head in 0..self.kv_heads {
+                let [from, to] = [from_slot, to_slot].map(|slot| (slot * self.kv_heads + head) * of);
+                run.copy_within(from..from + len, to);
+            }
+        };
+        copy(&mut self.keys, self.keys_len, vectors(len) * dim);
+        copy(&mut self.values, self.values_len, len * vectors(dim));
+    }
+}
+
+/// Writes and attends, one task per slot and key head, each with its own part of the cache.
+fn attend(
+    cache: &mut Fused,
     qkv: &Tensor,
-    layer: usize,
-    cache: &mut KvCache,
     rows: &[CacheRow],
+    layout: HeadLayout,
     scale: f32,
     window: Option<usize>,
 ) -> Result<Tensor> {
-    let _ = (layer, rows, scale, window);
-    Ok(qkv.narrow(1, 0, cache.layout.out_dim())?)
+    let qkv = op::Elements::of(qkv)?;
+    let by_slot = by_slot(rows);
+    let kv_heads = layout.kv_heads;
+    let parts =
+        cache.keys.chunks_exact_mut(cache.keys_len.max(1)).zip(cache.values.chunks_exact_mut(cache.values_len.max(1)));
+    let mut tasks: Vec<_> = parts
+        .enumerate()
+        .filter_map(|(i, (keys, values))| Some((by_slot.get(&(i / kv_heads))?, i % kv_heads, keys, values)))
+        .collect();
+    let work: usize = rows.iter().map(|row| 2 * row.position * layout.out_dim()).sum();
+    let mut out = vec![0.0; rows.len() * layout.out_dim()];
+    let shared = Shared::new(&mut out);
+    for_each(tasks.par_iter_mut(), work, |(own, kv_head, keys, values), scratch| {
+        let HeadLayout { heads, head_dim: dim, .. } = layout;
+        let columns = Columns(layout);
+        for &row in own.iter() {
+            put_transposed(keys, rows[row].position, &qkv[columns.key(row, *kv_head)]);
+            put_row(values, rows[row].position, &qkv[columns.value(row, *kv_head)]);
+        }
+        let places: Vec<(usize, usize)> =
+            columns.heads(*kv_head).flat_map(|head| own.iter().map(move |&row| (row, head))).collect();
+        let query = |&(row, head): &(usize, usize)| Query {
+            channels: &qkv[columns.query(row, head)],
+            seen: seen(rows[row].position, window),
+        };
+        let queries: Vec<Query> = places.iter().map(query).collect();
+        // SAFETY: a slot's rows and a key head's query heads belong to one task alone.
+        #[allow(unsafe_code)]
+        let put = |query: usize, result: &[f32], _| unsafe {
+            let (row, head) = places[query];
+            shared.slice((row * heads + head) * dim, dim).copy_from_slice(result);
+        };
+        Level::best().run(Attend { dim, scale, keys, values, queries: &queries, put, scratch });
+    });
+    Ok(Tensor::from_vec(out, (rows.len(), layout.out_dim()), &Device::Cpu)?)
+}
+
+/// Each slot's rows, in order.
+fn by_slot(rows: &[CacheRow]) -> BTreeMap<usize, Vec<usize>> {
+    let mut by_slot: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (i, row) in rows.iter().enumerate() {
+        by_slot.entry(row.slot).or_default().push(i);
+    }
+    by_slot
+}
+
+/// One layer's keys and values as tensors `(slots capacity, Hkv D)`.
+#[derive(Debug)]
+struct Composed {
+    keys: Tensor,
+    values: Tensor,
+}
+
+impl Composed {
+    fn new(rows: usize, width: usize, like: &Tensor) -> Result<Composed> {
+        let zeros = || Tensor::zeros((rows, width), like.dtype(), like.device());
+        Ok(Composed { keys: zeros()?, values: zeros()? })
+    }
+
+    fn copy(&mut self, from: usize, to: usize, len: usize) -> Result<()> {
+        for tensor in [&self.keys, &self.values] {
+            tensor.slice_set(&tensor.narrow(0, from, len)?.copy()?, 0, to)?;
+        }
+        Ok(())
+    }
+
+    fn attend(
+        &mut self,
+        qkv: &Tensor,
+        rows: &[CacheRow],
+        capacity: usize,
+        layout: HeadLayout,
+        scale: f32,
+        window: Option<usize>,
+    ) -> Result<Tensor> {
+        let Split { q, k, v } = Split::of(qkv, layout)?;
+        let places: Vec<u32> = rows.iter().map(|row| (row.slot * capacity + row.position) as u32).collect();
+        let places = Tensor::from_vec(places, (rows.len(), 1), qkv.device())?.broadcast_as(k.shape())?.contiguous()?;
+        self.keys.scatter_set(&places, &k, 0)?;
+        self.values.scatter_set(&places, &v, 0)?;
+        let sequences = by_slot(rows).into_iter().map(|(slot, own)| {
+            let positions: Vec<usize> = own.iter().map(|&row| rows[row].position).collect();
+            let start = slot * capacity;
+            let keys = start..=start + positions.last().copied().unwrap_or(0);
+            let rows = own.into_iter().map(|row| row as u32).collect();
+            Sequence { rows, positions, keys: keys.map(|key| key as u32).collect() }
+        });
+        compose(&q, &self.keys, &self.values, sequences.collect(), layout, scale, window)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Span, attention};
+    use instruct_random::Source;
+
+    fn projections(rows: usize, layout: HeadLayout) -> Tensor {
+        let mut draws = Source::new(7, "decode test").at([]);
+        let x: Vec<f32> = (0..rows * layout.qkv_dim()).map(|_| draws.normal()).collect();
+        Tensor::from_vec(x, (rows, layout.qkv_dim()), &Device::Cpu).unwrap()
+    }
+
+    fn bits(x: &Tensor) -> Vec<Vec<u32>> {
+        let rows: Vec<Vec<f32>> = x.to_vec2().unwrap();
+        rows.into_iter().map(|row| row.into_iter().map(f32::to_bits).collect()).collect()
+    }
+
+    const SCALE: f32 = 0.17;
+
+    /// Sequences of these lengths, decoded `step` tokens at a time side by side, against the
+    /// training forward over all of them: the same bits fused, the same numbers composed.
+    #[track_caller]
+    fn check(
+        lengths: &[usize],
+        step: usize,
+        (heads, kv_heads, head_dim): (usize, usize, usize),
+        window: Option<usize>,
+    ) {
+        let layout = HeadLayout { heads, kv_heads, head_dim };
+        let starts: Vec<usize> = (0..lengths.len()).map(|i| lengths[..i].iter().sum()).collect();
+        let spans: Vec<Span> =
+            starts.iter().zip(lengths).map(|(&start, len)| Span { rows: start..start + len, prefix: None }).collect();
+        let qkv = projections(lengths.iter().sum(), layout);
+        let trained = attention(&qkv, &spans.into(), layout, SCALE, window).unwrap();
+        let capacity = *lengths.iter().max().unwrap();
+        let cache = || KvCache::new(2, lengths.len(), capacity, layout, &Device::Cpu).unwrap();
+        let (mut fused, mut composed) = (cache(), cache().composed());
+        for first in (0..capacity).step_by(step) {
+            let rows: Vec<CacheRow> = (0..lengths.len())
+                .flat_map(|slot| {
+                    (first..lengths[slot].min(first + step)).map(move |position| CacheRow { slot, position })
+                })
+                .collect();
+            let flat: Vec<u32> = rows.iter().map(|row| (starts[row.slot] + row.position) as u32).collect();
+            let pick = |x: &Tensor| x.index_select(&Tensor::new(&*flat, &Device::Cpu).unwrap(), 0).unwrap();
+            let decoded = cached_attention(&pick(&qkv), 1, &mut fused, &rows, SCALE, window).unwrap();
+            assert_eq!(bits(&decoded), bits(&pick(&trained)), "from position {first} on");
+            let plain = cached_attention(&pick(&qkv), 1, &mut composed, &rows, SCALE, window).unwrap();
+            let worst = (plain - decoded).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(worst < 1e-5, "composed is off by {worst} from position {first} on");
+        }
+    }
+
+    #[test]
+    fn decoding_is_the_training_forward() {
+        check(&[40, 1, 17, 33], 1, (2, 2, 16), None);
+        check(&[20, 70], 7, (8, 1, 24), None);
+        check(&[70, 9], 1000, (6, 3, 7), None);
+        check(&[70, 33], 1, (3, 1, 64), Some(19));
+        check(&[70, 33], 11, (2, 1, 32), Some(16));
+    }
+
+    #[test]
+    fn a_copied_prefix_continues_like_its_origin() {
+        let layout = HeadLayout { heads: 4, kv_heads: 2, head_dim: 20 };
+        let qkv = projections(24, layout);
+        for cache in [|cache: KvCache| cache, KvCache::composed] {
+            let mut cache = cache(KvCache::new(1, 3, 40, layout, &Device::Cpu).unwrap());
+            let extend = |cache: &mut KvCache, slot: usize, rows: std::ops::Range<usize>| {
+                let part = qkv.narrow(0, rows.start, rows.len()).unwrap();
+                let rows: Vec<CacheRow> = rows.map(|position| CacheRow { slot, position }).collect();
+                bits(&cached_attention(&part, 0, cache, &rows, SCALE, None).unwrap())
+            };
+            // Slot 2 holds an older, longer sequence.
+            extend(&mut cache, 2, 0..24);
+            extend(&mut cache, 0, 0..20);
+            cache.copy_prefix(0, 2, 19).unwrap();
+            assert_eq!(extend(&mut cache, 2, 19..24)[1..], extend(&mut cache, 0, 20..24)[..]);
+        }
+    }
+
+    #[test]
+    fn gaps_and_places_outside_are_refused() {
+        let layout = HeadLayout { heads: 1, kv_heads: 1, head_dim: 4 };
+        let mut cache = KvCache::new(1, 2, 3, layout, &Device::Cpu).unwrap();
+        let mut refused = |layer: usize, rows: &[(usize, usize)], message: &str| {
+            let rows: Vec<CacheRow> = rows.iter().map(|&(slot, position)| CacheRow { slot, position }).collect();
+            let qkv = Tensor::zeros((2, 12), DType::F32, &Device::Cpu).unwrap();
+            let error = cached_attention(&qkv, layer, &mut cache, &rows, SCALE, None).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        };
+        refused(1, &[(0, 0), (0, 1)], "layer[0] is 1");
+        refused(0, &[(0, 0)], "rows must be [2], got [1]");
+        refused(0, &[(2, 0), (0, 1)], "slot[0] is 2");
+        refused(0, &[(0, 3), (0, 1)], "position[0] is 3");
+        refused(0, &[(0, 1), (0, 2)], "position must be increasing, and at most 0 (slot 0's next), got [1]");
+        refused(0, &[(1, 0), (1, 0)], "increasing");
+        let error = cache.copy_prefix(1, 0, 3).unwrap_err().to_string();
+        assert!(error.contains("at most the 1 positions written"), "{error}");
+    }
 }
