@@ -1,0 +1,206 @@
+//! Byte-level byte-pair training, the same bit for bit on every machine and with any number of
+//! threads.
+
+use crate::{error::Error, tokenizer::Tokenizer};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
+};
+use tokenizers::{
+    OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, pre_tokenizers::byte_level::ByteLevel,
+};
+
+/// Trains a byte-level BPE tokenizer of exactly `vocab_size` entries on `texts`: the 256 bytes, then
+/// the merges, then `specials`, of which the first is the end-of-sequence token.
+///
+/// Words are split as GPT-2 splits them (Radford et al. 2019). Of the pairs with the highest count
+/// the one with the lowest ids is merged first. That order, and counting in sorted maps, makes the
+/// result a function of the multiset of words alone; the trainer in `tokenizers` counts in hash maps
+/// over threads.
+///
+/// # Errors
+/// [`Error::TooLittleText`] when no pair occurs twice any more before `vocab_size` is reached;
+/// [`Error::Tokenizer`] when `vocab_size` does not even hold the bytes and `specials`, or when
+/// `specials` is empty, repeats itself or holds an empty name.
+pub fn train_bpe<'a>(
+    texts: impl IntoIterator<Item = &'a str>,
+    vocab_size: usize,
+    specials: &[&str],
+) -> Result<Tokenizer, Error> {
+    let distinct: BTreeSet<&&str> = specials.iter().filter(|name| !name.is_empty()).collect();
+    if specials.is_empty() || distinct.len() < specials.len() {
+        return Err(Error::tokenizer("byte-pair training", "give distinct special tokens, end-of-sequence first"));
+    }
+    let smallest = 256 + specials.len();
+    if vocab_size < smallest {
+        let problem = format!("{vocab_size} entries do not hold 256 bytes and the special tokens; ask for {smallest}");
+        return Err(Error::tokenizer("byte-pair training", problem));
+    }
+    let mut trainer = Trainer::new(count_words(texts)?);
+    while trainer.tokens.len() + specials.len() < vocab_size {
+        if !trainer.merge_best() {
+            let reached = trainer.tokens.len() + specials.len();
+            return Err(Error::TooLittleText { reached, wanted: vocab_size });
+        }
+    }
+    Tokenizer::from_byte_level(trainer.tokens, trainer.merges, specials)
+}
+
+/// The character that stands for each byte in a byte-level vocabulary: printable Latin-1 for
+/// itself, the rest from U+0100 on (GPT-2's `bytes_to_unicode`).
+pub(crate) fn byte_chars() -> [char; 256] {
+    let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let mut next = 0x100;
+    std::array::from_fn(|byte| {
+        let byte = byte as u8;
+        if printable(byte) {
+            return char::from(byte);
+        }
+        next += 1;
+        char::from_u32(next - 1).expect("U+0100 to U+0143 are characters")
+    })
+}
+
+/// How often each word occurs, spelled in byte characters.
+fn count_words<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<BTreeMap<String, u64>, Error> {
+    let splitter = ByteLevel::new(false, false, true);
+    let mut counts = BTreeMap::new();
+    for text in texts {
+        let mut pieces = PreTokenizedString::from(text);
+        splitter.pre_tokenize(&mut pieces).map_err(|e| Error::tokenizer("byte-pair training", e))?;
+        for (word, _, _) in pieces.get_splits(OffsetReferential::Normalized, OffsetType::None) {
+            match counts.get_mut(word) {
+                Some(count) => *count += 1,
+                None => {
+                    counts.insert(word.to_owned(), 1);
+                }
+            }
+        }
+    }
+    Ok(counts)
+}
+
+type Pair = (u32, u32);
+
+/// The state of training: words as ids, and where each adjacent pair occurs.
+struct Trainer {
+    /// Spelling of each id.
+    tokens: Vec<String>,
+    ids: BTreeMap<String, u32>,
+    merges: Vec<(String, String)>,
+    words: Vec<(Vec<u32>, u64)>,
+    pairs: BTreeMap<Pair, Place>,
+    /// Candidates, best first. An entry whose count is no longer the pair's is stale.
+    queue: BinaryHeap<(u64, Reverse<Pair>)>,
+}
+
+#[derive(Default)]
+struct Place {
+    count: u64,
+    words: BTreeSet<usize>,
+}
+
+impl Trainer {
+    fn new(counts: BTreeMap<String, u64>) -> Trainer {
+        let mut alphabet = byte_chars();
+        alphabet.sort_unstable();
+        let tokens: Vec<String> = alphabet.iter().map(char::to_string).collect();
+        let ids: BTreeMap<String, u32> = tokens.iter().cloned().zip(0..).collect();
+        let spell = |word: &str| word.chars().map(|c| ids[c.encode_utf8(&mut [0; 4]) as &str]).collect();
+        let words = counts.iter().map(|(word, &count)| (spell(word), count)).collect();
+        let mut trainer =
+            Trainer { tokens, ids, merges: Vec::new(), words, pairs: BTreeMap::new(), queue: BinaryHeap::new() };
+        let touched = (0..trainer.words.len()).flat_map(|word| trainer.add(word)).collect();
+        trainer.enqueue(touched);
+        trainer
+    }
+
+    /// Merges the most frequent pair; false when none occurs twice.
+    fn merge_best(&mut self) -> bool {
+        let Some(pair) = self.pop() else { return false };
+        let (left, right) = (self.tokens[pair.0 as usize].clone(), self.tokens[pair.1 as usize].clone());
+        let merged = self.id_of(format!("{left}{right}"));
+        self.merges.push((left, right));
+        let words = self.pairs.get(&pair).map(|place| place.words.clone()).unwrap_or_default();
+        let mut touched = BTreeSet::new();
+        for word in words {
+            touched.append(&mut self.remove(word));
+            let ids = &mut self.words[word].0;
+            *ids = replace(ids, pair, merged);
+            touched.append(&mut self.add(word));
+        }
+        self.enqueue(touched);
+        true
+    }
+
+    fn pop(&mut self) -> Option<Pair> {
+        while let Some((count, Reverse(pair))) = self.queue.pop() {
+            if count >= 2 && self.pairs.get(&pair).is_some_and(|place| place.count == count) {
+                return Some(pair);
+            }
+        }
+        None
+    }
+
+    /// The id of a spelling. Two pairs may spell the same token; it has one id.
+    fn id_of(&mut self, token: String) -> u32 {
+        let next = self.tokens.len() as u32;
+        *self.ids.entry(token).or_insert_with_key(|token| {
+            self.tokens.push(token.clone());
+            next
+        })
+    }
+
+    /// Counts the pairs of a word and returns them.
+    fn add(&mut self, word: usize) -> BTreeSet<Pair> {
+        let (ids, count) = &self.words[word];
+        let pairs = ids.windows(2).map(|pair| (pair[0], pair[1]));
+        pairs
+            .inspect(|&pair| {
+                let place = self.pairs.entry(pair).or_default();
+                place.count += count;
+                place.words.insert(word);
+            })
+            .collect()
+    }
+
+    /// Takes the pairs of a word out of the counts and returns them.
+    fn remove(&mut self, word: usize) -> BTreeSet<Pair> {
+        let (ids, count) = &self.words[word];
+        let pairs = ids.windows(2).map(|pair| (pair[0], pair[1]));
+        pairs
+            .inspect(|&pair| {
+                let place = self.pairs.entry(pair).or_default();
+                place.count -= count;
+                place.words.remove(&word);
+            })
+            .collect()
+    }
+
+    fn enqueue(&mut self, touched: BTreeSet<Pair>) {
+        for pair in touched {
+            match self.pairs.get(&pair) {
+                Some(place) if place.count > 0 => self.queue.push((place.count, Reverse(pair))),
+                _ => {
+                    self.pairs.remove(&pair);
+                }
+            }
+        }
+    }
+}
+
+/// `ids` with every occurrence of `pair`, left to right, replaced by `merged`.
+fn replace(ids: &[u32], pair: Pair, merged: u32) -> Vec<u32> {
+    let mut replaced = Vec::with_capacity(ids.len());
+    let mut at = 0;
+    while at < ids.len() {
+        if ids[at..].starts_with(&[pair.0, pair.1]) {
+            replaced.push(merged);
+            at += 2;
+        } else {
+            replaced.push(ids[at]);
+            at += 1;
+        }
+    }
+    replaced
+}

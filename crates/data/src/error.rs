@@ -1,0 +1,320 @@
+//! What can be wrong with people's data, said with path, line, field and the next thing to do.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Everything this crate refuses. Each message names the file (and line and field, where there is
+/// one) and ends with the next thing to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be opened or read.
+    #[error("{}: {source}; check the path", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A compressed file is damaged, cut short, or not what its name says.
+    #[error("{}: cannot be decompressed ({source}); fetch the file again", .path.display())]
+    Compressed {
+        /// The file.
+        path: PathBuf,
+        /// What the decoder said.
+        source: io::Error,
+    },
+    /// A file is larger, after decompression, than [`crate::Limits`] allows.
+    #[error("{}: more than {limit} bytes after decompression; split the file or raise the limit", .path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// Records that cannot be used: all of them, not the first.
+    #[error(transparent)]
+    Problems(#[from] Problems),
+    /// The same people or prompts stand on two sides of a split.
+    #[error("{}", crate::hygiene::list_leaks(.0))]
+    Leaks(Vec<crate::Leak>),
+    /// Fractions of a split that are negative or add up to more than 1.
+    #[error("split: validation {validation} and test {test} must not be negative nor add up to 1 or more; lower them")]
+    Fractions {
+        /// Share of the validation side.
+        validation: f64,
+        /// Share of the test side.
+        test: f64,
+    },
+    /// A tokenizer file or description is unusable.
+    #[error("{place}: {problem}")]
+    Tokenizer {
+        /// File or source of the description.
+        place: String,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// The tokenizer has more entries than the model has embedding rows.
+    #[error(
+        "the tokenizer has {tokenizer} entries and the model {model} embedding rows; use the tokenizer that the model was trained with"
+    )]
+    Vocabulary {
+        /// Entries of the tokenizer.
+        tokenizer: usize,
+        /// Rows of the model's embedding.
+        model: usize,
+    },
+    /// Byte-pair training ran out of pairs that occur twice.
+    #[error(
+        "byte-pair training stops at {reached} of {wanted} entries: no pair occurs twice; give it more text or ask for {reached}"
+    )]
+    TooLittleText {
+        /// Entries that the text supports, special tokens included.
+        reached: usize,
+        /// Entries asked for.
+        wanted: usize,
+    },
+    /// A chat template does not compile, fails, or refuses the conversation.
+    #[error("chat template: {problem}")]
+    Template {
+        /// What is wrong and what to do.
+        problem: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn tokenizer(place: impl fmt::Display, problem: impl fmt::Display) -> Error {
+        Error::Tokenizer { place: place.to_string(), problem: problem.to_string() }
+    }
+
+    pub(crate) fn template(problem: impl fmt::Display) -> Error {
+        Error::Template { problem: problem.to_string() }
+    }
+
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Error {
+        move |source| Error::Io { path: path.to_owned(), source }
+    }
+}
+
+/// Where a record came from. Displays as `path:line`, which editors turn into a link.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// The file, as the caller named it.
+    pub path: Arc<Path>,
+    /// The line on which the record starts, from 1.
+    pub line: usize,
+}
+
+impl Origin {
+    /// The origin of a record at `line` of `path`; for records made by a program, the file they
+    /// will be written to.
+    pub fn new(path: impl AsRef<Path>, line: usize) -> Origin {
+        Origin { path: path.as_ref().into(), line }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.path.display(), self.line)
+    }
+}
+
+/// One thing wrong with one record: ``path:line: field `x` problem; next thing to do``.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordError {
+    /// File and line.
+    pub origin: Origin,
+    /// The field, as a path inside the record (`messages[2].content`); `None` when the line as a
+    /// whole is unusable.
+    pub field: Option<String>,
+    /// What is wrong with it.
+    pub problem: Problem,
+}
+
+impl fmt::Display for RecordError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RecordError { origin, field, problem } = self;
+        match field {
+            Some(field) => write!(f, "{origin}: field `{field}` {problem}"),
+            None => write!(f, "{origin}: {problem}"),
+        }
+    }
+}
+
+/// What can be wrong with a record. Displays as a clause that continues "field `x`" or the line,
+/// and ends with the next thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Problem {
+    /// The line is not JSON; a key that occurs twice in one object counts.
+    Malformed {
+        /// Column of the fault, from 1.
+        column: usize,
+        /// What the parser says.
+        reason: String,
+    },
+    /// The line is not UTF-8.
+    Utf8 {
+        /// Column (in bytes, from 1) of the first bad byte.
+        column: usize,
+        /// Whether the file starts as UTF-16 does.
+        utf16: bool,
+    },
+    /// A NUL byte or `\u0000`.
+    Nul,
+    /// The line is longer than [`crate::Limits::line`].
+    LongLine {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The file has no record.
+    NoRecord,
+    /// No known record shape has these keys.
+    UnknownShape {
+        /// The keys found (or the JSON type, when it is no object).
+        found: String,
+    },
+    /// The record's shape is known, and does not hold what was asked for.
+    WrongKind {
+        /// The shape found.
+        shape: &'static str,
+        /// What was to be read.
+        wanted: &'static str,
+    },
+    /// The field is absent or null.
+    Missing,
+    /// The field is empty or only white space.
+    Empty,
+    /// The field has another JSON type.
+    WrongType {
+        /// What it must be.
+        expected: &'static str,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A number outside its range.
+    OutOfRange {
+        /// The number, or the word, found.
+        found: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// A per-completion field whose length differs from the number of completions.
+    Count {
+        /// Its length.
+        found: usize,
+        /// The number of completions.
+        completions: usize,
+    },
+    /// Ranks that do not count up from 1.
+    Ranks {
+        /// The ranks found, sorted.
+        found: Vec<i64>,
+    },
+    /// A conversation that does not end where a completion can begin.
+    LastRole {
+        /// The role that must speak last.
+        expected: &'static str,
+    },
+    /// The same id with the same content, or with another prompt.
+    Duplicate {
+        /// Where it stood first.
+        first: Origin,
+        /// Whether the two prompts differ.
+        conflicting: bool,
+    },
+    /// The two sides of a comparison do not continue the same prompt.
+    Inconsistent,
+    /// More tokens than the cap allows.
+    TooLong {
+        /// Its tokens.
+        tokens: usize,
+        /// The cap.
+        limit: usize,
+    },
+    /// The text spells a special token of the tokenizer.
+    SpecialToken {
+        /// The token spelled.
+        token: String,
+    },
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Problem::Malformed { column, reason } => {
+                write!(f, "malformed JSON at column {column} ({reason}); each line must be one JSON value")
+            }
+            Problem::Utf8 { column, utf16: false } => {
+                write!(f, "invalid UTF-8 at byte {column}; save the file as UTF-8")
+            }
+            Problem::Utf8 { utf16: true, .. } => f.write_str("the file is UTF-16; save it as UTF-8"),
+            Problem::Nul => f.write_str("holds a NUL character; remove it"),
+            Problem::LongLine { limit } => write!(f, "the line is longer than {limit} bytes; split the record"),
+            Problem::NoRecord => f.write_str("the file holds no record; give it at least one line"),
+            Problem::UnknownShape { found } => {
+                write!(f, "no known record has this shape ({found}); see the record formats of instruct-data's `read`")
+            }
+            Problem::WrongKind { shape, wanted } => {
+                write!(f, "{shape} holds no {wanted}; name another file for {wanted}")
+            }
+            Problem::Missing => f.write_str("is missing; add it"),
+            Problem::Empty => f.write_str("is empty; fill it or remove the record"),
+            Problem::WrongType { expected, found } => write!(f, "is {found}; it must be {expected}"),
+            Problem::OutOfRange { found, allowed } => write!(f, "is {found}; it must be {allowed}"),
+            Problem::Count { found, completions } => {
+                write!(f, "has {found} entries for {completions} completions; give one for each")
+            }
+            Problem::Ranks { found } => {
+                write!(f, "holds {found:?}; ranks start at 1 and count up, ties either as 1,2,2,3 or as 1,2,2,4")
+            }
+            Problem::LastRole { expected } => {
+                write!(f, "must end with the {expected}; cut or complete the conversation")
+            }
+            Problem::Duplicate { first, conflicting: false } => {
+                write!(f, "repeats the record at {first}; remove one of them")
+            }
+            Problem::Duplicate { first, conflicting: true } => {
+                write!(f, "names another prompt at {first}; give each prompt an id of its own")
+            }
+            Problem::Inconsistent => f.write_str("does not continue the same prompt as `chosen`; remove the record"),
+            Problem::TooLong { tokens, limit } => {
+                write!(
+                    f,
+                    "is {tokens} tokens long, the limit is {limit}; shorten it, or choose to drop or cut long records"
+                )
+            }
+            Problem::SpecialToken { token } => {
+                write!(f, "spells the special token `{token}`; remove the record or reword it")
+            }
+        }
+    }
+}
+
+/// All problems found before refusing. Prints the first [`Problems::SHOWN`] and counts the rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems(pub Vec<RecordError>);
+
+impl Problems {
+    /// How many problems are printed.
+    pub const SHOWN: usize = 20;
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = self.0.len();
+        write!(f, "{total} {} in the data", if total == 1 { "problem" } else { "problems" })?;
+        for problem in self.0.iter().take(Problems::SHOWN) {
+            write!(f, "\n  {problem}")?;
+        }
+        if total > Problems::SHOWN {
+            write!(f, "\n  and {} more", total - Problems::SHOWN)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}

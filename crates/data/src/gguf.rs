@@ -1,0 +1,219 @@
+//! The tokenizer that a GGUF file carries in its metadata, taken as plain values.
+
+use crate::{
+    error::Error,
+    tokenizer::{Parts, Settings, Tokenizer, byte_level},
+};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// The `tokenizer.*` metadata of a GGUF file; each field says its key. The caller reads the file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GgufTokenizer {
+    /// `tokenizer.ggml.model`: `gpt2` (byte-level BPE) or `llama` (SentencePiece BPE).
+    pub model: String,
+    /// `tokenizer.ggml.pre`: how words are split before BPE.
+    pub pre: Option<String>,
+    /// `tokenizer.ggml.tokens`, by id.
+    pub tokens: Vec<String>,
+    /// `tokenizer.ggml.scores`; needed by `llama`.
+    pub scores: Vec<f32>,
+    /// `tokenizer.ggml.token_type`: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused,
+    /// 6 byte. Empty: all normal.
+    pub token_types: Vec<i32>,
+    /// `tokenizer.ggml.merges`, as `left right`; needed by `gpt2`.
+    pub merges: Vec<String>,
+    /// `tokenizer.ggml.bos_token_id`.
+    pub bos: Option<u32>,
+    /// `tokenizer.ggml.eos_token_id`.
+    pub eos: Option<u32>,
+    /// `tokenizer.ggml.eot_token_id`: ends a turn; one more id to stop at.
+    pub eot: Option<u32>,
+    /// `tokenizer.ggml.unknown_token_id`.
+    pub unknown: Option<u32>,
+    /// `tokenizer.ggml.padding_token_id`.
+    pub padding: Option<u32>,
+    /// `tokenizer.ggml.add_bos_token`; by default true for `llama` and for Llama 3's `pre`.
+    pub add_bos: Option<bool>,
+    /// `tokenizer.ggml.add_space_prefix`; by default true for `llama`.
+    pub add_space_prefix: Option<bool>,
+    /// `tokenizer.chat_template`.
+    pub chat_template: Option<String>,
+}
+
+const UNKNOWN: i32 = 2;
+const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
+const PLACE: &str = "GGUF tokenizer";
+
+impl Tokenizer {
+    /// Builds the tokenizer that the metadata describes.
+    ///
+    /// `gpt2` takes its merges as they stand. `llama` has scores instead: every way to put a token
+    /// together from two others becomes a merge, ordered by the token's score, as the conversion in
+    /// transformers does.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] that names the key: an unknown model or `pre`, lists of different
+    /// lengths, a broken merge, an id beyond the vocabulary, or no EOS.
+    pub fn from_gguf(gguf: &GgufTokenizer) -> Result<Tokenizer, Error> {
+        check_lengths(gguf)?;
+        let name = |key: &str, id: Option<u32>| match id.map(|id| (id, gguf.tokens.get(id as usize))) {
+            None => Ok(None),
+            Some((_, Some(token))) => Ok(Some(token.clone())),
+            Some((id, None)) => {
+                let problem =
+                    format!("`{key}` is {id}, beyond the {} tokens; convert the model again", gguf.tokens.len());
+                Err(Error::tokenizer(PLACE, problem))
+            }
+        };
+        let sentencepiece = gguf.model == "llama";
+        let llama3 = matches!(gguf.pre.as_deref(), Some("llama-bpe" | "llama3" | "llama-v3"));
+        let settings = Settings {
+            bos: name("bos_token_id", gguf.bos)?,
+            eos: name("eos_token_id", gguf.eos)?,
+            pad: name("padding_token_id", gguf.padding)?,
+            prepend_bos: Some(gguf.add_bos.unwrap_or(sentencepiece || llama3)),
+            stops: gguf.eot.into_iter().collect(),
+            chat_template: gguf.chat_template.clone(),
+        };
+        let unknown = name("unknown_token_id", gguf.unknown)?;
+        let parts = match gguf.model.as_str() {
+            "gpt2" => byte_level_parts(gguf)?,
+            "llama" => sentencepiece_parts(gguf, unknown),
+            other => {
+                let problem = format!("`tokenizer.ggml.model` is `{other}`; `gpt2` and `llama` can be read");
+                return Err(Error::tokenizer(PLACE, problem));
+            }
+        };
+        let parts = Parts { vocab: vocabulary(gguf), added: added(gguf), ..parts };
+        Tokenizer::new(parts.build(PLACE)?, settings, PLACE)
+    }
+}
+
+fn check_lengths(gguf: &GgufTokenizer) -> Result<(), Error> {
+    let tokens = gguf.tokens.len();
+    let needed = [("scores", gguf.scores.len(), gguf.model == "llama"), ("token_type", gguf.token_types.len(), false)];
+    for (key, length, required) in needed {
+        if length != tokens && (required || length > 0) {
+            let problem =
+                format!("`tokenizer.ggml.{key}` has {length} entries for {tokens} tokens; convert the model again");
+            return Err(Error::tokenizer(PLACE, problem));
+        }
+    }
+    Ok(())
+}
+
+/// Ids by spelling. Of two ids with one spelling the lower counts: only it can be encoded.
+fn vocabulary(gguf: &GgufTokenizer) -> BTreeMap<String, u32> {
+    let mut vocab = BTreeMap::new();
+    for (id, token) in (0..).zip(&gguf.tokens) {
+        vocab.entry(token.clone()).or_insert(id);
+    }
+    vocab
+}
+
+/// Control tokens are special; user-defined ones are found in text and are not.
+fn added(gguf: &GgufTokenizer) -> Vec<(u32, String, bool)> {
+    let vocab = vocabulary(gguf);
+    let kind = |id: u32| gguf.token_types.get(id as usize).copied().unwrap_or(1);
+    let special = |id: u32| kind(id) == CONTROL || (kind(id) == UNKNOWN && gguf.model == "llama");
+    let added = vocab.into_iter().filter(|&(_, id)| special(id) || kind(id) == USER_DEFINED);
+    added.map(|(token, id)| (id, token, special(id))).collect()
+}
+
+fn byte_level_parts(gguf: &GgufTokenizer) -> Result<Parts, Error> {
+    let pre = gguf.pre.as_deref().unwrap_or("default");
+    let Some((normalizer, pre_tokenizer)) = word_splitter(pre) else {
+        let problem = format!(
+            "`tokenizer.ggml.pre` is `{pre}`, which is not among gpt-2, default, olmo, mpt, smollm, starcoder, refact, \
+             command-r, llama-bpe, llama3, qwen2, stablelm2, dbrx; use the model's tokenizer.json instead"
+        );
+        return Err(Error::tokenizer(PLACE, problem));
+    };
+    let split = |(i, merge): (usize, &String)| match merge.split_once(' ') {
+        Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
+        None => {
+            let problem = format!("`tokenizer.ggml.merges[{i}]` is `{merge}`, no two tokens; convert the model again");
+            Err(Error::tokenizer(PLACE, problem))
+        }
+    };
+    let merges = gguf.merges.iter().enumerate().map(split).collect::<Result<_, _>>()?;
+    let ignore_merges = matches!(pre, "llama-bpe" | "llama3" | "llama-v3");
+    Ok(Parts { merges, ignore_merges, ..Parts::byte_level(normalizer, pre_tokenizer) })
+}
+
+/// Normalizer and pre-tokenizer of a `pre` name.
+fn word_splitter(pre: &str) -> Option<(Value, Value)> {
+    let digits = json!({ "type": "Digits", "individual_digits": true });
+    Some(match pre {
+        "gpt-2" | "gpt2" | "default" | "olmo" | "mpt" => (json!(null), byte_level(true)),
+        "smollm" | "starcoder" | "refact" | "command-r" => (json!(null), sequence(digits, byte_level(true))),
+        "llama-bpe" | "llama3" | "llama-v3" | "dbrx" => (json!(null), sequence(words("{1,3}"), byte_level(false))),
+        "qwen2" => (json!({ "type": "NFC" }), sequence(words(""), byte_level(false))),
+        "stablelm2" => (json!(null), sequence(words(""), byte_level(false))),
+        _ => return None,
+    })
+}
+
+fn sequence(first: Value, second: Value) -> Value {
+    json!({ "type": "Sequence", "pretokenizers": [first, second] })
+}
+
+/// The word pattern of GPT-4's tokenizer, which Llama 3 and Qwen2 share but for the number of
+/// digits in a word.
+fn words(digits: &str) -> Value {
+    let pattern = [
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+        r"[^\r\n\p{L}\p{N}]?\p{L}+",
+        &format!(r"\p{{N}}{digits}"),
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    ]
+    .join("|");
+    json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false })
+}
+
+fn sentencepiece_parts(gguf: &GgufTokenizer, unknown: Option<String>) -> Parts {
+    let prefix = gguf.add_space_prefix.unwrap_or(true);
+    let spaces = json!({ "type": "Replace", "pattern": { "String": " " }, "content": "\u{2581}" });
+    let prepend = json!({ "type": "Prepend", "prepend": "\u{2581}" });
+    let normalizers = if prefix { vec![prepend, spaces] } else { vec![spaces] };
+    let back = json!({ "type": "Replace", "pattern": { "String": "\u{2581}" }, "content": " " });
+    let mut decoders = vec![back, json!({ "type": "ByteFallback" }), json!({ "type": "Fuse" })];
+    decoders.extend(prefix.then(|| json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 })));
+    Parts {
+        merges: merges_by_score(gguf),
+        normalizer: json!({ "type": "Sequence", "normalizers": normalizers }),
+        pre_tokenizer: json!(null),
+        decoder: json!({ "type": "Sequence", "decoders": decoders }),
+        unknown,
+        byte_fallback: true,
+        ..Parts::byte_level(json!(null), json!(null))
+    }
+}
+
+/// Every split of a token into two tokens, best score first.
+fn merges_by_score(gguf: &GgufTokenizer) -> Vec<(String, String)> {
+    let vocab = vocabulary(gguf);
+    let normal = |id: &usize| gguf.token_types.get(*id).is_none_or(|&kind| kind == 1);
+    let mut merges = Vec::new();
+    for id in (0..gguf.tokens.len()).filter(normal) {
+        let token = gguf.tokens[id].as_str();
+        let mut splits: Vec<(u32, u32, &str, &str)> = token
+            .char_indices()
+            .skip(1)
+            .filter_map(|(at, _)| {
+                let (left, right) = token.split_at(at);
+                Some((*vocab.get(left)?, *vocab.get(right)?, left, right))
+            })
+            .collect();
+        splits.sort_unstable();
+        merges.extend(splits.into_iter().map(|(_, _, left, right)| (gguf.scores[id], left, right)));
+    }
+    let length = |text: &str| text.chars().count();
+    merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(length(b.1).cmp(&length(a.1))).then(length(b.2).cmp(&length(a.2))));
+    merges.into_iter().map(|(_, left, right)| (left.to_owned(), right.to_owned())).collect()
+}

@@ -1,0 +1,301 @@
+//! JSON taken strictly: a key that occurs twice is refused, and every field is asked for by name, so
+//! that whatever is wrong with it can be said.
+
+use crate::error::{Origin, Problem, RecordError};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+use std::{fmt, path::Path, sync::Arc};
+
+/// One JSON value and nothing after it.
+pub(crate) fn parse(text: &str) -> Result<Value, Problem> {
+    serde_json::from_str::<Strict>(text).map(|Strict(value)| value).map_err(|e| malformed(&e, e.column()))
+}
+
+/// The elements of a JSON array, each with the line on which it starts.
+pub(crate) fn parse_array(text: &str) -> Vec<(usize, Result<Value, Problem>)> {
+    let mut elements = Vec::new();
+    let mut at = 0;
+    let mut line = 1;
+    // Between elements stands one of these; the bracket also opens the first.
+    for opening in std::iter::once('[').chain(std::iter::repeat(',')) {
+        skip_space(text, &mut at, &mut line);
+        if opening == ',' && text[at..].starts_with(']') {
+            at += 1;
+            skip_space(text, &mut at, &mut line);
+            if at < text.len() {
+                elements.push((line, Err(expected(text, at, "nothing after the array"))));
+            }
+            return elements;
+        }
+        if !text[at..].starts_with(opening) {
+            elements.push((line, Err(expected(text, at, "`,` or `]`"))));
+            return elements;
+        }
+        at += 1;
+        skip_space(text, &mut at, &mut line);
+        if opening == '[' && text[at..].starts_with(']') {
+            // An empty array: step back so that the closing bracket is met above.
+            continue;
+        }
+        let mut stream = serde_json::Deserializer::from_str(&text[at..]).into_iter::<Strict>();
+        match stream.next() {
+            Some(Ok(Strict(value))) => elements.push((line, Ok(value))),
+            Some(Err(e)) => {
+                elements.push((line + e.line() - 1, Err(malformed(&e, e.column()))));
+                return elements;
+            }
+            None => {
+                elements.push((line, Err(expected(text, at, "a value"))));
+                return elements;
+            }
+        }
+        line += text[at..at + stream.byte_offset()].matches('\n').count();
+        at += stream.byte_offset();
+    }
+    elements
+}
+
+fn skip_space(text: &str, at: &mut usize, line: &mut usize) {
+    let rest = &text[*at..];
+    let skipped = rest.len() - rest.trim_start().len();
+    *line += rest[..skipped].matches('\n').count();
+    *at += skipped;
+}
+
+fn expected(text: &str, at: usize, what: &str) -> Problem {
+    let column = 1 + at - text[..at].rfind('\n').map_or(0, |n| n + 1);
+    Problem::Malformed { column, reason: format!("expected {what}") }
+}
+
+fn malformed(error: &serde_json::Error, column: usize) -> Problem {
+    let message = error.to_string();
+    let reason = message.rsplit_once(" at line ").map_or(message.as_str(), |(reason, _)| reason).to_owned();
+    Problem::Malformed { column, reason }
+}
+
+/// A value in which no object has the same key twice.
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Strict, D::Error> {
+        deserializer.deserialize_any(StrictVisitor).map(Strict)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Strict(value)) = access.next_element()? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = access.next_key::<String>()? {
+            if map.contains_key(&key) {
+                return Err(A::Error::custom(format!("key `{key}` occurs twice")));
+            }
+            let Strict(value) = access.next_value()?;
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+/// What one file has yielded besides records.
+pub(crate) struct Sink {
+    pub(crate) path: Arc<Path>,
+    /// Reasons to refuse.
+    pub(crate) problems: Vec<RecordError>,
+    /// Records left out of a foreign data set that is known to hold such, with the reason.
+    pub(crate) skipped: Vec<RecordError>,
+}
+
+impl Sink {
+    pub(crate) fn new(path: &Path) -> Sink {
+        Sink { path: path.into(), problems: Vec::new(), skipped: Vec::new() }
+    }
+
+    pub(crate) fn error(&self, line: usize, field: Option<String>, problem: Problem) -> RecordError {
+        RecordError { origin: self.origin(line), field, problem }
+    }
+
+    pub(crate) fn origin(&self, line: usize) -> Origin {
+        Origin { path: Arc::clone(&self.path), line }
+    }
+
+    /// Notes that the line is unusable.
+    pub(crate) fn line(&mut self, line: usize, problem: Problem) {
+        let error = self.error(line, None, problem);
+        self.problems.push(error);
+    }
+}
+
+/// One object of a record. Every accessor notes what is wrong and returns `None`, so that a record
+/// reports all its problems at once.
+pub(crate) struct Fields<'a> {
+    object: &'a Map<String, Value>,
+    prefix: String,
+    pub(crate) line: usize,
+    pub(crate) sink: &'a mut Sink,
+}
+
+impl<'a> Fields<'a> {
+    /// The fields of `value`, which the messages call `prefix` (empty for the record itself).
+    pub(crate) fn new(value: &'a Value, prefix: &str, line: usize, sink: &'a mut Sink) -> Option<Fields<'a>> {
+        match value {
+            Value::Object(object) => Some(Fields { object, prefix: prefix.to_owned(), line, sink }),
+            other => {
+                let field = (!prefix.is_empty()).then(|| prefix.to_owned());
+                let problem = Problem::WrongType { expected: "an object", found: type_name(other) };
+                let error = sink.error(line, field, problem);
+                sink.problems.push(error);
+                None
+            }
+        }
+    }
+
+    /// The same for an object inside this one.
+    pub(crate) fn inner<'b>(&'b mut self, value: &'b Value, name: &str) -> Option<Fields<'b>> {
+        let prefix = self.path(name);
+        Fields::new(value, &prefix, self.line, self.sink)
+    }
+
+    pub(crate) fn origin(&self) -> Origin {
+        self.sink.origin(self.line)
+    }
+
+    fn path(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+    }
+
+    /// Notes a problem of field `name`.
+    pub(crate) fn problem<T>(&mut self, name: &str, problem: Problem) -> Option<T> {
+        let error = self.sink.error(self.line, Some(self.path(name)), problem);
+        self.sink.problems.push(error);
+        None
+    }
+
+    /// Notes that the record is left out because of field `name`.
+    pub(crate) fn skip<T>(&mut self, name: &str, problem: Problem) -> Option<T> {
+        let error = self.sink.error(self.line, Some(self.path(name)), problem);
+        self.sink.skipped.push(error);
+        None
+    }
+
+    /// The field; null counts as absent.
+    pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
+        self.object.get(name).filter(|value| !value.is_null())
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// A field that must be there.
+    pub(crate) fn required(&mut self, name: &str) -> Option<&'a Value> {
+        match self.get(name) {
+            Some(value) => Some(value),
+            None => self.problem(name, Problem::Missing),
+        }
+    }
+
+    /// A text with something in it.
+    pub(crate) fn text(&mut self, name: &str) -> Option<String> {
+        let value = self.required(name)?;
+        self.text_of(name, value, false)
+    }
+
+    /// A text, if it is there. The outer `None` means that it is there and wrong.
+    pub(crate) fn optional_text(&mut self, name: &str) -> Option<Option<String>> {
+        match self.get(name) {
+            None => Some(None),
+            Some(value) => self.text_of(name, value, false).map(Some),
+        }
+    }
+
+    /// A name, which may be written as an integer.
+    pub(crate) fn optional_name(&mut self, name: &str) -> Option<Option<String>> {
+        match self.get(name) {
+            Some(Value::Number(number)) if !number.is_f64() => Some(Some(number.to_string())),
+            _ => self.optional_text(name),
+        }
+    }
+
+    /// `value` as text, which the messages call `name`.
+    pub(crate) fn text_of(&mut self, name: &str, value: &Value, may_be_empty: bool) -> Option<String> {
+        let Value::String(text) = value else {
+            return self.wrong_type(name, "a string", value);
+        };
+        if text.contains('\0') {
+            return self.problem(name, Problem::Nul);
+        }
+        if !may_be_empty && text.trim().is_empty() {
+            return self.problem(name, Problem::Empty);
+        }
+        Some(text.clone())
+    }
+
+    /// An array with something in it.
+    pub(crate) fn array(&mut self, name: &str) -> Option<&'a [Value]> {
+        match self.required(name)? {
+            Value::Array(values) if values.is_empty() => self.problem(name, Problem::Empty),
+            Value::Array(values) => Some(values),
+            other => self.wrong_type(name, "an array", other),
+        }
+    }
+
+    /// `value` as an integer.
+    pub(crate) fn integer_of(&mut self, name: &str, value: &Value) -> Option<i64> {
+        match value.as_i64() {
+            Some(integer) => Some(integer),
+            None => self.wrong_type(name, "an integer", value),
+        }
+    }
+
+    pub(crate) fn wrong_type<T>(&mut self, name: &str, expected: &'static str, found: &Value) -> Option<T> {
+        self.problem(name, Problem::WrongType { expected, found: type_name(found) })
+    }
+}
+
+/// The JSON type of a value, with its article.
+pub(crate) fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(number) if number.is_f64() => "a fraction",
+        Value::Number(_) => "an integer",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}

@@ -1,0 +1,289 @@
+//! Records read from the house's files and from the data sets of others, checked whole before any
+//! is used.
+
+use crate::{
+    bytes::{self, Limits},
+    error::{Error, Problem, Problems, RecordError},
+    json::{self, Fields, Sink, type_name},
+    record::{Demonstration, PretrainText, Prompt, Ranking, Record},
+    shapes::{self, Shape, house::default_id},
+};
+use serde_json::Value;
+use std::{collections::BTreeMap, path::Path};
+
+/// What [`read`] returns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Read<T> {
+    /// The records, in the order of the files and of their lines.
+    pub records: Vec<T>,
+    /// What was left out of data sets that are known to hold unusable records (hh-rlhf's
+    /// comparisons whose sides answer different prompts), with the reason.
+    pub skipped: Vec<RecordError>,
+}
+
+/// Reads all `paths` as records of kind `T`: [`Prompt`], [`Demonstration`], [`Ranking`] or
+/// [`PretrainText`].
+///
+/// Files are JSONL, a JSON array, or (for pretraining text) `.txt`; gzip and Zstandard are undone
+/// on the way. The first record of a file shows its shape, one of:
+///
+/// | shape | keys | holds |
+/// |---|---|---|
+/// | house, TRL | `prompt` (text or messages) or `messages`, then `completion`, or `completions` and `ranks` | prompts, demonstrations, rankings |
+/// | TRL preference | `prompt`?, `chosen`, `rejected` (texts or messages) | prompts, rankings |
+/// | hh-rlhf transcript | `chosen`, `rejected` as `\n\nHuman: ...\n\nAssistant: ...` | prompts, rankings |
+/// | OASST tree | `message_tree_id`, `prompt` | prompts, demonstrations (rank-0 replies by people), rankings; `user` is the tree |
+/// | PandaLM comparison | `instruction`, `input`, `response1`, `response2`, `annotator1..3` | prompts, rankings (three records each) |
+/// | self-instruct task | `instruction`, `instances` | prompts, demonstrations |
+/// | question list | `turns`, `category` | prompts |
+/// | JSON string | none | prompts |
+/// | text | `text`, or a `.txt` file | pretraining text |
+///
+/// A `.txt` file is one document, or one per article when its first line is a WikiText title
+/// (`" = Title = "`). Ranks may have gaps after ties (1,2,2,4) or not (1,2,2,3); any other gap, or
+/// a start other than 1, is refused. OASST's ranks get 1 added.
+///
+/// # Errors
+/// [`Error::Problems`] with every problem of every file: nothing is returned unless all of it is
+/// usable. [`Error::Io`], [`Error::Compressed`] and [`Error::TooLarge`] name the file.
+pub fn read<T: Record>(paths: &[impl AsRef<Path>], limits: &Limits) -> Result<Read<T>, Error> {
+    let mut read = Read { records: Vec::new(), skipped: Vec::new() };
+    let mut problems = Vec::new();
+    for path in paths {
+        let mut sink = Sink::new(path.as_ref());
+        read_file(path.as_ref(), limits, &mut read.records, &mut sink)?;
+        problems.append(&mut sink.problems);
+        read.skipped.append(&mut sink.skipped);
+    }
+    problems.append(&mut repeats(&read.records));
+    if problems.is_empty() { Ok(read) } else { Err(Problems(problems).into()) }
+}
+
+/// How one kind of record is taken out of one value of one shape. Implemented for the four records
+/// alone.
+pub trait Extract {
+    /// What messages call many of these.
+    const KIND: &'static str;
+
+    /// The records in `entry`; `None` when the shape holds none of this kind, or when a problem
+    /// was noted.
+    #[doc(hidden)]
+    fn extract(entry: &mut Entry<'_>) -> Option<Vec<Self>>
+    where
+        Self: Sized;
+}
+
+/// One value of a file on its way to become records.
+#[doc(hidden)]
+pub struct Entry<'a> {
+    pub(crate) shape: Shape,
+    pub(crate) value: &'a Value,
+    pub(crate) line: usize,
+    pub(crate) sink: &'a mut Sink,
+}
+
+impl Entry<'_> {
+    pub(crate) fn fields(&mut self) -> Option<Fields<'_>> {
+        Fields::new(self.value, "", self.line, self.sink)
+    }
+
+    fn wrong_kind<T: Extract>(&mut self) -> Option<Vec<T>> {
+        self.sink.line(self.line, Problem::WrongKind { shape: self.shape.name(), wanted: T::KIND });
+        None
+    }
+}
+
+impl Extract for Prompt {
+    const KIND: &'static str = "prompts";
+
+    fn extract(entry: &mut Entry<'_>) -> Option<Vec<Prompt>> {
+        let one = |prompt| vec![prompt];
+        match entry.shape {
+            Shape::House => shapes::house::prompt(&mut entry.fields()?).map(one),
+            Shape::Preference => shapes::house::preference(&mut entry.fields()?).map(|r| one(r.prompt)),
+            Shape::Transcript => shapes::hh::ranking(&mut entry.fields()?).map(|r| one(r.prompt)),
+            Shape::Tree => shapes::oasst::prompts(&mut entry.fields()?),
+            Shape::PandaLm => shapes::tasks::pandalm_prompt(&mut entry.fields()?).map(one),
+            Shape::SeedTask => shapes::tasks::seeds(&mut entry.fields()?)
+                .map(|demonstrations| demonstrations.into_iter().map(|d| d.prompt).collect()),
+            Shape::Questions => shapes::tasks::question(&mut entry.fields()?).map(one),
+            Shape::Line => shapes::tasks::line(entry).map(one),
+            Shape::Text => entry.wrong_kind(),
+        }
+    }
+}
+
+impl Extract for Demonstration {
+    const KIND: &'static str = "demonstrations";
+
+    fn extract(entry: &mut Entry<'_>) -> Option<Vec<Demonstration>> {
+        match entry.shape {
+            Shape::House => shapes::house::demonstration(&mut entry.fields()?).map(|d| vec![d]),
+            Shape::Tree => shapes::oasst::demonstrations(&mut entry.fields()?),
+            Shape::SeedTask => shapes::tasks::seeds(&mut entry.fields()?),
+            _ => entry.wrong_kind(),
+        }
+    }
+}
+
+impl Extract for Ranking {
+    const KIND: &'static str = "rankings";
+
+    fn extract(entry: &mut Entry<'_>) -> Option<Vec<Ranking>> {
+        let one = |ranking| vec![ranking];
+        match entry.shape {
+            Shape::House => shapes::house::ranking(&mut entry.fields()?).map(one),
+            Shape::Preference => shapes::house::preference(&mut entry.fields()?).map(one),
+            Shape::Transcript => shapes::hh::ranking(&mut entry.fields()?).map(one),
+            Shape::Tree => shapes::oasst::rankings(&mut entry.fields()?),
+            Shape::PandaLm => shapes::tasks::pandalm(&mut entry.fields()?),
+            _ => entry.wrong_kind(),
+        }
+    }
+}
+
+impl Extract for PretrainText {
+    const KIND: &'static str = "pretraining text";
+
+    fn extract(entry: &mut Entry<'_>) -> Option<Vec<PretrainText>> {
+        match entry.shape {
+            Shape::Text => {
+                let mut fields = entry.fields()?;
+                let text = fields.text("text")?;
+                Some(vec![PretrainText { text, origin: fields.origin() }])
+            }
+            _ => entry.wrong_kind(),
+        }
+    }
+}
+
+fn read_file<T: Record>(path: &Path, limits: &Limits, records: &mut Vec<T>, sink: &mut Sink) -> Result<(), Error> {
+    let mut file = Values { shape: None, waiting: Vec::new(), empty: true, records, sink };
+    if is_text(path) {
+        match bytes::whole(path, limits)? {
+            Ok(text) => documents(&text)
+                .into_iter()
+                .for_each(|(line, text)| file.take(line, Ok(serde_json::json!({ "text": text })))),
+            Err((line, problem)) => file.take(line, Err(problem)),
+        }
+    } else if first_byte(path)? == Some(b'[') {
+        match bytes::whole(path, limits)? {
+            Ok(text) => json::parse_array(&text).into_iter().for_each(|(line, value)| file.take(line, value)),
+            Err((line, problem)) => file.take(line, Err(problem)),
+        }
+    } else {
+        bytes::lines(path, limits, &mut |line, text| file.take(line, text.and_then(json::parse)))?;
+    }
+    file.end();
+    Ok(())
+}
+
+/// The values of one file, turned into records as they come. The first value of a known shape
+/// decides for the file, so that a later one that lacks a field is told which.
+struct Values<'a, T> {
+    shape: Option<Shape>,
+    waiting: Vec<(usize, Value)>,
+    empty: bool,
+    records: &'a mut Vec<T>,
+    sink: &'a mut Sink,
+}
+
+impl<T: Record> Values<'_, T> {
+    fn take(&mut self, line: usize, value: Result<Value, Problem>) {
+        self.empty = false;
+        let value = match value {
+            Ok(value) => value,
+            Err(problem) => return self.sink.line(line, problem),
+        };
+        self.shape = self.shape.or_else(|| Shape::of(&value));
+        self.waiting.push((line, value));
+        if let Some(shape) = self.shape {
+            for (line, value) in std::mem::take(&mut self.waiting) {
+                let mut entry = Entry { shape, value: &value, line, sink: self.sink };
+                self.records.extend(T::extract(&mut entry).unwrap_or_default());
+            }
+        }
+    }
+
+    fn end(self) {
+        if self.empty {
+            self.sink.line(1, Problem::NoRecord);
+        }
+        for (line, value) in self.waiting {
+            self.sink.line(line, Problem::UnknownShape { found: describe(&value) });
+        }
+    }
+}
+
+fn describe(value: &Value) -> String {
+    match value {
+        Value::Object(object) if !object.is_empty() => {
+            format!("keys {}", object.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", "))
+        }
+        Value::Object(_) => "no keys".to_owned(),
+        other => type_name(other).to_owned(),
+    }
+}
+
+/// Whether the name, without `.gz` or `.zst`, ends in `.txt`.
+fn is_text(path: &Path) -> bool {
+    let name = path.to_string_lossy();
+    name.trim_end_matches(".gz").trim_end_matches(".zst").ends_with(".txt")
+}
+
+/// The first byte that is neither white space nor part of a byte order mark.
+fn first_byte(path: &Path) -> Result<Option<u8>, Error> {
+    let mut reader = bytes::open(path)?;
+    let mut byte = [0];
+    loop {
+        match std::io::Read::read(&mut reader, &mut byte) {
+            Ok(0) => return Ok(None),
+            Ok(_) if byte[0].is_ascii_whitespace() || [0xEF, 0xBB, 0xBF].contains(&byte[0]) => {}
+            Ok(_) => return Ok(Some(byte[0])),
+            // The real reading comes next and says what is wrong.
+            Err(_) => return Ok(None),
+        }
+    }
+}
+
+/// The documents of a plain text with the line on which each starts.
+fn documents(text: &str) -> Vec<(usize, &str)> {
+    let is_title = |line: &str| {
+        let line = line.trim();
+        line.len() > 4 && line.starts_with("= ") && line.ends_with(" =") && !line[2..].starts_with('=')
+    };
+    let wiki = text.lines().find(|line| !line.trim().is_empty()).is_some_and(is_title);
+    let (mut starts, mut at) = (vec![(1, 0)], 0);
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        if wiki && is_title(line) && at > 0 {
+            starts.push((number + 1, at));
+        }
+        at += line.len();
+    }
+    let ends = starts.iter().skip(1).map(|&(_, at)| at).chain([text.len()]);
+    let pieces = starts.iter().zip(ends).map(|(&(line, start), end)| (line, &text[start..end]));
+    pieces.filter(|(_, piece)| !piece.trim().is_empty()).collect()
+}
+
+/// Records that say the same twice, and ids that name two prompts.
+fn repeats<T: Record>(records: &[T]) -> Vec<RecordError> {
+    let mut by_id: BTreeMap<&str, Vec<&T>> = BTreeMap::new();
+    let mut found = Vec::new();
+    for record in records {
+        // An id that the reader made up names its line and nothing else.
+        let given = record.prompt().filter(|prompt| prompt.id != default_id(&prompt.origin));
+        let Some(prompt) = given else { continue };
+        let same_id = by_id.entry(&prompt.id).or_default();
+        let other_prompt = same_id.iter().find(|first| first.subject() != record.subject());
+        let same_record = same_id.iter().find(|first| first.answer() == record.answer());
+        if let Some(first) = other_prompt.or(same_record) {
+            let problem = Problem::Duplicate { first: first.origin().clone(), conflicting: other_prompt.is_some() };
+            found.push(RecordError { origin: record.origin().clone(), field: Some("id".to_owned()), problem });
+        }
+        same_id.push(record);
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,255 @@
+//! What people wrote: prompts, demonstrations, rankings, and plain text.
+
+use crate::error::Origin;
+use serde::Serialize;
+
+/// A prompt, of a labeler or a user.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Prompt {
+    /// Unique in its data set. Records without one are named `<file stem>-<line>`.
+    pub id: String,
+    /// The words to answer.
+    #[serde(flatten)]
+    pub content: Content,
+    /// Who wrote it: the unit of the per-user cap and of the split.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// What it asks for, as in table 1 of \[IG\] (`generation`, `open_qa`, ...); free text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_case: Option<String>,
+    /// File and line.
+    #[serde(skip)]
+    pub origin: Origin,
+}
+
+/// The words of a prompt: a plain text, or a conversation that ends with the user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Content {
+    /// Plain text, written as `prompt`.
+    #[serde(rename = "prompt")]
+    Text(String),
+    /// A conversation, written as `messages`.
+    #[serde(rename = "messages")]
+    Messages(Conversation),
+}
+
+/// Messages in the order in which they were spoken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Conversation {
+    /// The messages.
+    pub messages: Vec<Message>,
+}
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said; never empty when it was read from a file.
+    pub content: String,
+}
+
+impl Message {
+    /// A message.
+    pub fn new(role: Role, content: impl Into<String>) -> Message {
+        Message { role, content: content.into() }
+    }
+}
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Standing instructions.
+    System,
+    /// The person.
+    User,
+    /// The model.
+    Assistant,
+}
+
+impl Role {
+    /// The word that records and templates use: `system`, `user` or `assistant`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+        }
+    }
+}
+
+impl Content {
+    /// The messages: a plain text is one message of the user.
+    pub fn conversation(&self) -> Conversation {
+        match self {
+            Content::Text(text) => Conversation { messages: vec![Message::new(Role::User, text)] },
+            Content::Messages(conversation) => conversation.clone(),
+        }
+    }
+
+    /// All the words, one entry per message.
+    pub fn texts(&self) -> Vec<&str> {
+        match self {
+            Content::Text(text) => vec![text],
+            Content::Messages(conversation) => conversation.messages.iter().map(|m| m.content.as_str()).collect(),
+        }
+    }
+}
+
+/// A prompt and the completion that a person wrote for it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Demonstration {
+    /// The prompt.
+    #[serde(flatten)]
+    pub prompt: Prompt,
+    /// The completion, never empty.
+    pub completion: String,
+}
+
+/// One person's ranking of K >= 2 completions of one prompt. A prompt that three people ranked is
+/// three records.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Ranking {
+    /// The prompt.
+    #[serde(flatten)]
+    pub prompt: Prompt,
+    /// The completions. One may be empty: a model that says nothing has been ranked too, and its
+    /// tokens are the end-of-sequence token alone.
+    pub completions: Vec<String>,
+    /// Rank of each completion, 1 = best, equal = tie, as written: dense (1,2,2,3) or as in
+    /// competitions (1,2,2,4). Only the order carries meaning.
+    pub ranks: Vec<u32>,
+    /// Who ranked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labeler: Option<String>,
+    /// How sure the labeler was, on the data set's own scale.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<f32>,
+    /// Overall quality of each completion, 1 to 7 (\[IG\] table 3).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Vec<u8>>,
+    /// Names of what is wrong with each completion (\[IG\] table 3), one list per completion.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flags: Option<Vec<Vec<String>>>,
+}
+
+impl Ranking {
+    /// Pairs `(better, worse)` of indices into `completions`; ties form none. In a fixed order.
+    pub fn pairs(&self) -> Vec<(usize, usize)> {
+        let k = self.ranks.len();
+        let all = (0..k).flat_map(|w| (0..k).map(move |l| (w, l)));
+        all.filter(|&(w, l)| self.ranks[w] < self.ranks[l]).collect()
+    }
+}
+
+/// Text for pretraining or for the pretraining mix.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PretrainText {
+    /// One document.
+    pub text: String,
+    /// File and line on which it starts.
+    #[serde(skip)]
+    pub origin: Origin,
+}
+
+/// What reading, hygiene and leak checks need to know of a record. Sealed: the four records of this
+/// crate implement it.
+pub trait Record: Sized + Serialize + crate::read::Extract {
+    /// File and line.
+    fn origin(&self) -> &Origin;
+
+    /// The prompt; `None` of pretraining text.
+    fn prompt(&self) -> Option<&Prompt>;
+
+    /// What was written to the prompt, and by whom: two records with the same prompt and the same
+    /// answer are one record twice.
+    fn answer(&self) -> String;
+
+    /// Every text that a person or a model wrote, for filters.
+    fn texts(&self) -> Vec<&str>;
+
+    /// The words that make two records alike. A conversation is read from its newest turn
+    /// backwards, so that threads of one tree are not near-duplicates merely because they begin
+    /// alike.
+    fn subject(&self) -> String {
+        let texts = self.prompt().map_or_else(|| self.texts(), |prompt| prompt.content.texts());
+        texts.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Who wrote the prompt, where that is known.
+    fn user(&self) -> Option<&str> {
+        self.prompt().and_then(|prompt| prompt.user.as_deref())
+    }
+
+    /// The record as one JSON line of the house format, without the newline.
+    fn to_line(&self) -> String {
+        serde_json::to_string(self).expect("records have string keys, and strings and numbers as values")
+    }
+}
+
+impl Record for Prompt {
+    fn origin(&self) -> &Origin {
+        &self.origin
+    }
+    fn prompt(&self) -> Option<&Prompt> {
+        Some(self)
+    }
+    fn answer(&self) -> String {
+        String::new()
+    }
+    fn texts(&self) -> Vec<&str> {
+        self.content.texts()
+    }
+}
+
+impl Record for Demonstration {
+    fn origin(&self) -> &Origin {
+        &self.prompt.origin
+    }
+    fn prompt(&self) -> Option<&Prompt> {
+        Some(&self.prompt)
+    }
+    fn answer(&self) -> String {
+        self.completion.clone()
+    }
+    fn texts(&self) -> Vec<&str> {
+        let mut texts = self.prompt.content.texts();
+        texts.push(&self.completion);
+        texts
+    }
+}
+
+impl Record for Ranking {
+    fn origin(&self) -> &Origin {
+        &self.prompt.origin
+    }
+    fn prompt(&self) -> Option<&Prompt> {
+        Some(&self.prompt)
+    }
+    fn answer(&self) -> String {
+        let labeler = self.labeler.as_deref().unwrap_or_default();
+        std::iter::once(labeler).chain(self.completions.iter().map(String::as_str)).collect::<Vec<_>>().join("\0")
+    }
+    fn texts(&self) -> Vec<&str> {
+        let mut texts = self.prompt.content.texts();
+        texts.extend(self.completions.iter().map(String::as_str));
+        texts
+    }
+}
+
+impl Record for PretrainText {
+    fn origin(&self) -> &Origin {
+        &self.origin
+    }
+    fn prompt(&self) -> Option<&Prompt> {
+        None
+    }
+    fn answer(&self) -> String {
+        String::new()
+    }
+    fn texts(&self) -> Vec<&str> {
+        vec![&self.text]
+    }
+}

@@ -1,0 +1,68 @@
+//! hh-rlhf: two whole transcripts, `\n\nHuman: ...\n\nAssistant: ...`, that should differ in their
+//! last turn alone.
+
+use crate::{
+    error::Problem,
+    json::Fields,
+    record::{Content, Conversation, Message, Ranking, Role},
+    shapes::house,
+};
+
+const ASSISTANT: &str = "\n\nAssistant:";
+const HUMAN: &str = "\n\nHuman:";
+
+/// The comparison; skipped when the two sides answer different prompts, as 5 of the 2,312 in the
+/// harmless test set do. A reply may be empty: people preferred silence, or the other side, and
+/// said so.
+pub(crate) fn ranking(fields: &mut Fields<'_>) -> Option<Ranking> {
+    let (chosen, rejected) = (side(fields, "chosen"), side(fields, "rejected"));
+    let ((prompt, chosen), (other, rejected)) = (chosen?, rejected?);
+    if prompt != other {
+        return fields.skip("rejected", Problem::Inconsistent);
+    }
+    let messages = turns(&prompt);
+    if messages.last().is_none_or(|last| last.role != Role::User) {
+        return fields.problem("chosen", Problem::LastRole { expected: "user" });
+    }
+    let content = Content::Messages(Conversation { messages });
+    Some(house::comparison(house::attributes(fields, Some(content))?, [chosen, rejected]))
+}
+
+/// A transcript cut before its last reply.
+fn side(fields: &mut Fields<'_>, name: &str) -> Option<(String, String)> {
+    let text = fields.text(name)?;
+    match text.rsplit_once(ASSISTANT) {
+        Some((prompt, reply)) => Some((prompt.to_owned(), reply.trim().to_owned())),
+        None => fields.problem(name, Problem::LastRole { expected: "assistant" }),
+    }
+}
+
+/// The turns of a transcript. Four transcripts let the assistant speak twice in a row: one turn of
+/// two paragraphs, because chat templates want the roles to alternate.
+fn turns(text: &str) -> Vec<Message> {
+    let mut messages: Vec<Message> = Vec::new();
+    let mut rest = text;
+    while let Some((role, start)) = next_turn(rest) {
+        rest = &rest[start..];
+        let end = next_turn(rest).map_or(rest.len(), |(role, start)| start - mark(role).len());
+        let said = rest[..end].trim();
+        match messages.last_mut() {
+            _ if said.is_empty() => {}
+            Some(last) if last.role == role => last.content = format!("{}\n\n{said}", last.content),
+            _ => messages.push(Message::new(role, said)),
+        }
+        rest = &rest[end..];
+    }
+    messages
+}
+
+fn mark(role: Role) -> &'static str {
+    if role == Role::User { HUMAN } else { ASSISTANT }
+}
+
+/// Who speaks next and where their words start.
+fn next_turn(text: &str) -> Option<(Role, usize)> {
+    let find = |role| text.find(mark(role)).map(|at| (at, role));
+    let (at, role) = [find(Role::User), find(Role::Assistant)].into_iter().flatten().min()?;
+    Some((role, at + mark(role).len()))
+}

@@ -1,0 +1,304 @@
+//! Templates: a conversation becomes the text that ends where the completion begins.
+
+use crate::{
+    error::Error,
+    record::{Content, Conversation, Message, Role},
+    tokenizer::Tokenizer,
+};
+use minijinja::{Environment, ErrorKind, syntax::SyntaxConfig, value::Value};
+
+/// How a prompt is written out for a model.
+#[derive(Clone, Debug)]
+pub struct Template {
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Plain { before: String, after: String, gap: bool },
+    Chat { environment: Box<Environment<'static>>, specials: [(&'static str, String); 3] },
+}
+
+/// Instructions that one rendering may take, and its recursion depth: a template is a program of
+/// whoever published the model. Templates in use take a few hundred per message.
+const FUEL: u64 = 1_000_000;
+const RECURSION: usize = 64;
+const PLACEHOLDER: &str = "{prompt}";
+
+impl Template {
+    /// A template for base models, `"User: {prompt}\nAssistant:"`, written in the configuration.
+    ///
+    /// The prompt stands where `{prompt}` does. Earlier turns of a conversation are written the
+    /// same way, one after the other with a newline between; a system message stands before them
+    /// with an empty line after it. When the text ends without white space, completions begin with a
+    /// space, as words do in byte-level vocabularies ([SF] does the same).
+    ///
+    /// # Errors
+    /// [`Error::Template`] unless `{prompt}` occurs exactly once and no other `{name}` does.
+    pub fn plain(text: &str) -> Result<Template, Error> {
+        let mut parts = text.split(PLACEHOLDER);
+        let (before, after) = match (parts.next(), parts.next(), parts.next()) {
+            (Some(before), Some(after), None) => (before, after),
+            _ => return Err(Error::template("`template` must hold `{prompt}` exactly once; correct it")),
+        };
+        if let Some(name) = [before, after].into_iter().find_map(placeholder) {
+            let problem = format!("`template` names `{{{name}}}`, and only `{{prompt}}` is known; correct it");
+            return Err(Error::template(problem));
+        }
+        let gap = !after.is_empty() && !after.ends_with(char::is_whitespace);
+        Ok(Template { kind: Kind::Plain { before: before.to_owned(), after: after.to_owned(), gap } })
+    }
+
+    /// A Jinja chat template, as `tokenizer_config.json` and GGUF files carry, rendered as
+    /// transformers does: blocks trimmed, Python's string and dict methods, `raise_exception`,
+    /// `bos_token`, `eos_token` and `pad_token` defined, `add_generation_prompt` true.
+    /// `strftime_now` is absent because a rendering must not depend on the clock; templates that
+    /// ask whether it is defined take their own fixed date.
+    ///
+    /// # Errors
+    /// [`Error::Template`] when it does not compile, or cannot render a one-line conversation.
+    pub fn chat(source: &str, tokenizer: &Tokenizer) -> Result<Template, Error> {
+        let specials = [
+            ("bos_token", tokenizer.name_of(tokenizer.bos())),
+            ("eos_token", tokenizer.name_of(Some(tokenizer.eos()))),
+            ("pad_token", tokenizer.name_of(tokenizer.pad())),
+        ];
+        let environment = Box::new(environment(source).map_err(describe)?);
+        let template = Template { kind: Kind::Chat { environment, specials } };
+        let probe = "Will this be said?";
+        let rendered = template.render_prompt(&Content::Text(probe.to_owned()).conversation())?;
+        if !rendered.contains(probe) {
+            return Err(Error::template("it drops what the user says; name another template"));
+        }
+        Ok(template)
+    }
+
+    /// The chat template that came with the tokenizer, if one did.
+    ///
+    /// # Errors
+    /// As for [`Template::chat`].
+    pub fn of(tokenizer: &Tokenizer) -> Result<Option<Template>, Error> {
+        tokenizer.chat_template().map(|source| Template::chat(source, tokenizer)).transpose()
+    }
+
+    /// The text before the completion. The conversation ends with the user, as readers ensure.
+    ///
+    /// # Errors
+    /// [`Error::Template`] when the template refuses the conversation or runs too long.
+    pub fn render_prompt(&self, conversation: &Conversation) -> Result<String, Error> {
+        match &self.kind {
+            Kind::Plain { before, after, gap } => Ok(plain(&conversation.messages, before, after, *gap)),
+            Kind::Chat { environment, specials } => chat(&conversation.messages, environment, specials),
+        }
+    }
+
+    /// The completion as it is trained on and sampled: with the space that a plain template wants
+    /// before it, otherwise as it is.
+    pub fn render_completion(&self, completion: &str) -> String {
+        match self.kind {
+            Kind::Plain { gap: true, .. } if !completion.is_empty() => format!(" {}", completion.trim_start()),
+            _ => completion.to_owned(),
+        }
+    }
+}
+
+/// The first `{name}` in a text.
+fn placeholder(text: &str) -> Option<&str> {
+    let name = |rest: &'_ str| rest.split_once('}').map(|(name, _)| name.len());
+    text.match_indices('{').find_map(|(at, _)| {
+        let found = &text[at + 1..at + 1 + name(&text[at + 1..])?];
+        let word = !found.is_empty() && found.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        word.then_some(found)
+    })
+}
+
+fn plain(messages: &[Message], before: &str, after: &str, gap: bool) -> String {
+    let mut text = String::new();
+    for message in messages {
+        match message.role {
+            Role::System => text.extend([message.content.as_str(), "\n\n"]),
+            Role::User => text.extend([before, &message.content, after]),
+            Role::Assistant => text.extend([if gap { " " } else { "" }, message.content.as_str(), "\n"]),
+        }
+    }
+    text
+}
+
+fn chat(messages: &[Message], environment: &Environment<'_>, specials: &[(&str, String)]) -> Result<String, Error> {
+    let turn = |m: &Message| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]);
+    let messages: Value = messages.iter().map(turn).collect();
+    let globals = specials.iter().map(|(name, token)| (*name, Value::from(token.as_str())));
+    let context = [("messages", messages), ("add_generation_prompt", Value::from(true))];
+    let context = Value::from_pairs(globals.chain(context));
+    environment.get_template("chat").and_then(|template| template.render(context)).map_err(describe)
+}
+
+fn environment(source: &str) -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(RECURSION);
+    environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_filter("tojson", |value: Value| python_json(&value));
+    environment.add_template_owned("chat", source.to_owned())?;
+    Ok(environment)
+}
+
+/// JSON as Python's `json.dumps` spaces it, without escaping for HTML.
+fn python_json(value: &Value) -> Result<String, minijinja::Error> {
+    let failed = |what: &dyn std::fmt::Display| minijinja::Error::new(ErrorKind::BadSerialization, what.to_string());
+    let mut bytes = Vec::new();
+    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, PythonSpaces);
+    serde::Serialize::serialize(value, &mut serializer).map_err(|e| failed(&e))?;
+    String::from_utf8(bytes).map_err(|e| failed(&e))
+}
+
+struct PythonSpaces;
+
+impl serde_json::ser::Formatter for PythonSpaces {
+    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, to: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { to.write_all(b", ") }
+    }
+    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, to: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { to.write_all(b", ") }
+    }
+    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, to: &mut W) -> std::io::Result<()> {
+        to.write_all(b": ")
+    }
+}
+
+/// What went wrong, in which line of the template, and what to do.
+fn describe(error: minijinja::Error) -> Error {
+    let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    let line = error.line().map(|line| format!("line {line}: ")).unwrap_or_default();
+    let advice = match error.kind() {
+        ErrorKind::OutOfFuel => "it runs too long; name another template",
+        ErrorKind::SyntaxError => "correct it, or write `template = \"...{prompt}...\"` in the configuration",
+        ErrorKind::UnknownFunction if what.contains("strftime_now") => {
+            "it wants today's date, which would change the prompts from day to day; write the date into the template"
+        }
+        _ => "change the conversation, or name another template",
+    };
+    Error::template(format!("{line}{what}; {advice}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bpe::train_bpe;
+
+    fn tokenizer() -> Tokenizer {
+        train_bpe(["ab ab"], 256 + 3, &["<|im_end|>", "<|begin_of_text|>"]).unwrap()
+    }
+
+    fn talk(turns: &[(Role, &str)]) -> Conversation {
+        Conversation { messages: turns.iter().map(|&(role, text)| Message::new(role, text)).collect() }
+    }
+
+    #[track_caller]
+    fn check(template: &str, turns: &[(Role, &str)], want: &str) {
+        let template = Template::chat(template, &tokenizer()).unwrap();
+        assert_eq!(template.render_prompt(&talk(turns)).unwrap(), want);
+    }
+
+    #[track_caller]
+    fn check_refused(template: &str, turns: &[(Role, &str)], want: &str) {
+        let rendered = Template::chat(template, &tokenizer()).and_then(|t| t.render_prompt(&talk(turns)));
+        let message = rendered.unwrap_err().to_string();
+        assert!(message.contains(want), "{message}");
+    }
+
+    #[track_caller]
+    fn check_plain(template: &str, turns: &[(Role, &str)], want: &str, completion: &str) {
+        let template = Template::plain(template).unwrap();
+        assert_eq!(template.render_prompt(&talk(turns)).unwrap(), want);
+        assert_eq!(template.render_completion("Yes."), completion);
+    }
+
+    use Role::{Assistant, System, User};
+
+    /// In the manner of SmolLM2's.
+    const CHATML: &str = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
+        {{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + \
+        message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}\
+        {{ '<|im_start|>assistant\n' }}{% endif %}";
+
+    #[test]
+    fn chatml_renders_turns_and_its_default_system() {
+        let one = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
+        check(CHATML, &[(User, "Hi")], one);
+        let three = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nA & <B><|im_end|>\n\
+            <|im_start|>assistant\nC<|im_end|>\n<|im_start|>user\nD<|im_end|>\n<|im_start|>assistant\n";
+        check(CHATML, &[(System, "S"), (User, "A & <B>"), (Assistant, "C"), (User, "D")], three);
+    }
+
+    /// In the manner of Llama 3's, with blocks on lines of their own and Python's methods.
+    const LLAMA: &str = "{%- if strftime_now is defined %}\n    {%- set date = strftime_now('%d') %}\n{%- else %}\n    \
+        {%- set date = '26 Jul 2024' %}\n{%- endif %}\n{{- bos_token }}\n{%- if messages[0]['role'] == 'system' %}\n    \
+        {%- set system = messages[0]['content'].strip() %}\n    {%- set messages = messages[1:] %}\n{%- else %}\n    \
+        {%- set system = '' %}\n{%- endif %}\n{{- 'system: ' + date + '|' + system + '<|eot_id|>' }}\n\
+        {%- for message in messages %}\n    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}\n        \
+        {{- raise_exception('Roles must alternate!') }}\n    {%- endif %}\n    \
+        {{- message.get('role').upper() + ': ' + message['content'] | trim + '<|eot_id|>' }}\n{%- endfor %}\n\
+        {%- if add_generation_prompt %}\n    {{- 'assistant: ' }}\n{%- endif %}\n";
+
+    #[test]
+    fn a_llama_style_template_uses_its_own_date_and_pythons_methods() {
+        let want = "<|begin_of_text|>system: 26 Jul 2024|S<|eot_id|>USER: A<|eot_id|>assistant: ";
+        let tokenizer = tokenizer();
+        let bos = tokenizer.name_of(tokenizer.id("<|begin_of_text|>"));
+        let named = LLAMA.replace("{{- bos_token }}", &format!("{{{{- '{bos}' }}}}"));
+        check(&named, &[(System, " S "), (User, " A ")], want);
+        check("{{ messages[0].content.split(' ')[1] }}|{{ messages[-1]['content'] }}", &[(User, "x y z")], "y|x y z");
+        check(
+            "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}{{ messages[0].content.startswith('x') }}",
+            &[(User, "x")],
+            "role=user;content=x;True",
+        );
+    }
+
+    #[test]
+    fn json_is_spaced_as_python_does() {
+        check("{{ messages | tojson }}", &[(User, "a <b>")], r#"[{"role": "user", "content": "a <b>"}]"#);
+    }
+
+    #[test]
+    fn a_template_may_refuse_and_must_not_run_away() {
+        check_refused(LLAMA, &[(User, "A"), (User, "B")], "Roles must alternate!");
+        check_refused("{% for", &[], "`template = ");
+        check_refused("{{ messages | length }}", &[], "drops what the user says");
+        check_refused("{{ strftime_now('%d') }}{{ messages[0].content }}", &[], "write the date into the template");
+        check_refused(
+            "{% for i in range(9999) %}{% for i in range(9999) %}{{ i }}{% endfor %}{% endfor %}",
+            &[],
+            "runs too long",
+        );
+        check_refused("{{ messages[0]['content'].frobnicate() }}", &[], "frobnicate");
+    }
+
+    #[test]
+    fn plain_templates_write_all_turns_alike() {
+        check_plain("User: {prompt}\nAssistant:", &[(User, "Hi")], "User: Hi\nAssistant:", " Yes.");
+        check_plain("{prompt}\n\n", &[(System, "S"), (User, "Hi")], "S\n\nHi\n\n", "Yes.");
+        check_plain("{prompt}", &[(User, "Hi")], "Hi", "Yes.");
+        let turns = [(User, "A"), (Assistant, "B"), (User, "C {prompt}")];
+        check_plain("Q: {prompt}\nA:", &turns, "Q: A\nA: B\nQ: C {prompt}\nA:", " Yes.");
+    }
+
+    #[test]
+    fn plain_templates_are_checked() {
+        for (text, want) in [
+            ("no place", "exactly once"),
+            ("{prompt} {prompt}", "exactly once"),
+            ("{instruction}: {prompt}", "`{instruction}`"),
+        ] {
+            let message = Template::plain(text).unwrap_err().to_string();
+            assert!(message.contains(want), "{message}");
+        }
+        assert!(Template::plain("fn main() { {prompt} }").is_ok(), "braces alone are text");
+    }
+}
