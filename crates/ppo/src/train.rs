@@ -1,0 +1,262 @@
+//! The loop of step 3: sample, score, compare, estimate, update; everything observable leaves it
+//! as an event.
+
+use crate::{
+    Critic, Error, LrSchedule, Metrics, Plan, Result,
+    rollout::{Episode, Rollout, Score},
+    update::{Minibatch, UpdateStats, check_first_ratio},
+};
+use instruct_data::Packed;
+use instruct_model::{Decoder, HeadKind, Request};
+use instruct_random::Source;
+use instruct_train::{AdamConfig, AdamW, Ema, Event, Flow, Groups, Listener, Metrics as _, Schedule, check_gradients, phase};
+use std::collections::BTreeSet;
+
+/// Everything that a run changes. Saved and restored, it continues bit for bit: draws are keyed by
+/// episode and iteration, so there is no generator to save.
+pub struct State {
+    /// The policy that learns.
+    pub policy: Decoder,
+    /// The critic, when it is a model of its own.
+    pub value: Option<Decoder>,
+    /// The policy's optimizer.
+    pub policy_optimizer: AdamW,
+    /// The critic's optimizer, when it is a model of its own.
+    pub value_optimizer: Option<AdamW>,
+    /// The averaged policy, when the plan keeps one.
+    pub ema: Option<Ema>,
+    /// Price per nat of divergence in the next iteration.
+    pub beta: f64,
+    /// Iterations done.
+    pub iteration: u64,
+}
+
+/// What a run reads and never changes.
+pub struct Task<'a> {
+    /// The policy at the start of step 3, frozen. A copy in storage of its own.
+    pub reference: &'a Decoder,
+    /// Token ids of every prompt.
+    pub prompts: &'a [Vec<u32>],
+    /// Windows of pretraining text for the mix; may be empty when the mix is off.
+    pub pretraining: &'a [Vec<u32>],
+    /// What a completion is worth.
+    pub score: Score<'a>,
+    /// Completion tokens to text, for scorers and samples.
+    pub decode: &'a dyn Fn(&[u32]) -> String,
+    /// Ids that end a completion.
+    pub stop: BTreeSet<u32>,
+    /// Keys every draw of the run.
+    pub seed: u64,
+    /// Tokens computed at a time.
+    pub micro_tokens: usize,
+}
+
+/// How far from 1 a ratio may be on a first minibatch in f32: the sums of a softmax over 10^5
+/// tokens round by less.
+const RATIO_TOLERANCE: f64 = 1e-4;
+
+impl State {
+    /// The state before the first iteration. `value` is the critic's start, a copy of the reward
+    /// model, when the plan wants a separate one.
+    ///
+    /// Errors: the plan and the critic do not match.
+    pub fn new(policy: Decoder, value: Option<Decoder>, plan: &Plan) -> Result<State> {
+        match (plan.critic, &value, policy.head()) {
+            (Critic::Separate { .. }, None, _) => return Err(Error::Critic("a separate critic needs a value model")),
+            (Critic::Head { .. }, Some(_), _) => return Err(Error::Critic("a value head needs no value model")),
+            (Critic::Head { .. }, None, head) if head != HeadKind::LanguageModelWithValue => {
+                return Err(Error::Critic("the policy has no value head"));
+            }
+            _ => {}
+        }
+        let adam = AdamConfig {
+            form: plan.adam_form,
+            beta1: plan.betas.0,
+            beta2: plan.betas.1,
+            eps: plan.adam_eps,
+            weight_decay: plan.weight_decay,
+            clip_norm: plan.clip_norm,
+        };
+        Ok(State {
+            policy_optimizer: AdamW::new(policy.params(), adam, Groups::default())?,
+            value_optimizer: value.as_ref().map(|value| AdamW::new(value.params(), adam, Groups::default())).transpose()?,
+            ema: (plan.ema > 0.0).then(|| Ema::new(policy.params(), plan.ema)).transpose()?,
+            beta: plan.kl.initial(),
+            iteration: 0,
+            policy,
+            value,
+        })
+    }
+}
+
+/// Runs the iterations that `state` has not done yet.
+///
+/// Errors: see [`Error`]; a listener's error stops the run after the iteration that raised it.
+pub fn train(state: &mut State, task: &Task<'_>, plan: &Plan, on: &mut Listener<'_, State>) -> Result<()> {
+    check(task, plan)?;
+    while state.iteration < plan.iterations() {
+        let (rollout, metrics) = iterate(state, task, plan, on)?;
+        state.iteration += 1;
+        for (index, episode) in rollout.episodes.iter().enumerate() {
+            let _ = on(Event::Sample { step: state.iteration, row: &sample(&rollout, index, episode) })?;
+        }
+        let (step, total) = (state.iteration, plan.iterations());
+        let _ = on(Event::Step { step, total, metrics: &metrics.entries() })?;
+        if on(Event::Boundary { step: state.iteration, state })? == Flow::Stop {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn check(task: &Task<'_>, plan: &Plan) -> Result<()> {
+    let problems = plan.problems();
+    if !problems.is_empty() {
+        return Err(Error::Plan { problems });
+    }
+    if task.prompts.is_empty() {
+        return Err(Error::NoPrompts);
+    }
+    if plan.gamma_ptx > 0.0 && task.pretraining.is_empty() {
+        return Err(Error::NoPretraining { gamma: plan.gamma_ptx });
+    }
+    Ok(())
+}
+
+fn iterate(
+    state: &mut State,
+    task: &Task<'_>,
+    plan: &Plan,
+    on: &mut Listener<'_, State>,
+) -> Result<(Rollout, Metrics)> {
+    let requests = requests(task, plan, state.iteration);
+    let source = Source::new(task.seed, "ppo/sampling");
+    let mut rollout = phase(on, "time/sample", |_| {
+        Rollout::sample(&state.policy, &requests, plan, &task.stop, source, task.decode)
+    })?;
+    phase(on, "time/score", |_| rollout.score(task.score))?;
+    phase(on, "time/logprob", |_| {
+        rollout.logprobs(&state.policy, task.reference, plan, task.micro_tokens)?;
+        rollout.values(state.value.as_ref().unwrap_or(&state.policy), task.micro_tokens)
+    })?;
+    rollout.advantages(plan, state.beta);
+    let mut metrics = Metrics::of_rollout(&rollout, plan, state.beta);
+    phase(on, "time/update", |_| update(state, task, plan, &rollout, &mut metrics))?;
+    state.beta = plan.kl.next(state.beta, metrics.kl, plan.batch);
+    Ok((rollout, metrics))
+}
+
+/// The prompts of one iteration: endless passes over all of them, each newly shuffled.
+fn requests(task: &Task<'_>, plan: &Plan, iteration: u64) -> Vec<(usize, Request)> {
+    let n = task.prompts.len() as u64;
+    let shuffle = Source::new(task.seed, "ppo/prompts");
+    let first = iteration * plan.batch as u64;
+    let mut pass = (u64::MAX, Vec::new());
+    (first..first + plan.batch as u64)
+        .map(|episode| {
+            if pass.0 != episode / n {
+                pass = (episode / n, shuffle.at([episode / n]).permutation(n as usize));
+            }
+            let group = pass.1[(episode % n) as usize];
+            (group, Request { episode, prompt: task.prompts[group].clone() })
+        })
+        .collect()
+}
+
+fn update(
+    state: &mut State,
+    task: &Task<'_>,
+    plan: &Plan,
+    rollout: &Rollout,
+    metrics: &mut Metrics,
+) -> Result<()> {
+    let steps = plan.steps_per_iteration();
+    let shuffle = Source::new(task.seed, "ppo/minibatches");
+    metrics.lr = schedule(plan).lr(plan.policy_lr, state.iteration);
+    let mut step = 0;
+    for inner in 0..plan.inner_epochs as u64 {
+        let order = shuffle.at([state.iteration, inner]).permutation(plan.batch);
+        for episodes in order.chunks(plan.minibatch) {
+            let minibatch = Minibatch::new(rollout, episodes, plan, task.micro_tokens);
+            let ptx = ptx_batches(task, plan, state.iteration * steps as u64 + step);
+            let (stats, grad_norm) = minibatch_step(state, plan, &minibatch, &ptx, metrics.lr)?;
+            if step == 0 {
+                check_first_ratio(&stats, state.iteration, RATIO_TOLERANCE)?;
+                metrics.ratio_first_minibatch = stats.ratio_deviation;
+            }
+            metrics.add(&stats, grad_norm, steps);
+            step += 1;
+        }
+    }
+    Ok(())
+}
+
+fn minibatch_step(
+    state: &mut State,
+    plan: &Plan,
+    minibatch: &Minibatch<'_>,
+    ptx: &[Packed],
+    lr: f64,
+) -> Result<(UpdateStats, f64)> {
+    let head = match plan.critic {
+        Critic::Head { coefficient } => Some(coefficient),
+        Critic::Separate { .. } => None,
+    };
+    let mut stats = minibatch.policy_gradients(&state.policy, plan, head, ptx)?;
+    if state.policy_optimizer.steps() == 0 {
+        check_gradients(state.policy.params(), &[])?;
+    }
+    let report = state.policy_optimizer.step(state.policy.params(), lr)?;
+    if let Some(ema) = &mut state.ema {
+        ema.update(state.policy.params())?;
+    }
+    if let (Critic::Separate { lr, coefficient }, Some(value), Some(optimizer)) =
+        (plan.critic, &state.value, &mut state.value_optimizer)
+    {
+        minibatch.value_gradients(value, plan, coefficient, &mut stats)?;
+        optimizer.step(value.params(), schedule(plan).lr(lr, state.iteration))?;
+    }
+    Ok((stats, report.grad_norm))
+}
+
+/// The pretraining windows of one optimizer step, as micro-batches.
+fn ptx_batches(task: &Task<'_>, plan: &Plan, step: u64) -> Vec<Packed> {
+    if plan.gamma_ptx == 0.0 {
+        return Vec::new();
+    }
+    let n = task.pretraining.len() as u64;
+    let count = (plan.minibatch * plan.ptx_examples) as u64;
+    let mut batches = vec![Packed::new()];
+    for example in step * count..(step + 1) * count {
+        let order = Source::new(task.seed, "ppo/ptx").at([example / n]).permutation(n as usize);
+        let window = &task.pretraining[order[(example % n) as usize]];
+        if batches.last().is_some_and(|last| !last.is_empty() && last.len() + window.len() > task.micro_tokens) {
+            batches.push(Packed::new());
+        }
+        if let Some(batch) = batches.last_mut() {
+            batch.push_text(window, example, 1.0);
+        }
+    }
+    batches
+}
+
+fn schedule(plan: &Plan) -> Schedule {
+    match plan.schedule {
+        LrSchedule::WarmupFromTenth => Schedule::WarmupFromTenth { iterations: 10 },
+        LrSchedule::LinearToZero => Schedule::LinearToZero { total: plan.iterations() },
+        LrSchedule::Constant => Schedule::Constant,
+    }
+}
+
+/// One row of `samples.jsonl`: what was asked, what was said, and what it was worth.
+fn sample(rollout: &Rollout, index: usize, episode: &Episode) -> serde_json::Value {
+    serde_json::json!({
+        "episode": episode.id,
+        "group": episode.group,
+        "completion": episode.text,
+        "tokens": episode.completion.len(),
+        "ended_by_eos": episode.ended_by_eos,
+        "score": rollout.scores[index],
+        "kl": rollout.kl()[index],
+    })
+}

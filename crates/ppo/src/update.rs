@@ -1,0 +1,164 @@
+//! One optimizer step of PPO: the clipped losses of a minibatch and the pretraining mix, all into
+//! one gradient buffer per model.
+
+use crate::{
+    Error, Plan, Result, WhitenScope,
+    advantage::whiten,
+    loss::{policy_loss, value_loss},
+    rollout::{Rollout, rows, token_logprobs},
+};
+use candle_core::{DType, Tensor};
+use instruct_data::Packed;
+use instruct_kernels::token_nll;
+use instruct_model::{Decoder, Pass};
+use instruct_train::GradTree;
+
+/// What one minibatch measured before its step.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct UpdateStats {
+    pub(crate) policy_loss: f64,
+    pub(crate) value_loss: f64,
+    pub(crate) ptx_loss: f64,
+    pub(crate) approxkl: f64,
+    pub(crate) clipfrac: f64,
+    pub(crate) value_clipfrac: f64,
+    pub(crate) ratio: f64,
+    pub(crate) ratio_deviation: f64,
+}
+
+/// A minibatch: some episodes of a rollout with their advantages.
+pub(crate) struct Minibatch<'a> {
+    rollout: &'a Rollout,
+    micro: Vec<Vec<usize>>,
+    advantages: Vec<f32>,
+    tokens: f64,
+}
+
+impl<'a> Minibatch<'a> {
+    pub(crate) fn new(rollout: &'a Rollout, episodes: &[usize], plan: &Plan, micro_tokens: usize) -> Minibatch<'a> {
+        let mut advantages = rollout.pick(&rollout.advantages, episodes);
+        if plan.whiten_advantages == WhitenScope::Minibatch {
+            whiten(&mut advantages, plan.whiten_eps, false);
+        }
+        let tokens = advantages.len() as f64;
+        Minibatch { rollout, micro: rollout.micro_batches(episodes, micro_tokens), advantages, tokens }
+    }
+
+    /// Adds the gradients of policy loss, value head (if the policy carries one, weighted by
+    /// `head`) and pretraining mix to the policy's buffer.
+    pub(crate) fn policy_gradients(
+        &self,
+        policy: &Decoder,
+        plan: &Plan,
+        head: Option<f64>,
+        ptx: &[Packed],
+    ) -> Result<UpdateStats> {
+        let mut stats = UpdateStats::default();
+        let mut tree = GradTree::new(self.micro.len() + ptx.len());
+        let mut advantages = self.advantages.as_slice();
+        for micro in &self.micro {
+            let batch = self.rollout.pack(micro);
+            let (here, rest) = advantages.split_at(batch.predictions().len());
+            advantages = rest;
+            self.policy_micro(policy, plan, head, micro, &batch, here, &mut stats)?;
+            policy.params().with_grads(|grads| tree.push(grads))?;
+        }
+        let ptx_tokens: usize = ptx.iter().map(|batch| batch.predictions().len()).sum();
+        for batch in ptx {
+            stats.ptx_loss += ptx_micro(policy, batch, plan.gamma_ptx, ptx_tokens)?;
+            policy.params().with_grads(|grads| tree.push(grads))?;
+        }
+        Ok(stats)
+    }
+
+    fn policy_micro(
+        &self,
+        policy: &Decoder,
+        plan: &Plan,
+        head: Option<f64>,
+        micro: &[usize],
+        batch: &Packed,
+        advantages: &[f32],
+        stats: &mut UpdateStats,
+    ) -> Result<()> {
+        let hidden = policy.hidden(batch, Pass::Train)?;
+        let logprobs = token_logprobs(policy, &hidden, batch, plan.temperature)?.narrow(1, 0, 1)?.flatten_all()?;
+        let old = self.rollout.pick(&self.rollout.old, micro);
+        let out = policy_loss(&logprobs.to_vec1::<f32>()?, &old, advantages, plan.clip, self.tokens);
+        stats.policy_loss += out.loss;
+        stats.approxkl += out.approxkl;
+        stats.clipfrac += out.clipfrac;
+        stats.ratio += out.ratio;
+        stats.ratio_deviation = stats.ratio_deviation.max(out.ratio_deviation);
+        let mut surrogate = chain(&logprobs, &out.gradient)?;
+        if let Some(coefficient) = head {
+            let values = policy.scalars(&hidden, &rows(batch))?.to_dtype(DType::F32)?;
+            surrogate = (surrogate + self.value_surrogate(&values, plan, coefficient, micro, stats)?)?;
+        }
+        Ok(policy.params().backward(&surrogate)?)
+    }
+
+    /// Adds the gradients of the value loss to a separate value model's buffer.
+    pub(crate) fn value_gradients(
+        &self,
+        value: &Decoder,
+        plan: &Plan,
+        coefficient: f64,
+        stats: &mut UpdateStats,
+    ) -> Result<()> {
+        let mut tree = GradTree::new(self.micro.len());
+        for micro in &self.micro {
+            let batch = self.rollout.pack(micro);
+            let hidden = value.hidden(&batch, Pass::Train)?;
+            let values = value.scalars(&hidden, &rows(&batch))?.to_dtype(DType::F32)?;
+            value.params().backward(&self.value_surrogate(&values, plan, coefficient, micro, stats)?)?;
+            value.params().with_grads(|grads| tree.push(grads))?;
+        }
+        Ok(())
+    }
+
+    fn value_surrogate(
+        &self,
+        values: &Tensor,
+        plan: &Plan,
+        coefficient: f64,
+        micro: &[usize],
+        stats: &mut UpdateStats,
+    ) -> Result<Tensor> {
+        let old = self.rollout.pick(&self.rollout.values, micro);
+        let returns = self.rollout.pick(&self.rollout.returns, micro);
+        let out = value_loss(&values.to_vec1::<f32>()?, &old, &returns, plan.value_clip, self.tokens);
+        stats.value_loss += out.loss;
+        stats.value_clipfrac += out.clipfrac;
+        let scaled: Vec<f32> = out.gradient.iter().map(|g| (coefficient * f64::from(*g)) as f32).collect();
+        chain(values, &scaled)
+    }
+}
+
+/// Adds the gradient of `gamma * (mean over all ptx tokens of -log p)` and returns this batch's
+/// share of the mean, without gamma.
+fn ptx_micro(policy: &Decoder, batch: &Packed, gamma: f64, tokens: usize) -> Result<f64> {
+    let hidden = policy.hidden(batch, Pass::Train)?;
+    let targets: Vec<u32> = batch.predictions().iter().map(|p| p.target).collect();
+    let weights = vec![(gamma / tokens as f64) as f32; targets.len()];
+    let loss = token_nll(&hidden, policy.unembedding()?, &rows(batch), &targets, &weights)?;
+    policy.params().backward(&loss)?;
+    Ok(f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?) / gamma)
+}
+
+/// A scalar whose gradient with respect to `output` is `gradient`: where the losses on slices join
+/// the graph.
+fn chain(output: &Tensor, gradient: &[f32]) -> Result<Tensor> {
+    Ok((output * Tensor::new(gradient, output.device())?)?.sum_all()?)
+}
+
+/// The first minibatch after a rollout must find the policy unchanged.
+///
+/// Errors: [`Error::Ratio`] when some ratio is further than `tolerance` from 1.
+pub(crate) fn check_first_ratio(stats: &UpdateStats, iteration: u64, tolerance: f64) -> Result<()> {
+    // Written so that a NaN fails too.
+    if stats.ratio_deviation <= tolerance {
+        return Ok(());
+    }
+    Err(Error::Ratio { iteration, deviation: stats.ratio_deviation, tolerance })
+}

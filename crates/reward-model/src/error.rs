@@ -1,0 +1,31 @@
+//! What stops the training of a reward model.
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nothing to compare.
+    #[error("none of {groups} rankings has a pair of differently ranked completions; there is nothing to learn")]
+    NoPairs {
+        /// Rankings given.
+        groups: usize,
+    },
+    /// Nothing to centre on.
+    #[error("there are no demonstrations to centre the scores on")]
+    NoDemonstrations,
+    /// A model failed.
+    #[error(transparent)]
+    Model(#[from] instruct_model::Error),
+    /// A fused operation failed.
+    #[error(transparent)]
+    Kernel(#[from] instruct_kernels::Error),
+    /// The optimizer failed, or a listener did.
+    #[error(transparent)]
+    Train(#[from] instruct_train::TrainError),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

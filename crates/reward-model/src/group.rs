@@ -1,0 +1,79 @@
+//! A ranking as token ids, and how several of them share one packed batch.
+
+use crate::Result;
+use instruct_data::Packed;
+use instruct_model::{Decoder, Pass};
+
+/// One ranking record: a prompt, its completions, and the order a labeler gave them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Token ids of the prompt; at least one.
+    pub prompt: Vec<u32>,
+    /// Token ids of each completion, EOS included; at least one token each, `(K,)`.
+    pub completions: Vec<Vec<u32>>,
+    /// Rank of each completion, 1 the best, equal ranks a tie, `(K,)`.
+    pub ranks: Vec<u32>,
+}
+
+impl Group {
+    /// Tokens of the group when its prompt is computed once.
+    pub fn tokens(&self) -> usize {
+        self.prompt.len() + self.completions.iter().map(Vec::len).sum::<usize>()
+    }
+}
+
+/// Something to score: a prompt and one completion, as token ids.
+#[derive(Clone, Copy, Debug)]
+pub struct Item<'a> {
+    /// Token ids of the prompt; at least one.
+    pub prompt: &'a [u32],
+    /// Token ids of the completion; when empty the score is read at the prompt's last token.
+    pub completion: &'a [u32],
+}
+
+/// Scores of many completions, `(n,)`, in the order given, without recording a graph.
+///
+/// Completions that follow each other with the same prompt share its computation. `micro_tokens`
+/// bounds the tokens computed at a time; it changes memory, never the scores.
+///
+/// Errors: a sequence longer than the model's context; a decoder without a scalar head.
+pub fn scores(model: &Decoder, items: &[Item], micro_tokens: usize) -> Result<Vec<f32>> {
+    let mut out = Vec::with_capacity(items.len());
+    let mut from = 0;
+    while from < items.len() {
+        let mut batch = ItemBatch::default();
+        while from < items.len() && (batch.rows.is_empty() || batch.packed.len() < micro_tokens) {
+            batch.push(items[from], from as u64);
+            from += 1;
+        }
+        let hidden = model.hidden(&batch.packed, Pass::Infer)?;
+        let scores = model.scalars(&hidden, &batch.rows)?.to_dtype(candle_core::DType::F32)?.to_vec1::<f32>()?;
+        out.extend(scores);
+    }
+    Ok(out)
+}
+
+/// Completions in one packed batch, and the row at which each is scored.
+#[derive(Default)]
+pub(crate) struct ItemBatch<'a> {
+    pub(crate) packed: Packed,
+    pub(crate) rows: Vec<u32>,
+    prompt: Option<(&'a [u32], usize)>,
+}
+
+impl<'a> ItemBatch<'a> {
+    pub(crate) fn push(&mut self, item: Item<'a>, example: u64) {
+        let prefix = match self.prompt {
+            Some((prompt, segment)) if prompt == item.prompt => segment,
+            _ => {
+                let segment = self.packed.push(item.prompt, example);
+                self.prompt = Some((item.prompt, segment));
+                segment
+            }
+        };
+        let segments = self.packed.segments().len();
+        self.packed.push_completion(prefix, item.completion, example, 1.0);
+        let scored = if self.packed.segments().len() > segments { segments } else { prefix };
+        self.rows.push(self.packed.last_row(scored));
+    }
+}

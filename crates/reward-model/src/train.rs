@@ -1,0 +1,188 @@
+//! The training loop of step 2, and the bias that centres the result.
+
+use crate::{
+    Error, Group, Item, Result,
+    group::ItemBatch,
+    loss::{pairs, ranking_loss},
+    scores,
+};
+use candle_core::{DType, Tensor};
+use instruct_model::{Decoder, Pass};
+use instruct_random::Source;
+use instruct_train::{AdamConfig, AdamW, Event, Flow, GradTree, Groups, Listener, Schedule, check_gradients};
+use serde::{Deserialize, Serialize};
+
+/// How a reward model is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Plan {
+    /// Passes over the rankings. One: more overfit (Ouyang et al. 2022, section 3.5).
+    pub epochs: u64,
+    /// Rankings per optimizer step (64 prompts in Ouyang et al. 2022).
+    pub batch: usize,
+    /// Peak learning rate, cosine to a tenth (9e-6 in Ouyang et al. 2022).
+    pub lr: f64,
+    /// Adam's constants; betas (0.9, 0.95) in Ouyang et al. 2022.
+    pub adam: AdamConfig,
+    /// Tokens computed at a time.
+    pub micro_tokens: usize,
+    /// Keys the order of the rankings.
+    pub seed: u64,
+}
+
+/// Everything that training changes.
+pub struct State {
+    /// The reward model.
+    pub model: Decoder,
+    /// Its optimizer.
+    pub optimizer: AdamW,
+    /// Optimizer steps done.
+    pub step: u64,
+}
+
+impl State {
+    /// The state before the first step. `model` has a scalar head. The head's bias and the final
+    /// norm's shift every score alike, which a loss over differences cannot see: they are frozen,
+    /// or Adam would turn their rounding noise into full steps.
+    pub fn new(model: Decoder, plan: &Plan) -> Result<State> {
+        let frozen = invariant(&model);
+        let groups = Groups { frozen: &frozen, ..Groups::default() };
+        Ok(State { optimizer: AdamW::new(model.params(), plan.adam, groups)?, model, step: 0 })
+    }
+}
+
+/// Optimizer steps of a whole run.
+pub fn steps(plan: &Plan, groups: &[Group]) -> u64 {
+    plan.epochs * usable(groups).len().div_ceil(plan.batch.max(1)) as u64
+}
+
+/// Trains on rankings, from the step that `state` has reached.
+///
+/// Rankings without a pair (all tied, or one completion) are skipped; the batch loss is the mean
+/// over the others, each pair weighing `1 / pairs(group)`.
+///
+/// Errors: no ranking has a pair; a parameter that receives no gradient on the first step; a loss
+/// or gradient that is not finite.
+pub fn train(state: &mut State, groups: &[Group], plan: &Plan, on: &mut Listener<'_, State>) -> Result<()> {
+    let usable = usable(groups);
+    if usable.is_empty() {
+        return Err(Error::NoPairs { groups: groups.len() });
+    }
+    let per_epoch = usable.len().div_ceil(plan.batch) as u64;
+    let total = plan.epochs * per_epoch;
+    let schedule = Schedule::CosineToTenth { total };
+    let shuffle = Source::new(plan.seed, "reward-model/order");
+    while state.step < total {
+        let order = shuffle.at([state.step / per_epoch]).permutation(usable.len());
+        let chunk = order.chunks(plan.batch).nth((state.step % per_epoch) as usize).unwrap_or_default();
+        let batch: Vec<&Group> = chunk.iter().map(|&i| usable[i]).collect();
+        let sums = gradients(&state.model, &batch, plan.micro_tokens)?;
+        if state.step == 0 {
+            check_gradients(state.model.params(), &invariant(&state.model))?;
+        }
+        let lr = schedule.lr(plan.lr, state.step);
+        let report = state.optimizer.step(state.model.params(), lr)?;
+        state.step += 1;
+        let entries = [
+            ("train/rm/loss", sums.loss),
+            ("train/rm/accuracy", sums.correct / sums.pairs),
+            ("train/rm/margin", sums.margin / sums.pairs),
+            ("train/rm/lr", lr),
+            ("train/rm/grad_norm", report.grad_norm),
+        ];
+        let _ = on(Event::Step { step: state.step, total, metrics: &entries })?;
+        if on(Event::Boundary { step: state.step, state })? == Flow::Stop {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Shifts the score's bias so that `demonstrations` average 0, and returns the shift.
+///
+/// A loss over differences leaves the offset free, PPO does not (Ouyang et al. 2022, section 3.5).
+///
+/// Errors: there is no demonstration.
+pub fn center(model: &Decoder, demonstrations: &[Item], micro_tokens: usize) -> Result<f32> {
+    if demonstrations.is_empty() {
+        return Err(Error::NoDemonstrations);
+    }
+    let scores = scores(model, demonstrations, micro_tokens)?;
+    let mean = scores.iter().map(|&s| f64::from(s)).sum::<f64>() / scores.len() as f64;
+    let bias = model.params().read("score.bias")?;
+    model.params().set("score.bias", &[(f64::from(bias[0]) - mean) as f32])?;
+    Ok(-mean as f32)
+}
+
+/// The parameters of `model` that shift every score alike.
+fn invariant(model: &Decoder) -> Vec<&str> {
+    let names = model.params().slots().iter().map(|slot| slot.name.as_str());
+    names.filter(|name| ["score.bias", "norm.bias"].contains(name)).collect()
+}
+
+#[derive(Default)]
+struct Sums {
+    loss: f64,
+    correct: f64,
+    margin: f64,
+    pairs: f64,
+}
+
+fn usable(groups: &[Group]) -> Vec<&Group> {
+    groups.iter().filter(|group| !pairs(&group.ranks).is_empty()).collect()
+}
+
+/// Adds the gradient of the batch loss to the model's buffer, micro-batch by micro-batch; a group
+/// is never cut.
+fn gradients(model: &Decoder, groups: &[&Group], micro_tokens: usize) -> Result<Sums> {
+    let micro = micro_batches(groups, micro_tokens);
+    let mut tree = GradTree::new(micro.len());
+    let mut sums = Sums::default();
+    for groups_here in &micro {
+        let mut batch = ItemBatch::default();
+        for (example, group) in (0..).zip(groups_here) {
+            for completion in &group.completions {
+                batch.push(Item { prompt: &group.prompt, completion }, example);
+            }
+        }
+        let hidden = model.hidden(&batch.packed, Pass::Train)?;
+        let scores = model.scalars(&hidden, &batch.rows)?.to_dtype(DType::F32)?;
+        let gradient = losses(&scores.to_vec1::<f32>()?, groups_here, groups.len() as f64, &mut sums);
+        let surrogate = (&scores * Tensor::new(gradient, scores.device())?)?.sum_all()?;
+        model.params().backward(&surrogate)?;
+        model.params().with_grads(|grads| tree.push(grads))?;
+    }
+    Ok(sums)
+}
+
+fn losses(scores: &[f32], groups: &[&Group], total: f64, sums: &mut Sums) -> Vec<f32> {
+    let mut gradient = Vec::with_capacity(scores.len());
+    let mut scores = scores;
+    for group in groups {
+        let (here, rest) = scores.split_at(group.completions.len());
+        scores = rest;
+        let out = ranking_loss(here, &group.ranks);
+        sums.loss += out.loss / total;
+        sums.correct += out.correct;
+        sums.margin += out.margin;
+        sums.pairs += out.pairs as f64;
+        gradient.extend(out.gradient.iter().map(|g| (f64::from(*g) / total) as f32));
+    }
+    gradient
+}
+
+fn micro_batches<'a>(groups: &[&'a Group], micro_tokens: usize) -> Vec<Vec<&'a Group>> {
+    let mut runs: Vec<Vec<&Group>> = Vec::new();
+    let mut tokens = usize::MAX;
+    for &group in groups {
+        if tokens.saturating_add(group.tokens()) > micro_tokens {
+            runs.push(Vec::new());
+            tokens = 0;
+        }
+        tokens += group.tokens();
+        if let Some(run) = runs.last_mut() {
+            run.push(group);
+        }
+    }
+    runs
+}

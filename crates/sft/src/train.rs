@@ -1,0 +1,223 @@
+//! The training loop of step 1, and the held-out losses that watch it.
+
+use crate::{
+    Error, Example, Result,
+    batch::{Item, Micro, pack},
+};
+use candle_core::{DType, Tensor};
+use instruct_kernels::token_nll;
+use instruct_model::{Decoder, Dropout, Pass};
+use instruct_random::Source;
+use instruct_train::{AdamConfig, AdamW, Event, Flow, GradTree, Groups, Listener, Schedule, check_gradients};
+use serde::{Deserialize, Serialize};
+
+/// How a decoder is fine-tuned. Defaults are those of the baseline in Ouyang et al. 2022, appendix
+/// C.1 (the 1.3B column).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Plan {
+    /// Passes over the demonstrations.
+    pub epochs: u64,
+    /// Examples per optimizer step, pretraining windows included.
+    pub batch: usize,
+    /// Peak learning rate; cosine to a tenth, no warm-up.
+    pub lr: f64,
+    /// Residual dropout rate.
+    pub dropout: f32,
+    /// Share of the examples that are pretraining windows, in `0..1`.
+    pub pretraining_share: f64,
+    /// Weight of prompt tokens in the loss; 0 trains on completions only.
+    pub prompt_weight: f32,
+    /// Adam's constants.
+    pub adam: AdamConfig,
+    /// Tokens computed at a time.
+    pub micro_tokens: usize,
+    /// Keys order and dropout.
+    pub seed: u64,
+}
+
+impl Default for Plan {
+    fn default() -> Plan {
+        Plan {
+            epochs: 16,
+            batch: 32,
+            lr: 9.65e-6,
+            dropout: 0.2,
+            pretraining_share: 0.0,
+            prompt_weight: 0.0,
+            adam: AdamConfig::default(),
+            micro_tokens: 4_096,
+            seed: 1,
+        }
+    }
+}
+
+/// What a fine-tuning learns from.
+#[derive(Clone, Copy, Debug)]
+pub struct Data<'a> {
+    /// Demonstrations.
+    pub demonstrations: &'a [Example],
+    /// Windows of pretraining text; may be empty when the share is 0.
+    pub pretraining: &'a [Vec<u32>],
+}
+
+/// Everything that training changes.
+pub struct State {
+    /// The decoder that learns.
+    pub model: Decoder,
+    /// Its optimizer.
+    pub optimizer: AdamW,
+    /// Optimizer steps done.
+    pub step: u64,
+}
+
+impl State {
+    /// The state before the first step.
+    pub fn new(model: Decoder, plan: &Plan) -> Result<State> {
+        Ok(State { optimizer: AdamW::new(model.params(), plan.adam, Groups::default())?, model, step: 0 })
+    }
+}
+
+/// Optimizer steps of one epoch and of the whole run.
+pub fn steps(plan: &Plan, demonstrations: usize) -> (u64, u64) {
+    let per_epoch = (demonstrations + windows_per_epoch(plan, demonstrations)).div_ceil(plan.batch.max(1)) as u64;
+    (per_epoch, plan.epochs * per_epoch)
+}
+
+/// Fine-tunes from the step that `state` has reached.
+///
+/// Every epoch is a new order of all demonstrations and of so many pretraining windows that they
+/// make up their share. The weights at the end of each epoch are candidates, from which a reward
+/// model chooses.
+///
+/// Errors: nothing to learn from; a parameter that receives no gradient on the first step; a loss
+/// or gradient that is not finite.
+pub fn train(state: &mut State, data: &Data<'_>, plan: &Plan, on: &mut Listener<'_, State>) -> Result<()> {
+    if data.demonstrations.is_empty() {
+        return Err(Error::NoDemonstrations);
+    }
+    if plan.pretraining_share > 0.0 && data.pretraining.is_empty() {
+        return Err(Error::NoPretraining { share: plan.pretraining_share });
+    }
+    let (per_epoch, total) = steps(plan, data.demonstrations.len());
+    let schedule = Schedule::CosineToTenth { total };
+    while state.step < total {
+        let epoch = state.step / per_epoch;
+        let items = epoch_items(data, plan, epoch);
+        let at = (state.step % per_epoch) as usize;
+        let chunk = items.chunks(plan.batch).nth(at).unwrap_or_default();
+        let first = epoch * items.len() as u64 + (at * plan.batch) as u64;
+        let losses = gradients(state, &pack(chunk, first, plan.prompt_weight, plan.micro_tokens), plan)?;
+        if state.step == 0 {
+            check_gradients(state.model.params(), &[])?;
+        }
+        let lr = schedule.lr(plan.lr, state.step);
+        let report = state.optimizer.step(state.model.params(), lr)?;
+        state.step += 1;
+        let mut metrics = vec![("train/sft/loss", losses.completion.mean())];
+        if losses.pretraining.weight > 0.0 {
+            metrics.push(("train/sft/pretraining_loss", losses.pretraining.mean()));
+        }
+        metrics.extend([("train/sft/lr", lr), ("train/sft/grad_norm", report.grad_norm)]);
+        let _ = on(Event::Step { step: state.step, total, metrics: &metrics })?;
+        if state.step % per_epoch == 0 {
+            let name = format!("epoch-{:02}", state.step / per_epoch);
+            let _ = on(Event::Candidate { name: &name, step: state.step, state })?;
+        }
+        if on(Event::Boundary { step: state.step, state })? == Flow::Stop {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Mean of `-log p(token)` over the completion tokens of `examples`, in nats; no graph, no dropout.
+pub fn nll(model: &Decoder, examples: &[Example], micro_tokens: usize) -> Result<f64> {
+    let items: Vec<Item> = examples.iter().map(Item::Demonstration).collect();
+    mean_nll(model, &items, micro_tokens)
+}
+
+/// Perplexity of windows of plain text: `exp` of the mean of `-log p(token)` over every token but
+/// the first of each.
+pub fn perplexity(model: &Decoder, windows: &[Vec<u32>], micro_tokens: usize) -> Result<f64> {
+    let items: Vec<Item> = windows.iter().map(|window| Item::Pretraining(window)).collect();
+    Ok(mean_nll(model, &items, micro_tokens)?.exp())
+}
+
+fn mean_nll(model: &Decoder, items: &[Item<'_>], micro_tokens: usize) -> Result<f64> {
+    let mut mean = Mean::default();
+    for micro in pack(items, 0, 0.0, micro_tokens) {
+        let weight: f32 = micro.weights.iter().sum();
+        mean.add(weighted_nll(model, &micro, &micro.weights, Pass::Infer)?.1, f64::from(weight));
+    }
+    Ok(mean.mean())
+}
+
+/// A sum of losses and of their weights.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mean {
+    sum: f64,
+    weight: f64,
+}
+
+impl Mean {
+    fn add(&mut self, sum: f64, weight: f64) {
+        self.sum += sum;
+        self.weight += weight;
+    }
+
+    fn mean(&self) -> f64 {
+        if self.weight > 0.0 { self.sum / self.weight } else { 0.0 }
+    }
+}
+
+#[derive(Default)]
+struct Losses {
+    completion: Mean,
+    pretraining: Mean,
+}
+
+/// Adds the gradient of the step's mean loss to the model's buffer. The denominator is the weight
+/// of the whole step, never that of a micro-batch.
+fn gradients(state: &State, micros: &[Micro], plan: &Plan) -> Result<Losses> {
+    let total: f64 = micros.iter().flat_map(|micro| &micro.weights).map(|&w| f64::from(w)).sum();
+    let dropout = Dropout { rate: plan.dropout, source: Source::new(plan.seed, "sft/dropout"), step: state.step };
+    let pass = if plan.dropout > 0.0 { Pass::TrainWithDropout(dropout) } else { Pass::Train };
+    let mut tree = GradTree::new(micros.len());
+    let mut losses = Losses::default();
+    for micro in micros {
+        let scaled: Vec<f32> = micro.weights.iter().map(|w| (f64::from(*w) / total) as f32).collect();
+        let params = state.model.params();
+        let (loss, sum) = weighted_nll(&state.model, micro, &scaled, pass)?;
+        params.backward(&loss)?;
+        params.with_grads(|grads| tree.push(grads))?;
+        let weight = micro.weights.iter().map(|&w| f64::from(w)).sum();
+        let mean = if micro.pretraining { &mut losses.pretraining } else { &mut losses.completion };
+        mean.add(sum * total, weight);
+    }
+    Ok(losses)
+}
+
+/// The sum of `weight * -log p(target)` over a micro-batch, as a graph and as a number.
+fn weighted_nll(model: &Decoder, micro: &Micro, weights: &[f32], pass: Pass) -> Result<(Tensor, f64)> {
+    let hidden = model.hidden(&micro.packed, pass)?;
+    let (rows, targets): (Vec<u32>, Vec<u32>) = micro.packed.predictions().iter().map(|p| (p.row, p.target)).unzip();
+    let loss = token_nll(&hidden, model.unembedding()?, &rows, &targets, weights)?;
+    let sum = f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+    Ok((loss, sum))
+}
+
+/// Pretraining windows that make up their share of an epoch.
+fn windows_per_epoch(plan: &Plan, demonstrations: usize) -> usize {
+    (plan.pretraining_share / (1.0 - plan.pretraining_share) * demonstrations as f64).round() as usize
+}
+
+/// All examples of one epoch, in its order.
+fn epoch_items<'a>(data: &Data<'a>, plan: &Plan, epoch: u64) -> Vec<Item<'a>> {
+    let windows = windows_per_epoch(plan, data.demonstrations.len());
+    let window = |i: usize| &data.pretraining[(epoch as usize * windows + i) % data.pretraining.len()];
+    let demonstrations = data.demonstrations.iter().map(Item::Demonstration);
+    let items: Vec<Item> = demonstrations.chain((0..windows).map(|i| Item::Pretraining(window(i)))).collect();
+    let order = Source::new(plan.seed, "sft/order").at([epoch]).permutation(items.len());
+    order.into_iter().map(|i| items[i]).collect()
+}
