@@ -181,7 +181,7 @@ impl Fused {
 
     /// Copies whole blocks of sixteen keys: those beyond `len` are as good as unwritten.
     fn copy(&mut self, from_slot: usize, to_slot: usize, len: usize, dim: usize) {
-        let mut copy = |run: &mut [Vector], of: usize, len: usize| {
+        let copy = |run: &mut [Vector], of: usize, len: usize| {
             for head in 0..self.kv_heads {
                 let [from, to] = [from_slot, to_slot].map(|slot| (slot * self.kv_heads + head) * of);
                 run.copy_within(from..from + len, to);

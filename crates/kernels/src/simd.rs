@@ -104,19 +104,6 @@ pub(crate) trait Lanes: Copy {
         self.div(one, self.add(one, self.exp(self.sub(self.splat(0.0), x))))
     }
 
-    /// The hyperbolic tangent: Cephes' polynomial below 0.625, the exponential above.
-    #[inline(always)]
-    fn tanh(self, x: Self::V) -> Self::V {
-        let (zero, one, two) = (self.splat(0.0), self.splat(1.0), self.splat(2.0));
-        let sign = self.if_less(x, zero, self.splat(-1.0), one);
-        let a = self.mul(x, sign);
-        let z = self.mul(a, a);
-        let p = self.polynomial(z, -5.704_988_7e-3, [2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1]);
-        let near = self.mul_add(self.mul(p, z), a, a);
-        let far = self.sub(one, self.div(two, self.add(self.exp(self.add(a, a)), one)));
-        self.mul(self.if_less(a, self.splat(0.625), near, far), sign)
-    }
-
     /// The polynomial in `x` with the leading coefficient first, by Horner's rule.
     #[inline(always)]
     fn polynomial<const N: usize>(self, x: Self::V, leading: f32, rest: [f32; N]) -> Self::V {
@@ -178,68 +165,6 @@ impl Level {
             Kind::Avx2 => unsafe { x86::run_avx2(kernel) },
             Kind::Portable => kernel.run(Portable),
         }
-    }
-}
-
-/// `e^x` of every element, in place.
-pub(crate) fn exp(x: &mut [f32]) {
-    struct Exp;
-    impl Map for Exp {
-        #[inline(always)]
-        fn map<L: Lanes>(&self, lanes: L, v: L::V) -> L::V {
-            lanes.exp(v)
-        }
-    }
-    Level::best().run(Each(x, Exp));
-}
-
-/// The hyperbolic tangent of every element, in place.
-pub(crate) fn tanh(x: &mut [f32]) {
-    struct Tanh;
-    impl Map for Tanh {
-        #[inline(always)]
-        fn map<L: Lanes>(&self, lanes: L, v: L::V) -> L::V {
-            lanes.tanh(v)
-        }
-    }
-    Level::best().run(Each(x, Tanh));
-}
-
-/// `1 / (1 + e^-x)` of every element, in place.
-pub(crate) fn sigmoid(x: &mut [f32]) {
-    struct Sigmoid;
-    impl Map for Sigmoid {
-        #[inline(always)]
-        fn map<L: Lanes>(&self, lanes: L, v: L::V) -> L::V {
-            lanes.sigmoid(v)
-        }
-    }
-    Level::best().run(Each(x, Sigmoid));
-}
-
-/// A function of one vector, for [`Each`].
-pub(crate) trait Map {
-    /// The function.
-    fn map<L: Lanes>(&self, lanes: L, v: L::V) -> L::V;
-}
-
-/// The kernel that applies a [`Map`] to every element of a slice, in place. The last vector is
-/// padded with zeros, so that an element's result does not depend on its place.
-pub(crate) struct Each<'a, M>(pub(crate) &'a mut [f32], pub(crate) M);
-
-impl<M: Map> Kernel for Each<'_, M> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) {
-        let (whole, rest) = self.0.as_chunks_mut::<LANES>();
-        for x in whole {
-            lanes.store(self.1.map(lanes, lanes.load(x)), x);
-        }
-        let mut padded = [0.0; LANES];
-        padded[..rest.len()].copy_from_slice(rest);
-        lanes.store(self.1.map(lanes, lanes.load(&padded)), &mut padded);
-        rest.copy_from_slice(&padded[..rest.len()]);
     }
 }
 
@@ -505,7 +430,8 @@ mod x86 {
                 // Two factors, because one alone leaves the range of normal numbers.
                 let n = _mm256_cvtps_epi32(n[i]);
                 let half = _mm256_srai_epi32::<1>(n);
-                let power = |n| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127))));
+                let power =
+                    |n| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127))));
                 _mm256_mul_ps(_mm256_mul_ps(v[i], power(half)), power(_mm256_sub_epi32(n, half)))
             })
         }
@@ -515,6 +441,28 @@ mod x86 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A function of one vector.
+    trait Map {
+        fn map<L: Lanes>(&self, lanes: L, v: L::V) -> L::V;
+    }
+
+    /// Applies a function to every element of a slice; the last vector is padded with zeros.
+    struct Each<'a, M>(&'a mut [f32], M);
+
+    impl<M: Map> Kernel for Each<'_, M> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, lanes: L) {
+            for x in self.0.chunks_mut(LANES) {
+                let mut padded = [0.0; LANES];
+                padded[..x.len()].copy_from_slice(x);
+                lanes.store(self.1.map(lanes, lanes.load(&padded)), &mut padded);
+                x.copy_from_slice(&padded[..x.len()]);
+            }
+        }
+    }
 
     /// Compares a function at every level with its double over a dense grid, in units of the last
     /// place of the expected value.
@@ -543,14 +491,6 @@ mod tests {
         }
     }
     #[derive(Clone, Copy)]
-    struct Tanh;
-    impl Map for Tanh {
-        #[inline(always)]
-        fn map<L: Lanes>(&self, lanes: L, v: L::V) -> L::V {
-            lanes.tanh(v)
-        }
-    }
-    #[derive(Clone, Copy)]
     struct Sigmoid;
     impl Map for Sigmoid {
         #[inline(always)]
@@ -563,9 +503,6 @@ mod tests {
     fn functions_are_accurate_at_every_level() {
         check(Exp, f64::exp, -87.0..88.0, 2.0);
         check(Exp, f64::exp, -1.0..1.0, 2.0);
-        check(Tanh, f64::tanh, -10.0..10.0, 3.0);
-        check(Tanh, f64::tanh, -1.0..1.0, 3.0);
-        check(Tanh, f64::tanh, -1e-3..1e-3, 3.0);
         check(Sigmoid, |x| 1.0 / (1.0 + (-x).exp()), -80.0..20.0, 4.0);
     }
 
@@ -577,10 +514,6 @@ mod tests {
             level.run(Each(&mut x, Exp));
             assert_eq!(x[..6], [0.0, 0.0, 1.0, inf, inf, inf], "{level:?}");
             assert!(x[6].is_nan(), "{level:?}");
-            let mut x = [-inf, -1e4, 0.0, 1e4, inf, nan];
-            level.run(Each(&mut x, Tanh));
-            assert_eq!(x[..5], [-1.0, -1.0, 0.0, 1.0, 1.0], "{level:?}");
-            assert!(x[5].is_nan(), "{level:?}");
             let mut x = [-inf, -1e4, 0.0, 1e4, inf, nan];
             level.run(Each(&mut x, Sigmoid));
             assert_eq!(x[..5], [0.0, 0.0, 0.5, 1.0, 1.0], "{level:?}");
