@@ -322,7 +322,7 @@ mod tests {
 
     /// Any smooth, dense gradient; some elements are tiny, so that epsilon matters.
     fn gradient(i: usize, t: usize) -> f32 {
-        (1.3 * t as f32 + i as f32).sin() * if i % 3 == 0 { 1e-4 } else { 1.0 + (i % 5) as f32 }
+        (1.3 * t as f32 + i as f32).sin() * if i.is_multiple_of(3) { 1e-4 } else { 1.0 + (i % 5) as f32 }
     }
 
     fn start(i: usize) -> f32 {

@@ -206,6 +206,9 @@ impl Artefact {
     ///
     /// Errors: as [`Artefact::commit`].
     pub fn finish(&mut self, step: u64, encode: impl FnOnce(&Path) -> Result<(), BoxError>) -> Result<PathBuf> {
+        // A process that died between its last checkpoint and the removal of the oldest left one
+        // too many; once the model is there nobody would look again.
+        self.prune(step)?;
         let folder = self.commit_folder("", "model", step, encode)?;
         self.model = Some(folder.clone());
         Ok(folder)
