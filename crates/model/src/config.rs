@@ -149,6 +149,20 @@ pub enum HeadKind {
     Score,
     /// One scalar per token: a value model.
     Value,
+    /// Token logits and one scalar per token from the same trunk: a policy with a value head.
+    LanguageModelWithValue,
+}
+
+impl HeadKind {
+    /// Whether it gives token logits.
+    pub fn is_language(self) -> bool {
+        matches!(self, HeadKind::LanguageModel | HeadKind::LanguageModelWithValue)
+    }
+
+    /// Whether it gives scalars.
+    pub fn is_scalar(self) -> bool {
+        self != HeadKind::LanguageModel
+    }
 }
 
 /// Name and shape of one parameter.
@@ -202,10 +216,11 @@ impl Config {
             self.layer_specs(&format!("layers.{layer}"), &mut specs);
         }
         self.norm_specs("norm", &mut specs);
-        match head {
-            HeadKind::LanguageModel if self.tied => {}
-            HeadKind::LanguageModel => specs.push(("lm_head.weight".to_owned(), vec![self.vocab, self.width])),
-            HeadKind::Score | HeadKind::Value => linear("score", 1, self.width, true, &mut specs),
+        if head.is_language() && !self.tied {
+            specs.push(("lm_head.weight".to_owned(), vec![self.vocab, self.width]));
+        }
+        if head.is_scalar() {
+            linear("score", 1, self.width, true, &mut specs);
         }
         specs.sort();
         specs

@@ -252,12 +252,14 @@ fn describe(folder: &Path, path: &Path, object: &Map<String, Value>) -> Result<(
         let object = read_object(&generation)?;
         config.eos.extend(Fields::new(&object, &problems).ids("eos_token_id"));
     }
-    if let (true, Err(Error::Config { problems: more })) = (problems.borrow().is_empty(), config.validate()) {
-        problems.borrow_mut().extend(more);
-    }
-    let problems = problems.into_inner();
+    let mut problems = problems.into_inner();
     if problems.is_empty() {
-        return Ok((config, head, table));
+        // Stand-ins for missing fields would only add nonsense here.
+        match config.validate() {
+            Ok(()) => return Ok((config, head, table)),
+            Err(Error::Config { problems: more }) => problems = more,
+            Err(other) => return Err(other),
+        }
     }
     Err(Error::format(path, problems.join("; "), "correct these fields, or use another model"))
 }

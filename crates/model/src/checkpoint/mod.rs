@@ -6,7 +6,7 @@ mod gguf;
 mod hf;
 mod safetensors;
 
-use std::{collections::BTreeMap, path::Path, path::PathBuf};
+use std::{collections::BTreeMap, path::Path};
 
 use candle_core::{DType, Device};
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Fields, Order, Piece, Table, both};
-use crate::{Activation, Config, Family, Norm, Position};
+use crate::{Activation, Config, Norm, Position};
 
 pub(crate) static GPT2: Table = Table {
     model_type: "gpt2",
