@@ -112,6 +112,18 @@ impl Decoder {
         Ok(other)
     }
 
+    /// Takes over every weight that `other` has under the same name: a policy's, value head aside.
+    ///
+    /// Errors: a shape that differs.
+    pub fn copy_from(&self, other: &Decoder) -> Result<()> {
+        for slot in self.params.slots() {
+            if let Ok(values) = other.params.read(&slot.name) {
+                self.params.set(&slot.name, &values)?;
+            }
+        }
+        Ok(())
+    }
+
     fn over(config: Config, head: HeadKind, params: Params) -> Result<Decoder> {
         let get = |name: &str| params.get(name);
         let blocks = (0..config.layers).map(|i| Block::over(&config, &params, i)).collect::<Result<_>>()?;
@@ -124,15 +136,12 @@ impl Decoder {
             position: (config.position == Position::Learned).then(|| get("position.weight")).transpose()?,
             blocks,
             norm: NormParams::over(&config, &params, "norm")?,
-            unembed: match head {
-                HeadKind::LanguageModel if config.tied => Some(get("embed.weight")?),
-                HeadKind::LanguageModel => Some(get("lm_head.weight")?),
-                HeadKind::Score | HeadKind::Value => None,
+            unembed: match (head.is_language(), config.tied) {
+                (false, _) => None,
+                (true, true) => Some(get("embed.weight")?),
+                (true, false) => Some(get("lm_head.weight")?),
             },
-            scalar: match head {
-                HeadKind::LanguageModel => None,
-                HeadKind::Score | HeadKind::Value => Some(Affine::over(&params, "score", true)?),
-            },
+            scalar: head.is_scalar().then(|| Affine::over(&params, "score", true)).transpose()?,
             rope,
             config,
             head,
@@ -268,9 +277,8 @@ impl Block {
             Activation::SwiGlu => "gate_up",
             Activation::GeluTanh | Activation::GeluErf => "up",
         };
-        let head_norms = || -> Result<_> {
-            Ok((params.get(&name("q_norm.weight"))?, params.get(&name("k_norm.weight"))?))
-        };
+        let head_norms =
+            || -> Result<_> { Ok((params.get(&name("q_norm.weight"))?, params.get(&name("k_norm.weight"))?)) };
         Ok(Block {
             attn_norm: NormParams::over(config, params, &name("attn_norm"))?,
             qkv: Affine::over(params, &name("qkv"), config.qkv_bias)?,

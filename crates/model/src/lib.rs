@@ -31,7 +31,7 @@ mod error;
 mod families;
 mod generate;
 
-pub use checkpoint::{Checkpoint, GgufTokenizer, Precision, save};
+pub use checkpoint::{Checkpoint, Precision, save};
 pub use config::{Activation, Config, Family, HeadKind, NamedShape, Norm, Position, Rotary, Scaling};
 pub use decoder::{Decoder, Dropout, Pass};
 pub use error::{Error, Result};

@@ -88,6 +88,19 @@ impl Rollout {
         Ok(rollout)
     }
 
+    /// Experience of episodes drawn elsewhere, for measuring divergence: without what sampling
+    /// recorded.
+    pub fn of(episodes: Vec<Episode>) -> Rollout {
+        let mut rollout = Rollout::default();
+        let mut start = 0;
+        for episode in &episodes {
+            rollout.tokens.push(start..start + episode.completion.len());
+            start += episode.completion.len();
+        }
+        rollout.episodes = episodes;
+        rollout
+    }
+
     /// Asks the scorer, once for all episodes.
     ///
     /// Errors: the scorer's own; a wrong number of scores; a score that is not finite.

@@ -15,43 +15,11 @@ use candle_core::{
 };
 
 use super::{Checkpoint, Expected, Store};
+use instruct_data::GgufTokenizer;
 use crate::{
     Activation, Config, Error, Family, HeadKind, Norm, Position, Result, Rotary, Scaling,
     families::{Order, Piece, qkv_rows},
 };
-
-/// The tokenizer that a GGUF file carries, field by field as it stands there.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct GgufTokenizer {
-    /// `tokenizer.ggml.model`: `gpt2` is byte-level BPE, `llama` SentencePiece.
-    pub model: String,
-    /// `tokenizer.ggml.pre`: which pre-tokenizer, by llama.cpp's name for it.
-    pub pre: Option<String>,
-    /// Text of every token, by id.
-    pub tokens: Vec<String>,
-    /// Kind of every token: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte.
-    pub types: Vec<i32>,
-    /// Score of every token (SentencePiece).
-    pub scores: Vec<f32>,
-    /// Merges in order, `left right` (byte-level BPE).
-    pub merges: Vec<String>,
-    /// Begins a sequence.
-    pub bos: Option<u32>,
-    /// Ends a sequence.
-    pub eos: Option<u32>,
-    /// Ends a turn of a chat, where that is another token.
-    pub eot: Option<u32>,
-    /// Stands for what cannot be encoded.
-    pub unknown: Option<u32>,
-    /// Fills up batches of others.
-    pub padding: Option<u32>,
-    /// Whether a sequence is to begin with `bos`.
-    pub add_bos: Option<bool>,
-    /// Whether SentencePiece is to put a space before the text.
-    pub add_space_prefix: Option<bool>,
-    /// Jinja template of a chat.
-    pub chat_template: Option<String>,
-}
 
 /// Opens a GGUF file of architecture `llama` (Mistral's too), `qwen2`, `qwen3` or `gpt2`.
 pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
@@ -212,7 +180,7 @@ impl Gguf {
             model: self.text(&key("model"))?.unwrap_or_default(),
             pre: self.text(&key("pre"))?,
             tokens: self.list(&key("tokens"), |value| value.to_string().ok().cloned())?,
-            types: self.list(&key("token_type"), |value| number(value).map(|n| n as i32))?,
+            token_types: self.list(&key("token_type"), |value| number(value).map(|n| n as i32))?,
             scores: self.list(&key("scores"), |value| number(value).map(|n| n as f32))?,
             merges: self.list(&key("merges"), |value| value.to_string().ok().cloned())?,
             bos: self.id("bos")?,

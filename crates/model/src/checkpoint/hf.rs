@@ -146,8 +146,9 @@ fn description(
     if let Some(recorded) = recorded {
         set("instruct", recorded);
     }
-    let understood = table.config(&Fields::new(&fields, &RefCell::default()));
-    if understood == *config {
+    let problems = RefCell::default();
+    let understood = table.config(&Fields::new(&fields, &problems));
+    if understood == *config && problems.borrow().is_empty() {
         return Ok(fields);
     }
     let problem =

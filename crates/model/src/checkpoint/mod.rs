@@ -9,8 +9,8 @@ mod safetensors;
 use std::{collections::BTreeMap, path::Path};
 
 use candle_core::{DType, Device};
+use instruct_data::GgufTokenizer;
 
-pub use self::gguf::GgufTokenizer;
 pub use self::hf::{Precision, save};
 use crate::{Config, Decoder, Error, HeadKind, Result, families::Piece};
 

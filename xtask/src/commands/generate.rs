@@ -1,0 +1,160 @@
+//! `generate`: completions of prompts as JSON lines, or a chat on a terminal.
+
+use crate::{
+    config::DeviceName,
+    prepare::{Base, device, open_base},
+    print, say,
+};
+use anyhow::{Context, Result, bail};
+use instruct_data::{Content, Conversation, Limits, Message, Prompt, Role, read};
+use instruct_model::{Completion, Request, Sampling, generate};
+use instruct_random::Source;
+use std::{
+    io::{BufRead, IsTerminal, Write},
+    path::PathBuf,
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Model folder or .gguf file
+    #[arg(long)]
+    model: PathBuf,
+    /// One prompt
+    #[arg(long, conflicts_with = "prompts")]
+    prompt: Option<String>,
+    /// File of prompt records
+    #[arg(long)]
+    prompts: Option<PathBuf>,
+    /// Text around a prompt with {prompt} in it; without one, the model's chat template
+    #[arg(long, default_value = "")]
+    template: String,
+    /// Completions per prompt
+    #[arg(short, long, default_value_t = 1)]
+    n: usize,
+    /// 0 takes the most probable token
+    #[arg(long, default_value_t = 1.0)]
+    temperature: f32,
+    /// Draw only from the K most probable tokens; 0 is all
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Draw only from the most probable tokens that add up to P
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Cap on a completion, in tokens
+    #[arg(long, default_value_t = 256)]
+    max_new_tokens: usize,
+    /// Keys the draws
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where to write; without it, standard output
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Where to compute
+    #[arg(long, value_enum, default_value = "cpu")]
+    device: DeviceName,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if !(args.temperature >= 0.0 && args.temperature.is_finite()) {
+        bail!("--temperature {} must be 0 or more", args.temperature);
+    }
+    if !(args.top_p > 0.0 && args.top_p <= 1.0) {
+        bail!("--top-p {} must lie above 0 and at most at 1", args.top_p);
+    }
+    if args.n == 0 || args.max_new_tokens == 0 {
+        bail!("-n and --max-new-tokens must be above 0");
+    }
+    let base = open_base(&args.model, &args.template, &device(args.device)?)?;
+    match (&args.prompt, &args.prompts) {
+        (Some(prompt), _) => {
+            let prompts = [("prompt".to_owned(), Content::Text(prompt.clone()))];
+            complete(args, &base, &prompts)
+        }
+        (None, Some(file)) => {
+            let records = read::<Prompt>(&[file], &Limits::default())?.records;
+            let prompts: Vec<_> = records.into_iter().map(|p| (p.id, p.content)).collect();
+            complete(args, &base, &prompts)
+        }
+        (None, None) if std::io::stdin().is_terminal() => chat(args, &base),
+        (None, None) => bail!("give --prompt TEXT or --prompts FILE (a chat needs a terminal)"),
+    }
+}
+
+fn complete(args: &Args, base: &Base, prompts: &[(String, Content)]) -> Result<()> {
+    let ids: Vec<Vec<u32>> = prompts.iter().map(|(_, content)| encode(base, content)).collect::<Result<_>>()?;
+    let repeated = ids.iter().flat_map(|ids| std::iter::repeat_n(ids, args.n));
+    let requests: Vec<Request> =
+        (0..).zip(repeated).map(|(episode, prompt)| Request { episode, prompt: prompt.clone() }).collect();
+    let completions = generate(&base.decoder, &requests, &sampling(args, base), source(args))?;
+    let mut lines = String::new();
+    for (index, completion) in completions.iter().enumerate() {
+        let (id, content) = &prompts[index / args.n];
+        let row = serde_json::json!({
+            "id": if args.n == 1 { id.clone() } else { format!("{id}#{}", index % args.n) },
+            "prompt": content.texts().last(),
+            "completion": base.tokenizer.decode(&completion.ids)?,
+            "ids": completion.ids,
+            "logprobs": completion.logprobs,
+            "ended_by_eos": completion.ended_by_eos,
+        });
+        lines.push_str(&format!("{row}\n"));
+    }
+    match &args.out {
+        None => print(lines.trim_end()),
+        Some(path) => super::write_whole(path, lines.as_bytes())?,
+    }
+    Ok(())
+}
+
+/// Reads lines until the end of the input; the conversation so far is the prompt.
+fn chat(args: &Args, base: &Base) -> Result<()> {
+    say("Type a message; Ctrl-D ends the chat.");
+    let mut conversation = Conversation::default();
+    for turn in 0.. {
+        let Some(line) = ask()? else { return Ok(()) };
+        conversation.messages.push(Message::new(Role::User, line));
+        let prompt = match encode(base, &Content::Messages(conversation.clone())) {
+            Ok(prompt) => prompt,
+            // A plain template has one place for one prompt: each message then stands alone.
+            Err(_) => encode(base, &Content::Text(conversation.messages.pop().map_or(String::new(), |m| m.content)))?,
+        };
+        let requests = [Request { episode: turn, prompt }];
+        let completions = generate(&base.decoder, &requests, &sampling(args, base), source(args))?;
+        let answer = reply(base, &completions)?;
+        print(&answer);
+        conversation.messages.push(Message::new(Role::Assistant, answer));
+    }
+    Ok(())
+}
+
+fn ask() -> Result<Option<String>> {
+    let mut out = std::io::stderr();
+    write!(out, "> ")?;
+    out.flush()?;
+    let mut line = String::new();
+    let read = std::io::stdin().lock().read_line(&mut line)?;
+    Ok((read > 0).then(|| line.trim().to_owned()))
+}
+
+fn reply(base: &Base, completions: &[Completion]) -> Result<String> {
+    let completion = completions.first().context("one request gives one completion")?;
+    Ok(base.tokenizer.decode(&completion.ids)?.trim().to_owned())
+}
+
+fn encode(base: &Base, content: &Content) -> Result<Vec<u32>> {
+    let rendered = base.template.render_prompt(&content.conversation())?;
+    Ok(base.tokenizer.encode_prompt(&rendered)?)
+}
+
+fn sampling(args: &Args, base: &Base) -> Sampling {
+    Sampling {
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        ..Sampling::plain(base.tokenizer.stops().clone(), args.max_new_tokens)
+    }
+}
+
+fn source(args: &Args) -> Source {
+    Source::new(args.seed, "generate")
+}

@@ -1,0 +1,24 @@
+//! One file per command.
+
+pub(crate) mod ci;
+pub(crate) mod data;
+pub(crate) mod doctor;
+pub(crate) mod fixtures;
+pub(crate) mod generate;
+pub(crate) mod pipeline;
+pub(crate) mod plan;
+pub(crate) mod pretrain;
+pub(crate) mod score;
+
+use anyhow::{Context, Result};
+use std::path::Path;
+
+/// Writes a whole file, so that a failure leaves the old content or none.
+pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
+    let mut staged = path.as_os_str().to_owned();
+    staged.push(".tmp");
+    let staged = Path::new(&staged);
+    std::fs::write(staged, content)
+        .and_then(|()| std::fs::rename(staged, path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}

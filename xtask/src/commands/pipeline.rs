@@ -1,0 +1,158 @@
+//! `pipeline` and its single stages: the whole flow in one run folder, resumable anywhere.
+
+use crate::{
+    config::Config,
+    embedded, evaluate,
+    listen::on_interrupt,
+    prepare::{Base, Material, device, expand, open_base},
+    print, say,
+    stages::{Run, earlier_seconds},
+};
+use anyhow::{Context, Result, bail};
+use instruct_train::{RunDir, Start};
+use std::path::{Path, PathBuf};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Configuration file; without one, the embedded default (configs/fixtures.toml)
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Overrides one key, for example --set ppo.episodes=256 (may be repeated)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    /// Run folder; without one, a new folder under runs/
+    #[arg(long)]
+    run: Option<PathBuf>,
+    /// Continue the run in --run from its last checkpoint
+    #[arg(long, requires = "run")]
+    resume: bool,
+    /// Repeat the flow with so many seeds, each in a folder of its own, and report mean and spread
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// Print the resolved plan with its size, and stop
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// The last stage to run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Until {
+    Sft,
+    RewardModel,
+    Ppo,
+    Evaluation,
+}
+
+pub(crate) fn run(args: &Args, until: Until) -> Result<()> {
+    let config = load(args)?;
+    if args.dry_run {
+        return dry_run(&config);
+    }
+    on_interrupt()?;
+    let folder = args.run.clone().unwrap_or_else(new_folder);
+    let start = if args.resume { Start::Resume } else { Start::Fresh };
+    if args.seeds <= 1 {
+        one(&config, &folder, start, until)?;
+        return Ok(());
+    }
+    let mut results = Vec::new();
+    for seed in config.seed..config.seed + args.seeds {
+        say(&format!("seed {seed}"));
+        let config = Config { seed, ..config.clone() };
+        results.extend(one(&config, &folder.join(format!("seed-{seed}")), start, until)?);
+    }
+    evaluate::over_seeds(&folder, &results)
+}
+
+fn load(args: &Args) -> Result<Config> {
+    match &args.config {
+        Some(path) => Config::read(path, &args.settings),
+        None => Config::load(embedded::DEFAULT_CONFIG, "embedded configs/fixtures.toml", &args.settings),
+    }
+}
+
+/// `runs/` with the next free number: no clock, no collision.
+fn new_folder() -> PathBuf {
+    let free = |n: &u32| !Path::new(&format!("runs/{n:04}")).exists();
+    PathBuf::from(format!("runs/{:04}", (1..).find(free).unwrap_or(1)))
+}
+
+/// One seed's run, as far as `until`; the results when it got to the evaluation.
+fn one(config: &Config, folder: &Path, start: Start, until: Until) -> Result<Option<evaluate::Results>> {
+    let environment = environment(config)?;
+    let dir = RunDir::open(folder, start, &toml::to_string(config)?, &environment)?;
+    for difference in dir.environment_difference() {
+        say(&format!("warning: the environment differs from the one this run began in: {difference}"));
+    }
+    let (base, material) = prepare(config, folder)?;
+    say(&format!("run folder {}", folder.display()));
+    material.report.iter().for_each(|line| say(&format!("  {line}")));
+    let mut run =
+        Run { dir: &dir, config, base: &base, material: &material, seconds: earlier_seconds(folder) };
+    stages(&mut run, until)
+}
+
+fn stages(run: &mut Run<'_>, until: Until) -> Result<Option<evaluate::Results>> {
+    if until == Until::Sft {
+        run.sft_candidates()?;
+        run.sft_init()?;
+        return Ok(None);
+    }
+    let (baseline, reward_model) = run.baseline_and_reward_model()?;
+    if until == Until::RewardModel {
+        return Ok(None);
+    }
+    let sft_init = run.sft_init()?;
+    let plain = run.ppo("ppo", 0.0, &sft_init, &reward_model)?;
+    let mixed = run.ppo("ppo-ptx", run.config.ppo.gamma_ptx, &sft_init, &reward_model)?;
+    if until == Until::Ppo {
+        return Ok(None);
+    }
+    let models = evaluate::Models { baseline, sft_init, reward_model, plain, mixed };
+    let results = evaluate::evaluate(run, &models)?;
+    print(&results.table());
+    print(&format!("results: {}", run.dir.path().join("eval/results.json").display()));
+    Ok(Some(results))
+}
+
+fn prepare(config: &Config, folder: &Path) -> Result<(Base, Material)> {
+    let embedded = embedded::unpack(&folder.join("embedded"))?;
+    let base = match config.model.base.as_str() {
+        "embedded" => embedded.join("base"),
+        path => expand(path),
+    };
+    if !base.exists() {
+        bail!("`model.base`: {} does not exist; name a model folder, a .gguf file, or `embedded`", base.display());
+    }
+    let base = open_base(&base, &config.model.template, &device(config.device)?)?;
+    let material = Material::prepare(config, &base, &embedded)?;
+    Ok((base, material))
+}
+
+/// What a result depends on besides the configuration.
+fn environment(config: &Config) -> Result<serde_json::Value> {
+    let commit = std::process::Command::new("git").args(["rev-parse", "HEAD"]).output();
+    let commit = commit.ok().filter(|out| out.status.success());
+    let commit = commit.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned());
+    Ok(serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "commit": commit.unwrap_or_else(|| "unknown".to_owned()),
+        "features": if cfg!(feature = "cuda") { vec!["cuda"] } else { vec![] },
+        "device": format!("{:?}", device(config.device)?),
+        "cpu": super::doctor::cpu_model(),
+        "threads": rayon::current_num_threads(),
+        "seed": config.seed,
+    }))
+}
+
+/// The resolved configuration, what it would train on, and what that takes.
+fn dry_run(config: &Config) -> Result<()> {
+    let folder = std::env::temp_dir().join(format!("instruct-dry-run-{}", std::process::id()));
+    let prepared = prepare(config, &folder);
+    std::fs::remove_dir_all(&folder).context("cannot remove the temporary folder")?;
+    let (base, material) = prepared?;
+    print(&toml::to_string(config)?);
+    material.report.iter().for_each(|line| print(line));
+    super::plan::lines(config, &base, &material).iter().for_each(|line| print(line));
+    Ok(())
+}

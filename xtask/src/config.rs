@@ -1,0 +1,367 @@
+//! The configuration of a run: TOML over documented defaults, every problem reported at once.
+
+use anyhow::{Result, bail};
+use instruct_ppo as ppo;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use toml::{Table, Value};
+
+/// Everything a run can be told. A configuration file states what differs from the defaults here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Keys every random draw of the run.
+    pub(crate) seed: u64,
+    /// `cpu`, `cuda` (an error without one) or `auto`.
+    pub(crate) device: DeviceName,
+    pub(crate) model: ModelConfig,
+    pub(crate) data: DataConfig,
+    pub(crate) sft_baseline: SftConfig,
+    pub(crate) sft_init: SftConfig,
+    pub(crate) reward_model: RewardConfig,
+    /// `preset = "instructgpt"` (or another source's name) and any key of the recipe that differs.
+    pub(crate) ppo: ppo::Plan,
+    pub(crate) evaluate: EvaluateConfig,
+    pub(crate) checkpoints: CheckpointConfig,
+}
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum DeviceName {
+    Cpu,
+    Cuda,
+    Auto,
+}
+
+/// The pretrained decoder and how prompts are put to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct ModelConfig {
+    /// A Hugging Face folder, a .gguf file, or `embedded` for the base inside this binary.
+    pub(crate) base: String,
+    /// Text around a prompt, with `{prompt}` where it goes; empty uses the model's chat template.
+    pub(crate) template: String,
+    /// Longest prompt, in tokens; longer records are dropped and counted.
+    pub(crate) max_prompt: usize,
+    /// Longest demonstration or ranked completion, in tokens; longer records are dropped and counted.
+    pub(crate) max_completion: usize,
+    /// Tokens computed at a time in training; changes memory and, in the last bits, sums.
+    pub(crate) micro_tokens: usize,
+}
+
+/// Where people's words come from, and how they are split.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct DataConfig {
+    /// Files of demonstrations; `embedded:NAME` names a file inside this binary.
+    pub(crate) demonstrations: Vec<String>,
+    /// Files of rankings.
+    pub(crate) rankings: Vec<String>,
+    /// Files of prompts for reinforcement learning; the prompts of the other two are not added.
+    pub(crate) prompts: Vec<String>,
+    /// Files of pretraining text for the mix.
+    pub(crate) pretraining: Vec<String>,
+    /// Files of held-out text for perplexity; empty splits a tenth off `pretraining`.
+    pub(crate) pretraining_held_out: Vec<String>,
+    /// Length of a pretraining window, in tokens; 0 is the response cap plus the median prompt.
+    pub(crate) window: usize,
+    /// Share of users (of prompts, where no user is named) held out for validation.
+    pub(crate) validation: f64,
+    /// Share of users held out for the final evaluation.
+    pub(crate) test: f64,
+    /// Prompts that share this many leading characters are one prompt; 0 compares them whole.
+    pub(crate) dedup_prefix: usize,
+    /// Prompts kept per user [InstructGPT, appendix A: 200].
+    pub(crate) per_user: usize,
+    /// Keeps only the first so many records of each kind; 0 is all.
+    pub(crate) limit: usize,
+    /// The evaluation's ground truth: `instruction-world` (the simulation's rules) or `none`, which
+    /// judges with a reward model trained on the held-out rankings.
+    pub(crate) judge: JudgeName,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum JudgeName {
+    InstructionWorld,
+    None,
+}
+
+/// One supervised fine-tuning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct SftConfig {
+    /// Passes over the demonstrations.
+    pub(crate) epochs: u64,
+    /// Examples per optimizer step.
+    pub(crate) batch: usize,
+    /// Peak learning rate; cosine to a tenth, no warm-up.
+    pub(crate) lr: f64,
+    /// Residual dropout rate.
+    pub(crate) dropout: f32,
+    /// Share of the examples that are pretraining windows.
+    pub(crate) pretraining_share: f64,
+    /// Weight of prompt tokens in the loss; 0 trains on completions only.
+    pub(crate) prompt_weight: f32,
+}
+
+/// The reward model's training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct RewardConfig {
+    /// Passes over the rankings [InstructGPT: 1].
+    pub(crate) epochs: u64,
+    /// Rankings per optimizer step [InstructGPT: 64].
+    pub(crate) batch: usize,
+    /// Peak learning rate; cosine to a tenth [InstructGPT: 9e-6].
+    pub(crate) lr: f64,
+}
+
+/// What the final evaluation measures, and on how much.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct EvaluateConfig {
+    /// Held-out prompts used, at most.
+    pub(crate) prompts: usize,
+    /// Best-of-n baselines, by the reward model, over the SFT baseline.
+    pub(crate) best_of_n: Vec<usize>,
+    /// Validation prompts on which SFT candidates are scored.
+    pub(crate) selection_prompts: usize,
+    /// Whether PPO runs are evaluated at their averaged weights rather than their last ones.
+    pub(crate) use_ema: bool,
+}
+
+/// When state is written, so that a killed run loses little.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct CheckpointConfig {
+    /// Optimizer steps (iterations in PPO) between checkpoints.
+    pub(crate) every: u64,
+    /// Checkpoints kept per artefact.
+    pub(crate) keep: usize,
+}
+
+impl Default for Config {
+    /// The paper's constants [InstructGPT, appendix C, the 1.3B column] on the embedded data.
+    fn default() -> Config {
+        Config {
+            seed: 1,
+            device: DeviceName::Cpu,
+            model: ModelConfig {
+                base: "embedded".into(),
+                template: String::new(),
+                max_prompt: 1_024,
+                max_completion: 1_024,
+                micro_tokens: 4_096,
+            },
+            data: DataConfig {
+                demonstrations: vec!["embedded:demonstrations.jsonl".into()],
+                rankings: vec!["embedded:rankings.jsonl".into()],
+                prompts: vec!["embedded:prompts.jsonl".into()],
+                pretraining: vec!["embedded:pretraining.jsonl".into()],
+                pretraining_held_out: vec!["embedded:pretraining-held-out.jsonl".into()],
+                window: 0,
+                validation: 0.1,
+                test: 0.1,
+                dedup_prefix: 0,
+                per_user: 200,
+                limit: 0,
+                judge: JudgeName::None,
+            },
+            sft_baseline: SftConfig {
+                epochs: 16,
+                batch: 32,
+                lr: 9.65e-6,
+                dropout: 0.2,
+                pretraining_share: 0.0,
+                prompt_weight: 0.0,
+            },
+            sft_init: SftConfig {
+                epochs: 2,
+                batch: 32,
+                lr: 5e-6,
+                dropout: 0.2,
+                pretraining_share: 0.1,
+                prompt_weight: 0.0,
+            },
+            reward_model: RewardConfig { epochs: 1, batch: 64, lr: 9e-6 },
+            ppo: ppo::Plan::preset(ppo::Preset::InstructGpt),
+            evaluate: EvaluateConfig { prompts: 400, best_of_n: vec![4, 16], selection_prompts: 100, use_ema: false },
+            checkpoints: CheckpointConfig { every: 50, keep: 2 },
+        }
+    }
+}
+
+impl Config {
+    /// Reads a file over the defaults, then the `key=value` settings over both.
+    pub(crate) fn load(text: &str, origin: &str, settings: &[String]) -> Result<Config> {
+        let mut wanted: Table = match text.parse() {
+            Ok(table) => table,
+            Err(problem) => bail!("{origin}: not valid TOML: {problem}"),
+        };
+        let mut problems = Vec::new();
+        for setting in settings {
+            if let Err(problem) = set(&mut wanted, setting) {
+                problems.push(problem);
+            }
+        }
+        let mut resolved = Table::try_from(Config::default())?;
+        if let Some(problem) = apply_preset(&mut wanted, &mut resolved) {
+            problems.push(problem);
+        }
+        overlay(&mut resolved, wanted, "", &mut problems);
+        refuse(origin, &problems)?;
+        let config: Config = match resolved.try_into() {
+            Ok(config) => config,
+            Err(problem) => bail!("{origin}: {problem}"),
+        };
+        refuse(origin, &config.problems())?;
+        Ok(config)
+    }
+
+    /// Reads a configuration file.
+    pub(crate) fn read(path: &Path, settings: &[String]) -> Result<Config> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| anyhow::anyhow!("{}: cannot read the configuration: {e}", path.display()))?;
+        Config::load(&text, &path.display().to_string(), settings)
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems: Vec<String> = self.ppo.problems().into_iter().map(|p| format!("[ppo] {p}")).collect();
+        let mut check = |fine: bool, problem: &str| {
+            if !fine {
+                problems.push(problem.to_owned());
+            }
+        };
+        let share = |x: f64| (0.0..1.0).contains(&x);
+        check(share(self.data.validation) && self.data.validation > 0.0, "`data.validation` must lie between 0 and 1");
+        check(share(self.data.test) && self.data.test > 0.0, "`data.test` must lie between 0 and 1");
+        check(self.data.validation + self.data.test < 1.0, "`data.validation` + `data.test` leave nothing to train on");
+        check(self.model.max_prompt > 0, "`model.max-prompt` is 0");
+        check(self.model.max_completion > 0, "`model.max-completion` is 0");
+        check(self.model.micro_tokens > 0, "`model.micro-tokens` is 0");
+        for (name, sft) in [("sft-baseline", &self.sft_baseline), ("sft-init", &self.sft_init)] {
+            check(sft.epochs > 0 && sft.batch > 0, &format!("`{name}.epochs` and `{name}.batch` must be above 0"));
+            check(sft.lr.is_finite() && sft.lr > 0.0, &format!("`{name}.lr` must be above 0"));
+            check((0.0..1.0).contains(&sft.dropout), &format!("`{name}.dropout` must lie in 0..1"));
+            check(share(sft.pretraining_share), &format!("`{name}.pretraining-share` must lie in 0..1"));
+        }
+        check(self.reward_model.lr.is_finite() && self.reward_model.lr > 0.0, "`reward-model.lr` must be above 0");
+        check(
+            self.reward_model.epochs > 0 && self.reward_model.batch > 0,
+            "`reward-model.epochs` and `reward-model.batch` must be above 0",
+        );
+        check(self.evaluate.prompts > 0, "`evaluate.prompts` is 0");
+        check(self.evaluate.best_of_n.iter().all(|&n| n > 0), "`evaluate.best-of-n` holds a 0");
+        check(self.checkpoints.every > 0 && self.checkpoints.keep > 0, "`checkpoints` must be above 0");
+        problems
+    }
+}
+
+/// Takes `ppo.preset` out of the wanted table and puts that recipe under the wanted keys.
+fn apply_preset(wanted: &mut Table, resolved: &mut Table) -> Option<String> {
+    let preset = wanted.get_mut("ppo")?.as_table_mut()?.remove("preset")?;
+    let known = "instructgpt, summarize-from-feedback, lm-human-preferences";
+    match preset.clone().try_into::<ppo::Preset>() {
+        Ok(preset) => {
+            let plan = Value::try_from(ppo::Plan::preset(preset)).ok()?;
+            resolved.insert("ppo".into(), plan);
+            None
+        }
+        Err(_) => Some(format!("`ppo.preset` is {preset}; known recipes: {known}")),
+    }
+}
+
+/// Puts `wanted` over `base`, key by key, and names every key or type that does not fit.
+fn overlay(base: &mut Table, wanted: Table, path: &str, problems: &mut Vec<String>) {
+    for (key, value) in wanted {
+        let dotted = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        match (base.get_mut(&key), value) {
+            (None, _) => problems.push(unknown(base, &key, &dotted)),
+            // A table with a `kind` is one of several shapes, so it is replaced whole.
+            (Some(Value::Table(base)), Value::Table(wanted)) if !base.contains_key("kind") => {
+                overlay(base, wanted, &dotted, problems);
+            }
+            (Some(slot @ Value::Float(_)), Value::Integer(whole)) => *slot = Value::Float(whole as f64),
+            (Some(slot), value) if slot.type_str() == value.type_str() => *slot = value,
+            (Some(slot), value) => {
+                problems.push(format!("`{dotted}` wants a {}, not a {}", slot.type_str(), value.type_str()));
+            }
+        }
+    }
+}
+
+fn unknown(base: &Table, key: &str, dotted: &str) -> String {
+    let known: Vec<&str> = base.keys().map(String::as_str).collect();
+    format!("`{dotted}` is not a key (a typing mistake in `{key}`?); known here: {}", known.join(", "))
+}
+
+/// Puts one `dotted.key=value` into a table. The value is TOML, or a plain word.
+fn set(table: &mut Table, setting: &str) -> Result<(), String> {
+    let Some((path, text)) = setting.split_once('=') else {
+        return Err(format!("--set {setting}: write key=value, for example --set ppo.episodes=64"));
+    };
+    let value = match format!("v = {text}").parse::<Table>() {
+        Ok(mut parsed) => parsed.remove("v").unwrap_or_else(|| Value::String(text.to_owned())),
+        Err(_) => Value::String(text.to_owned()),
+    };
+    let mut parts: Vec<&str> = path.trim().split('.').collect();
+    let last = parts.pop().unwrap_or_default();
+    let mut table = table;
+    for part in parts {
+        let entry = table.entry(part).or_insert_with(|| Value::Table(Table::new()));
+        let Some(inner) = entry.as_table_mut() else { return Err(format!("--set {setting}: `{part}` holds no keys")) };
+        table = inner;
+    }
+    table.insert(last.to_owned(), value);
+    Ok(())
+}
+
+fn refuse(origin: &str, problems: &[String]) -> Result<()> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    bail!("{origin}: {} problem(s):\n  {}", problems.len(), problems.join("\n  "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_refused(text: &str, settings: &[&str], parts: &[&str]) {
+        let settings: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();
+        let message = Config::load(text, "test.toml", &settings).unwrap_err().to_string();
+        for part in parts {
+            assert!(message.contains(part), "`{part}` is not in: {message}");
+        }
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        check_refused("sead = 1\n[ppo]\nbatchh = 4", &[], &["`sead`", "`ppo.batchh`", "2 problem(s)", "test.toml"]);
+        check_refused("seed = \"x\"", &[], &["`seed` wants a integer, not a string"]);
+        check_refused("[ppo]\nbatch = 10\nminibatch = 3", &[], &["`minibatch` does not divide `batch`"]);
+        check_refused("[ppo]\npreset = \"gpt5\"", &[], &["known recipes: instructgpt"]);
+        check_refused("", &["ppo.batch"], &["write key=value"]);
+        check_refused("", &["data.test=1.5", "sft-init.lr=0.0"], &["`data.test`", "`sft-init.lr`"]);
+        check_refused("a = = 1", &[], &["not valid TOML"]);
+        check_refused("[ppo]\npolicy-lr = nan", &[], &["`policy-lr`"]);
+    }
+
+    #[test]
+    fn presets_settings_and_whole_floats() {
+        let text = "[ppo]\npreset = \"lm-human-preferences\"\npolicy-lr = 1";
+        let config = Config::load(text, "test", &["ppo.batch=64".into(), "ppo.minibatch=64".into()]).unwrap();
+        assert_eq!((config.ppo.policy_lr, config.ppo.batch, config.ppo.gamma_ptx), (1.0, 64, 0.0));
+        assert!(matches!(config.ppo.critic, ppo::Critic::Head { .. }));
+    }
+
+    #[test]
+    fn the_resolved_text_reads_back_as_itself() {
+        let config = Config::load("[ppo]\npreset = \"summarize-from-feedback\"", "test", &[]).unwrap();
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(Config::load(&text, "again", &[]).unwrap(), config);
+    }
+}

@@ -1,0 +1,396 @@
+//! The final evaluation: win rates by a judge, divergence, alignment tax, best-of-n, and the reward
+//! model's report card, gathered in `eval/results.json`.
+
+use crate::{
+    config::JudgeName,
+    prepare::{PromptIds, RankedGroup},
+    print,
+    stages::Run,
+    world,
+};
+use anyhow::{Context, Result};
+use instruct_eval::{Ranked, ReportCard, Spread, WinRate, best_of_n_kl, report_card, win_rate};
+use instruct_model::Decoder;
+use instruct_ppo::{self as ppo, Episode, Rollout, best_of_n};
+use instruct_random::Source;
+use instruct_reward_model::{Group, Item};
+use instruct_sft::{nll, perplexity};
+use serde::Serialize;
+use std::{collections::BTreeMap, path::Path};
+
+/// The artefacts that are compared.
+pub(crate) struct Models {
+    pub(crate) baseline: Decoder,
+    pub(crate) sft_init: Decoder,
+    pub(crate) reward_model: Decoder,
+    pub(crate) plain: Decoder,
+    pub(crate) mixed: Decoder,
+}
+
+/// Everything that one run found out.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Results {
+    seed: u64,
+    judge: String,
+    evaluated_weights: &'static str,
+    sft: SftResults,
+    reward_model: RewardResults,
+    ppo: PpoResults,
+    ppo_without_ptx: PpoResults,
+    win_rate: BTreeMap<String, WinRate>,
+    judge_mean: BTreeMap<String, f64>,
+    best_of_n: Vec<BestOfN>,
+    alignment_tax: BTreeMap<String, f64>,
+    seconds: BTreeMap<String, f64>,
+    peak_memory_mb: f64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct SftResults {
+    validation_loss: f64,
+    init_validation_loss: f64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct RewardResults {
+    accuracy: f64,
+    accuracy_low: f64,
+    accuracy_high: f64,
+    accuracy_length_baseline: f64,
+    accuracy_ceiling: Option<f64>,
+    ece: f64,
+    pairs: usize,
+    report_card: ReportCard,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct PpoResults {
+    /// Mean over held-out prompts of the summed k1 to the reference, in nats.
+    kl: f64,
+    /// Mean reward-model score on held-out prompts.
+    score: f64,
+    /// Largest deviation from 1 on the first minibatch of any iteration.
+    ratio_first_minibatch: f64,
+    mean_tokens: f64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct BestOfN {
+    n: usize,
+    kl: f64,
+    win_rate_vs_sft: WinRate,
+}
+
+/// Evaluates the models of a run and writes `eval/results.json` and `eval/samples.json`.
+pub(crate) fn evaluate(run: &mut Run<'_>, models: &Models) -> Result<Results> {
+    let begun = std::time::Instant::now();
+    let prompts = &run.material.prompts.test;
+    let prompts = &prompts[..prompts.len().min(run.config.evaluate.prompts)];
+    let judge = Judge::new(run, models)?;
+    let groups: Vec<String> = prompts.iter().map(|p| p.use_case.clone()).collect();
+    let mut answers = BTreeMap::new();
+    let mut points: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for (name, model) in named(run, models) {
+        let episodes = run.episodes(model, prompts, "evaluation")?;
+        points.insert(name, judge.points(run, prompts, &episodes)?);
+        answers.insert(name, episodes);
+    }
+    let versus = |a: &str, b: &str| win_rate(&points[a], &points[b], Some(&groups));
+    let comparisons = [
+        ("ppo_ptx_vs_sft", "ppo_ptx", "sft"),
+        ("ppo_vs_sft", "ppo", "sft"),
+        ("ppo_ptx_vs_ppo", "ppo_ptx", "ppo"),
+        ("ppo_ptx_vs_sft_init", "ppo_ptx", "sft_init"),
+        ("ppo_vs_sft_init", "ppo", "sft_init"),
+        ("ppo_ptx_vs_base", "ppo_ptx", "base"),
+        ("sft_vs_base", "sft", "base"),
+    ];
+    let win_rates = comparisons.iter().map(|(key, a, b)| Ok(((*key).to_owned(), versus(a, b)?)));
+    let win_rates = win_rates.collect::<Result<BTreeMap<_, _>>>()?;
+    let best_of_n = best_of_n_results(run, models, prompts, &judge, &points["sft"], &groups)?;
+    let micro = run.config.model.micro_tokens;
+    let held_out = &run.material.demonstrations.validation;
+    let tax = named(run, models)
+        .into_iter()
+        .map(|(name, model)| Ok((name.to_owned(), perplexity(model, &run.material.held_out_windows, micro)?)));
+    let mut results = Results {
+        seed: run.config.seed,
+        judge: judge.name(),
+        evaluated_weights: if run.config.evaluate.use_ema { "ema" } else { "last" },
+        sft: SftResults {
+            validation_loss: nll(&models.baseline, held_out, micro)?,
+            init_validation_loss: nll(&models.sft_init, held_out, micro)?,
+        },
+        reward_model: reward_results(run, &models.reward_model)?,
+        ppo: ppo_results(run, "ppo-ptx", &answers["ppo_ptx"], &models.mixed, models)?,
+        ppo_without_ptx: ppo_results(run, "ppo", &answers["ppo"], &models.plain, models)?,
+        win_rate: win_rates,
+        judge_mean: points.iter().map(|(name, points)| ((*name).to_owned(), mean(points))).collect(),
+        best_of_n,
+        alignment_tax: tax.collect::<Result<_>>()?,
+        seconds: BTreeMap::new(),
+        peak_memory_mb: peak_memory_mb(),
+    };
+    run.seconds.insert("evaluation".to_owned(), begun.elapsed().as_secs_f64());
+    results.seconds = run.seconds.clone();
+    run.dir.write_json("eval/results.json", &results)?;
+    run.dir.write_json("eval/samples.json", &samples(prompts, &answers, &points))?;
+    Ok(results)
+}
+
+fn named<'a>(run: &'a Run<'_>, models: &'a Models) -> [(&'static str, &'a Decoder); 5] {
+    [
+        ("base", &run.base.decoder),
+        ("sft", &models.baseline),
+        ("sft_init", &models.sft_init),
+        ("ppo", &models.plain),
+        ("ppo_ptx", &models.mixed),
+    ]
+}
+
+/// Who says which answer is better.
+enum Judge {
+    /// The rules of the simulated world, which the reward model never saw.
+    InstructionWorld,
+    /// A reward model trained on the rankings that the first one never saw. It is a proxy too: its
+    /// accuracy on the other rankings says how far to trust it.
+    HeldOutRewardModel { model: Box<Decoder>, accuracy: f64, records: usize },
+}
+
+impl Judge {
+    fn new(run: &Run<'_>, models: &Models) -> Result<Judge> {
+        if run.config.data.judge == JudgeName::InstructionWorld {
+            return Ok(Judge::InstructionWorld);
+        }
+        let mut artefact = run.dir.artefact("judge-model")?;
+        let model = match artefact.model() {
+            Some(folder) => run.open(folder)?,
+            None => {
+                let groups: Vec<Group> = run.material.held_out_rankings.iter().map(|r| r.group.clone()).collect();
+                let (trained, state) = run.train_reward_model(artefact, &models.baseline, &groups)?;
+                artefact = trained;
+                artefact.finish(state.step, |folder| Ok(run.save(&state.model, folder)?))?;
+                state.model
+            }
+        };
+        let accuracy = report_card(&ranked(run, &model, &run.material.rankings)?)?.accuracy.mean;
+        Ok(Judge::HeldOutRewardModel {
+            model: Box::new(model),
+            accuracy,
+            records: run.material.held_out_rankings.len(),
+        })
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Judge::InstructionWorld => "simulation: the rules of the instruction world".to_owned(),
+            Judge::HeldOutRewardModel { accuracy, records, .. } => format!(
+                "a second reward model, trained on {records} held-out rankings; it agrees with the other rankings on \
+                 {:.1} % of pairs",
+                100.0 * accuracy
+            ),
+        }
+    }
+
+    fn points(&self, run: &Run<'_>, prompts: &[PromptIds], episodes: &[Episode]) -> Result<Vec<f64>> {
+        match self {
+            Judge::InstructionWorld => Ok(episodes
+                .iter()
+                .map(|episode| f64::from(world::judge::judge(&prompts[episode.group].text, episode.text.trim())))
+                .collect()),
+            Judge::HeldOutRewardModel { model, .. } => {
+                Ok(run.scores(model, episodes)?.into_iter().map(f64::from).collect())
+            }
+        }
+    }
+}
+
+fn best_of_n_results(
+    run: &Run<'_>,
+    models: &Models,
+    prompts: &[PromptIds],
+    judge: &Judge,
+    sft: &[f64],
+    groups: &[String],
+) -> Result<Vec<BestOfN>> {
+    let ids: Vec<Vec<u32>> = prompts.iter().map(|p| p.ids.clone()).collect();
+    let score = |episodes: &[Episode]| Ok(run.scores(&models.reward_model, episodes)?);
+    let decode = |ids: &[u32]| run.decode(ids);
+    let of = |&n: &usize| {
+        let source = Source::new(run.config.seed, "best-of-n");
+        let best = best_of_n(&models.baseline, &ids, n, &run.sampling(), source, &score, &decode)?;
+        let points = judge.points(run, prompts, &best)?;
+        Ok(BestOfN { n, kl: best_of_n_kl(n), win_rate_vs_sft: win_rate(&points, sft, Some(groups))? })
+    };
+    run.config.evaluate.best_of_n.iter().map(of).collect()
+}
+
+fn reward_results(run: &Run<'_>, reward_model: &Decoder) -> Result<RewardResults> {
+    let card = report_card(&ranked(run, reward_model, &run.material.held_out_rankings)?)?;
+    Ok(RewardResults {
+        accuracy: card.accuracy.mean,
+        accuracy_low: card.accuracy.low,
+        accuracy_high: card.accuracy.high,
+        accuracy_length_baseline: card.accuracy_length_baseline,
+        accuracy_ceiling: card.accuracy_ceiling,
+        ece: card.ece,
+        pairs: card.pairs,
+        report_card: card,
+    })
+}
+
+/// Rankings with a reward model's scores, and the gold judge's where there is one.
+fn ranked(run: &Run<'_>, reward_model: &Decoder, rankings: &[RankedGroup]) -> Result<Vec<Ranked>> {
+    let items: Vec<Item> = rankings
+        .iter()
+        .flat_map(|r| r.group.completions.iter().map(|completion| Item { prompt: &r.group.prompt, completion }))
+        .collect();
+    let mut scores = instruct_reward_model::scores(reward_model, &items, run.config.model.micro_tokens)?.into_iter();
+    let gold = run.config.data.judge == JudgeName::InstructionWorld;
+    let record = |r: &RankedGroup| {
+        let prompt = r.record.prompt.content.texts().last().copied().unwrap_or_default();
+        let points = |&i: &usize| f64::from(world::judge::judge(prompt, r.record.completions[i].trim()));
+        Ranked {
+            scores: scores.by_ref().take(r.group.completions.len()).map(f64::from).collect(),
+            ranks: r.group.ranks.clone(),
+            lengths: r.group.completions.iter().map(Vec::len).collect(),
+            gold: gold.then(|| r.kept.iter().map(points).collect()),
+            labeler: r.record.labeler.clone(),
+            use_case: r.record.prompt.use_case.clone(),
+            confidence: r.record.confidence.map(|c| c.to_string()),
+        }
+    };
+    Ok(rankings.iter().map(record).collect())
+}
+
+fn ppo_results(
+    run: &Run<'_>,
+    artefact: &str,
+    episodes: &[Episode],
+    policy: &Decoder,
+    models: &Models,
+) -> Result<PpoResults> {
+    let scores: Vec<f64> = run.scores(&models.reward_model, episodes)?.into_iter().map(f64::from).collect();
+    let plan = ppo::Plan { temperature: 1.0, ..run.config.ppo.clone() };
+    let mut rollout = Rollout::of(episodes.to_vec());
+    rollout.logprobs(policy, &models.sft_init, &plan, run.config.model.micro_tokens)?;
+    let tokens: Vec<f64> = episodes.iter().map(|e| e.completion.len() as f64).collect();
+    Ok(PpoResults {
+        kl: mean(&rollout.kl()),
+        score: mean(&scores),
+        ratio_first_minibatch: largest_deviation(&run.dir.path().join(artefact).join("metrics.jsonl"))?,
+        mean_tokens: mean(&tokens),
+    })
+}
+
+/// The largest `ppo/policy/ratio_first_minibatch` of a run's journal.
+fn largest_deviation(path: &Path) -> Result<f64> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let deviation = |line: &str| -> Option<f64> {
+        let row: serde_json::Value = serde_json::from_str(line).ok()?;
+        row.get("ppo/policy/ratio_first_minibatch")?.as_f64()
+    };
+    Ok(text.lines().filter_map(deviation).fold(0.0, f64::max))
+}
+
+/// A table for people to read: every held-out prompt with every model's answer and points.
+fn samples(
+    prompts: &[PromptIds],
+    answers: &BTreeMap<&str, Vec<Episode>>,
+    points: &BTreeMap<&str, Vec<f64>>,
+) -> Vec<serde_json::Value> {
+    let row = |(i, prompt): (usize, &PromptIds)| {
+        let of = |(name, episodes): (&&str, &Vec<Episode>)| {
+            let answer = serde_json::json!({ "text": episodes[i].text.trim(), "points": points[name][i] });
+            ((*name).to_owned(), answer)
+        };
+        let answers: serde_json::Map<String, serde_json::Value> = answers.iter().map(of).collect();
+        serde_json::json!({ "prompt": prompt.text, "use_case": prompt.use_case, "answers": answers })
+    };
+    prompts.iter().enumerate().map(row).collect()
+}
+
+impl Results {
+    /// The lines that a person reads at the end of a run.
+    pub(crate) fn table(&self) -> String {
+        let mut lines = vec![format!("judge: {}", self.judge)];
+        let percent = |w: &WinRate| {
+            format!("{:5.1} %  [{:.1}, {:.1}]  n = {}", 100.0 * w.mean, 100.0 * w.low, 100.0 * w.high, w.n)
+        };
+        lines.extend(self.win_rate.iter().map(|(key, w)| format!("{key:>22}  {}", percent(w))));
+        for best in &self.best_of_n {
+            let key = format!("best of {} vs sft", best.n);
+            lines.push(format!("{key:>22}  {}  KL {:.2}", percent(&best.win_rate_vs_sft), best.kl));
+        }
+        let r = &self.reward_model;
+        let ceiling = r.accuracy_ceiling.map_or(String::new(), |c| format!(", ceiling {:.1}", 100.0 * c));
+        lines.push(format!(
+            "{:>22}  {:5.1} %  [{:.1}, {:.1}]  longer wins {:.1}{ceiling}, ECE {:.3}, {} pairs",
+            "reward model accuracy",
+            100.0 * r.accuracy,
+            100.0 * r.accuracy_low,
+            100.0 * r.accuracy_high,
+            100.0 * r.accuracy_length_baseline,
+            r.ece,
+            r.pairs
+        ));
+        for (name, p) in [("ppo-ptx", &self.ppo), ("ppo", &self.ppo_without_ptx)] {
+            lines.push(format!(
+                "{name:>22}  KL {:.2}, score {:.2}, {:.1} tokens, |ratio - 1| <= {:.1e}",
+                p.kl, p.score, p.mean_tokens, p.ratio_first_minibatch
+            ));
+        }
+        let tax: Vec<String> = self.alignment_tax.iter().map(|(name, p)| format!("{name} {p:.3}")).collect();
+        lines.push(format!("{:>22}  {}", "perplexity", tax.join("  ")));
+        let seconds: Vec<String> = self.seconds.iter().map(|(name, s)| format!("{name} {s:.0}")).collect();
+        let total: f64 = self.seconds.values().sum();
+        lines.push(format!("{:>22}  {} = {total:.0}", "seconds", seconds.join(" + ")));
+        lines.push(format!("{:>22}  {:.0} MB", "peak memory", self.peak_memory_mb));
+        lines.join("\n")
+    }
+
+    /// The headline numbers, by name.
+    fn headlines(&self) -> BTreeMap<String, f64> {
+        let mut out: BTreeMap<String, f64> =
+            self.win_rate.iter().map(|(key, w)| (format!("win_rate/{key}"), w.mean)).collect();
+        out.extend(self.alignment_tax.iter().map(|(name, p)| (format!("perplexity/{name}"), *p)));
+        out.insert("reward_model/accuracy".to_owned(), self.reward_model.accuracy);
+        if let Some(ceiling) = self.reward_model.accuracy_ceiling {
+            out.insert("reward_model/ceiling_minus_accuracy".to_owned(), ceiling - self.reward_model.accuracy);
+        }
+        out.insert("ppo_ptx/kl".to_owned(), self.ppo.kl);
+        out.insert("seconds".to_owned(), self.seconds.values().sum());
+        out.insert("peak_memory_mb".to_owned(), self.peak_memory_mb);
+        out
+    }
+}
+
+/// Mean and spread of every headline over seeds, written beside the runs.
+pub(crate) fn over_seeds(folder: &Path, results: &[Results]) -> Result<()> {
+    if results.is_empty() {
+        return Ok(());
+    }
+    let mut columns: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for (name, value) in results.iter().flat_map(Results::headlines) {
+        columns.entry(name).or_default().push(value);
+    }
+    let spreads = columns.iter().map(|(name, values)| Ok((name.clone(), Spread::of(values)?)));
+    let spreads = spreads.collect::<Result<BTreeMap<String, Spread>>>()?;
+    for (name, s) in &spreads {
+        print(&format!("{name:>38}  {:.4} +- {:.4}  [{:.4}, {:.4}]  {} seeds", s.mean, s.sd, s.min, s.max, s.n));
+    }
+    let report = serde_json::json!({ "spread": spreads, "runs": results });
+    super::commands::write_whole(&folder.join("results.json"), &serde_json::to_vec_pretty(&report)?)
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// The most memory that this process has held, where the system tells it.
+fn peak_memory_mb() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("VmHWM"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+    kilobytes.unwrap_or(0.0) / 1024.0
+}

@@ -1,0 +1,159 @@
+//! The ear of every training loop: journals, phase times, progress, checkpoints, interruption.
+
+use crate::saved::Saved;
+use indicatif::{ProgressBar, ProgressStyle};
+use instruct_train::{Artefact, Edge, Event, Flow, TrainError};
+use std::{
+    collections::BTreeMap,
+    io::IsTerminal,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+/// Set by SIGINT and SIGTERM: the step under way is finished, its state saved, and the run stops.
+pub(crate) static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Installs the handler that sets [`INTERRUPTED`].
+pub(crate) fn on_interrupt() -> anyhow::Result<()> {
+    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst))?;
+    Ok(())
+}
+
+/// One stage being watched.
+pub(crate) struct Watch {
+    pub(crate) artefact: Artefact,
+    every: u64,
+    display: Display,
+    phases: BTreeMap<&'static str, Instant>,
+    samples: bool,
+}
+
+/// What a candidate needs to be written: its name, the steps done, the state.
+pub(crate) type OnCandidate<'a, S> = dyn FnMut(&mut Artefact, &str, u64, &S) -> anyhow::Result<()> + 'a;
+
+impl Watch {
+    pub(crate) fn new(artefact: Artefact, every: u64) -> Watch {
+        let display = Display::new(&artefact);
+        Watch { artefact, every, display, phases: BTreeMap::new(), samples: true }
+    }
+
+    /// Handles one event of a stage. `on_candidate` writes the models to choose from.
+    pub(crate) fn hear<S: Saved>(
+        &mut self,
+        event: Event<'_, S>,
+        on_candidate: &mut OnCandidate<'_, S>,
+    ) -> Result<Flow, TrainError> {
+        match event {
+            Event::Phase { name, edge: Edge::Begin } => {
+                self.phases.insert(name, Instant::now());
+            }
+            Event::Phase { name, edge: Edge::End } => {
+                if let Some(begun) = self.phases.remove(name) {
+                    self.artefact.timing(self.display.step + 1, name, begun.elapsed().as_secs_f64())?;
+                }
+            }
+            Event::Step { step, total, metrics } => {
+                self.artefact.metrics(step, metrics)?;
+                self.display.step(step, total, metrics);
+            }
+            Event::Evaluation { step, metrics } => self.artefact.metrics(step, metrics)?,
+            Event::Sample { step, row } => {
+                if self.samples {
+                    self.artefact.sample(step, row)?;
+                }
+            }
+            Event::Candidate { name, step, state } => {
+                on_candidate(&mut self.artefact, name, step, state).map_err(|e| TrainError::Listener(e.into()))?;
+            }
+            Event::Warning { step, message } => self.display.line(&format!("warning at step {step}: {message}")),
+            Event::Boundary { step, state } => return self.boundary(step, state),
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn boundary<S: Saved>(&mut self, step: u64, state: &S) -> Result<Flow, TrainError> {
+        let interrupted = INTERRUPTED.load(Ordering::SeqCst);
+        if interrupted || step % self.every == 0 || step == self.display.total {
+            self.artefact.commit(step, &state.rest(), |folder| state.save(folder))?;
+        }
+        Ok(if interrupted { Flow::Stop } else { Flow::Continue })
+    }
+
+    /// Takes the display down and gives the artefact back.
+    pub(crate) fn done(self) -> Artefact {
+        self.display.finish();
+        self.artefact
+    }
+}
+
+/// Progress: a bar on a terminal, a line now and then otherwise.
+struct Display {
+    bar: Option<ProgressBar>,
+    label: String,
+    begun: Instant,
+    first: Option<u64>,
+    last_line: Instant,
+    step: u64,
+    total: u64,
+}
+
+/// Metrics worth a place on the progress line, in this order.
+const SHOWN: [(&str, &str); 8] = [
+    ("train/sft/loss", "loss"),
+    ("train/rm/loss", "loss"),
+    ("train/rm/accuracy", "accuracy"),
+    ("objective/scores", "score"),
+    ("objective/kl", "KL"),
+    ("ppo/loss/ptx", "ptx"),
+    ("ppo/response_tokens", "tokens"),
+    ("ppo/policy/clipfrac", "clipped"),
+];
+
+impl Display {
+    fn new(artefact: &Artefact) -> Display {
+        let label = artefact.folder().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(0);
+            let template = "{prefix:>13} {bar:24} {pos}/{len}  {per_sec}  ETA {eta}  {msg}";
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style);
+            }
+            bar.with_prefix(label.clone())
+        });
+        let now = Instant::now();
+        Display { bar, label, begun: now, first: None, last_line: now, step: 0, total: 0 }
+    }
+
+    fn step(&mut self, step: u64, total: u64, metrics: &[(&'static str, f64)]) {
+        (self.step, self.total) = (step, total);
+        let first = *self.first.get_or_insert(step - 1);
+        let shown = SHOWN.iter().filter_map(|(name, label)| {
+            metrics.iter().find(|(key, _)| key == name).map(|(_, value)| format!("{label} {value:.3}"))
+        });
+        let message = shown.collect::<Vec<_>>().join("  ");
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+            bar.set_position(step);
+            bar.set_message(message);
+        } else if step == total || self.last_line.elapsed() > Duration::from_secs(5) {
+            let rate = (step - first) as f64 / self.begun.elapsed().as_secs_f64().max(1e-9);
+            let eta = (total - step) as f64 / rate.max(1e-9);
+            self.line(&format!("{:>13} {step}/{total}  {rate:.2}/s  ETA {eta:.0} s  {message}", self.label));
+            self.last_line = Instant::now();
+        }
+    }
+
+    #[expect(clippy::print_stderr, reason = "progress belongs on standard error")]
+    fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish();
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! From files to token ids: the base model with its tokenizer and template, and every data set
+//! read, cleaned, split by user and tokenised.
+
+use crate::config::{Config, DataConfig, DeviceName};
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device};
+use instruct_data::{
+    Caps, Demonstration, EncodeReport, Encoder, LeakCheck, Limits, Overlong, PretrainText, Prompt, Ranking, Record,
+    Split, SplitPlan, Template, Tokenizer, cap_per_user, dedup, read, text_windows,
+};
+use instruct_kernels::{DeviceChoice, Path as KernelPath, probe_device};
+use instruct_model::{Checkpoint, Decoder};
+use instruct_reward_model::Group;
+use instruct_sft::Example;
+use std::path::{Path, PathBuf};
+
+/// A language model with what it takes to talk to it.
+pub(crate) struct Base {
+    pub(crate) decoder: Decoder,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: Template,
+}
+
+/// Every data set of a run, in token ids.
+pub(crate) struct Material {
+    pub(crate) demonstrations: Split<Example>,
+    pub(crate) rankings: Vec<RankedGroup>,
+    /// Rankings that nothing trains on: those of validation and test users.
+    pub(crate) held_out_rankings: Vec<RankedGroup>,
+    pub(crate) prompts: Split<PromptIds>,
+    pub(crate) windows: Vec<Vec<u32>>,
+    pub(crate) held_out_windows: Vec<Vec<u32>>,
+    /// What was read, dropped and kept, a line each.
+    pub(crate) report: Vec<String>,
+}
+
+/// A ranking in ids, beside the record it came from.
+pub(crate) struct RankedGroup {
+    pub(crate) record: Ranking,
+    pub(crate) group: Group,
+    /// Which of the record's completions are in the group.
+    pub(crate) kept: Vec<usize>,
+}
+
+/// A prompt in ids, beside its text.
+#[derive(Clone)]
+pub(crate) struct PromptIds {
+    pub(crate) text: String,
+    pub(crate) use_case: String,
+    pub(crate) ids: Vec<u32>,
+}
+
+/// The device that a configuration asks for.
+pub(crate) fn device(name: DeviceName) -> Result<Device> {
+    Ok(probe_device(match name {
+        DeviceName::Cpu => DeviceChoice::Cpu,
+        DeviceName::Cuda => DeviceChoice::Cuda,
+        DeviceName::Auto => DeviceChoice::Auto,
+    })?)
+}
+
+/// Opens a decoder from a Hugging Face folder or a GGUF file, with the fast path of its device.
+pub(crate) fn open_decoder(path: &Path, device: &Device) -> Result<(Checkpoint, Decoder)> {
+    let checkpoint = Checkpoint::open(path)?;
+    let (kernels, compute) =
+        if device.is_cpu() { (KernelPath::Fused, DType::F32) } else { (KernelPath::Composed, DType::BF16) };
+    let decoder = Decoder::from_checkpoint(&checkpoint, device, kernels, compute)?;
+    Ok((checkpoint, decoder))
+}
+
+/// Opens a language model with its tokenizer, and the template that puts prompts to it: `template`
+/// when it is not empty, else the model's own.
+pub(crate) fn open_base(path: &Path, template: &str, device: &Device) -> Result<Base> {
+    let (checkpoint, decoder) = open_decoder(path, device)?;
+    let tokenizer = match checkpoint.tokenizer() {
+        Some(fields) => Tokenizer::from_gguf(fields)?,
+        None => Tokenizer::from_folder(path)?,
+    };
+    tokenizer.check_vocab(decoder.config().vocab)?;
+    let template = if !template.is_empty() {
+        Template::plain(template)?
+    } else if let Some(template) = Template::of(&tokenizer)? {
+        template
+    } else {
+        bail!(
+            "{}: the model has no chat template; set `model.template`, for example \"User: {{prompt}}\\nAssistant:\"",
+            path.display()
+        );
+    };
+    Ok(Base { decoder, tokenizer, template })
+}
+
+impl Material {
+    /// Reads and prepares everything that `config` names. `embedded` is where this binary's own
+    /// files have been unpacked.
+    ///
+    /// Errors: whatever a reader refuses; a record on two sides of the split; nothing left to
+    /// train on.
+    pub(crate) fn prepare(config: &Config, base: &Base, embedded: &Path) -> Result<Material> {
+        let data = &config.data;
+        let plan = SplitPlan { seed: config.seed, validation: data.validation, test: data.test };
+        let mut report = Vec::new();
+        let demonstrations = load::<Demonstration>(&data.demonstrations, data, &plan, embedded, &mut report)?;
+        let rankings = load::<Ranking>(&data.rankings, data, &plan, embedded, &mut report)?;
+        let prompts = load::<Prompt>(&data.prompts, data, &plan, embedded, &mut report)?;
+        let mut leaks = LeakCheck::new(data.dedup_prefix);
+        leaks.add_split("demonstrations", &demonstrations);
+        leaks.add_split("rankings", &rankings);
+        leaks.add_split("prompts", &prompts);
+        let (demonstrations, rankings, prompts) = clean(&leaks, demonstrations, rankings, prompts, &mut report);
+
+        let context = decoder_caps(config, &base.decoder)?;
+        let encoder = Encoder {
+            tokenizer: &base.tokenizer,
+            template: &base.template,
+            caps: context,
+            overlong: Overlong::Drop,
+        };
+        let demonstrations = map(demonstrations, |records| examples(&encoder, &records, &mut report))?;
+        let rankings = map(rankings, |records| groups(&encoder, records, &mut report))?;
+        let prompts = map(prompts, |records| prompt_ids(&encoder, &records, &mut report))?;
+        let length = match data.window {
+            0 => config.ppo.max_new_tokens + median(prompts.train.iter().map(|p| p.ids.len())),
+            length => length,
+        };
+        let (windows, held_out_windows) = windows(config, base, embedded, length, &mut report)?;
+        let material = Material {
+            demonstrations,
+            held_out_rankings: rankings.validation.into_iter().chain(rankings.test).collect(),
+            rankings: rankings.train,
+            prompts,
+            windows,
+            held_out_windows,
+            report,
+        };
+        material.refuse_nothing()?;
+        Ok(material)
+    }
+
+    fn refuse_nothing(&self) -> Result<()> {
+        let sets = [
+            ("demonstrations", self.demonstrations.train.len()),
+            ("held-out demonstrations", self.demonstrations.validation.len()),
+            ("rankings", self.rankings.len()),
+            ("held-out rankings", self.held_out_rankings.len()),
+            ("prompts", self.prompts.train.len()),
+            ("validation prompts", self.prompts.validation.len()),
+            ("test prompts", self.prompts.test.len()),
+            ("held-out pretraining windows", self.held_out_windows.len()),
+        ];
+        let empty: Vec<&str> = sets.iter().filter(|(_, n)| *n == 0).map(|(name, _)| *name).collect();
+        if empty.is_empty() {
+            return Ok(());
+        }
+        bail!(
+            "after cleaning, splitting and length caps nothing is left of: {}; raise `model.max-prompt` or \
+             `model.max-completion`, change `data.validation` or `data.test`, or add files\n  {}",
+            empty.join(", "),
+            self.report.join("\n  ")
+        )
+    }
+}
+
+/// The caps on prompt and completion, which together must fit the model.
+fn decoder_caps(config: &Config, decoder: &Decoder) -> Result<Caps> {
+    let context = decoder.config().context;
+    let longest = config.model.max_completion.max(config.ppo.max_new_tokens);
+    if config.model.max_prompt + longest > context {
+        bail!(
+            "`model.max-prompt` ({}) and the longest completion ({longest}) do not fit the model's context of {context} \
+             tokens; lower `model.max-prompt`, `model.max-completion` or `ppo.max-new-tokens`",
+            config.model.max_prompt,
+        );
+    }
+    Ok(Caps { prompt: config.model.max_prompt, completion: config.model.max_completion })
+}
+
+/// Reads, cleans and splits one kind of record.
+fn load<T: Record>(
+    names: &[String],
+    data: &DataConfig,
+    plan: &SplitPlan,
+    embedded: &Path,
+    report: &mut Vec<String>,
+) -> Result<Split<T>> {
+    let paths = resolve(names, embedded);
+    let kind = std::any::type_name::<T>().rsplit("::").next().unwrap_or_default().to_lowercase();
+    let read = read::<T>(&paths, &Limits::default()).with_context(|| format!("reading {kind} records"))?;
+    let found = read.records.len();
+    let (records, repeats) = dedup(read.records, data.dedup_prefix);
+    let (mut records, capped) = cap_per_user(records, data.per_user);
+    if data.limit > 0 {
+        records.truncate(data.limit);
+    }
+    report.push(format!(
+        "{kind}: {found} read, {} skipped, {} repeated, {} over the cap of {} per user, {} kept",
+        read.skipped.len(),
+        repeats.repeated + repeats.near,
+        capped.removed,
+        data.per_user,
+        records.len(),
+    ));
+    Ok(plan.split(records)?)
+}
+
+/// Paths of the named files; `embedded:NAME` lies where the binary's own files were unpacked.
+pub(crate) fn resolve(names: &[String], embedded: &Path) -> Vec<PathBuf> {
+    let path = |name: &String| match name.strip_prefix("embedded:") {
+        Some(name) => embedded.join(name),
+        None => expand(name),
+    };
+    names.iter().map(path).collect()
+}
+
+/// `$INSTRUCT_SHARED` at the start of a path, by default `../shared`.
+pub(crate) fn expand(name: &str) -> PathBuf {
+    match name.strip_prefix("$INSTRUCT_SHARED") {
+        Some(rest) => {
+            let shared = std::env::var("INSTRUCT_SHARED").unwrap_or_else(|_| "../shared".to_owned());
+            PathBuf::from(format!("{shared}{rest}"))
+        }
+        None => PathBuf::from(name),
+    }
+}
+
+/// Removes from training whatever shares a prompt with a held-out record of any set: where sets
+/// name different users, or none, one prompt can fall on both sides.
+fn clean(
+    leaks: &LeakCheck,
+    demonstrations: Split<Demonstration>,
+    rankings: Split<Ranking>,
+    prompts: Split<Prompt>,
+    report: &mut Vec<String>,
+) -> (Split<Demonstration>, Split<Ranking>, Split<Prompt>) {
+    let (train_d, removed_d) = leaks.clean(demonstrations.train);
+    let (train_r, removed_r) = leaks.clean(rankings.train);
+    let (train_p, removed_p) = leaks.clean(prompts.train);
+    report.push(format!(
+        "leak check: {removed_d} demonstrations, {removed_r} rankings, {removed_p} prompts shared a prompt with \
+         held-out data and left training"
+    ));
+    (
+        Split { train: train_d, ..demonstrations },
+        Split { train: train_r, ..rankings },
+        Split { train: train_p, ..prompts },
+    )
+}
+
+fn map<T, U>(split: Split<T>, mut f: impl FnMut(Vec<T>) -> Result<Vec<U>>) -> Result<Split<U>> {
+    Ok(Split { train: f(split.train)?, validation: f(split.validation)?, test: f(split.test)? })
+}
+
+fn examples(encoder: &Encoder<'_>, records: &[Demonstration], report: &mut Vec<String>) -> Result<Vec<Example>> {
+    let (tokens, kept) = encoder.demonstrations(records)?;
+    note("demonstrations", &kept, report);
+    Ok(tokens.into_iter().map(|t| Example { prompt: t.prompt, completion: t.completion }).collect())
+}
+
+fn groups(encoder: &Encoder<'_>, records: Vec<Ranking>, report: &mut Vec<String>) -> Result<Vec<RankedGroup>> {
+    let (tokens, kept) = encoder.rankings(&records)?;
+    note("rankings", &kept, report);
+    let group = |t: instruct_data::RankingTokens| RankedGroup {
+        record: records[t.record].clone(),
+        group: Group { prompt: t.prompt, completions: t.completions, ranks: t.ranks },
+        kept: t.kept,
+    };
+    Ok(tokens.into_iter().map(group).collect())
+}
+
+fn prompt_ids(encoder: &Encoder<'_>, records: &[Prompt], report: &mut Vec<String>) -> Result<Vec<PromptIds>> {
+    let (tokens, kept) = encoder.prompts(records)?;
+    note("prompts", &kept, report);
+    let prompt = |t: instruct_data::PromptTokens| PromptIds {
+        text: records[t.record].subject(),
+        use_case: records[t.record].use_case.clone().unwrap_or_else(|| "all".to_owned()),
+        ids: t.prompt,
+    };
+    Ok(tokens.into_iter().map(prompt).collect())
+}
+
+fn note(kind: &str, kept: &EncodeReport, report: &mut Vec<String>) {
+    let dropped = kept.long_prompts + kept.long_completions;
+    if dropped > 0 {
+        report.push(format!(
+            "{kind}: {} kept, {} prompts and {} completions longer than the caps left out",
+            kept.kept, kept.long_prompts, kept.long_completions
+        ));
+    }
+}
+
+/// Windows of pretraining text for the mix, and held-out ones for the alignment tax.
+fn windows(
+    config: &Config,
+    base: &Base,
+    embedded: &Path,
+    length: usize,
+    report: &mut Vec<String>,
+) -> Result<(Vec<Vec<u32>>, Vec<Vec<u32>>)> {
+    let cut = |names: &[String]| -> Result<Vec<Vec<u32>>> {
+        let texts = read::<PretrainText>(&resolve(names, embedded), &Limits::default())?.records;
+        Ok(text_windows(&base.tokenizer, &texts, length)?.0)
+    };
+    let mut train = cut(&config.data.pretraining)?;
+    let held_out = match config.data.pretraining_held_out.as_slice() {
+        [] => train.split_off(train.len() - train.len() / 10),
+        names => cut(names)?,
+    };
+    report.push(format!("pretraining text: {} windows of {length} tokens, {} held out", train.len(), held_out.len()));
+    Ok((train, held_out))
+}
+
+fn median(lengths: impl Iterator<Item = usize>) -> usize {
+    let mut sorted: Vec<usize> = lengths.collect();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0)
+}

@@ -1,0 +1,124 @@
+//! How each stage's state becomes the files of a checkpoint, and comes back exactly.
+
+use anyhow::Result;
+use instruct_kernels::Params;
+use instruct_train::{BoxError, Checkpoint, read_flat, write_flat};
+use instruct_ppo as ppo;
+use instruct_reward_model as reward_model;
+use instruct_sft as sft;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, path::Path};
+
+/// A stage's state: buffers in files, the rest as JSON.
+pub(crate) trait Saved {
+    /// What is not a buffer.
+    type Rest: Serialize + for<'a> Deserialize<'a>;
+
+    fn rest(&self) -> Self::Rest;
+
+    /// Writes the buffers into a checkpoint's folder.
+    fn save(&self, folder: &Path) -> Result<(), BoxError>;
+
+    /// Reads what [`Saved::save`] wrote, and takes over `rest`.
+    fn load(&mut self, folder: &Path, rest: Self::Rest) -> Result<()>;
+
+    /// Continues from a checkpoint.
+    fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.load(&checkpoint.folder, checkpoint.state()?)
+    }
+}
+
+impl Saved for sft::State {
+    type Rest = u64;
+
+    fn rest(&self) -> u64 {
+        self.step
+    }
+
+    fn save(&self, folder: &Path) -> Result<(), BoxError> {
+        save_weights(self.model.params(), &folder.join("weights.safetensors"))?;
+        Ok(self.optimizer.save(&folder.join("optimizer.safetensors"))?)
+    }
+
+    fn load(&mut self, folder: &Path, step: u64) -> Result<()> {
+        load_weights(self.model.params(), &folder.join("weights.safetensors"))?;
+        self.optimizer.load(&folder.join("optimizer.safetensors"))?;
+        self.step = step;
+        Ok(())
+    }
+}
+
+impl Saved for reward_model::State {
+    type Rest = u64;
+
+    fn rest(&self) -> u64 {
+        self.step
+    }
+
+    fn save(&self, folder: &Path) -> Result<(), BoxError> {
+        save_weights(self.model.params(), &folder.join("weights.safetensors"))?;
+        Ok(self.optimizer.save(&folder.join("optimizer.safetensors"))?)
+    }
+
+    fn load(&mut self, folder: &Path, step: u64) -> Result<()> {
+        load_weights(self.model.params(), &folder.join("weights.safetensors"))?;
+        self.optimizer.load(&folder.join("optimizer.safetensors"))?;
+        self.step = step;
+        Ok(())
+    }
+}
+
+/// What of a PPO run is not a buffer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PpoRest {
+    iteration: u64,
+    beta: f64,
+}
+
+impl Saved for ppo::State {
+    type Rest = PpoRest;
+
+    fn rest(&self) -> PpoRest {
+        PpoRest { iteration: self.iteration, beta: self.beta }
+    }
+
+    fn save(&self, folder: &Path) -> Result<(), BoxError> {
+        save_weights(self.policy.params(), &folder.join("policy.safetensors"))?;
+        self.policy_optimizer.save(&folder.join("policy-optimizer.safetensors"))?;
+        if let (Some(value), Some(optimizer)) = (&self.value, &self.value_optimizer) {
+            save_weights(value.params(), &folder.join("value.safetensors"))?;
+            optimizer.save(&folder.join("value-optimizer.safetensors"))?;
+        }
+        match &self.ema {
+            Some(ema) => Ok(ema.save(&folder.join("ema.safetensors"))?),
+            None => Ok(()),
+        }
+    }
+
+    fn load(&mut self, folder: &Path, rest: PpoRest) -> Result<()> {
+        load_weights(self.policy.params(), &folder.join("policy.safetensors"))?;
+        self.policy_optimizer.load(&folder.join("policy-optimizer.safetensors"))?;
+        if let (Some(value), Some(optimizer)) = (&self.value, &mut self.value_optimizer) {
+            load_weights(value.params(), &folder.join("value.safetensors"))?;
+            optimizer.load(&folder.join("value-optimizer.safetensors"))?;
+        }
+        if let Some(ema) = &mut self.ema {
+            ema.load(&folder.join("ema.safetensors"))?;
+        }
+        (self.iteration, self.beta) = (rest.iteration, rest.beta);
+        Ok(())
+    }
+}
+
+fn save_weights(params: &Params, path: &Path) -> Result<(), BoxError> {
+    Ok(params.with_weights(|weights| write_flat(path, &BTreeMap::new(), &[("weights", weights)]))??)
+}
+
+fn load_weights(params: &Params, path: &Path) -> Result<()> {
+    let flat = read_flat(path)?;
+    let Some(saved) = flat.arrays.get("weights").filter(|saved| saved.len() == params.len()) else {
+        anyhow::bail!("{}: these weights are not those of this model; delete the checkpoint", path.display());
+    };
+    params.update(|weights, _| weights.copy_from_slice(saved))?;
+    Ok(())
+}
