@@ -204,3 +204,112 @@ fn replace(ids: &[u32], pair: Pair, merged: u32) -> Vec<u32> {
     }
     replaced
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TEXT: &str =
+        "the cat sat on the mat; the dog sat on the log. They don't chat, they nap at 10:45!\n\n  Naïve café.";
+
+    /// Everything twice, because training stops at pairs that occur once.
+    fn twice() -> String {
+        TEXT.repeat(2)
+    }
+
+    /// The definition: count all pairs again after every merge.
+    fn slow(text: &str, merges: usize) -> Vec<(String, String)> {
+        let counts = count_words([text]).unwrap();
+        let mut words: Vec<(Vec<String>, u64)> =
+            counts.into_iter().map(|(word, n)| (word.chars().map(String::from).collect(), n)).collect();
+        let mut alphabet = byte_chars().map(String::from).to_vec();
+        alphabet.sort();
+        let mut found = Vec::new();
+        while alphabet.len() < 256 + merges {
+            let mut pairs: BTreeMap<(usize, usize), u64> = BTreeMap::new();
+            let id = |token: &String| alphabet.iter().position(|t| t == token).unwrap();
+            for (word, n) in &words {
+                word.windows(2).for_each(|pair| *pairs.entry((id(&pair[0]), id(&pair[1]))).or_default() += n);
+            }
+            let Some((&(left, right), _)) = pairs.iter().max_by_key(|&(&pair, &n)| (n, Reverse(pair))) else { break };
+            let (left, right) = (alphabet[left].clone(), alphabet[right].clone());
+            let merged = format!("{left}{right}");
+            for (word, _) in &mut words {
+                let mut at = 0;
+                while at + 1 < word.len() {
+                    if word[at] == left && word[at + 1] == right {
+                        word[at] = merged.clone();
+                        word.remove(at + 1);
+                    }
+                    at += 1;
+                }
+            }
+            if !alphabet.contains(&merged) {
+                alphabet.push(merged);
+            }
+            found.push((left, right));
+        }
+        found
+    }
+
+    #[test]
+    fn training_agrees_with_counting_anew() {
+        let mut trainer = Trainer::new(count_words([twice().as_str()]).unwrap());
+        while trainer.tokens.len() < 256 + 25 && trainer.merge_best() {}
+        assert_eq!(trainer.merges, slow(&twice(), 25));
+    }
+
+    #[test]
+    fn the_same_words_give_the_same_bytes() {
+        let bytes = |texts: &[&str]| train_bpe(texts.iter().copied(), 280, &["<|end|>"]).unwrap().files().unwrap();
+        let text = twice();
+        let once = bytes(&[&text, "a cat"]);
+        assert_eq!(once, bytes(&[&text, "a cat"]));
+        assert_eq!(once, bytes(&["a cat", &text]), "a matter of counts, not of order");
+    }
+
+    #[test]
+    fn ids_are_bytes_then_merges_then_specials() {
+        let tokenizer = train_bpe([twice().as_str()], 270, &["<|end|>", "<|sep|>"]).unwrap();
+        assert_eq!(tokenizer.vocab_size(), 270);
+        assert_eq!((tokenizer.id("!"), tokenizer.eos(), tokenizer.id("<|sep|>")), (Some(0), 268, Some(269)));
+        assert_eq!(tokenizer.encode("a<|end|>").unwrap().iter().filter(|&&id| id >= 268).count(), 0);
+        assert_eq!(tokenizer.encode_prompt("a<|end|>").unwrap().last(), Some(&268));
+    }
+
+    #[test]
+    fn too_little_text_and_bad_specials_are_refused() {
+        let refused = |size, specials: &[&str]| train_bpe(["ab ab"], size, specials).unwrap_err().to_string();
+        assert!(
+            refused(300, &["<e>"]).starts_with("byte-pair training stops at 258 of 300 entries"),
+            "{}",
+            refused(300, &["<e>"])
+        );
+        assert!(refused(256, &["<e>"]).contains("ask for 257"));
+        assert!(refused(300, &[]).contains("end-of-sequence first"));
+        assert!(refused(300, &["<e>", "<e>"]).contains("distinct"));
+        assert!(refused(300, &["<e>", ""]).contains("distinct"));
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_round_trips(text: String, seen in "[ab c]{0,60}") {
+            let size = 257 + usize::from(seen.contains("abab"));
+            let tokenizer = train_bpe([seen.as_str()], size, &["<|end|>"]).unwrap();
+            let ids = tokenizer.encode(&text).unwrap();
+            prop_assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        }
+
+        #[test]
+        fn fast_is_slow(text in "[abc ]{0,60}") {
+            let mut trainer = Trainer::new(count_words([text.as_str()]).unwrap());
+            let mut done = 0;
+            while done < 6 && trainer.merge_best() {
+                done += 1;
+            }
+            let found = slow(&text, 6);
+            prop_assert_eq!(&trainer.merges[..], &found[..trainer.merges.len()]);
+        }
+    }
+}

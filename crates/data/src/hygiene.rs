@@ -332,3 +332,146 @@ impl LeakCheck {
         sides.map(|other| Leak { records: [place(one), place(other)], shared: shared.clone() }).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Content, Conversation, Message, Prompt, Ranking, Role};
+    use proptest::prelude::*;
+
+    fn prompt(line: usize, user: Option<&str>, text: &str) -> Prompt {
+        let content = Content::Text(text.to_owned());
+        let user = user.map(str::to_owned);
+        Prompt { id: line.to_string(), content, user, use_case: None, origin: Origin::new("f.jsonl", line) }
+    }
+
+    fn prompts(texts: &[&str]) -> Vec<Prompt> {
+        texts.iter().zip(1..).map(|(text, line)| prompt(line, None, text)).collect()
+    }
+
+    fn lines<T: Record>(records: &[T]) -> Vec<usize> {
+        records.iter().map(|record| record.origin().line).collect()
+    }
+
+    #[track_caller]
+    fn check_dedup(prefix: usize, texts: &[&str], want: &[usize]) {
+        let (kept, report) = dedup(prompts(texts), prefix);
+        assert_eq!(lines(&kept), want);
+        assert_eq!(report.kept + report.repeated + report.near, texts.len());
+    }
+
+    #[test]
+    fn near_duplicates_leave_the_first() {
+        check_dedup(8, &["write a poem", "write a song", "sing"], &[1, 3]);
+        check_dedup(9, &["write a poem", "write a song", "sing"], &[1, 2, 3]);
+        check_dedup(5, &["abcde", "abcd", "abcdef", "ABCDE  x"], &[1, 2]);
+        check_dedup(0, &["Hello  there", "hello there", "hello"], &[1, 3]);
+        check_dedup(3, &[], &[]);
+    }
+
+    #[test]
+    fn answers_to_one_prompt_stay_and_threads_are_read_backwards() {
+        let ranking = |line, labeler: &str| Ranking {
+            labeler: Some(labeler.to_owned()),
+            ..crate::shapes::house::comparison(prompt(line, None, "the same prompt"), ["a".into(), "b".into()])
+        };
+        let (kept, report) = dedup(vec![ranking(1, "x"), ranking(2, "y"), ranking(3, "x")], 4);
+        assert_eq!((lines(&kept), report.repeated, report.near), (vec![1, 2], 1, 0));
+        let thread = |line, last: &str| {
+            let turns = [(Role::User, "a long and common beginning"), (Role::Assistant, "yes"), (Role::User, last)];
+            let messages = turns.into_iter().map(|(role, text)| Message::new(role, text)).collect();
+            Prompt { content: Content::Messages(Conversation { messages }), ..prompt(line, None, "") }
+        };
+        let (kept, _) = dedup(vec![thread(1, "and then?"), thread(2, "but why?")], 6);
+        assert_eq!(lines(&kept), [1, 2]);
+    }
+
+    proptest! {
+        /// Against the definition: chained by a common prefix, the first of each chain stays.
+        #[test]
+        fn dedup_is_what_it_says(texts in proptest::collection::vec("[ab]{0,5}", 0..12), prefix in 0..4usize) {
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            let like = |a: &str, b: &str| a == b || (prefix > 0 && a.len() >= prefix && b.len() >= prefix && a[..prefix] == b[..prefix]);
+            let first = |i: usize| !(0..i).any(|j| like(texts[i], texts[j]));
+            let want: Vec<usize> = (0..texts.len()).filter(|&i| first(i)).map(|i| i + 1).collect();
+            prop_assert_eq!(lines(&dedup(prompts(&texts), prefix).0), want);
+        }
+
+        #[test]
+        fn clean_removes_what_leaks_finds(
+            train in proptest::collection::vec("[ab]{0,5}", 0..8), test in proptest::collection::vec("[ab]{0,5}", 0..8), prefix in 0..4usize,
+        ) {
+            let texts = |texts: &[String]| prompts(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+            let mut held_out = LeakCheck::new(prefix);
+            held_out.add("p", Side::Test, &texts(&test));
+            let like = |a: &str, b: &str| a == b || (prefix > 0 && a.len() >= prefix && b.len() >= prefix && a[..prefix] == b[..prefix]);
+            let want: Vec<usize> = (1..=train.len()).filter(|i| !test.iter().any(|t| like(t, &train[i - 1]))).collect();
+            let (kept, removed) = held_out.clean(texts(&train));
+            prop_assert_eq!((lines(&kept), removed), (want.clone(), train.len() - want.len()));
+            prop_assert!(held_out.add("p", Side::Train, &kept).verify().is_ok());
+        }
+    }
+
+    #[test]
+    fn users_are_capped_by_distinct_prompts() {
+        let records = vec![
+            prompt(1, Some("u"), "a"),
+            prompt(2, Some("u"), "b"),
+            prompt(3, Some("u"), "a"),
+            prompt(4, Some("u"), "c"),
+            prompt(5, Some("v"), "c"),
+            prompt(6, None, "d"),
+            prompt(7, None, "e"),
+        ];
+        let (kept, report) = cap_per_user(records, 2);
+        assert_eq!(lines(&kept), [1, 2, 3, 5, 6, 7]);
+        assert_eq!(report, CapReport { kept: 6, removed: 1, users: 1 });
+    }
+
+    #[test]
+    fn a_split_follows_people_and_keeps_its_shares() {
+        let plan = SplitPlan { seed: 1, validation: 0.1, test: 0.2 };
+        let records: Vec<Prompt> = (0..9000)
+            .map(|i| prompt(i, (i % 3 > 0).then(|| format!("u{}", i / 3)).as_deref(), &format!("prompt {i}")))
+            .collect();
+        let split = plan.split(records.clone()).unwrap();
+        // 6,000 independent people and prompts; four standard errors are 0.02.
+        for (side, share) in [(&split.validation, 0.1), (&split.test, 0.2), (&split.train, 0.7)] {
+            let got = side.len() as f64 / 9000.0;
+            assert!((got - share).abs() < 0.025, "{got} for {share}");
+        }
+        assert_eq!(LeakCheck::new(0).add_split("prompts", &split).verify().unwrap(), 9000);
+        assert_eq!(plan.split(lookup(&records, 100)).unwrap().test, lookup(&split.test, 100), "adding moves none");
+        let other = SplitPlan { seed: 2, ..plan }.split(records).unwrap();
+        assert_ne!(other.test, split.test);
+        let single = |content: Content| plan.side(&Prompt { content, ..prompt(1, None, "") });
+        let message = Conversation { messages: vec![Message::new(Role::User, "How  are you?")] };
+        assert_eq!(single(Content::Messages(message)), single(Content::Text("how are YOU?".into())));
+    }
+
+    fn lookup(records: &[Prompt], below: usize) -> Vec<Prompt> {
+        records.iter().filter(|r| r.origin.line < below).cloned().collect()
+    }
+
+    #[test]
+    fn impossible_shares_are_refused() {
+        for (validation, test) in [(-0.1, 0.1), (0.5, 0.5), (f64::NAN, 0.0)] {
+            assert!(SplitPlan { seed: 0, validation, test }.split(prompts(&["a"])).is_err());
+        }
+    }
+
+    #[test]
+    fn a_leak_names_both_records() {
+        let mut check = LeakCheck::new(12);
+        check.add("prompts", Side::Train, &[prompt(1, Some("u"), "one"), prompt(2, None, "Tell me about cats")]);
+        check.add("rankings", Side::Test, &[prompt(7, Some("u"), "two"), prompt(8, None, "tell me about dogs")]);
+        check.add("rankings", Side::Train, &[prompt(9, None, "tell me about dogs")]);
+        let message = check.verify().unwrap_err().to_string();
+        let want = [
+            "2 leaks between splits; split all data sets with one seed, or remove one record of each pair",
+            "f.jsonl:1 (prompts, train) and f.jsonl:7 (rankings, test) share user `u`",
+            "f.jsonl:2 (prompts, train) and f.jsonl:8 (rankings, test) share the same prompt",
+        ];
+        assert_eq!(message.lines().map(str::trim).collect::<Vec<_>>(), want);
+    }
+}

@@ -1,4 +1,44 @@
 //! People's words become packed batches.
+//!
+//! Labelers write prompts, demonstrations and rankings, in the formats of many projects. This crate
+//! reads them ([`read`]) and refuses what is unusable, all of it at once, by path, line and field;
+//! cleans and splits them so that no person is on two sides ([`dedup`], [`cap_per_user`],
+//! [`SplitPlan`], [`LeakCheck`]); writes them out for a model ([`Template`]) and encodes prompt and
+//! completion apart ([`Encoder`]); and lays them end to end ([`Packed`]), with no padding, no mask
+//! and no position to fix up.
+//!
+//! It names no device and no tensor. Sources: \[IG\] Ouyang et al. 2022, \[SF\] Stiennon et al. 2020,
+//! \[N\] the "N implementation details" replications.
+//!
+//! # Example
+//!
+//! ```
+//! use instruct_data::*;
+//!
+//! let folder = std::env::temp_dir().join("instruct-data-example");
+//! std::fs::create_dir_all(&folder)?;
+//! let path = folder.join("rankings.jsonl");
+//! std::fs::write(&path, r#"{"prompt":"Say yes.","completions":["yes","no","yes!"],"ranks":[1,3,2]}"#)?;
+//!
+//! let rankings = read::<Ranking>(&[&path], &Limits::default())?.records;
+//! let tokenizer = train_bpe(["yes no yes no"], 260, &["<|endoftext|>"])?;
+//! let template = Template::plain("User: {prompt}\nAssistant:")?;
+//! let encoder =
+//!     Encoder { tokenizer: &tokenizer, template: &template, caps: Caps::halves(128), overlong: Overlong::Drop };
+//! let (groups, report) = encoder.rankings(&rankings)?;
+//! assert_eq!(report.kept, 1);
+//!
+//! // Three completions share one prompt, whose tokens stand in the batch once.
+//! let mut batch = Packed::new();
+//! let prompt = batch.push(&groups[0].prompt, 0);
+//! for completion in &groups[0].completions {
+//!     batch.push_completion(prompt, completion, 0, 1.0);
+//! }
+//! assert_eq!(batch.segments().len(), 4);
+//! let last = batch.predictions().last().map(|prediction| prediction.target);
+//! assert_eq!(last, Some(tokenizer.eos()));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod bpe;
 mod bytes;

@@ -145,3 +145,114 @@ impl Packed {
         (self.segments[segment].tokens.end - 1) as u32
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What a token sees and what it predicts, without segments: its sequence so far, by id.
+    fn histories(batch: &Packed) -> Vec<Vec<u32>> {
+        let mut histories = Vec::new();
+        for segment in batch.segments() {
+            let prefix = segment.prefix.map_or(0..0, |p| batch.segments()[p].tokens.clone());
+            for row in segment.tokens.clone() {
+                let own = &batch.ids()[segment.tokens.start..=row];
+                histories.push(batch.ids()[prefix.clone()].iter().chain(own).copied().collect());
+            }
+        }
+        histories
+    }
+
+    /// Every prediction as (what was seen, target, weight), sorted.
+    fn predictions(batch: &Packed) -> Vec<(Vec<u32>, u32, u32)> {
+        let histories = histories(batch);
+        let view = |p: &Prediction| (histories[p.row as usize].clone(), p.target, p.weight.to_bits());
+        let mut all: Vec<_> = batch.predictions().iter().map(view).collect();
+        all.sort();
+        all
+    }
+
+    fn ids(length: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u32>> {
+        proptest::collection::vec(0..100u32, length)
+    }
+
+    proptest! {
+        #[test]
+        fn segments_tile_the_rows_and_positions_continue_the_prefix(
+            groups in proptest::collection::vec((ids(1..6), proptest::collection::vec(ids(0..5), 0..4)), 0..5),
+        ) {
+            let mut batch = Packed::new();
+            let mut tokens = 0;
+            for (example, (prompt, completions)) in groups.iter().enumerate() {
+                let prefix = batch.push(prompt, example as u64);
+                tokens += prompt.len();
+                for completion in completions {
+                    let range = batch.push_completion(prefix, completion, example as u64, 1.0);
+                    prop_assert_eq!(range.len(), completion.len());
+                    prop_assert_eq!(range.end, batch.predictions().len());
+                    tokens += completion.len();
+                }
+            }
+            prop_assert_eq!((batch.len(), batch.positions().len()), (tokens, tokens));
+            let mut end = 0;
+            for (i, segment) in batch.segments().iter().enumerate() {
+                prop_assert_eq!(segment.tokens.start, end);
+                prop_assert!(!segment.tokens.is_empty());
+                end = segment.tokens.end;
+                let prefix = segment.prefix.map(|p| &batch.segments()[p]);
+                prop_assert!(prefix.is_none_or(|p| p.prefix.is_none() && p.tokens.end <= segment.tokens.start));
+                prop_assert!(prefix.is_none_or(|p| p.example == segment.example));
+                let first = prefix.map_or(0, |p| p.tokens.len());
+                for (offset, row) in segment.tokens.clone().enumerate() {
+                    prop_assert_eq!(batch.positions()[row] as usize, first + offset);
+                }
+                prop_assert_eq!(batch.last_row(i) as usize, segment.tokens.end - 1);
+            }
+            prop_assert_eq!(end, tokens);
+        }
+
+        /// A shared prompt and a prompt per completion ask for the same predictions from the same
+        /// context; so does one segment that holds both.
+        #[test]
+        fn sharing_changes_no_prediction(prompt in ids(1..6), completions in proptest::collection::vec(ids(0..5), 1..5)) {
+            let [mut shared, mut apart, mut joined] = [Packed::new(), Packed::new(), Packed::new()];
+            let prefix = shared.push(&prompt, 7);
+            for (i, completion) in completions.iter().enumerate() {
+                let weight = i as f32;
+                shared.push_completion(prefix, completion, 7, weight);
+                let own = apart.push(&prompt, 7);
+                apart.push_completion(own, completion, 7, weight);
+                joined.push_pair(&prompt, completion, 7, weight);
+            }
+            prop_assert_eq!(predictions(&shared), predictions(&apart));
+            prop_assert_eq!(predictions(&shared), predictions(&joined));
+            prop_assert_eq!(apart.ids(), joined.ids());
+            prop_assert_eq!(apart.positions(), joined.positions());
+        }
+
+        /// Without a prompt, a pair is a text; and a text is its first token and the completion of it.
+        #[test]
+        fn a_text_is_its_first_token_and_the_rest(text in ids(1..9)) {
+            let [mut whole, mut pair, mut bare] = [Packed::new(), Packed::new(), Packed::new()];
+            let range = whole.push_text(&text, 1, 0.5);
+            prop_assert_eq!(range, 0..text.len() - 1);
+            pair.push_pair(&text[..1], &text[1..], 1, 0.5);
+            bare.push_pair(&[], &text, 1, 0.5);
+            prop_assert_eq!(&whole, &pair);
+            prop_assert_eq!(&whole, &bare);
+        }
+    }
+
+    #[test]
+    fn k_completions_have_k_predictions_on_the_prompts_last_row() {
+        let mut batch = Packed::new();
+        let prompt = batch.push(&[5, 6], 0);
+        for target in [1, 2, 3] {
+            batch.push_completion(prompt, &[target, 9], 0, 1.0);
+        }
+        let on_last: Vec<u32> = batch.predictions().iter().filter(|p| p.row == 1).map(|p| p.target).collect();
+        assert_eq!(on_last, [1, 2, 3]);
+        assert!(Packed::new().is_empty() && !batch.is_empty());
+    }
+}

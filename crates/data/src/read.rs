@@ -286,4 +286,4 @@ fn repeats<T: Record>(records: &[T]) -> Vec<RecordError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

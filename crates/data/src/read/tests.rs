@@ -1,1 +1,434 @@
+use super::*;
+use crate::record::{Content, Role};
+use proptest::prelude::*;
+use std::{io::Write, path::PathBuf};
 
+/// `/work/shared` of the workspace's makers, wherever it is: `INSTRUCT_SHARED`, or beside the
+/// workspace.
+pub(crate) fn shared(path: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("INSTRUCT_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
+    let path = root.join(path);
+    if path.exists() {
+        return Some(path);
+    }
+    println!("skipped: {} is absent; set INSTRUCT_SHARED", path.display());
+    None
+}
+
+fn file(name: &str, bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    (folder, path)
+}
+
+fn read_bytes<T: Record>(name: &str, bytes: &[u8]) -> Result<Read<T>, String> {
+    let (folder, path) = file(name, bytes);
+    let prefix = format!("{}/", folder.path().display());
+    read(&[path], &Limits::default()).map_err(|e| e.to_string().replace(&prefix, ""))
+}
+
+/// Each line of `want` is one problem, in order.
+#[track_caller]
+fn check_refused<T: Record + std::fmt::Debug>(name: &str, bytes: impl AsRef<[u8]>, want: &[&str]) {
+    let message = read_bytes::<T>(name, bytes.as_ref()).unwrap_err();
+    let got: Vec<&str> = message.lines().skip(1).map(str::trim).collect();
+    assert_eq!(got, want, "{message}");
+}
+
+#[track_caller]
+fn check_line<T: Record + std::fmt::Debug>(line: &str, want: &str) {
+    check_refused::<T>("f.jsonl", line, &[&format!("f.jsonl:1: {want}")]);
+}
+
+#[track_caller]
+fn check_ranks(ranks: &str, accepted: bool) {
+    let line = format!(r#"{{"prompt":"p","completions":["a","b","c","d"],"ranks":{ranks}}}"#);
+    let read = read_bytes::<Ranking>("f.jsonl", line.as_bytes());
+    assert_eq!(read.is_ok(), accepted, "{ranks}: {read:?}");
+}
+
+#[test]
+fn every_unusable_line_says_what_and_where() {
+    check_line::<Prompt>(
+        r#"{"prompt": }"#,
+        "malformed JSON at column 12 (expected value); each line must be one JSON value",
+    );
+    check_line::<Prompt>(
+        r#"{"id":1,"prompt":"a","id":2}"#,
+        "malformed JSON at column 25 (key `id` occurs twice); each line must be one JSON value",
+    );
+    check_line::<Prompt>(
+        r#"{"prompt":"a"} x"#,
+        "malformed JSON at column 16 (trailing characters); each line must be one JSON value",
+    );
+    check_refused::<Prompt>(
+        "f.jsonl",
+        b"{\"prompt\":\"a\xFF\"}",
+        &["f.jsonl:1: invalid UTF-8 at byte 13; save the file as UTF-8"],
+    );
+    check_refused::<Prompt>("f.jsonl", b"\xFF\xFE{\0}\0", &["f.jsonl:1: the file is UTF-16; save it as UTF-8"]);
+    check_line::<Prompt>("{\"prompt\":\"a\0\"}", "holds a NUL character; remove it");
+    check_line::<Prompt>(r#"{"prompt":"a\u0000b"}"#, "field `prompt` holds a NUL character; remove it");
+    check_line::<Prompt>("", "the file holds no record; give it at least one line");
+    check_line::<Prompt>("\n \r\n", "the file holds no record; give it at least one line");
+    check_line::<Prompt>(
+        r#"{"question":"a","answer":"b"}"#,
+        "no known record has this shape (keys `answer`, `question`); see the record formats of instruct-data's `read`",
+    );
+    check_line::<Prompt>(
+        "17",
+        "no known record has this shape (an integer); see the record formats of instruct-data's `read`",
+    );
+    check_line::<Ranking>(r#"{"text":"a"}"#, "a text file holds no rankings; name another file for rankings");
+}
+
+#[test]
+fn every_unusable_field_says_what_and_where() {
+    check_line::<Prompt>(r#"{"id":"a","prompt":null}"#, "field `prompt` is missing; add it");
+    check_line::<Prompt>(r#"{"prompt":" "}"#, "field `prompt` is empty; fill it or remove the record");
+    check_line::<Prompt>(
+        r#"{"prompt":3}"#,
+        "field `prompt` is an integer; it must be a string or an array of messages",
+    );
+    check_line::<Prompt>(r#"{"prompt":"a","user":["u"]}"#, "field `user` is an array; it must be a string");
+    check_line::<Prompt>(r#"{"messages":[]}"#, "field `messages` is empty; fill it or remove the record");
+    check_line::<Prompt>(
+        r#"{"messages":[{"role":"user","content":"a"},{"role":"bot","content":"b"}]}"#,
+        "field `messages[1].role` is `bot`; it must be `system`, `user` or `assistant`",
+    );
+    check_line::<Prompt>(
+        r#"{"messages":[{"role":"system","content":"a"}]}"#,
+        "field `messages` must end with the user; cut or complete the conversation",
+    );
+    check_line::<Prompt>(r#"{"messages":[{"role":"user"}]}"#, "field `messages[0].content` is missing; add it");
+    check_line::<Prompt>(r#"{"messages":["hi"]}"#, "field `messages[0]` is a string; it must be an object");
+    check_line::<Demonstration>(r#"{"prompt":"a"}"#, "field `completion` is missing; add it");
+    check_line::<Demonstration>(
+        r#"{"prompt":"a","completion":""}"#,
+        "field `completion` is empty; fill it or remove the record",
+    );
+    check_line::<Demonstration>(
+        r#"{"prompt":"a","completion":[{"role":"user","content":"b"}]}"#,
+        "field `completion` is an array; it must be a string or one message of the assistant",
+    );
+    check_line::<Demonstration>(
+        r#"{"messages":[{"role":"user","content":"a"}]}"#,
+        "field `messages` must end with the assistant; cut or complete the conversation",
+    );
+    check_line::<PretrainText>(r#"{"text":7}"#, "field `text` is an integer; it must be a string");
+}
+
+#[test]
+fn every_unusable_ranking_says_what_and_where() {
+    let ranked = |rest: &str| format!(r#"{{"prompt":"p","completions":["a","b"],{rest}}}"#);
+    let check = |rest: &str, want: &str| check_line::<Ranking>(&ranked(rest), want);
+    check(r#""ranks":[1,2,3]"#, "field `ranks` has 3 entries for 2 completions; give one for each");
+    check(r#""ranks":[1,1.5]"#, "field `ranks[1]` is a fraction; it must be an integer");
+    check(r#""labeler":"l""#, "field `ranks` is missing; add it");
+    let advice = "ranks start at 1 and count up, ties either as 1,2,2,3 or as 1,2,2,4";
+    check(r#""ranks":[0,1]"#, &format!("field `ranks` holds [0, 1]; {advice}"));
+    check(r#""ranks":[3,1]"#, &format!("field `ranks` holds [1, 3]; {advice}"));
+    check(r#""ranks":[1,2],"confidence":"high""#, "field `confidence` is a string; it must be a number");
+    check(r#""ranks":[1,2],"quality":[7,8]"#, "field `quality[1]` is 8; it must be between 1 and 7");
+    check(r#""ranks":[1,2],"quality":[7]"#, "field `quality` has 1 entries for 2 completions; give one for each");
+    check(r#""ranks":[1,2],"flags":["x",[]]"#, "field `flags[0]` is a string; it must be an array of strings");
+    check_line::<Ranking>(
+        r#"{"prompt":"p","completions":["a"],"ranks":[1]}"#,
+        "field `completions` is one completion; it must be two or more",
+    );
+    check_line::<Ranking>(
+        r#"{"prompt":"p","completions":["a",2],"ranks":[1,2]}"#,
+        "field `completions[1]` is an integer; it must be a string",
+    );
+    check_line::<Ranking>(r#"{"prompt":"p","chosen":"a"}"#, "field `rejected` is missing; add it");
+    check_line::<Ranking>(
+        r#"{"chosen":"no transcript","rejected":"\n\nHuman: a\n\nAssistant: b"}"#,
+        "field `chosen` must end with the assistant; cut or complete the conversation",
+    );
+    check_line::<Ranking>(
+        r#"{"idx":1,"instruction":"i","input":"","response1":"a","response2":"b","annotator1":3,"annotator2":1,"annotator3":0}"#,
+        "field `annotator1` is 3; it must be 0 (tie), 1 or 2",
+    );
+}
+
+#[test]
+fn ranks_count_up_densely_or_as_in_competitions() {
+    check_ranks("[1,2,3,4]", true);
+    check_ranks("[4,2,1,3]", true);
+    check_ranks("[1,1,1,1]", true);
+    check_ranks("[1,2,2,3]", true);
+    check_ranks("[1,2,2,4]", true);
+    check_ranks("[1,1,3,3]", true);
+    check_ranks("[1,1,2,2]", true);
+    check_ranks("[2,2,2,2]", false);
+    check_ranks("[1,2,3,5]", false);
+    check_ranks("[1,1,2,4]", false);
+    check_ranks("[1,1,3,4]", true);
+    check_ranks("[1,2,3,-4]", false);
+}
+
+#[test]
+fn all_problems_are_found_before_anything_is_refused() {
+    let bytes = "{\"id\":\"a\",\"prompt\":\"x\"}\r\n{\r\n\n{\"id\":[],\"prompt\":\"\",\"user\":{}}\n{\"id\":\"a\",\"prompt\":\"y\"}\n";
+    check_refused::<Prompt>(
+        "f.jsonl",
+        bytes,
+        &[
+            "f.jsonl:2: malformed JSON at column 1 (EOF while parsing an object); each line must be one JSON value",
+            "f.jsonl:4: field `prompt` is empty; fill it or remove the record",
+            "f.jsonl:4: field `id` is an array; it must be a string",
+            "f.jsonl:4: field `user` is an object; it must be a string",
+            "f.jsonl:5: field `id` names another prompt at f.jsonl:1; give each prompt an id of its own",
+        ],
+    );
+    check_refused::<Prompt>(
+        "f.jsonl",
+        "{\"id\":\"a\",\"prompt\":\"x\"}\n{\"id\":\"a\",\"prompt\":\"x\"}\n",
+        &["f.jsonl:2: field `id` repeats the record at f.jsonl:1; remove one of them"],
+    );
+    let many = "{}x\n".repeat(30);
+    let message = read_bytes::<Prompt>("f.jsonl", many.as_bytes()).unwrap_err();
+    assert!(message.starts_with("30 problems in the data\n"), "{message}");
+    assert!(message.ends_with("and 10 more"), "{message}");
+    assert_eq!(message.lines().count(), 22);
+}
+
+#[test]
+fn problems_of_all_files_come_together() {
+    let (_one, bad) = file("bad.jsonl", b"{");
+    let (_two, good) = file("good.jsonl", br#"{"prompt":"a"}"#);
+    let (_three, worse) = file("worse.jsonl", b"{}\n{}");
+    match read::<Prompt>(&[&bad, &good, &worse], &Limits::default()) {
+        Err(Error::Problems(Problems(all))) => {
+            let places: Vec<_> = all.iter().map(|e| (&*e.origin.path, e.origin.line)).collect();
+            assert_eq!(places, [(bad.as_path(), 1), (worse.as_path(), 1), (worse.as_path(), 2)]);
+        }
+        other => panic!("{other:?}"),
+    }
+    let missing = read::<Prompt>(&["nowhere/f.jsonl"], &Limits::default()).unwrap_err().to_string();
+    assert!(missing.starts_with("nowhere/f.jsonl: ") && missing.ends_with("check the path"), "{missing}");
+}
+
+#[test]
+fn arrays_keep_their_line_numbers() {
+    let bytes = "\u{FEFF}[\n {\"prompt\":\"a\"},\n\n {\"prompt\":\n  \"b\"}\n ,{\"prompt\":1}]\n";
+    check_refused::<Prompt>(
+        "f.json",
+        bytes,
+        &["f.json:6: field `prompt` is an integer; it must be a string or an array of messages"],
+    );
+    check_refused::<Prompt>("f.json", " [ ] ", &["f.json:1: the file holds no record; give it at least one line"]);
+    check_refused::<Prompt>(
+        "f.json",
+        "[{\"prompt\":\"a\"}\n {\"prompt\":\"b\"}]",
+        &["f.json:2: malformed JSON at column 2 (expected `,` or `]`); each line must be one JSON value"],
+    );
+    check_refused::<Prompt>(
+        "f.json",
+        "[{\"prompt\":\"a\"}] x",
+        &["f.json:1: malformed JSON at column 18 (expected nothing after the array); each line must be one JSON value"],
+    );
+    check_refused::<Prompt>(
+        "f.json",
+        "[{\"prompt\":\"a\"},\n",
+        &["f.json:2: malformed JSON at column 1 (expected a value); each line must be one JSON value"],
+    );
+}
+
+#[test]
+fn compressed_files_are_recognised_by_their_bytes() {
+    let plain = br#"{"prompt":"hello"}"#;
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gz.write_all(plain).unwrap();
+    let gz = gz.finish().unwrap();
+    let zst = zstd::encode_all(&plain[..], 3).unwrap();
+    for (name, bytes) in [
+        ("a.jsonl", plain.to_vec()),
+        ("a.jsonl.gz", gz.clone()),
+        ("a.jsonl.zst", zst.clone()),
+        ("no-extension", gz.clone()),
+        ("no-extension", zst.clone()),
+    ] {
+        let read = read_bytes::<Prompt>(name, &bytes).unwrap();
+        assert_eq!(read.records[0].content, Content::Text("hello".to_owned()));
+        assert_eq!(read.records[0].id, format!("{}-1", name.split('.').next().unwrap()));
+    }
+    for (name, bytes) in [
+        ("a.gz", plain.to_vec()),
+        ("a.zst", plain.to_vec()),
+        ("a.gz", gz[..gz.len() - 9].to_vec()),
+        ("a.zst", zst[..zst.len() - 2].to_vec()),
+    ] {
+        let message = read_bytes::<Prompt>(name, &bytes).unwrap_err();
+        assert!(message.starts_with(name) && message.ends_with("fetch the file again"), "{message}");
+    }
+}
+
+#[test]
+fn limits_hold_before_memory_is_spent() {
+    let limits = Limits { line: 64, whole: 80, file: 4096 };
+    let bomb = zstd::encode_all(std::io::Read::take(std::io::repeat(b'\n'), 1 << 24), 3).unwrap();
+    let (_folder, path) = file("bomb.zst", &bomb);
+    let refused = read::<Prompt>(&[path], &limits).unwrap_err();
+    assert!(matches!(refused, Error::TooLarge { limit: 4096, .. }), "{refused}");
+    let long = format!("{{\"prompt\":\"{}\"}}\n{{\"prompt\":\"b\"}}", "a".repeat(100));
+    let (_folder, path) = file("long.jsonl", long.as_bytes());
+    let message = read::<Prompt>(&[path], &limits).unwrap_err().to_string();
+    assert!(message.contains("long.jsonl:1: the line is longer than 64 bytes; split the record"), "{message}");
+    assert!(message.starts_with("1 problem in the data"), "the second line is usable: {message}");
+    let (_folder, path) = file("long.txt", long.as_bytes());
+    let refused = read::<PretrainText>(&[path], &limits).unwrap_err();
+    assert!(matches!(refused, Error::TooLarge { limit: 80, .. }), "{refused}");
+}
+
+/// One record of every shape of TRL's, next to what it means.
+#[test]
+fn shapes_of_others_become_the_houses() {
+    let ranking = |line: &str| read_bytes::<Ranking>("f.jsonl", line.as_bytes()).unwrap().records.remove(0);
+    let plain = ranking(r#"{"prompt":"p","chosen":"good","rejected":"bad"}"#);
+    assert_eq!((plain.completions.join("|").as_str(), plain.ranks.as_slice()), ("good|bad", &[1, 2][..]));
+    let conversational = ranking(
+        r#"{"prompt":[{"role":"user","content":"p"}],"chosen":[{"role":"assistant","content":"good"}],"rejected":[{"role":"assistant","content":"bad"}]}"#,
+    );
+    assert_eq!(conversational.prompt.content.texts(), ["p"]);
+    assert_eq!(conversational.completions, plain.completions);
+    let implicit = ranking(
+        r#"{"chosen":[{"role":"user","content":"p"},{"role":"assistant","content":"good"}],"rejected":[{"role":"user","content":"p"},{"role":"assistant","content":"bad"}]}"#,
+    );
+    assert_eq!(implicit.prompt.content, conversational.prompt.content);
+    assert_eq!(implicit.completions, plain.completions);
+
+    let demonstration = |line: &str| read_bytes::<Demonstration>("f.jsonl", line.as_bytes()).unwrap().records.remove(0);
+    let messages = demonstration(
+        r#"{"messages":[{"role":"system","content":"s"},{"role":"user","content":"p"},{"role":"assistant","content":"c"}]}"#,
+    );
+    assert_eq!((messages.prompt.content.texts(), messages.completion.as_str()), (vec!["s", "p"], "c"));
+    let conversational = demonstration(
+        r#"{"prompt":[{"role":"user","content":"p"}],"completion":[{"role":"assistant","content":"c"}]}"#,
+    );
+    assert_eq!((conversational.prompt.content.texts(), conversational.completion.as_str()), (vec!["p"], "c"));
+    let prompt = read_bytes::<Prompt>("q.jsonl", br#"{"question_id":8,"category":"math","turns":["1+1?","why?"]}"#);
+    let prompt = prompt.unwrap().records.remove(0);
+    assert_eq!(
+        (prompt.id.as_str(), prompt.use_case.as_deref(), prompt.content.texts()),
+        ("8", Some("math"), vec!["1+1?"])
+    );
+}
+
+#[test]
+fn transcripts_that_disagree_are_left_out_and_reported() {
+    let one = r#"{"chosen":"\n\nHuman: a\n\nAssistant: b\n\nAssistant: c\n\nHuman: d\n\nAssistant: e","rejected":"\n\nHuman: a\n\nAssistant: b\n\nAssistant: c\n\nHuman: d\n\nAssistant:"}"#;
+    let two = r#"{"chosen":"\n\nHuman: a\n\nAssistant: b","rejected":"\n\nHuman: A\n\nAssistant: c"}"#;
+    let read = read_bytes::<Ranking>("hh.jsonl", format!("{one}\n{two}\n").as_bytes()).unwrap();
+    let turns: Vec<(Role, &str)> = match &read.records[0].prompt.content {
+        Content::Messages(talk) => talk.messages.iter().map(|m| (m.role, m.content.as_str())).collect(),
+        Content::Text(_) => panic!("a transcript is a conversation"),
+    };
+    assert_eq!(turns, [(Role::User, "a"), (Role::Assistant, "b\n\nc"), (Role::User, "d")]);
+    assert_eq!(read.records[0].completions, ["e", ""]);
+    assert_eq!(read.skipped.len(), 1);
+    let reason = "hh.jsonl:2: field `rejected` does not continue the same prompt as `chosen`; remove the record";
+    assert!(read.skipped[0].to_string().ends_with(reason), "{}", read.skipped[0]);
+}
+
+#[test]
+fn plain_text_is_one_document_or_one_per_article() {
+    let texts = |text: &str| -> Vec<(usize, String)> {
+        let read = read_bytes::<PretrainText>("t.txt", text.as_bytes()).unwrap();
+        read.records.into_iter().map(|r| (r.origin.line, r.text)).collect()
+    };
+    assert_eq!(texts("a\n= b =\nc\n"), [(1, "a\n= b =\nc\n".to_owned())]);
+    assert_eq!(
+        texts(" \n = A = \n \n x \n = = s = = \n y\n = B = \n z"),
+        [(2, " = A = \n \n x \n = = s = = \n y\n".to_owned()), (7, " = B = \n z".to_owned())]
+    );
+}
+
+#[test]
+fn the_shared_data_has_the_documented_counts() {
+    let limits = Limits::default();
+    if let Some(path) = shared("data/oasst1-en100/en_100_tree.jsonl") {
+        let read = super::read::<Ranking>(&[&path], &limits).unwrap();
+        let replies: usize = read.records.iter().map(|r| r.completions.len()).sum();
+        let pairs: usize = read.records.iter().map(|r| r.pairs().len()).sum();
+        assert_eq!((read.records.len(), replies, pairs, read.skipped.len()), (212, 641, 754, 0));
+        let longest_first = |r: &&Ranking| {
+            let longest = (0..r.ranks.len()).max_by_key(|&i| r.completions[i].len());
+            longest.is_some_and(|i| r.ranks[i] == 1)
+        };
+        let share = read.records.iter().filter(longest_first).count() as f64 / 212.0;
+        assert!((share - 0.59).abs() < 0.01, "the longest reply is first in {share}");
+        let demonstrations = super::read::<Demonstration>(&[&path], &limits).unwrap().records;
+        assert!(demonstrations.len() > 200 && demonstrations.len() <= 212, "{}", demonstrations.len());
+        let prompts = super::read::<Prompt>(&[&path], &limits).unwrap().records;
+        let trees: std::collections::BTreeSet<_> = prompts.iter().map(|p| p.user.clone()).collect();
+        assert_eq!((prompts.len(), trees.len()), (480, 100));
+    }
+    if let Some(path) = shared("data/pandalm/testset-v1.json") {
+        let read = super::read::<Ranking>(&[&path], &limits).unwrap().records;
+        let ties = read.iter().filter(|r| r.pairs().is_empty()).count();
+        let prompts: std::collections::BTreeSet<String> = read.iter().map(|r| r.subject()).collect();
+        assert_eq!((read.len(), ties, prompts.len()), (999 * 3, 326, 170));
+        assert!(read.iter().all(|r| r.prompt.use_case.is_some() && r.labeler.is_some()));
+    }
+    if let Some(path) = shared("data/hh-rlhf/harmless-base.test.jsonl.gz") {
+        let read = super::read::<Ranking>(&[&path], &limits).unwrap();
+        assert_eq!((read.records.len(), read.skipped.len()), (2307, 5));
+        let lines: Vec<usize> = read.skipped.iter().map(|e| e.origin.line).collect();
+        assert_eq!(lines, [1255, 1689, 1951, 1953, 2037]);
+    }
+    if let Some(path) = shared("data/self-instruct/seed_tasks.jsonl") {
+        assert_eq!(super::read::<Demonstration>(&[path], &limits).unwrap().records.len(), 175);
+    }
+    for (path, count) in [
+        ("data/koala/koala_test_set.jsonl", 180),
+        ("data/fastchat-questions/mt_bench.question.jsonl", 80),
+        ("data/oasst1-en100/en_100_text.jsonl", 100),
+        ("data/oasst1-en100/prompt_lottery_en_250_text.jsonl", 250),
+    ] {
+        if let Some(path) = shared(path) {
+            assert_eq!(super::read::<Prompt>(&[path], &limits).unwrap().records.len(), count);
+        }
+    }
+    if let Some(path) = shared("data/text/wikitext-2/valid.txt") {
+        let texts = super::read::<PretrainText>(&[&path], &limits).unwrap().records;
+        assert_eq!(texts.len(), 60);
+        let total: usize = texts.iter().map(|t| t.text.len()).sum();
+        // All but the blank line before the first title.
+        assert_eq!(total as u64 + 2, std::fs::metadata(path).unwrap().len());
+    }
+}
+
+proptest! {
+    /// What is written is what is read.
+    #[test]
+    fn lines_round_trip(
+        text in "[^\0]{0,20}[a-z]", user in proptest::option::of("[a-z]{1,5}"), first in "[^\0]{0,9}",
+        confidence in proptest::option::of(0.0f32..1.0), quality in proptest::option::of(1u8..8), labeled: bool,
+    ) {
+        let (_folder, path) = file("r.jsonl", b"");
+        let origin = crate::error::Origin::new(&path, 1);
+        let prompt = Prompt { id: "i".to_owned(), content: Content::Text(text), user, use_case: None, origin };
+        let ranking = Ranking {
+            prompt,
+            completions: vec![first, "b".to_owned()],
+            ranks: vec![2, 1],
+            labeler: labeled.then(|| "l".to_owned()),
+            confidence,
+            quality: quality.map(|q| vec![q, 8 - q]),
+            flags: labeled.then(|| vec![vec!["hallucination".to_owned()], Vec::new()]),
+        };
+        std::fs::write(&path, ranking.to_line()).unwrap();
+        prop_assert_eq!(super::read::<Ranking>(&[&path], &Limits::default()).unwrap().records, [ranking]);
+    }
+
+    /// No bytes make the reader panic.
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes: Vec<u8>, array in "[\\[\\]{},:\"a1 \n\\\\u]{0,40}") {
+        let _ = read_bytes::<Ranking>("f.jsonl", &bytes);
+        let _ = read_bytes::<Prompt>("f.json", format!("[{array}").as_bytes());
+        let _ = read_bytes::<PretrainText>("f.txt", &bytes);
+    }
+}

@@ -1,1 +1,130 @@
+use super::*;
+use crate::{
+    bpe::train_bpe,
+    error::Origin,
+    packed::Packed,
+    read::{read, tests::shared},
+    record::{Conversation, Message, Role},
+    shapes::house::comparison,
+};
 
+fn tokenizer() -> Tokenizer {
+    train_bpe(["aa bb aa bb"], 259, &["<e>"]).unwrap()
+}
+
+fn prompt(line: usize, text: &str) -> Prompt {
+    let content = Content::Text(text.to_owned());
+    Prompt { id: line.to_string(), content, user: None, use_case: None, origin: Origin::new("f.jsonl", line) }
+}
+
+struct Case {
+    tokenizer: Tokenizer,
+    template: Template,
+}
+
+impl Case {
+    fn new() -> Case {
+        Case { tokenizer: tokenizer(), template: Template::plain("Q:{prompt}\nA:").unwrap() }
+    }
+
+    /// Caps in bytes, nearly: this tokenizer knows two merges.
+    fn encoder(&self, prompt: usize, completion: usize, overlong: Overlong) -> Encoder<'_> {
+        Encoder { tokenizer: &self.tokenizer, template: &self.template, caps: Caps { prompt, completion }, overlong }
+    }
+}
+
+#[test]
+fn parts_are_encoded_apart_and_end_with_eos() {
+    let case = Case::new();
+    let encoder = case.encoder(64, 64, Overlong::Refuse);
+    let record = Demonstration { prompt: prompt(1, "x"), completion: "  yes".to_owned() };
+    let (tokens, report) = encoder.demonstrations(&[record]).unwrap();
+    let DemonstrationTokens { record: 0, prompt, completion } = &tokens[0] else { panic!("{tokens:?}") };
+    assert_eq!(case.tokenizer.decode(prompt).unwrap(), "Q:x\nA:");
+    assert_eq!(case.tokenizer.decode(completion).unwrap(), " yes");
+    assert_eq!(completion.last(), Some(&case.tokenizer.eos()));
+    assert_eq!(report, EncodeReport { kept: 1, ..EncodeReport::default() });
+    let mut batch = Packed::new();
+    batch.push_pair(prompt, completion, 0, 1.0);
+    assert_eq!(batch.predictions().last().map(|p| p.target), Some(case.tokenizer.eos()), "EOS is in the loss");
+}
+
+#[test]
+fn prompts_beyond_the_cap_are_refused_dropped_or_cut() {
+    let case = Case::new();
+    let text = "line one\nline two\n\nline three";
+    let long = [prompt(1, "short"), prompt(2, text), prompt(3, "one very long line without an end")];
+    let refused = case.encoder(24, 9, Overlong::Refuse).prompts(&long).unwrap_err().to_string();
+    assert_eq!(refused.lines().count(), 3, "{refused}");
+    assert!(refused.contains("f.jsonl:2: field `prompt` is 34 tokens long, the limit is 24; shorten it"), "{refused}");
+    let (kept, report) = case.encoder(24, 9, Overlong::Drop).prompts(&long).unwrap();
+    assert_eq!(kept.iter().map(|p| p.record).collect::<Vec<_>>(), [0]);
+    assert_eq!((report.kept, report.long_prompts, report.cut), (1, 2, 0));
+    let (kept, report) = case.encoder(24, 9, Overlong::CutPrompt).prompts(&long).unwrap();
+    assert_eq!((report.kept, report.long_prompts, report.cut), (2, 1, 1));
+    assert_eq!(case.tokenizer.decode(&kept[1].prompt).unwrap(), "Q:line one\nline two\nA:");
+    let messages = vec![Message::new(Role::User, text)];
+    let talk = Prompt { content: Content::Messages(Conversation { messages }), ..prompt(4, "") };
+    let (_, report) = case.encoder(24, 9, Overlong::CutPrompt).prompts(&[talk]).unwrap();
+    assert_eq!((report.kept, report.long_prompts), (0, 1), "conversations are not cut");
+}
+
+#[test]
+fn completions_beyond_the_cap_leave_their_group() {
+    let case = Case::new();
+    let ranking = |line, completions: &[&str], ranks: &[u32]| Ranking {
+        completions: completions.iter().map(|&c| c.to_owned()).collect(),
+        ranks: ranks.to_vec(),
+        ..comparison(prompt(line, "x"), Default::default())
+    };
+    let records =
+        [ranking(1, &["yes", "", "much too long"], &[2, 3, 1]), ranking(2, &["much too long", "no"], &[1, 2])];
+    let (kept, report) = case.encoder(64, 6, Overlong::Drop).rankings(&records).unwrap();
+    assert_eq!(kept.len(), 1);
+    assert_eq!((&kept[0].ranks[..], &kept[0].kept[..]), (&[2, 3][..], &[0, 1][..]));
+    assert_eq!(kept[0].completions[1], [case.tokenizer.eos()], "silence is EOS alone");
+    assert_eq!((report.kept, report.long_completions, report.incomplete), (1, 2, 1));
+    let refused = case.encoder(64, 6, Overlong::Refuse).rankings(&records).unwrap_err().to_string();
+    assert!(refused.contains("f.jsonl:1: field `completions[2]` is "), "{refused}");
+}
+
+#[test]
+fn prompts_that_spell_special_tokens_are_left_out() {
+    let case = Case::new();
+    let records = [prompt(1, "what is <e>?"), prompt(2, "what is e?")];
+    let (kept, report) = case.encoder(64, 64, Overlong::Drop).prompts(&records).unwrap();
+    assert_eq!((kept[0].record, kept.len(), report.special_tokens), (1, 1, 1));
+    let refused = case.encoder(64, 64, Overlong::Refuse).prompts(&records).unwrap_err().to_string();
+    assert!(refused.contains("f.jsonl:1: field `prompt` spells the special token `<e>`"), "{refused}");
+}
+
+#[test]
+fn text_becomes_windows_with_eos_between_documents() {
+    let tokenizer = tokenizer();
+    let text = |text: &str| PretrainText { text: text.to_owned(), origin: Origin::new("t.txt", 1) };
+    let (windows, left_over) = text_windows(&tokenizer, &[text("xyz"), text("uv")], 3).unwrap();
+    let eos = tokenizer.eos();
+    assert_eq!((windows.len(), left_over), (2, 1));
+    assert_eq!(windows[1][0], eos);
+    assert_eq!(tokenizer.decode(&windows.concat()).unwrap(), "xyzuv");
+    assert_eq!(Caps::halves(9), Caps { prompt: 4, completion: 5 });
+}
+
+#[test]
+fn the_shared_data_fits_gpt2s_context() {
+    let (Some(gpt2), Some(oasst)) = (shared("tokenizers/gpt2"), shared("data/oasst1-en100/en_100_tree.jsonl")) else {
+        return;
+    };
+    let tokenizer = Tokenizer::from_folder(gpt2).unwrap();
+    let template = Template::plain("User: {prompt}\n\nAssistant:").unwrap();
+    let encoder =
+        Encoder { tokenizer: &tokenizer, template: &template, caps: Caps::halves(1024), overlong: Overlong::Drop };
+    let rankings = read::<Ranking>(&[oasst], &crate::Limits::default()).unwrap().records;
+    let (kept, report) = encoder.rankings(&rankings).unwrap();
+    assert!(kept.len() > 150 && report.special_tokens == 0, "{report:?}");
+    for tokens in &kept {
+        let eos = tokenizer.eos();
+        assert!(tokens.completions.iter().all(|c| c.last() == Some(&eos) && !c[..c.len() - 1].contains(&eos)));
+        assert!(tokens.prompt.len() <= 512 && tokens.completions.iter().all(|c| c.len() <= 512));
+    }
+}

@@ -1,1 +1,289 @@
+use super::*;
+use crate::{bpe::train_bpe, gguf::GgufTokenizer, read::tests::shared};
+use proptest::prelude::*;
 
+fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    folder
+}
+
+fn small() -> Tokenizer {
+    train_bpe(["aa bb aa bb"], 262, &["<|endoftext|>", "<s>", "<pad>"]).unwrap()
+}
+
+fn json_of(tokenizer: &Tokenizer) -> String {
+    String::from_utf8(tokenizer.files().unwrap().remove(0).1).unwrap()
+}
+
+#[track_caller]
+fn check_refused(files: &[(&str, &str)], want: &str) {
+    let folder = folder(files);
+    let message = Tokenizer::from_folder(folder.path()).unwrap_err().to_string();
+    assert!(message.starts_with(&*folder.path().to_string_lossy()), "names the file: {message}");
+    assert!(message.contains(want), "{message}");
+}
+
+#[test]
+fn gpt2s_two_files_give_gpt2s_ids() {
+    let Some(path) = shared("tokenizers/gpt2") else { return };
+    let tokenizer = Tokenizer::from_folder(path).unwrap();
+    assert_eq!((tokenizer.vocab_size(), tokenizer.eos(), tokenizer.bos()), (50257, 50256, None));
+    for (text, ids) in [
+        ("Hello world", &[15496, 995][..]),
+        ("hello world", &[31373, 995]),
+        (" Hello,  world!\n", &[18435, 11, 220, 995, 0, 198]),
+        ("", &[]),
+    ] {
+        assert_eq!(tokenizer.encode(text).unwrap(), ids, "{text:?}");
+    }
+    assert_eq!(tokenizer.encode_prompt("Hello<|endoftext|>").unwrap(), [15496, 50256]);
+    assert!(!tokenizer.encode("Hello<|endoftext|>").unwrap().contains(&50256));
+    assert_eq!(tokenizer.decode(&[15496, 50256, 995]).unwrap(), "Hello world");
+    assert_eq!(tokenizer.decode_with_specials(&[15496, 50256]).unwrap(), "Hello<|endoftext|>");
+    let Some(text) = shared("data/text/wikitext-2/valid.txt") else { return };
+    for line in std::fs::read_to_string(text).unwrap().split_inclusive('\n') {
+        assert_eq!(tokenizer.decode(&tokenizer.encode(line).unwrap()).unwrap(), line);
+    }
+}
+
+#[test]
+fn what_is_saved_is_what_is_loaded() {
+    let config = r#"{"eos_token":{"content":"<|endoftext|>"},"bos_token":"<s>","pad_token":"<pad>","add_bos_token":true,
+        "chat_template":[{"name":"tools","template":"t"},{"name":"default","template":"{{ messages }}"}]}"#;
+    let first = folder(&[
+        ("tokenizer.json", &json_of(&small())),
+        ("tokenizer_config.json", config),
+        ("generation_config.json", r#"{"eos_token_id":[259,3]}"#),
+    ]);
+    let loaded = Tokenizer::from_folder(first.path()).unwrap();
+    assert_eq!((loaded.eos(), loaded.bos(), loaded.pad()), (259, Some(260), Some(261)));
+    assert_eq!(loaded.stops().iter().copied().collect::<Vec<_>>(), [3, 259]);
+    assert_eq!(loaded.chat_template(), Some("{{ messages }}"));
+    assert_eq!(loaded.encode_prompt("aa").unwrap()[0], 260);
+    assert_eq!(loaded.encode_prompt("<s>aa").unwrap(), loaded.encode_prompt("aa").unwrap(), "one BOS");
+    assert_ne!(loaded.encode("aa").unwrap()[0], 260);
+
+    let second = tempfile::tempdir().unwrap();
+    loaded.save(second.path()).unwrap();
+    let again = Tokenizer::from_folder(second.path()).unwrap();
+    assert_eq!(again.files().unwrap(), loaded.files().unwrap());
+    assert_eq!(again.encode_prompt("aa bb<pad>").unwrap(), loaded.encode_prompt("aa bb<pad>").unwrap());
+    // The saved post-processor alone adds the BOS, for those who load it without us.
+    let outside = tokenizers::Tokenizer::from_file(second.path().join("tokenizer.json")).unwrap();
+    assert_eq!(outside.encode_fast("aa", true).unwrap().get_ids()[0], 260);
+    assert_eq!(outside.encode_fast("aa", false).unwrap().get_ids(), loaded.encode("aa").unwrap());
+    let without = loaded.with_chat_template(None);
+    assert_eq!(without.chat_template(), None);
+}
+
+#[test]
+fn pad_is_never_eos_and_a_jinja_file_wins() {
+    let config = r#"{"eos_token":"<|endoftext|>","pad_token":"<|endoftext|>","chat_template":"old"}"#;
+    let folder = folder(&[
+        ("tokenizer.json", &json_of(&small())),
+        ("tokenizer_config.json", config),
+        ("chat_template.jinja", "new"),
+    ]);
+    let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+    assert_eq!((tokenizer.pad(), tokenizer.chat_template()), (None, Some("new")));
+    assert!(!String::from_utf8(tokenizer.files().unwrap().remove(1).1).unwrap().contains("pad_token"));
+}
+
+#[test]
+fn somebodys_truncation_and_padding_are_undone() {
+    let text = json_of(&small())
+        .replace(
+            r#""truncation":null"#,
+            r#""truncation":{"direction":"Right","max_length":2,"strategy":"LongestFirst","stride":0}"#,
+        )
+        .replace(
+            r#""padding":null"#,
+            r#""padding":{"strategy":{"Fixed":9},"direction":"Right","pad_to_multiple_of":null,"pad_id":1,"pad_type_id":0,"pad_token":"x"}"#,
+        );
+    let folder = folder(&[("tokenizer.json", &text)]);
+    let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+    assert_eq!(tokenizer.encode("q").unwrap().len(), 1);
+    assert_eq!(tokenizer.encode("qwert").unwrap().len(), 5);
+}
+
+#[test]
+fn unusable_folders_say_why() {
+    let good = json_of(&small());
+    let anonymous = good.replace("<|endoftext|>", "<|fin|>");
+    check_refused(&[], "neither tokenizer.json nor vocab.json");
+    check_refused(&[("tokenizer.json", "{}")], "no tokenizer that can be read");
+    check_refused(&[("tokenizer.json", &anonymous)], "no `eos_token` is named");
+    let config = r#"{"eos_token":"</s>"}"#;
+    check_refused(&[("tokenizer.json", &anonymous), ("tokenizer_config.json", config)], "`eos_token` is `</s>`");
+    check_refused(&[("tokenizer.json", &good), ("tokenizer_config.json", "{")], "malformed JSON");
+    check_refused(&[("vocab.json", "[]"), ("merges.txt", "")], "no object of ids");
+    check_refused(&[("vocab.json", r#"{"a":0}"#), ("merges.txt", "#version: 0.2\na b c\n")], "merges.txt:2: no merge");
+    check_refused(&[("vocab.json", r#"{"a":0}"#), ("merges.txt", "a b\n")], "vocabulary and merges do not fit");
+    let message = small().check_vocab(261).unwrap_err().to_string();
+    assert!(message.contains("262 entries") && message.contains("261 embedding rows"), "{message}");
+    assert!(small().check_vocab(262).is_ok() && small().check_vocab(300).is_ok());
+}
+
+#[test]
+fn special_tokens_in_peoples_words_are_noticed() {
+    let tokenizer = small();
+    assert_eq!(tokenizer.special_in("strike <s>this</s> <pad>"), Some("<s>"));
+    assert_eq!(tokenizer.special_in("a < s > b"), None);
+    let ids = tokenizer.encode("<s> <|endoftext|>").unwrap();
+    assert!(ids.iter().all(|&id| id < 259));
+    assert_eq!(tokenizer.decode(&ids).unwrap(), "<s> <|endoftext|>");
+    assert_eq!(tokenizer.token(260).as_deref(), Some("<s>"));
+}
+
+/// A byte-level GGUF vocabulary with two merges, and digits as `pre` says.
+fn byte_level_gguf(pre: &str) -> GgufTokenizer {
+    let bytes = crate::bpe::byte_chars().map(String::from);
+    let more = ["12", "123", "\u{120}a", "<|user|>", "<|end|>"].map(String::from);
+    let tokens: Vec<String> = bytes.into_iter().chain(more).collect();
+    let types = (0..tokens.len())
+        .map(|id| {
+            if id == 260 {
+                3
+            } else if id == 259 {
+                4
+            } else {
+                1
+            }
+        })
+        .collect();
+    GgufTokenizer {
+        model: "gpt2".to_owned(),
+        pre: Some(pre.to_owned()),
+        tokens,
+        token_types: types,
+        merges: vec!["1 2".to_owned(), "12 3".to_owned(), "\u{120} a".to_owned()],
+        eos: Some(260),
+        padding: Some(260),
+        ..GgufTokenizer::default()
+    }
+}
+
+#[test]
+fn gguf_names_say_how_numbers_split() {
+    for (pre, text, want) in [
+        ("gpt-2", "1234 a", &["123", "4", "\u{120}a"][..]),
+        ("smollm", "1234 a", &["1", "2", "3", "4", "\u{120}a"]),
+        ("llama-bpe", "1234 a", &["123", "4", "\u{120}a"]),
+        ("qwen2", "1234 a", &["1", "2", "3", "4", "\u{120}a"]),
+    ] {
+        let tokenizer = Tokenizer::from_gguf(&byte_level_gguf(pre)).unwrap();
+        let ids = tokenizer.encode(text).unwrap();
+        let tokens: Vec<String> = ids.iter().map(|&id| tokenizer.token(id).unwrap()).collect();
+        assert_eq!(tokens, want, "{pre}");
+        assert_eq!(tokenizer.decode(&ids).unwrap(), text, "{pre}");
+        assert_eq!((tokenizer.eos(), tokenizer.pad(), tokenizer.vocab_size()), (260, None, 261));
+        assert_eq!(tokenizer.encode_prompt("<|user|><|end|>").unwrap(), [259, 260]);
+        assert_eq!(tokenizer.encode("<|end|>").unwrap().len(), 7);
+    }
+    // Three digits at most stand in one word of Llama 3, however far the merges reach.
+    let mut long = byte_level_gguf("llama-bpe");
+    long.tokens.push("1231".to_owned());
+    long.token_types.push(1);
+    long.merges.push("123 1".to_owned());
+    assert_eq!(Tokenizer::from_gguf(&long).unwrap().encode("1231").unwrap().len(), 2);
+    long.pre = Some("gpt-2".to_owned());
+    assert_eq!(Tokenizer::from_gguf(&long).unwrap().encode("1231").unwrap(), [261]);
+}
+
+#[test]
+fn unusable_gguf_metadata_names_its_key() {
+    let good = byte_level_gguf("gpt-2");
+    let bad = [
+        (GgufTokenizer { model: "t5".into(), ..good.clone() }, "`tokenizer.ggml.model` is `t5`"),
+        (GgufTokenizer { pre: Some("tekken".into()), ..good.clone() }, "`tokenizer.ggml.pre` is `tekken`"),
+        (GgufTokenizer { token_types: vec![1], ..good.clone() }, "`tokenizer.ggml.token_type` has 1 entries"),
+        (GgufTokenizer { model: "llama".into(), ..good.clone() }, "`tokenizer.ggml.scores` has 0 entries"),
+        (GgufTokenizer { merges: vec!["ab".into()], ..good.clone() }, "`tokenizer.ggml.merges[0]` is `ab`"),
+        (GgufTokenizer { merges: vec!["x yz".into()], ..good.clone() }, "do not fit"),
+        (GgufTokenizer { eos: Some(9999), ..good.clone() }, "`eos_token_id` is 9999"),
+        (GgufTokenizer { eos: None, ..good }, "no `eos_token` is named"),
+    ];
+    for (gguf, want) in bad {
+        let message = Tokenizer::from_gguf(&gguf).unwrap_err().to_string();
+        assert!(message.starts_with("GGUF tokenizer: ") && message.contains(want), "{message}");
+    }
+}
+
+/// llama2.c's format: the longest token's length, then score, length and bytes of each.
+fn tok512(bytes: &[u8]) -> GgufTokenizer {
+    let word = |at: usize| <[u8; 4]>::try_from(&bytes[at..at + 4]).unwrap();
+    let mut gguf = GgufTokenizer {
+        model: "llama".to_owned(),
+        bos: Some(1),
+        eos: Some(2),
+        unknown: Some(0),
+        ..GgufTokenizer::default()
+    };
+    let mut at = 4;
+    while at < bytes.len() {
+        let length = u32::from_le_bytes(word(at + 4)) as usize;
+        gguf.scores.push(f32::from_le_bytes(word(at)));
+        // The file spells the space as a space and ▁ is what SentencePiece and GGUF write.
+        gguf.tokens.push(String::from_utf8_lossy(&bytes[at + 8..at + 8 + length]).replace(' ', "\u{2581}"));
+        at += 8 + length;
+    }
+    let kind = |id: usize| match id {
+        0 => 2,
+        1 | 2 => 3,
+        3..=258 => 6,
+        _ => 1,
+    };
+    gguf.token_types = (0..gguf.tokens.len()).map(kind).collect();
+    gguf
+}
+
+#[test]
+fn scores_become_merges() {
+    let Some(path) = shared("models/stories260K/tok512.bin") else { return };
+    let gguf = tok512(&std::fs::read(path).unwrap());
+    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+    assert_eq!(tokenizer.vocab_size(), 512);
+    // The prompt of llama2.c's documentation.
+    assert_eq!(tokenizer.encode_prompt("Once upon a time").unwrap(), [1, 403, 407, 261, 378]);
+    for text in ["Once upon a time, there was a little girl.\n", "Zoë paid 5€ 🙂", "  two  spaces ", ""] {
+        let ids = tokenizer.encode(text).unwrap();
+        assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        assert_eq!(ids, greedy(&gguf, text), "{text:?}");
+    }
+}
+
+/// SentencePiece's definition: join the neighbours whose union scores best, the leftmost of equals,
+/// until none is a token; spell what is unknown in bytes.
+fn greedy(gguf: &GgufTokenizer, text: &str) -> Vec<u32> {
+    let id = |token: &str| gguf.tokens.iter().position(|t| t == token);
+    let spaced = if text.is_empty() { String::new() } else { format!("\u{2581}{}", text.replace(' ', "\u{2581}")) };
+    let mut parts: Vec<String> = spaced.chars().map(String::from).collect();
+    loop {
+        let score = |i: usize| id(&format!("{}{}", parts[i], parts[i + 1])).map(|t| gguf.scores[t]);
+        let best = (1..parts.len()).filter_map(|i| Some((score(i - 1)?, i - 1)));
+        let best = best.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+        let Some((_, at)) = best else { break };
+        let right = parts.remove(at + 1);
+        parts[at].push_str(&right);
+    }
+    let spell = |part: &String| match id(part) {
+        Some(id) => vec![id as u32],
+        None => part.bytes().map(|byte| u32::from(byte) + 3).collect(),
+    };
+    parts.iter().flat_map(spell).collect()
+}
+
+proptest! {
+    #[test]
+    fn gpt2_round_trips_any_text(text: String) {
+        // Loading takes half a second; once is enough.
+        static GPT2: std::sync::LazyLock<Option<Tokenizer>> =
+            std::sync::LazyLock::new(|| Some(Tokenizer::from_folder(shared("tokenizers/gpt2")?).unwrap()));
+        if let Some(tokenizer) = &*GPT2 {
+            prop_assert_eq!(tokenizer.decode(&tokenizer.encode(&text).unwrap()).unwrap(), text);
+        }
+    }
+}
