@@ -8,9 +8,6 @@
 use crate::simd::{Kernel, LANES, Lanes, Vector};
 use std::ops::Range;
 
-/// Rows that the widest kernel computes at once.
-const ROWS: usize = 8;
-
 /// Rows whose probabilities the backward pass keeps before it adds them to the keys' gradients.
 const BLOCK: usize = 32;
 
@@ -49,13 +46,81 @@ pub(crate) fn put_transposed(run: &mut [Vector], position: usize, row: &[f32]) {
     }
 }
 
-/// Writes `row` as number `position` of a run of rows that each fill whole vectors.
-pub(crate) fn put_row(run: &mut [Vector], position: usize, row: &[f32]) {
-    let width = vectors(row.len());
-    run[position * width..][..width].as_flattened_mut()[..row.len()].copy_from_slice(row);
+/// [`put_transposed`] of the rows `row(0..count)` from position `first` on.
+pub(crate) struct PutTransposed<'a, F> {
+    pub(crate) run: &'a mut [Vector],
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+    pub(crate) row: F,
 }
 
-/// Row `position`, of `dim` numbers, of a run made by [`put_row`].
+impl<'r, F: Fn(usize) -> &'r [f32]> Kernel for PutTransposed<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let PutTransposed { run, first, count, row } = self;
+        // A block that earlier rows share is completed row by row.
+        let shared = (first.next_multiple_of(LANES) - first).min(count);
+        (0..shared).for_each(|i| put_transposed(run, first + i, row(i)));
+        for i in (shared..count).step_by(LANES) {
+            let dim = row(i).len();
+            let block = &mut run[(first + i) / LANES * dim..][..dim];
+            transpose_rows(lanes, (i..count.min(i + LANES)).map(&row), block);
+        }
+    }
+}
+
+/// Writes the rows `row(0..count)` from position `first` on, each filled up to whole vectors.
+pub(crate) struct PutRows<'a, F> {
+    pub(crate) run: &'a mut [Vector],
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+    pub(crate) row: F,
+}
+
+impl<'r, F: Fn(usize) -> &'r [f32]> Kernel for PutRows<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        for i in 0..self.count {
+            let row = (self.row)(i);
+            let width = vectors(row.len());
+            for (at, to) in self.run[(self.first + i) * width..][..width].iter_mut().enumerate() {
+                lanes.store(part(lanes, row, at), to);
+            }
+        }
+    }
+}
+
+/// Vector `at` of a row, with zeros after its end.
+#[inline(always)]
+fn part<L: Lanes>(lanes: L, row: &[f32], at: usize) -> L::V {
+    let (whole, rest) = row.as_chunks::<LANES>();
+    if let Some(vector) = whole.get(at) {
+        return lanes.load(vector);
+    }
+    let mut padded = [0.0; LANES];
+    padded[..rest.len()].copy_from_slice(rest);
+    lanes.load(&padded)
+}
+
+/// Up to sixteen rows side by side, one vector per channel; lanes without a row are 0.
+#[inline(always)]
+fn transpose_rows<'a, L: Lanes>(lanes: L, rows: impl Iterator<Item = &'a [f32]> + Clone, to: &mut [Vector]) {
+    for (at, to) in to.chunks_mut(LANES).enumerate() {
+        let mut parts = [lanes.splat(0.0); LANES];
+        for (to, row) in parts.iter_mut().zip(rows.clone()) {
+            *to = part(lanes, row, at);
+        }
+        for (channel, to) in lanes.transpose(parts).into_iter().zip(to) {
+            lanes.store(channel, to);
+        }
+    }
+}
+
+/// Row `position`, of `dim` numbers, of a run of rows that each fill whole vectors.
 pub(crate) fn get_row(run: &[Vector], position: usize, dim: usize) -> &[f32] {
     &run[position * vectors(dim)..][..vectors(dim)].as_flattened()[..dim]
 }
@@ -63,7 +128,7 @@ pub(crate) fn get_row(run: &[Vector], position: usize, dim: usize) -> &[f32] {
 /// Buffers that outlive a call, so that a task does not allocate per row.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    queries: Vec<[f32; ROWS]>,
+    queries: Vec<Vector>,
     weights: Vec<Vector>,
     slopes: Vec<Vector>,
     out: Vec<Vector>,
@@ -75,9 +140,9 @@ pub(crate) struct Attend<'a, F> {
     pub(crate) dim: usize,
     /// Factor of the scores.
     pub(crate) scale: f32,
-    /// Keys, by [`put_transposed`].
+    /// Keys, by [`PutTransposed`].
     pub(crate) keys: &'a [Vector],
-    /// Values, by [`put_row`].
+    /// Values, by [`PutRows`].
     pub(crate) values: &'a [Vector],
     /// The rows to compute.
     pub(crate) queries: &'a [Query<'a>],
@@ -110,11 +175,14 @@ impl<F: FnMut(usize, &[f32], Softmax)> Attend<'_, F> {
     #[inline(always)]
     fn rows<L: Lanes, const R: usize, const N: usize>(&mut self, lanes: L, first: usize) -> usize {
         let (queries, scratch) = (&self.queries[first..first + R], &mut *self.scratch);
-        interleave(queries.iter().map(|query| query.channels), self.scale, &mut scratch.queries);
+        grow(&mut scratch.queries, self.dim);
+        let side_by_side = &mut scratch.queries[..self.dim];
+        transpose_rows(lanes, queries.iter().map(|query| query.channels), side_by_side);
+        scale_row(lanes, side_by_side, self.scale);
         let reach = reach(queries.iter().map(|query| &query.seen));
         let stride = reach.len();
         grow(&mut scratch.weights, R * stride);
-        let products = Products { queries: &scratch.queries, keys: self.keys, blocks: reach.clone() };
+        let products = Products { queries: side_by_side, keys: self.keys, blocks: reach.clone() };
         products.write::<L, R, N>(lanes, &mut scratch.weights, stride);
 
         let mut softmax = [Softmax::default(); R];
@@ -142,8 +210,6 @@ pub(crate) struct Gradient {
     pub(crate) seen: Range<usize>,
     /// Its softmax in the forward pass.
     pub(crate) softmax: Softmax,
-    /// Its output times the gradient of its output, summed over channels.
-    pub(crate) delta: f32,
 }
 
 /// The backward pass of [`Attend`] for one head, whose probabilities it computes again (Dao et al.
@@ -153,15 +219,17 @@ pub(crate) struct AttendBackward<'a, F> {
     pub(crate) dim: usize,
     /// Factor of the scores.
     pub(crate) scale: f32,
-    /// Keys, by [`put_transposed`].
+    /// Keys, by [`PutTransposed`].
     pub(crate) keys: &'a [Vector],
-    /// Keys, by [`put_row`].
+    /// Keys, by [`PutRows`].
     pub(crate) key_rows: &'a [Vector],
-    /// Values, by [`put_transposed`].
+    /// Values, by [`PutTransposed`].
     pub(crate) values: &'a [Vector],
-    /// Queries, by [`put_row`].
+    /// Queries, by [`PutRows`].
     pub(crate) queries: &'a [Vector],
-    /// Gradients of the outputs, by [`put_row`].
+    /// Outputs, by [`PutRows`].
+    pub(crate) outs: &'a [Vector],
+    /// Gradients of the outputs, by [`PutRows`].
     pub(crate) grads: &'a [Vector],
     /// What else is known of those rows; both ends of `seen` never decrease from row to row.
     pub(crate) rows: &'a [Gradient],
@@ -227,18 +295,21 @@ impl<F: FnMut(usize, &[f32])> AttendBackward<'_, F> {
         let start = (first - block.start) * stride + reach.start - whole.start;
         let (weights, slopes) = (&mut scratch.weights[start..], &mut scratch.slopes[start..]);
 
-        let queries = (first..first + R).map(|i| get_row(self.queries, i, self.dim));
-        interleave(queries, self.scale, &mut scratch.queries);
-        let products = Products { queries: &scratch.queries, keys: self.keys, blocks: reach.clone() };
+        grow(&mut scratch.queries, self.dim);
+        let side_by_side = &mut scratch.queries[..self.dim];
+        transpose_rows(lanes, (first..first + R).map(|i| get_row(self.queries, i, self.dim)), side_by_side);
+        scale_row(lanes, side_by_side, self.scale);
+        let products = Products { queries: side_by_side, keys: self.keys, blocks: reach.clone() };
         products.write::<L, R, N>(lanes, weights, stride);
-        let grads = (first..first + R).map(|i| get_row(self.grads, i, self.dim));
-        interleave(grads, 1.0, &mut scratch.queries);
-        let products = Products { queries: &scratch.queries, keys: self.values, blocks: reach.clone() };
+        transpose_rows(lanes, (first..first + R).map(|i| get_row(self.grads, i, self.dim)), side_by_side);
+        let products = Products { queries: side_by_side, keys: self.values, blocks: reach.clone() };
         products.write::<L, R, N>(lanes, slopes, stride);
 
         for (r, row) in rows.iter().enumerate() {
             let (weights, slopes) = (&mut weights[r * stride..], &mut slopes[r * stride..]);
-            score_slopes(lanes, &mut weights[..reach.len()], &mut slopes[..reach.len()], row, &reach);
+            let at = (first + r) * width..(first + r + 1) * width;
+            let delta = dot(lanes, &self.outs[at.clone()], &self.grads[at]);
+            score_slopes(lanes, &mut weights[..reach.len()], &mut slopes[..reach.len()], row, delta, &reach);
         }
 
         let keys = rows[R - 1].seen.end - reach.start * LANES;
@@ -312,23 +383,21 @@ fn grow(buffer: &mut Vec<Vector>, len: usize) {
     }
 }
 
-/// Channel by channel, the rows' channels side by side, times `scale`.
-#[inline(always)]
-fn interleave<'a>(rows: impl Iterator<Item = &'a [f32]>, scale: f32, to: &mut Vec<[f32; ROWS]>) {
-    for (r, row) in rows.enumerate() {
-        to.resize(row.len(), [0.0; ROWS]);
-        for (to, x) in to.iter_mut().zip(row) {
-            to[r] = scale * x;
-        }
-    }
-}
-
 #[inline(always)]
 fn scale_row<L: Lanes>(lanes: L, row: &mut [Vector], scale: f32) {
     let scale = lanes.splat(scale);
     for vector in row {
         lanes.store(lanes.mul(lanes.load(vector), scale), vector);
     }
+}
+
+#[inline(always)]
+fn dot<L: Lanes>(lanes: L, a: &[Vector], b: &[Vector]) -> f32 {
+    let mut sum = lanes.splat(0.0);
+    for (a, b) in a.iter().zip(b) {
+        sum = lanes.mul_add(lanes.load(a), lanes.load(b), sum);
+    }
+    lanes.sum(sum)
 }
 
 /// Turns scores into exponentials, zero outside `seen`, and returns what normalises them.
@@ -361,10 +430,11 @@ fn score_slopes<L: Lanes>(
     weights: &mut [Vector],
     slopes: &mut [Vector],
     row: &Gradient,
+    delta: f32,
     reach: &Range<usize>,
 ) {
     let seen = within(&row.seen, reach);
-    let (max, scale, delta) = (lanes.splat(row.softmax.max), lanes.splat(row.softmax.scale), lanes.splat(row.delta));
+    let (max, scale, delta) = (lanes.splat(row.softmax.max), lanes.splat(row.softmax.scale), lanes.splat(delta));
     for (v, (weights, slopes)) in weights.iter_mut().zip(slopes).enumerate() {
         let inside = lanes_in(v, &seen);
         let p = lanes.mul(lanes.exp(lanes.sub(lanes.load(weights), max)), scale);
@@ -374,9 +444,9 @@ fn score_slopes<L: Lanes>(
     }
 }
 
-/// Products of a few interleaved queries with blocks of transposed keys.
+/// Products of a few queries, side by side, with blocks of transposed keys.
 struct Products<'a> {
-    queries: &'a [[f32; ROWS]],
+    queries: &'a [Vector],
     keys: &'a [Vector],
     blocks: Range<usize>,
 }

@@ -3,7 +3,7 @@
 use crate::{
     Error, HeadLayout, Result, Span,
     attend::{
-        Attend, AttendBackward, Gradient, Query, Scratch, Softmax, get_row, put_row, put_transposed, seen, vectors,
+        Attend, AttendBackward, Gradient, PutRows, PutTransposed, Query, Scratch, Softmax, get_row, seen, vectors,
     },
     op,
     simd::{LANES, Level, Vector},
@@ -272,10 +272,11 @@ impl Attention {
         let mut keys = vec![[0.0; LANES]; vectors(group.keys()) * dim];
         let mut values = vec![[0.0; LANES]; group.keys() * vectors(dim)];
         let mut member = |before: usize, rows: &Range<usize>| {
-            for (i, row) in rows.clone().enumerate() {
-                put_transposed(&mut keys, before + i, &qkv[columns.key(row, kv_head)]);
-                put_row(&mut values, before + i, &qkv[columns.value(row, kv_head)]);
-            }
+            let (first, count) = (before, rows.len());
+            let row = |i: usize| &qkv[columns.key(rows.start + i, kv_head)];
+            self.level.run(PutTransposed { run: &mut keys, first, count, row });
+            let row = |i: usize| &qkv[columns.value(rows.start + i, kv_head)];
+            self.level.run(PutRows { run: &mut values, first, count, row });
             let places: Vec<(usize, usize)> =
                 columns.heads(kv_head).flat_map(|head| rows.clone().map(move |row| (row, head))).collect();
             let queries: Vec<Query> = places
@@ -307,7 +308,7 @@ impl Attention {
         let (mut key_rows, padded) = (run(count * width), vectors(count) * LANES * width);
         let (mut key_grads, mut value_grads) = (run(padded), run(padded));
         let longest = group.branches.iter().map(Range::len).fold(group.trunk.len(), usize::max);
-        let (mut queries, mut out_grads) = (run(longest * width), run(longest * width));
+        let (mut queries, mut outs, mut out_grads) = (run(longest * width), run(longest * width), run(longest * width));
 
         // SAFETY: a row's key and value columns of this head are this task's alone.
         #[allow(unsafe_code)]
@@ -320,29 +321,25 @@ impl Attention {
             }
         };
         let mut member = |before: usize, rows: &Range<usize>| {
-            for (i, row) in rows.clone().enumerate() {
-                put_transposed(&mut keys, before + i, &given.qkv[columns.key(row, kv_head)]);
-                put_transposed(&mut values, before + i, &given.qkv[columns.value(row, kv_head)]);
-                put_row(&mut key_rows, before + i, &given.qkv[columns.key(row, kv_head)]);
-            }
+            let (first, count) = (before, rows.len());
+            let row = |i: usize| &given.qkv[columns.key(rows.start + i, kv_head)];
+            self.level.run(PutTransposed { run: &mut keys, first, count, row });
+            self.level.run(PutRows { run: &mut key_rows, first, count, row });
+            let row = |i: usize| &given.qkv[columns.value(rows.start + i, kv_head)];
+            self.level.run(PutTransposed { run: &mut values, first, count, row });
             key_grads[before * width..].fill([0.0; LANES]);
             value_grads[before * width..].fill([0.0; LANES]);
             for head in columns.heads(kv_head) {
-                let gradients: Vec<Gradient> = rows
-                    .clone()
-                    .enumerate()
-                    .map(|(i, row)| {
-                        let at = row * heads + head;
-                        let out_grad = &given.out_grad[at * dim..][..dim];
-                        put_row(&mut queries, i, &given.qkv[columns.query(row, head)]);
-                        put_row(&mut out_grads, i, out_grad);
-                        Gradient {
-                            seen: seen(before + i, self.window),
-                            softmax: given.softmax[at],
-                            delta: out_grad.iter().zip(&given.out[at * dim..][..dim]).map(|(a, b)| a * b).sum(),
-                        }
-                    })
-                    .collect();
+                let at = |row: usize| row * heads + head;
+                let row = |i: usize| &given.qkv[columns.query(rows.start + i, head)];
+                self.level.run(PutRows { run: &mut queries, first: 0, count, row });
+                let row = |i: usize| &given.out[at(rows.start + i) * dim..][..dim];
+                self.level.run(PutRows { run: &mut outs, first: 0, count, row });
+                let row = |i: usize| &given.out_grad[at(rows.start + i) * dim..][..dim];
+                self.level.run(PutRows { run: &mut out_grads, first: 0, count, row });
+                let known =
+                    |(i, row)| Gradient { seen: seen(before + i, self.window), softmax: given.softmax[at(row)] };
+                let gradients: Vec<Gradient> = rows.clone().enumerate().map(known).collect();
                 // SAFETY: a row's query columns of this head are this task's alone.
                 #[allow(unsafe_code)]
                 let put = |i: usize, grad: &[f32]| unsafe {
@@ -355,6 +352,7 @@ impl Attention {
                     key_rows: &key_rows,
                     values: &values,
                     queries: &queries,
+                    outs: &outs,
                     grads: &out_grads,
                     rows: &gradients,
                     key_grads: &mut key_grads,

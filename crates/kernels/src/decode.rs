@@ -2,7 +2,7 @@
 
 use crate::{
     Error, HeadLayout, Result,
-    attend::{Attend, Query, put_row, put_transposed, seen, vectors},
+    attend::{Attend, PutRows, Query, put_transposed, seen, vectors},
     attention::{Columns, Sequence, Shared, Split, check, check_layout, compose, for_each},
     op,
     simd::{LANES, Level, Vector},
@@ -217,8 +217,9 @@ fn attend(
         let HeadLayout { heads, head_dim: dim, .. } = layout;
         let columns = Columns(layout);
         for &row in own.iter() {
-            put_transposed(keys, rows[row].position, &qkv[columns.key(row, *kv_head)]);
-            put_row(values, rows[row].position, &qkv[columns.value(row, *kv_head)]);
+            let (first, value) = (rows[row].position, &qkv[columns.value(row, *kv_head)]);
+            put_transposed(keys, first, &qkv[columns.key(row, *kv_head)]);
+            Level::best().run(PutRows { run: values, first, count: 1, row: |_| value });
         }
         let places: Vec<(usize, usize)> =
             columns.heads(*kv_head).flat_map(|head| own.iter().map(move |&row| (row, head))).collect();

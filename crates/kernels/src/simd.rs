@@ -55,6 +55,22 @@ pub(crate) trait Lanes: Copy {
     fn mask(self, inside: Range<usize>, v: Self::V, outside: f32) -> Self::V;
     /// `v 2^n` for whole `n` in -160..=160.
     fn ldexp(self, v: Self::V, n: Self::V) -> Self::V;
+    /// Exchanges the lanes of `a` that have the bit `stride` with those of `b` that lack it: one
+    /// step of a transposition. `stride` is 1, 2, 4 or 8.
+    fn exchange(self, a: Self::V, b: Self::V, stride: usize) -> (Self::V, Self::V);
+
+    /// The transpose of sixteen vectors.
+    #[inline(always)]
+    fn transpose(self, mut rows: [Self::V; LANES]) -> [Self::V; LANES] {
+        for stride in [8, 4, 2, 1] {
+            for i in 0..LANES {
+                if i & stride == 0 {
+                    (rows[i], rows[i + stride]) = self.exchange(rows[i], rows[i + stride], stride);
+                }
+            }
+        }
+        rows
+    }
 
     /// The sum of the lanes, in one fixed order at every level.
     #[inline(always)]
@@ -243,6 +259,12 @@ impl Lanes for Portable {
             v[i] * power(n >> 1) * power(n - (n >> 1))
         })
     }
+    #[inline(always)]
+    fn exchange(self, a: Vector, b: Vector, stride: usize) -> (Vector, Vector) {
+        let low = lanewise(|i| if i & stride == 0 { a[i] } else { b[i - stride] });
+        let high = lanewise(|i| if i & stride == 0 { a[i + stride] } else { b[i] });
+        (low, high)
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -344,6 +366,19 @@ mod x86 {
             // SAFETY: see the module.
             unsafe { _mm512_scalef_ps(v, n) }
         }
+        #[inline(always)]
+        fn exchange(self, a: __m512, b: __m512, stride: usize) -> (__m512, __m512) {
+            // Lanes of `b` are numbered from 16 on.
+            let low: [i32; LANES] =
+                std::array::from_fn(|i| if i & stride == 0 { i } else { LANES + i - stride } as i32);
+            let high: [i32; LANES] =
+                std::array::from_fn(|i| if i & stride == 0 { i + stride } else { LANES + i } as i32);
+            // SAFETY: see the module; an index vector is sixteen readable integers.
+            unsafe {
+                let pick = |lanes: &[i32; LANES]| _mm512_permutex2var_ps(a, _mm512_loadu_epi32(lanes.as_ptr()), b);
+                (pick(&low), pick(&high))
+            }
+        }
     }
 
     impl Avx2 {
@@ -434,6 +469,25 @@ mod x86 {
                     |n| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127))));
                 _mm256_mul_ps(_mm256_mul_ps(v[i], power(half)), power(_mm256_sub_epi32(n, half)))
             })
+        }
+        #[inline(always)]
+        fn exchange(self, a: [__m256; 2], b: [__m256; 2], stride: usize) -> ([__m256; 2], [__m256; 2]) {
+            if stride == 8 {
+                return ([a[0], b[0]], [a[1], b[1]]);
+            }
+            // SAFETY: see the module.
+            let exchange = |a, b| unsafe {
+                match stride {
+                    4 => (_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b)),
+                    2 => (_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b)),
+                    _ => (
+                        _mm256_blend_ps::<0xaa>(a, _mm256_moveldup_ps(b)),
+                        _mm256_blend_ps::<0xaa>(_mm256_movehdup_ps(a), b),
+                    ),
+                }
+            };
+            let ((low_0, high_0), (low_1, high_1)) = (exchange(a[0], b[0]), exchange(a[1], b[1]));
+            ([low_0, low_1], [high_0, high_1])
         }
     }
 }
@@ -532,6 +586,26 @@ mod tests {
                 level.run(Each(&mut alone, Exp));
                 assert_eq!(alone[0].to_bits(), y.to_bits(), "{level:?}");
             }
+        }
+    }
+
+    #[test]
+    fn transposes() {
+        struct Transpose;
+        impl Kernel for Transpose {
+            type Output = [Vector; LANES];
+            #[inline(always)]
+            fn run<L: Lanes>(self, lanes: L) -> [Vector; LANES] {
+                let rows = std::array::from_fn(|r| lanes.load(&std::array::from_fn(|i| (100 * r + i) as f32)));
+                let mut columns = [[0.0; LANES]; LANES];
+                lanes.transpose(rows).into_iter().zip(&mut columns).for_each(|(v, to)| lanes.store(v, to));
+                columns
+            }
+        }
+        for level in Level::available() {
+            let columns = level.run(Transpose);
+            let want: [Vector; LANES] = std::array::from_fn(|r| std::array::from_fn(|i| (100 * i + r) as f32));
+            assert_eq!(columns, want, "{level:?}");
         }
     }
 
