@@ -179,7 +179,7 @@ impl Config {
             heads,
             kv_heads: heads,
             head_dim: width / heads.max(1),
-            inner: 4 * width,
+            inner: width.saturating_mul(4),
             context,
             norm: Norm::Layer { eps: 1e-5 },
             position: Position::Learned,
@@ -275,6 +275,10 @@ impl Config {
             kv_heads > 0 && heads.is_multiple_of(kv_heads),
             format!("kv_heads ({kv_heads}) does not divide heads ({heads})"),
         );
+        require(
+            self.family != Family::Gpt2 || heads.saturating_mul(head_dim) == self.width,
+            format!("heads ({heads}) times head_dim ({head_dim}) is not the width ({}), as in GPT-2", self.width),
+        );
         let (Norm::Layer { eps } | Norm::Rms { eps }) = self.norm;
         require(eps > 0.0 && eps < 1.0, format!("norm eps is {eps}; it must lie between 0 and 1"));
         require(self.sliding_window != Some(0), "sliding_window is 0; leave it out for full attention".to_owned());
@@ -349,5 +353,83 @@ fn linear(name: &str, out: usize, inputs: usize, bias: bool, specs: &mut Vec<Nam
     specs.push((format!("{name}.weight"), vec![out, inputs]));
     if bias {
         specs.push((format!("{name}.bias"), vec![out]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiny() -> Config {
+        Config::tiny_gpt2(50, 16, 3, 4, 32)
+    }
+
+    /// `change` makes the description unsound in as many ways as there are `expected` lines.
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut Config), expected: &[&str]) {
+        let mut config = tiny();
+        change(&mut config);
+        let problems = match config.validate() {
+            Ok(()) => Vec::new(),
+            Err(Error::Config { problems }) => problems,
+            Err(other) => panic!("{other}"),
+        };
+        assert_eq!(problems.len(), expected.len(), "{problems:?}");
+        for (problem, part) in problems.iter().zip(expected) {
+            assert!(problem.contains(part), "no {part:?} in {problem:?}");
+        }
+    }
+
+    #[test]
+    fn unsound_descriptions_are_refused_by_field() {
+        let rotary = |theta, dim, scaling| Position::Rotary(Rotary { theta, dim, scaling });
+        check(|_| {}, &[]);
+        check(|c| (c.vocab, c.context) = (0, 0), &["vocab is 0", "context is 0"]);
+        check(|c| c.layers = usize::MAX, &["layers is"]);
+        check(|c| c.kv_heads = 3, &["kv_heads (3) does not divide heads (4)"]);
+        check(|c| c.width = 17, &["is not the width (17)"]);
+        check(|c| c.norm = Norm::Layer { eps: 0.0 }, &["norm eps is 0"]);
+        check(|c| c.sliding_window = Some(0), &["sliding_window is 0"]);
+        check(|c| (c.bos, c.eos) = (Some(50), [49, 51].into()), &["special token 50", "special token 51"]);
+        check(|c| c.position = rotary(1e4, 4, Scaling::None), &[]);
+        check(|c| c.position = rotary(1e4, 3, Scaling::None), &["rotary dim 3"]);
+        check(|c| c.position = rotary(1e4, 6, Scaling::None), &["rotary dim 6"]);
+        check(|c| c.position = rotary(f64::NAN, 4, Scaling::None), &["rotary theta is NaN"]);
+        check(|c| c.position = rotary(1e4, 4, Scaling::Linear { factor: 0.0 }), &["rotary scaling"]);
+    }
+
+    #[test]
+    fn parameters_are_counted_as_openai_counts_them() {
+        let gpt2 = Config::tiny_gpt2(50257, 768, 12, 12, 1024);
+        assert_eq!(gpt2.parameters(HeadKind::LanguageModel), 124_439_808);
+        assert_eq!(gpt2.parameters(HeadKind::Score), 124_439_808 + 769);
+        assert_eq!(Config { tied: false, ..gpt2 }.parameters(HeadKind::LanguageModel), 124_439_808 + 50257 * 768);
+    }
+
+    /// Mean 0 and the given deviation, within five standard errors of the estimate.
+    #[track_caller]
+    fn deviates(name: &str, shape: &[usize], deviation: f64) {
+        let values = tiny().initial(name, shape, 7);
+        let n = values.len() as f64;
+        let square: f64 = values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / n;
+        let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+        assert!(mean.abs() < 5.0 * deviation / n.sqrt(), "{name}: mean {mean}");
+        assert!((square.sqrt() / deviation - 1.0).abs() < 5.0 / (2.0 * n).sqrt(), "{name}: {}", square.sqrt());
+    }
+
+    #[test]
+    fn initial_values_follow_gpt2() {
+        deviates("embed.weight", &[500, 16], 0.02);
+        deviates("layers.0.qkv.weight", &[480, 16], 0.02);
+        deviates("layers.2.attn_out.weight", &[160, 64], 0.02 / 6f64.sqrt());
+        deviates("layers.2.down.weight", &[160, 64], 0.02 / 6f64.sqrt());
+        deviates("score.weight", &[10, 1600], 1.0 / 17f64.sqrt());
+        assert_eq!(tiny().initial("layers.1.attn_norm.weight", &[3], 7), [1.0; 3]);
+        assert_eq!(tiny().initial("layers.1.q_norm.weight", &[3], 7), [1.0; 3]);
+        assert_eq!(tiny().initial("norm.bias", &[3], 7), [0.0; 3]);
+        let draw = |name, seed| tiny().initial(name, &[4, 4], seed);
+        assert_eq!(draw("layers.0.up.weight", 7), draw("layers.0.up.weight", 7));
+        assert_ne!(draw("layers.0.up.weight", 7), draw("layers.0.up.weight", 8));
+        assert_ne!(draw("layers.0.up.weight", 7), draw("layers.1.up.weight", 7));
     }
 }

@@ -15,11 +15,11 @@ use candle_core::{
 };
 
 use super::{Checkpoint, Expected, Store};
-use instruct_data::GgufTokenizer;
 use crate::{
     Activation, Config, Error, Family, HeadKind, Norm, Position, Result, Rotary, Scaling,
     families::{Order, Piece, qkv_rows},
 };
+use instruct_data::GgufTokenizer;
 
 /// Opens a GGUF file of architecture `llama` (Mistral's too), `qwen2`, `qwen3` or `gpt2`.
 pub(crate) fn open(path: &Path) -> Result<Checkpoint> {

@@ -164,7 +164,10 @@ fn check(folder: &Path, architecture: &str, dtype: GgmlDType, tolerance: f32) {
     }
     let tokenizer = imported.tokenizer().unwrap();
     assert_eq!((tokenizer.model.as_str(), tokenizer.pre.as_deref()), ("gpt2", Some("smollm")));
-    assert_eq!((&tokenizer.tokens[..], &tokenizer.types[..]), (&["a".to_owned(), "b".to_owned()][..], &[3, 1][..]));
+    assert_eq!(
+        (&tokenizer.tokens[..], &tokenizer.token_types[..]),
+        (&["a".to_owned(), "b".to_owned()][..], &[3, 1][..])
+    );
     assert_eq!((&tokenizer.merges[..], tokenizer.add_bos), (&["a b".to_owned()][..], Some(false)));
 }
 
@@ -263,7 +266,7 @@ fn cut_and_flipped_files_neither_panic_nor_exhaust_memory() {
         fs::write(&file, &original[..at]).unwrap();
         assert!(opens().is_err(), "cut at {at}");
     }
-    for at in 0..3000 {
+    for at in (0..3000).step_by(3) {
         for flip in [0x01, 0x80] {
             let mut bytes = original.clone();
             bytes[at] ^= flip;
