@@ -7,18 +7,32 @@ use crate::{
     simd::{Kernel, LANES, Lanes, Level},
 };
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
-use rayon::prelude::*;
 
-/// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))` of `x` of any shape: the approximation that
-/// GPT-2 uses (Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2).
-pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
-    if op::is_fused(x) { op::apply(x, Pointwise(GeluTanh)) } else { Ok(x.gelu()?) }
+/// A nonlinearity of a feed-forward layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nonlinearity {
+    /// [`gelu_tanh`].
+    GeluTanh,
+    /// [`gelu_erf`].
+    GeluErf,
+    /// [`swiglu`], which halves the width.
+    SwiGlu,
 }
 
-/// `x Phi(x)` of `x` of any shape, with the normal distribution function Phi itself (Hendrycks and
-/// Gimpel 2016, arXiv 1606.08415, section 2): what GPT-NeoX uses.
+/// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))` of `x (n, I)`: `(n, I)`, the approximation that
+/// GPT-2 uses (Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2).
+///
+/// Errors: `x` is not a matrix.
+pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
+    Nonlinearity::GeluTanh.apply(x)
+}
+
+/// `x Phi(x)` of `x (n, I)`, with the normal distribution function Phi itself: `(n, I)` (Hendrycks
+/// and Gimpel 2016, arXiv 1606.08415, section 2), what GPT-NeoX uses.
+///
+/// Errors: `x` is not a matrix.
 pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
-    if op::is_fused(x) { op::apply(x, Pointwise(GeluErf)) } else { Ok(x.gelu_erf()?) }
+    Nonlinearity::GeluErf.apply(x)
 }
 
 /// `silu(gate) * up` of `x (n, 2I)`, whose first I channels are the gate: `(n, I)` (Shazeer 2020,
@@ -26,51 +40,92 @@ pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
 ///
 /// Errors: `x` is not a matrix of an even number of columns.
 pub fn swiglu(x: &Tensor) -> Result<Tensor> {
-    let (n, width) = op::dims2("swiglu", "x", x)?;
-    if width % 2 != 0 {
-        let expected = "a matrix of an even number of columns".to_owned();
-        return Err(Error::Shape { op: "swiglu", argument: "x", expected, got: vec![n, width] });
+    Nonlinearity::SwiGlu.apply(x)
+}
+
+impl Nonlinearity {
+    /// Channels that come out where `width` go in.
+    pub(crate) fn output(self, width: usize) -> usize {
+        if self == Nonlinearity::SwiGlu { width / 2 } else { width }
     }
-    if op::is_fused(x) { op::apply(x, SwiGlu { half: width / 2 }) } else { swiglu_composed(x, width / 2) }
+
+    /// The function on slices: rows of `width` elements.
+    pub(crate) fn forward(self, x: &[f32], width: usize) -> Vec<f32> {
+        match self {
+            Nonlinearity::GeluTanh => map(GeluTanh, x),
+            Nonlinearity::GeluErf => map(GeluErf, x),
+            Nonlinearity::SwiGlu => swiglu_forward(x, width / 2),
+        }
+    }
+
+    /// The gradient of `x`, of rows of `width` elements, from that of the output.
+    pub(crate) fn backward(self, x: &[f32], dy: &[f32], width: usize) -> Vec<f32> {
+        match self {
+            Nonlinearity::GeluTanh => map_slope(GeluTanh, x, dy),
+            Nonlinearity::GeluErf => map_slope(GeluErf, x, dy),
+            Nonlinearity::SwiGlu => swiglu_backward(x, dy, width / 2),
+        }
+    }
+
+    fn apply(self, x: &Tensor) -> Result<Tensor> {
+        let (n, width) = op::dims2("activation", "x", x)?;
+        if self == Nonlinearity::SwiGlu && !width.is_multiple_of(2) {
+            let expected = "a matrix of an even number of columns".to_owned();
+            return Err(Error::Shape { op: "swiglu", argument: "x", expected, got: vec![n, width] });
+        }
+        if op::is_fused(x) {
+            return op::apply(x, Activation { function: self, width });
+        }
+        Ok(match self {
+            Nonlinearity::GeluTanh => x.gelu()?,
+            Nonlinearity::GeluErf => x.gelu_erf()?,
+            Nonlinearity::SwiGlu => (x.narrow(1, 0, width / 2)?.silu()? * x.narrow(1, width / 2, width / 2)?)?,
+        })
+    }
 }
 
-fn swiglu_composed(x: &Tensor, half: usize) -> Result<Tensor> {
-    Ok((x.narrow(1, 0, half)?.silu()? * x.narrow(1, half, half)?)?)
+struct Activation {
+    function: Nonlinearity,
+    width: usize,
 }
 
-/// Elements that one thread takes at a time: small enough to stay in its first cache.
-const CHUNK: usize = 4096;
-
-/// A function of one number and its slope.
-trait Function: Copy + Send + Sync + 'static {
-    const NAME: &'static str;
-    fn value<L: Lanes>(self, lanes: L, x: L::V) -> L::V;
-    fn slope<L: Lanes>(self, lanes: L, x: L::V) -> L::V;
-}
-
-struct Pointwise<F>(F);
-
-impl<F: Function> CustomOp1 for Pointwise<F> {
+impl CustomOp1 for Activation {
     fn name(&self) -> &'static str {
-        F::NAME
+        "activation"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let x = op::elements(x, layout)?;
-        let mut y = vec![0.0; x.len()];
-        let chunks = y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
-        chunks.for_each(|(y, x)| Level::best().run(Value(self.0, x, y)));
-        op::output(y, layout.shape())
+        let shape = (x.len() / self.width, self.function.output(self.width));
+        op::output(self.function.forward(x, self.width), shape)
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let dy = dy.contiguous()?;
-        let (x_elements, dy) = (&*Elements::of(x)?, &*Elements::of(&dy)?);
-        let mut dx = vec![0.0; dy.len()];
-        let chunks = dx.par_chunks_mut(CHUNK).zip(x_elements.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK));
-        chunks.for_each(|((dx, x), dy)| Level::best().run(Slope(self.0, x, dy, dx)));
-        op::gradient(dx, x)
+        op::gradient(self.function.backward(&Elements::of(x)?, &Elements::of(&dy)?, self.width), x)
     }
+}
+
+/// Elements in a row, where rows mean nothing: a block of them stays in the first cache.
+const WIDTH: usize = 64;
+
+/// A function of one number and its slope.
+trait Function: Copy + Send + Sync {
+    fn value<L: Lanes>(self, lanes: L, x: L::V) -> L::V;
+    fn slope<L: Lanes>(self, lanes: L, x: L::V) -> L::V;
+}
+
+fn map<F: Function>(f: F, x: &[f32]) -> Vec<f32> {
+    let value = |first: usize, y: &mut [f32]| Level::best().run(Value(f, &x[first * WIDTH..][..y.len()], y));
+    op::build_blocks(x.len(), WIDTH, value).0
+}
+
+fn map_slope<F: Function>(f: F, x: &[f32], dy: &[f32]) -> Vec<f32> {
+    let slope = |first: usize, dx: &mut [f32]| {
+        let here = first * WIDTH..first * WIDTH + dx.len();
+        Level::best().run(Slope(f, &x[here.clone()], &dy[here], dx))
+    };
+    op::build_blocks(x.len(), WIDTH, slope).0
 }
 
 struct Value<'a, F>(F, &'a [f32], &'a mut [f32]);
@@ -108,7 +163,7 @@ impl<F: Function> Kernel for Slope<'_, F> {
 struct GeluTanh;
 
 /// `2 sqrt(2/pi)`.
-const TWICE_ROOT: f32 = 1.595_769_1;
+const TWICE_ROOT: f32 = 1.595_769_2;
 const CUBIC: f32 = 0.044_715;
 
 impl GeluTanh {
@@ -121,8 +176,6 @@ impl GeluTanh {
 }
 
 impl Function for GeluTanh {
-    const NAME: &'static str = "gelu-tanh";
-
     #[inline(always)]
     fn value<L: Lanes>(self, lanes: L, x: L::V) -> L::V {
         lanes.mul(x, Self::gate(lanes, x))
@@ -173,8 +226,6 @@ impl GeluErf {
 }
 
 impl Function for GeluErf {
-    const NAME: &'static str = "gelu-erf";
-
     #[inline(always)]
     fn value<L: Lanes>(self, lanes: L, x: L::V) -> L::V {
         lanes.mul(x, Self::distribution(lanes, x))
@@ -190,36 +241,20 @@ impl Function for GeluErf {
     }
 }
 
-struct SwiGlu {
-    half: usize,
+fn swiglu_forward(x: &[f32], half: usize) -> Vec<f32> {
+    let rows = |first: usize, y: &mut [f32]| {
+        let x = &x[2 * first * half..][..2 * y.len()];
+        Level::best().run(SwiGluForward { x, half, y })
+    };
+    op::build_blocks(x.len() / 2, half, rows).0
 }
 
-impl CustomOp1 for SwiGlu {
-    fn name(&self) -> &'static str {
-        "swiglu"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (x, half) = (op::elements(x, layout)?, self.half);
-        let n = layout.dims()[0];
-        let mut y = vec![0.0; n * half];
-        op::fill_blocks(&mut y, half, |first, y| {
-            let x = &x[2 * first * half..][..2 * y.len()];
-            Level::best().run(SwiGluForward { x, half, y })
-        });
-        op::output(y, (n, half))
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let dy = dy.contiguous()?;
-        let (x_elements, dy, half) = (&*Elements::of(x)?, &*Elements::of(&dy)?, self.half);
-        let mut dx = vec![0.0; x_elements.len()];
-        op::fill_blocks(&mut dx, 2 * half, |first, dx| {
-            let (x, dy) = (&x_elements[2 * first * half..][..dx.len()], &dy[first * half..][..dx.len() / 2]);
-            Level::best().run(SwiGluBackward { x, dy, half, dx })
-        });
-        op::gradient(dx, x)
-    }
+fn swiglu_backward(x: &[f32], dy: &[f32], half: usize) -> Vec<f32> {
+    let rows = |first: usize, dx: &mut [f32]| {
+        let (x, dy) = (&x[2 * first * half..][..dx.len()], &dy[first * half..][..dx.len() / 2]);
+        Level::best().run(SwiGluBackward { x, dy, half, dx })
+    };
+    op::build_blocks(x.len(), 2 * half, rows).0
 }
 
 struct SwiGluForward<'a> {
@@ -283,7 +318,7 @@ mod tests {
         let case = Case { rows, width, spread, parameters: &[] };
         check(&case, |x, _| gelu_tanh(x));
         check(&case, |x, _| gelu_erf(x));
-        if width % 2 == 0 {
+        if width.is_multiple_of(2) {
             check(&case, |x, _| swiglu(x));
         }
     }
@@ -305,7 +340,7 @@ mod tests {
         for f in [gelu_tanh, gelu_erf] {
             let y = f(&x).unwrap();
             assert_eq!(numbers(&y), [0.0, 0.0, 0.0, 50.0, 1e4, 1e25]);
-            assert_eq!(numbers(&y.backward().unwrap().get(&x).unwrap()), [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+            assert_eq!(numbers(y.backward().unwrap().get(&x).unwrap()), [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
         }
     }
 }

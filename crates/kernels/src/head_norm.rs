@@ -56,8 +56,7 @@ impl CustomOp1 for HeadNorm {
         let x = op::elements(x, layout)?;
         let gains = (&*Elements::of(self.q_gain.tensor())?, &*Elements::of(self.k_gain.tensor())?);
         let (width, eps) = (self.layout.qkv_dim(), self.eps);
-        let mut y = vec![0.0; x.len()];
-        op::fill_blocks(&mut y, width, |first, y| {
+        let (y, _) = op::build_blocks(x.len(), width, |first, y| {
             let x = &x[first * width..][..y.len()];
             Level::best().run(Forward { x, gains, eps, layout: self.layout, y })
         });
@@ -69,8 +68,7 @@ impl CustomOp1 for HeadNorm {
         let (x_elements, dy) = (&*Elements::of(x)?, &*Elements::of(&dy)?);
         let gains = (&*Elements::of(self.q_gain.tensor())?, &*Elements::of(self.k_gain.tensor())?);
         let (width, eps) = (self.layout.qkv_dim(), self.eps);
-        let mut dx = vec![0.0; dy.len()];
-        let partial = op::fill_blocks(&mut dx, width, |first, dx| {
+        let (dx, partial) = op::build_blocks(dy.len(), width, |first, dx| {
             let here = first * width..first * width + dx.len();
             let (x, dy) = (&x_elements[here.clone()], &dy[here]);
             Level::best().run(Backward { x, dy, gains, eps, layout: self.layout, dx })

@@ -62,8 +62,7 @@ impl CustomOp1 for Norm {
         let gain = &*Elements::of(self.gain.tensor())?;
         let bias = self.bias.as_ref().map(|bias| Elements::of(bias.tensor())).transpose()?;
         let bias = bias.as_deref();
-        let mut y = vec![0.0; x.len()];
-        let moments = op::fill_blocks(&mut y, width, |first, y| {
+        let (y, moments) = op::build_blocks(x.len(), width, |first, y| {
             let x = &x[first * width..][..y.len()];
             Level::best().run(Forward { x, gain, bias, eps, y })
         });
@@ -77,8 +76,7 @@ impl CustomOp1 for Norm {
         let (x_elements, dy, width) = (&*Elements::of(x)?, &*Elements::of(&dy)?, self.width);
         let gain = &*Elements::of(self.gain.tensor())?;
         let moments = self.moments.get().map_or(&[][..], Vec::as_slice);
-        let mut dx = vec![0.0; dy.len()];
-        let partial = op::fill_blocks(&mut dx, width, |first, dx| {
+        let (dx, partial) = op::build_blocks(dy.len(), width, |first, dx| {
             let here = first * width..first * width + dx.len();
             let (x, dy, moments) = (&x_elements[here.clone()], &dy[here], &moments[first..]);
             Level::best().run(Backward { x, dy, moments, gain, centred: self.bias.is_some(), dx })

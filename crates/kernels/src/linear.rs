@@ -58,29 +58,51 @@ impl CustomOp1 for Linear {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let x = op::elements(x, layout)?;
-        let n = x.len() / self.input.max(1);
-        let mut y = rows_product(x, &Elements::of(self.w.tensor())?, n, self.input, self.output);
-        if let Some(b) = &self.b {
-            let b = &*Elements::of(b.tensor())?;
-            y.par_chunks_mut((ROWS * self.output).max(1))
-                .for_each(|rows| rows.chunks_exact_mut(b.len()).for_each(|row| op::add(row, b)));
-        }
-        op::output(y, (n, self.output))
+        let y = forward(x, &self.w, self.b.as_ref(), self.input, self.output)?;
+        op::output(y, (x.len() / self.input, self.output))
     }
 
-    /// `dx = dy W`, `dW += dyᵀ x`, `db += sum of dy over rows`.
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let dy = dy.contiguous()?;
-        let (x_elements, dy) = (Elements::of(x)?, Elements::of(&dy)?);
-        let n = dy.len() / self.output.max(1);
-        let dy_matrix = Matrix::new(&dy, n, self.output);
-        self.w.accumulate(|dw| add_product(dw, dy_matrix.t(), Matrix::new(&x_elements, n, self.input)));
-        if let Some(b) = &self.b {
-            b.accumulate(|db| op::add(db, &op::column_sums(&dy, self.output)));
-        }
-        let w = Elements::of(self.w.tensor())?;
-        op::gradient(product(dy_matrix, Matrix::new(&w, self.output, self.input)), x)
+        let (elements, dy) = (Elements::of(x)?, Elements::of(&dy)?);
+        op::gradient(backward(&elements, &dy, &self.w, self.b.as_ref(), self.input, self.output)?, x)
     }
+}
+
+/// `x Wᵀ + b` on slices.
+pub(crate) fn forward(
+    x: &[f32],
+    w: &Param,
+    b: Option<&Param>,
+    input: usize,
+    output: usize,
+) -> candle_core::Result<Vec<f32>> {
+    let mut y = rows_product(x, &Elements::of(w.tensor())?, x.len() / input, input, output);
+    if let Some(b) = b {
+        let b = &*Elements::of(b.tensor())?;
+        y.par_chunks_mut((ROWS * output).max(1))
+            .for_each(|rows| rows.chunks_exact_mut(b.len()).for_each(|row| op::add(row, b)));
+    }
+    Ok(y)
+}
+
+/// `dx = dy W` on slices; adds `dW += dyᵀ x` and `db += sum of dy over rows` to the gradient.
+pub(crate) fn backward(
+    x: &[f32],
+    dy: &[f32],
+    w: &Param,
+    b: Option<&Param>,
+    input: usize,
+    output: usize,
+) -> candle_core::Result<Vec<f32>> {
+    let n = x.len() / input;
+    let dy_matrix = Matrix::new(dy, n, output);
+    w.accumulate(|dw| add_product(dw, dy_matrix.t(), Matrix::new(x, n, input)));
+    if let Some(b) = b {
+        let sums = op::column_sums(dy, output);
+        b.accumulate(|db| op::add(db, &sums));
+    }
+    Ok(product(dy_matrix, Matrix::new(&Elements::of(w.tensor())?, output, input)))
 }
 
 #[cfg(test)]

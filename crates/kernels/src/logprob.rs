@@ -141,7 +141,7 @@ impl Head {
 
     /// Turns softmax numerators into `slope * d(-log-probability) / d(logits)`, that is
     /// `slope * scale * (softmax - onehot(target))`.
-    fn into_gradient(&self, m: usize, row: &mut [f32], softmax: Softmaxed, slope: f32) {
+    fn differentiate(&self, m: usize, row: &mut [f32], softmax: Softmaxed, slope: f32) {
         let slope = slope * self.scale;
         Level::best().run(Scale { row, factor: slope / softmax.sum });
         row[self.targets[m] as usize] -= slope;
@@ -185,7 +185,7 @@ impl CustomOp1 for TokenLogprob {
         let elements = Elements::of(hidden)?;
         head.w.accumulate(|dw| {
             head.for_each_chunk(&elements, &w, |mut chunk| {
-                head.softmax(&mut chunk, |m, row, softmax, _| head.into_gradient(m, row, softmax, -grad[m][0]));
+                head.softmax(&mut chunk, |m, row, softmax, _| head.differentiate(m, row, softmax, -grad[m][0]));
                 head.backward(&chunk, &w, &mut dhidden, dw);
             });
         });
@@ -196,8 +196,14 @@ impl CustomOp1 for TokenLogprob {
 struct TokenNll {
     head: Head,
     weights: Box<[f32]>,
-    /// `d loss / d hidden` and `d loss / d w`, where a backward pass will want them.
-    gradient: Option<OnceLock<(Vec<f32>, Vec<f32>)>>,
+    /// Filled by the forward pass, where a backward pass will want it.
+    gradient: Option<OnceLock<HeadGradient>>,
+}
+
+/// `d loss / d hidden (N, C)` and `d loss / d w (V, C)`.
+struct HeadGradient {
+    hidden: Vec<f32>,
+    w: Vec<f32>,
 }
 
 impl TokenNll {
@@ -210,18 +216,18 @@ impl TokenNll {
         Ok(loss as f32)
     }
 
-    fn loss_and_gradient(&self, hidden: &[f32]) -> candle_core::Result<(f32, (Vec<f32>, Vec<f32>))> {
+    fn loss_and_gradient(&self, hidden: &[f32]) -> candle_core::Result<(f32, HeadGradient)> {
         let (head, w) = (&self.head, Elements::of(self.head.w.tensor())?);
-        let (mut dhidden, mut dw) = (vec![0.0; hidden.len()], vec![0.0; w.len()]);
+        let mut gradient = HeadGradient { hidden: vec![0.0; hidden.len()], w: vec![0.0; w.len()] };
         let mut loss = 0.0;
         head.for_each_chunk(hidden, &w, |mut chunk| {
             loss += self.weighted(head.softmax(&mut chunk, |m, row, softmax, logprob| {
-                head.into_gradient(m, row, softmax, self.weights[m]);
+                head.differentiate(m, row, softmax, self.weights[m]);
                 (m, logprob)
             }));
-            head.backward(&chunk, &w, &mut dhidden, &mut dw);
+            head.backward(&chunk, &w, &mut gradient.hidden, &mut gradient.w);
         });
-        Ok((loss as f32, (dhidden, dw)))
+        Ok((loss as f32, gradient))
     }
 
     /// In double precision, so that the loss does not depend on how many predictions share it.
@@ -246,11 +252,11 @@ impl CustomOp1 for TokenNll {
 
     fn bwd(&self, hidden: &Tensor, _loss: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let slope = grad.to_scalar::<f32>()?;
-        let Some((dhidden, dw)) = self.gradient.as_ref().and_then(OnceLock::get) else { return Ok(None) };
+        let Some(gradient) = self.gradient.as_ref().and_then(OnceLock::get) else { return Ok(None) };
         self.head.w.accumulate(|sum| {
-            sum.par_iter_mut().zip(dw).with_min_len(1 << 14).for_each(|(sum, dw)| *sum += slope * dw);
+            sum.par_iter_mut().zip(&gradient.w).with_min_len(1 << 14).for_each(|(sum, dw)| *sum += slope * dw);
         });
-        op::gradient(dhidden.par_iter().with_min_len(1 << 14).map(|d| slope * d).collect(), hidden)
+        op::gradient(gradient.hidden.par_iter().with_min_len(1 << 14).map(|d| slope * d).collect(), hidden)
     }
 }
 
@@ -380,7 +386,7 @@ mod tests {
         let loss = token_nll(&hidden, &w, &[0, 0, 0], &[0, 1, 2], &[1.0; 3]).unwrap();
         assert_eq!(numbers(&loss), [3e4]);
         // The two surprising targets pull with their whole weight, the third has nothing to say.
-        assert_eq!(numbers(&loss.backward().unwrap().get(&hidden).unwrap()), [1.0, -2.0]);
+        assert_eq!(numbers(loss.backward().unwrap().get(&hidden).unwrap()), [1.0, -2.0]);
     }
 
     #[test]

@@ -72,15 +72,17 @@ pub(crate) fn gradient(elements: Vec<f32>, like: &Tensor) -> candle_core::Result
     Tensor::from_vec(elements, like.shape(), &Device::Cpu).map(Some)
 }
 
-/// Fills `out`, whose rows have `width` elements, in parallel: `f(first row, rows)` for each block
-/// of at most [`ROWS`] rows. Returns what `f` returned, in the order of the blocks.
-pub(crate) fn fill_blocks<R: Send>(
-    out: &mut [f32],
+/// Computes `len` elements, in rows of `width`, in parallel: `f(first row, rows)` writes a block of
+/// at most [`ROWS`] rows, which is zero before. Also returns what `f` returned, block by block.
+pub(crate) fn build_blocks<R: Send>(
+    len: usize,
     width: usize,
     f: impl Fn(usize, &mut [f32]) -> R + Sync + Send,
-) -> Vec<R> {
-    let block = (ROWS * width).max(1);
-    out.par_chunks_mut(block).enumerate().map(|(i, rows)| f(i * ROWS, rows)).collect()
+) -> (Vec<f32>, Vec<R>) {
+    let mut out = vec![0.0; len];
+    let blocks = out.par_chunks_mut((ROWS * width).max(1)).enumerate();
+    let results = blocks.map(|(i, rows)| f(i * ROWS, rows)).collect();
+    (out, results)
 }
 
 /// Adds up the rows of `x (n, width)`: `(width)`.
