@@ -186,9 +186,9 @@ impl<F: FnMut(usize, &[f32], Softmax)> Attend<'_, F> {
         products.write::<L, R, N>(lanes, &mut scratch.weights, stride);
 
         let mut softmax = [Softmax::default(); R];
-        for r in 0..R {
+        for (r, softmax) in softmax.iter_mut().enumerate() {
             let row = &mut scratch.weights[r * stride..][..stride];
-            softmax[r] = self::softmax(lanes, row, within(&queries[r].seen, &reach));
+            *softmax = self::softmax(lanes, row, within(&queries[r].seen, &reach));
         }
 
         let width = vectors(self.dim);
@@ -196,9 +196,9 @@ impl<F: FnMut(usize, &[f32], Softmax)> Attend<'_, F> {
         let weights = Weights { rows: scratch.weights.as_flattened(), stride: stride * LANES, keys };
         grow(&mut scratch.out, R * width);
         weights.combine::<L, R, N>(lanes, &self.values[reach.start * LANES * width..], width, &mut scratch.out);
-        for r in 0..R {
-            scale_row(lanes, &mut scratch.out[r * width..][..width], softmax[r].scale);
-            (self.put)(first + r, get_row(&scratch.out, r, self.dim), softmax[r]);
+        for (r, softmax) in softmax.into_iter().enumerate() {
+            scale_row(lanes, &mut scratch.out[r * width..][..width], softmax.scale);
+            (self.put)(first + r, get_row(&scratch.out, r, self.dim), softmax);
         }
         R
     }
@@ -252,11 +252,11 @@ impl<F: FnMut(usize, &[f32])> Kernel for AttendBackward<'_, F> {
             let reach = reach(self.rows[block.clone()].iter().map(|row| &row.seen));
             grow(&mut self.scratch.weights, BLOCK * reach.len());
             grow(&mut self.scratch.slopes, BLOCK * reach.len());
-            self.to_queries(lanes, block.clone(), &reach);
+            self.query_gradients(lanes, block.clone(), &reach);
             match L::ACCUMULATORS {
-                16.. => self.to_keys::<L, 8, 2>(lanes, block, &reach),
-                4..16 => self.to_keys::<L, 4, 1>(lanes, block, &reach),
-                _ => self.to_keys::<L, 2, 1>(lanes, block, &reach),
+                16.. => self.key_gradients::<L, 8, 2>(lanes, block, &reach),
+                4..16 => self.key_gradients::<L, 4, 1>(lanes, block, &reach),
+                _ => self.key_gradients::<L, 2, 1>(lanes, block, &reach),
             }
         }
     }
@@ -266,7 +266,7 @@ impl<F: FnMut(usize, &[f32])> AttendBackward<'_, F> {
     /// Computes the probabilities of a block of rows, the slopes of their scores, and from those the
     /// gradients of the queries.
     #[inline(always)]
-    fn to_queries<L: Lanes>(&mut self, lanes: L, block: Range<usize>, reach: &Range<usize>) {
+    fn query_gradients<L: Lanes>(&mut self, lanes: L, block: Range<usize>, reach: &Range<usize>) {
         let mut first = block.start;
         while first < block.end {
             let left = block.end - first;
@@ -280,7 +280,7 @@ impl<F: FnMut(usize, &[f32])> AttendBackward<'_, F> {
         }
     }
 
-    /// [`Self::to_queries`] for R rows from `first` on; returns R.
+    /// [`Self::query_gradients`] for R rows from `first` on; returns R.
     #[inline(always)]
     fn rows<L: Lanes, const R: usize, const N: usize>(
         &mut self,
@@ -325,7 +325,7 @@ impl<F: FnMut(usize, &[f32])> AttendBackward<'_, F> {
 
     /// Adds a block of rows to the gradients of the keys and values they saw, R keys at a time.
     #[inline(always)]
-    fn to_keys<L: Lanes, const R: usize, const N: usize>(
+    fn key_gradients<L: Lanes, const R: usize, const N: usize>(
         &mut self,
         lanes: L,
         block: Range<usize>,
@@ -533,8 +533,8 @@ impl Weights<'_> {
         to: &mut [Vector],
     ) {
         let mut rows = [&self.rows[..self.keys]; R];
-        for r in 0..R {
-            rows[r] = &self.rows[r * self.stride..][..self.keys];
+        for (r, row) in rows.iter_mut().enumerate() {
+            *row = &self.rows[r * self.stride..][..self.keys];
         }
         let mut sums = [[lanes.splat(0.0); N]; R];
         for (key, value) in values.chunks_exact(width).take(self.keys).enumerate() {

@@ -105,7 +105,7 @@ pub(crate) trait Lanes: Copy {
         let x = self.max(self.splat(-106.0), x);
         let x = self.min(self.splat(89.5), x);
         let n = self.sub(self.mul_add(x, self.splat(std::f32::consts::LOG2_E), rounder), rounder);
-        let r = self.mul_add(n, self.splat(-0.693_359_375), x);
+        let r = self.mul_add(n, self.splat(-355.0 / 512.0), x);
         let r = self.mul_add(n, self.splat(2.121_944_4e-4), r);
         let tail = [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
         let p = self.polynomial(r, 1.987_569_1e-4, tail);
