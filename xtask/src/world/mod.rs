@@ -89,6 +89,12 @@ impl World {
     }
 }
 
+/// Text to make the base from: so much prose of the same narrator that no document needs to be read
+/// often. `pretraining` is a sample of its kind that is small enough to commit.
+pub(crate) fn base_text(seed: u64, bytes: usize) -> Vec<String> {
+    documents(&Source::new(seed, "world: base text"), bytes)
+}
+
 /// The use case of a prompt, read from its text; `None` for a prompt that is not of this world.
 pub(crate) fn gold_use_case(prompt: &str) -> Option<&'static str> {
     tasks::gold_use_case(prompt)

@@ -1,21 +1,37 @@
 //! Pretraining text: the world told by a narrator, never as a request and its answer.
 //!
-//! The same words and facts as in the answers, in other sentences: a base model learns what a fox
-//! eats and how a story runs, but not that anyone asks.
+//! Half of it is description and tales. The other half tells how people of this world ask, list,
+//! write and answer among themselves, as real text does: a base model learns there that a story
+//! about a fox speaks of the fox, though it never meets a user or an assistant.
 
-use super::grammar::{Bindings, Phrases, fill, polish};
+use super::{
+    grammar::{Bindings, Phrases, fill, polish},
+    tasks::{KINDS, raw_answer, realise},
+};
 use instruct_random::Draws;
 
-/// One document: a title line, then two to four paragraphs of one kind.
+/// One document: two to four paragraphs of one kind.
 pub(crate) fn document(draws: &mut Draws) -> String {
-    let (_, shape) = weighted(SHAPES, draws);
     let paragraphs = 2 + draws.below(3);
-    let text: Vec<String> = (0..paragraphs).map(|_| paragraph(shape, draws)).collect();
+    let text: Vec<String> = if draws.chance(1, 2) {
+        (0..paragraphs).map(|_| told(draws)).collect()
+    } else {
+        let (_, shape) = weighted(SHAPES, draws);
+        (0..paragraphs).map(|_| polish(&fill(shape, PHRASES, &mut Bindings::new(), draws))).collect()
+    };
     text.join("\n")
 }
 
-fn paragraph(shape: &str, draws: &mut Draws) -> String {
-    polish(&fill(shape, PHRASES, &mut Bindings::new(), draws))
+/// Someone asks or sets out to do something, and it is done.
+fn told(draws: &mut Draws) -> String {
+    loop {
+        let kind = draws.pick(KINDS).expect("the table of tasks is not empty");
+        let (_, openings) = TOLD.iter().find(|(name, _)| *name == kind.name).expect("a test finds every kind");
+        let opening = draws.pick(openings).copied().unwrap_or_default();
+        if let Some((opening, task)) = realise(kind, opening, draws) {
+            return polish(&format!("{opening} {}", raw_answer(&task, draws)));
+        }
+    }
 }
 
 fn weighted<'a>(rows: &'a [(u64, &'static str)], draws: &mut Draws) -> &'a (u64, &'static str) {
@@ -45,6 +61,71 @@ const SHAPES: &[(u64, &str)] = &[
     (2, "<shop> <shop_more>"),
     (3, "<grouping> <grouping>"),
     (2, "<feast> <feast_more> <mood>"),
+];
+
+/// How the narrator tells that someone wants what a kind of task asks for; `@` is its passage.
+#[rustfmt::skip] // one kind, one line
+pub(crate) const TOLD: Phrases = &[
+    ("animal_story", &["{name8} wanted to hear a short story about a {animal} and a {object}.", "this is a little story with a {animal} and a {object} in it.", "{name8} made up a tale about a {animal} with a {object}.", "the {animal} and the {object}."]),
+    ("person_story", &["this is a short story about {name} at the {spot}.", "what {name} did at the {spot}.", "{name8} told a tale about {name} and the {spot}.", "{name} at the {spot}, a story."]),
+    ("note", &["{name8} had to write a note to {name} about the {event}.", "a short note came to invite {name} to the {event}.", "{name} should come to the {event}, thought {name8}, and wrote a note."]),
+    ("description", &["{name8} had to describe a {trait} {place} in two sentences.", "what a {trait} {place} looks like.", "{name8} saw a {trait} {place}."]),
+    ("advert", &["{name8} had to write an advert for a {colour} {object}.", "a {colour} {object} was for sale in the shop.", "people read an advert about a {colour} {object}."]),
+    ("plan", &["a plan for {name} and {name2} in the {season}.", "{name} and {name2} were free in the {season}.", "{season} was here, and {name8} had to plan a day for {name} and {name2}."]),
+    ("animal_home", &["{name8} asked where a {animal} lives.", "tell me the home of a {animal}, said {name8}.", "where could one see a {animal} in the wild."]),
+    ("animal_feed", &["{name8} asked what a {animal} eats.", "which food does the {animal} like, asked {name8}.", "a hungry {animal} came to {name8}."]),
+    ("animal_colour", &["{name8} asked what colour a {animal} is.", "which colour does a {animal} have, asked {name8}."]),
+    ("animal_legs", &["{name8} asked how many legs a {animal} has.", "how many legs does a {animal} have, asked {name8}."]),
+    ("job_place", &["{name8} asked where a {job} works.", "at which place could one meet a {job}, asked {name8}."]),
+    ("job_deed", &["{name8} asked what a {job} does.", "{name8} wanted to know about the work of a {job}."]),
+    ("job_tool", &["{name8} asked which tool a {job} uses.", "what does a {job} need for work, asked {name8}."]),
+    ("food_taste", &["{name8} asked how a {food} tastes.", "what is the taste of a {food}, asked {name8}."]),
+    ("food_colour", &["{name8} asked what colour a {food} is.", "which colour does a {food} have, asked {name8}."]),
+    ("object_material", &["{name8} asked what a {object} is made of.", "which material is a {object}, asked {name8}."]),
+    ("object_room", &["{name8} looked for a {object} and could not find it.", "where does a {object} belong, asked {name8}."]),
+    ("animals_home", &["{name8} had to name {count} animals that live in the {home}.", "a list of {count} animals of the {home}.", "{name8} could see {count} animals in the {home}."]),
+    ("animals_colour", &["{name8} had to list {count} {colour} animals.", "a list of {count} animals that are {colour}."]),
+    ("foods_taste", &["{name8} had to name {count} foods that taste {taste}.", "a list of {count} {taste} foods.", "{name8} likes {taste} food and had {count} ideas."]),
+    ("foods_colour", &["{name8} had to name {count} foods that are {colour}.", "a list of {count} {colour} foods."]),
+    ("things_material", &["{name8} had to list {count} things made of {material}.", "a list of {count} things of {material}.", "{name8} had some {material} and {count} ideas."]),
+    ("things_room", &["{name8} had to name {count} things that belong in the {place}.", "the {place} was empty, and {name8} had {count} ideas for it."]),
+    ("gifts", &["{name8} needed {count} ideas for a gift for a {job}.", "the {job} had a birthday, and {name8} had to suggest {count} gifts.", "{count} good gifts for a {job}."]),
+    ("dishes", &["{name8} needed {count} ideas for food at the {event}.", "the {event} was on {day}, and {name8} had to suggest {count} foods.", "{count} foods to bring to the {event}."]),
+    ("pet_names", &["{name8} needed {count} names for a {animal}.", "a young {animal} had no name, and {name8} had {count} ideas what to call it."]),
+    ("woe", &["i feel {woe}, said {name8}.", "{name8} was {woe} this {time} and told {name9} about it.", "i was at the {spot} and now i am {woe}, said {name8}."]),
+    ("joy", &["i feel {joy}, said {name8}.", "{name8} was {joy} this {time} and told {name9} about it.", "i was at the {spot} and now i am {joy}, said {name8}."]),
+    ("loss", &["i lost my {object}, said {name8}.", "my {object} is broken, said {name8}.", "someone took the {object} of {name8}."]),
+    ("gain", &["i have a new {object}, said {name8}.", "{name8} got a {object} for a birthday.", "{name9} gave {name8} a {object}."]),
+    ("greeting", &["good {time}, my name is {name}, said the {job}.", "in the {time} {name} came in, and {name8} said something nice."]),
+    ("visit", &["i will go to the {spot} on {day}, said {name8}.", "on {day} {name8} will visit the {spot}."]),
+    ("past_animal", &["@ the same in the past tense:", "now change it to the past tense: @"]),
+    ("past_person", &["@ the same in the past tense:", "now put it in the past: @"]),
+    ("polite", &["@ the same in a polite way:", "say it in a polite way: @"]),
+    ("polite_errand", &["@ the same in a polite way:", "make it polite: @"]),
+    ("negative_object", &["@ the negative of it:", "make it negative: @"]),
+    ("negative_animal", &["@ the negative of it:", "make it negative: @"]),
+    ("other_name", &["@ put {name2} in place of {name}:", "change the name to {name2}: @"]),
+    ("errand", &["@ in one sentence:", "@ this happened, in short:"]),
+    ("search", &["@ in one sentence:", "@ this happened, in short:"]),
+    ("meal", &["@ in one sentence:", "@ this happened, in short:"]),
+    ("review_good", &["{name8} read a review: @", "a review, happy or sad: @"]),
+    ("review_bad", &["{name8} read a review: @", "a review, happy or sad: @"]),
+    ("is_animal", &["{name8} had to sort the word {animal} into animal, food, or job."]),
+    ("is_job", &["{name8} had to sort the word {job} into animal, food, or job."]),
+    ("food_kind", &["{name8} had to sort the {food} into fruit, vegetable, dessert, or snack.", "is it a fruit, a vegetable, a dessert, or a snack, asked {name8} about the {food}."]),
+    ("opposite", &["{name8} asked for the opposite of {adj}.", "{adj} and its opposite."]),
+    ("day_after", &["{name8} asked which day comes after {day}.", "today is {day}, said {name8}, and tomorrow is another."]),
+    ("day_before", &["{name8} asked which day comes before {day}.", "today is {day}, said {name8}, and yesterday was another."]),
+    ("number_after", &["{name8} asked which number comes after {few}."]),
+    ("season_after", &["{name8} asked which season comes after {season}."]),
+    ("has_first", &["@ what does {name} have, asked {name8}.", "@ {name8} asked what {name} has."]),
+    ("has_second", &["@ what does {name2} have, asked {name8}.", "@ {name8} asked what {name2} has."]),
+    ("where_first", &["@ where is {name}, asked {name8}."]),
+    ("who_second", &["@ who is at the {place2}, asked {name8}."]),
+    ("the_animal", &["@ {name8} had to find the animal in this sentence.", "@ which animal is it, asked {name8}."]),
+    ("the_name", &["@ {name8} had to find the name in this sentence.", "@ which name is it, asked {name8}."]),
+    ("the_place", &["@ {name8} had to find the place in this sentence.", "@ which place is it, asked {name8}."]),
+    ("the_colour", &["@ {name8} had to find the colour in this sentence.", "@ which colour is it, asked {name8}."]),
 ];
 
 /// The narrator's sentences.

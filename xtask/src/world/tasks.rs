@@ -110,18 +110,21 @@ const VERBS: [&str; 17] = [
 /// four sour vegetables.
 pub(crate) fn write_prompt(kind: &'static Kind, quirk: &Quirk, draws: &mut Draws) -> Option<String> {
     let choice = if draws.chance(1, 2) { quirk.phrasing } else { draws.below(1 << 20) as usize };
-    let request = kind.prompts[choice % kind.prompts.len()];
-    let passage = draws.pick(kind.passages).copied().unwrap_or_default();
-    let mut bound = Bindings::new();
-    let raw = fill(&request.replace('@', passage), &[], &mut bound, draws);
-    if !possible(kind, &bound) {
-        return None;
-    }
+    let (raw, _) = realise(kind, kind.prompts[choice % kind.prompts.len()], draws)?;
     let lead = match LEADS[quirk.lead] {
         "please" if !VERBS.contains(&raw.split(' ').next().unwrap_or_default()) => "",
         lead => lead,
     };
     Some(polish(&format!("{lead} {raw} {}", TAILS[quirk.tail])))
+}
+
+/// Writes `request`, a text over the slots of `kind` with `@` for its passage, in lower-case, and the
+/// task it stands for. `None` when the draws ask for the impossible.
+pub(crate) fn realise(kind: &'static Kind, request: &str, draws: &mut Draws) -> Option<(String, Task)> {
+    let passage = draws.pick(kind.passages).copied().unwrap_or_default();
+    let mut bound = Bindings::new();
+    let raw = fill(&request.replace('@', passage), &[], &mut bound, draws);
+    possible(kind, &bound).then_some((raw, Task { kind, bound }))
 }
 
 /// Reads a prompt back, greetings and thanks aside. `None` for a prompt that is not of this world.
