@@ -31,7 +31,7 @@ impl Template {
     /// The prompt stands where `{prompt}` does. Earlier turns of a conversation are written the
     /// same way, one after the other with a newline between; a system message stands before them
     /// with an empty line after it. When the text ends without white space, completions begin with a
-    /// space, as words do in byte-level vocabularies ([SF] does the same).
+    /// space, as words do in byte-level vocabularies (\[SF\] does the same).
     ///
     /// # Errors
     /// [`Error::Template`] unless `{prompt}` occurs exactly once and no other `{name}` does.

@@ -3,8 +3,8 @@ use crate::record::{Content, Role};
 use proptest::prelude::*;
 use std::{io::Write, path::PathBuf};
 
-/// `/work/shared` of the workspace's makers, wherever it is: `INSTRUCT_SHARED`, or beside the
-/// workspace.
+/// A file of the shared folder, which `INSTRUCT_SHARED` names or which stands beside the workspace;
+/// `None`, with a word about it, where there is none.
 pub(crate) fn shared(path: &str) -> Option<PathBuf> {
     let root = std::env::var_os("INSTRUCT_SHARED")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
@@ -143,6 +143,7 @@ fn every_unusable_ranking_says_what_and_where() {
         "field `completions[1]` is an integer; it must be a string",
     );
     check_line::<Ranking>(r#"{"prompt":"p","chosen":"a"}"#, "field `rejected` is missing; add it");
+    check_line::<Ranking>(r#"{"chosen":[{"role":"assistant","content":"b"}]}"#, "field `rejected` is missing; add it");
     check_line::<Ranking>(
         r#"{"chosen":"no transcript","rejected":"\n\nHuman: a\n\nAssistant: b"}"#,
         "field `chosen` must end with the assistant; cut or complete the conversation",

@@ -70,8 +70,8 @@ pub(crate) fn ranking(fields: &mut Fields<'_>) -> Option<Ranking> {
 /// TRL's `prompt?, chosen, rejected`, of texts or of messages. Without a prompt, the two
 /// conversations share it.
 pub(crate) fn preference(fields: &mut Fields<'_>) -> Option<Ranking> {
-    let (chosen, rejected) = (fields.required("chosen"), fields.required("rejected"));
     if fields.has("prompt") {
+        let (chosen, rejected) = (fields.required("chosen"), fields.required("rejected"));
         let content = content(fields);
         let chosen = chosen.and_then(|value| reply(fields, "chosen", value, true));
         let rejected = rejected.and_then(|value| reply(fields, "rejected", value, true));
