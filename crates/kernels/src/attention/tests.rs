@@ -1,9 +1,11 @@
 //! Attention against a slow double in `f64`, at every level of the processor and composed.
 
-use super::*;
-use candle_core::{Device, Var};
+use super::{Columns, attention, attention_composed, fused::attention_at};
+use crate::{HeadLayout, Result, Span, simd::Level};
+use candle_core::{DType, Device, Tensor, Var};
 use instruct_random::Source;
 use proptest::prelude::*;
+use std::{ops::Range, sync::Arc};
 
 /// A batch and how to attend over it.
 #[derive(Clone, Debug)]
@@ -201,6 +203,15 @@ fn a_saturated_softmax_picks_its_key() {
         let out: Vec<Vec<f32>> = out.to_vec2().unwrap();
         assert!(out[3..].iter().all(|row| row[0] == 3.0), "{level:?}: {out:?}");
     }
+}
+
+#[test]
+fn half_precision_is_close() {
+    let case = Case::new(&[&[20, 9, 31], &[12]], (4, 2, 16), Some(25));
+    let (out, grad) = oracle(&case);
+    let got = run(&case, DType::BF16, |x| attention(x, &case.spans(), case.layout, case.scale(), case.window));
+    close("output", &got.0, &out, 2e-2);
+    close("gradient", &got.1, &grad, 2e-2);
 }
 
 #[test]
