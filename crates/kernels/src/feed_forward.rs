@@ -1,8 +1,8 @@
 //! A whole feed-forward layer as one operation: its wide inner activations never enter the graph.
 //!
 //! Candle zeroes, adds and copies a gradient at every edge of the graph. Around the nonlinearity of
-//! a transformer those edges are four times as wide as anywhere else, and at a width of 128 they
-//! cost a fifth of the layer. One operation has none of them, and keeps one wide tensor, not two.
+//! a transformer those edges are four times as wide as anywhere else; at a width of 128 on two cores
+//! leaving them out saved a tenth of the layer's time, and one of its two wide tensors.
 
 use crate::{
     Nonlinearity, Param, Path, Result, gelu_erf, gelu_tanh,
