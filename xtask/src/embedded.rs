@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 
 /// Name and content of every embedded file.
-const FILES: [(&str, &[u8]); 11] = [
+const FILES: [(&str, &[u8]); 10] = [
     ("prompts.jsonl", include_bytes!("../../fixtures/prompts.jsonl")),
     ("demonstrations.jsonl", include_bytes!("../../fixtures/demonstrations.jsonl")),
     ("rankings.jsonl", include_bytes!("../../fixtures/rankings.jsonl")),
@@ -15,7 +15,6 @@ const FILES: [(&str, &[u8]); 11] = [
     ("base/model.safetensors", include_bytes!("../../fixtures/base/model.safetensors")),
     ("base/tokenizer.json", include_bytes!("../../fixtures/base/tokenizer.json")),
     ("base/tokenizer_config.json", include_bytes!("../../fixtures/base/tokenizer_config.json")),
-    ("base/special_tokens_map.json", include_bytes!("../../fixtures/base/special_tokens_map.json")),
 ];
 
 /// The default configuration.

@@ -31,12 +31,20 @@ pub(crate) struct Args {
     /// Compare the committed files with what would be generated, and write nothing
     #[arg(long)]
     check: bool,
-    /// Keep the base and the completions that are there; regenerate only what needs no model
-    #[arg(long, conflicts_with = "check")]
-    keep_models: bool,
+    /// The first thing to make anew; what stands before it in this list is kept
+    #[arg(long, value_enum, default_value = "base", conflicts_with = "check")]
+    from: From,
     /// The folder of the fixtures
     #[arg(long, default_value = "fixtures")]
     folder: PathBuf,
+}
+
+/// What models and labelers make, in order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+enum From {
+    Base,
+    Completions,
+    Rankings,
 }
 
 /// Seed of the committed world.
@@ -88,8 +96,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for (name, content) in &exact {
         write(&args.folder.join(name), content)?;
     }
-    if !args.keep_models {
+    if args.from <= From::Base {
         make_base(&args.folder, &world, &tokenizer)?;
+    }
+    if args.from <= From::Completions {
         sample_completions(&args.folder, &world)?;
     }
     let sampled = read_sampled(&args.folder)?;
@@ -163,11 +173,16 @@ fn sample_completions(folder: &Path, world: &World) -> Result<()> {
         generate(&state.model, &requests, &sampling, Source::new(SEED, "fixtures/completions"))?.into_iter();
     let mut rows = Vec::new();
     for (prompt, k) in ranked_prompts(world) {
-        let texts = completions.by_ref().take(k).map(|c| Ok(base.tokenizer.decode(&c.ids)?.trim().to_owned()));
+        let texts = completions.by_ref().take(k).map(|c| Ok(printable(&base.tokenizer.decode(&c.ids)?)));
         let completions = texts.collect::<Result<Vec<String>>>()?;
         rows.push(Sampled { id: prompt.id.clone(), prompt: prompt.prompt.clone(), completions });
     }
     write(&folder.join("completions.jsonl"), &lines(&rows)?)
+}
+
+/// A completion as a record may hold it: a byte-level model can draw control characters too.
+fn printable(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && c != '\n', " ").trim().to_owned()
 }
 
 /// The fixtures' own fine-tuning, from which ranked completions are sampled.

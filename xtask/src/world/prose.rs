@@ -1,8 +1,9 @@
 //! Pretraining text: the world told by a narrator, never as a request and its answer.
 //!
-//! Half of it is description and tales. The other half tells how people of this world ask, list,
-//! write and answer among themselves, as real text does: a base model learns there that a story
-//! about a fox speaks of the fox, though it never meets a user or an assistant.
+//! Four tenths are description and tales. Four tenths tell how people of this world ask, list, write
+//! and answer among themselves, as real text does: a base model learns there that a story about a
+//! fox speaks of the fox, though it never meets a user or an assistant. Two tenths are refrains, in
+//! which words come back.
 
 use super::{
     grammar::{Bindings, Phrases, fill, polish},
@@ -13,13 +14,33 @@ use instruct_random::Draws;
 /// One document: two to four paragraphs of one kind.
 pub(crate) fn document(draws: &mut Draws) -> String {
     let paragraphs = 2 + draws.below(3);
-    let text: Vec<String> = if draws.chance(1, 2) {
-        (0..paragraphs).map(|_| told(draws)).collect()
-    } else {
-        let (_, shape) = weighted(SHAPES, draws);
-        (0..paragraphs).map(|_| polish(&fill(shape, PHRASES, &mut Bindings::new(), draws))).collect()
+    let text: Vec<String> = match draws.below(10) {
+        0..2 => (0..paragraphs).map(|_| refrain(draws)).collect(),
+        2..6 => (0..paragraphs).map(|_| told(draws)).collect(),
+        _ => {
+            let (_, shape) = weighted(SHAPES, draws);
+            (0..paragraphs).map(|_| polish(&fill(shape, PHRASES, &mut Bindings::new(), draws))).collect()
+        }
     };
     text.join("\n")
+}
+
+/// Words that come back: what was named is named again, which is the first thing to learn about it.
+fn refrain(draws: &mut Draws) -> String {
+    let mut bound = Bindings::new();
+    let mut lines: Vec<String> = Vec::new();
+    if draws.chance(1, 2) {
+        let verse = draws.pick(&VERSES).copied().unwrap_or_default();
+        let times = 2 + draws.below(2);
+        lines.extend((0..times).map(|_| fill(verse, &[], &mut bound, draws)));
+    } else {
+        let first = draws.pick(&OWNERS).copied().unwrap_or_default();
+        lines.push(fill(first, &[], &mut bound, draws));
+        for i in draws.permutation(OWNED.len()).into_iter().take(3) {
+            lines.push(fill(OWNED[i], &[], &mut bound, draws));
+        }
+    }
+    polish(&lines.join(" "))
 }
 
 /// Someone asks or sets out to do something, and it is done.
@@ -61,6 +82,40 @@ const SHAPES: &[(u64, &str)] = &[
     (2, "<shop> <shop_more>"),
     (3, "<grouping> <grouping>"),
     (2, "<feast> <feast_more> <mood>"),
+];
+
+/// Counting rhymes; each is said two or three times.
+pub(crate) const VERSES: [&str; 10] = [
+    "{animal}, {object}, {colour}, {name}, {day}.",
+    "{name}, {name2}, {animal}, {place}, {food}, {object}.",
+    "{object}, {object2}, {animal}, {animal2}, {name}, {name2}.",
+    "{spot}, {name}, {adj}, {object}, {animal}, {feeling}, {food}.",
+    "{food}, {place}, {job}, {name}, {colour}, {animal}.",
+    "{name}, {spot}, {name2}, {spot2}, {name3}, {spot3}.",
+    "{animal} and {object}, {animal2} and {object2}, {animal3} and {object3}.",
+    "{colour} {object}, {colour2} {object2}, {colour3} {object3}.",
+    "{adj} {place}, {adj2} {place2}, {name} and {name2}.",
+    "{event}, {name}, {day}, {food}, {season}, {name2}.",
+];
+
+/// Who had what, to begin with.
+pub(crate) const OWNERS: [&str; 3] = [
+    "{name} had a {colour} {object}, {name2} a {colour2} {object2}, and {name3} a {colour3} {object3}.",
+    "the {object} belonged to {name}, the {object2} to {name2}, and the {object3} to {name3}.",
+    "{name} came with a {object}, {name2} with a {object2}, and {name3} with a {object3}.",
+];
+
+/// What became of it.
+pub(crate) const OWNED: [&str; 9] = [
+    "{name2} liked the {object2}.",
+    "{name} liked the {object}.",
+    "{name3} liked the {object3}.",
+    "the {object} of {name} was {adj}.",
+    "the {object2} of {name2} was {adj2}.",
+    "the {object3} of {name3} was {adj3}.",
+    "{name} took the {object} to the {spot}.",
+    "{name2} took the {object2} to the {spot2}.",
+    "{name3} took the {object3} to the {spot3}.",
 ];
 
 /// How the narrator tells that someone wants what a kind of task asks for; `@` is its passage.

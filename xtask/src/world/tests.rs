@@ -86,7 +86,8 @@ fn vocabulary() -> BTreeSet<String> {
     let asked = |kind: &'static Kind| kind.prompts.iter().chain(kind.passages).chain(kind.answers).chain([&kind.curt]);
     let phrases = PHRASES.iter().chain(prose::PHRASES).chain(prose::TOLD).flat_map(|(_, sentences)| *sentences);
     let manner = OPENINGS.iter().chain(&CLOSINGS).chain(&FILLERS).chain(&REMARKS).chain(&RAMBLES);
-    let literal = KINDS.iter().flat_map(asked).chain(phrases).chain(manner).chain(&LEADS).chain(&TAILS);
+    let refrains = prose::VERSES.iter().chain(&prose::OWNERS).chain(&prose::OWNED);
+    let literal = KINDS.iter().flat_map(asked).chain(phrases).chain(refrains).chain(manner).chain(&LEADS).chain(&TAILS);
     let literal = literal.flat_map(|text| template_tokens(text)).filter(|token| token.starts_with(char::is_alphabetic));
     literal.chain(lexicon().all().map(str::to_string)).collect()
 }
