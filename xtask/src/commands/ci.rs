@@ -1,51 +1,81 @@
-//! `ci`: what continuous integration runs, the cheapest checks first.
+//! `ci`: what continuous integration runs, the cheapest checks first, the first failure the last.
 
-use crate::say;
+use crate::{print, say};
 use anyhow::{Context, Result, bail};
-use std::{process::Command, time::Instant};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave out the packaging dry run and the type check of the cuda feature
+    /// Leave out the smoke pipeline and the type check of the cuda feature
     #[arg(long)]
     quick: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    step("formatting", "cargo", &["fmt", "--all", "--check"])?;
-    step("lints", "cargo", &["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
-    step("tests", "cargo", &["test", "--release", "--workspace"])?;
-    step("fixtures", &this()?, &["fixtures", "--check"])?;
-    let run = std::env::temp_dir().join(format!("instruct-ci-{}", std::process::id()));
-    let smoke = ["pipeline", "--config", "configs/smoke.toml", "--run", &run.display().to_string()].map(str::to_owned);
-    let smoke: Vec<&str> = smoke.iter().map(String::as_str).collect();
-    let outcome = step("smoke pipeline", &this()?, &smoke);
-    // The folder may not exist when the run failed at once.
-    let _ = std::fs::remove_dir_all(&run);
-    outcome?;
+    // Asked before the tests build this program anew: afterwards the system calls it deleted.
+    let this = env::current_exe().context("this program has no path")?.display().to_string();
+    let mut ci = Ci { root: root()?, lines: Vec::new() };
+    ci.step("formatting", "cargo", "fmt --all --check", &[])?;
+    ci.step(
+        "packaging",
+        "cargo",
+        "package --quiet --offline --workspace --exclude xtask --no-verify --allow-dirty",
+        &[],
+    )?;
+    // Lints and documentation share one set of dependencies; the tests share those of this program.
+    ci.step("lints", "cargo", "clippy --release --workspace --all-targets -- -D warnings", &[])?;
+    ci.step("documentation", "cargo", "doc --release --workspace --no-deps", &[("RUSTDOCFLAGS", "-D warnings")])?;
+    ci.step("tests", "cargo", "test --release --workspace", &[])?;
+    ci.step("fixtures", &this, "fixtures --check", &[])?;
     if !args.quick {
-        step("packaging", "cargo", &["package", "--workspace", "--exclude", "xtask", "--no-verify", "--allow-dirty"])?;
-        step("cuda type check", "bash", &["-c", CUDA_CHECK])?;
+        ci.smoke(&this)?;
+        ci.step("cuda type check", "bash", ".ci/cuda-check", &[])?;
     }
-    say("ci: everything passed");
+    ci.lines.iter().for_each(|line| say(line));
+    print(&format!("ci: {} passed, 0 failed", ci.lines.len()));
     Ok(())
 }
 
-/// Type-checks the cuda feature without CUDA: `.ci/cuda-check` gives candle's build script a
-/// compiler that writes empty kernels.
-const CUDA_CHECK: &str = "bash .ci/cuda-check";
-
-fn this() -> Result<String> {
-    Ok(std::env::current_exe().context("this program has no path")?.display().to_string())
+/// The checks that passed so far, and where they run.
+struct Ci {
+    root: PathBuf,
+    lines: Vec<String>,
 }
 
-fn step(name: &str, program: &str, arguments: &[&str]) -> Result<()> {
-    say(&format!("ci: {name}"));
-    let begun = Instant::now();
-    let status = Command::new(program).args(arguments).status().with_context(|| format!("cannot start {program}"))?;
-    if !status.success() {
-        bail!("{name} failed: {program} {}", arguments.join(" "));
+impl Ci {
+    /// Runs a program with `variables` set; no argument holds a space.
+    fn step(&mut self, name: &str, program: &str, arguments: &str, variables: &[(&str, &str)]) -> Result<()> {
+        say(&format!("ci: {name}: {program} {arguments}"));
+        let begun = Instant::now();
+        let mut process = Command::new(program);
+        process.args(arguments.split(' ')).envs(variables.iter().copied()).current_dir(&self.root);
+        let status = process.status().with_context(|| format!("cannot start {program}"))?;
+        if !status.success() {
+            bail!("{name} failed: {program} {arguments}");
+        }
+        self.lines.push(format!("{name:>16}  {:5.0} s", begun.elapsed().as_secs_f64()));
+        Ok(())
     }
-    say(&format!("ci: {name} passed in {:.0} s", begun.elapsed().as_secs_f64()));
-    Ok(())
+
+    /// The whole flow on a sliver of the embedded world, in a run folder that is removed.
+    fn smoke(&mut self, this: &str) -> Result<()> {
+        let folder = format!("target/ci-smoke-{}", std::process::id());
+        let arguments = format!("pipeline --config configs/smoke.toml --run {folder}");
+        let outcome = self.step("smoke pipeline", this, &arguments, &[]);
+        // It may not exist when the run failed at once.
+        let _ = std::fs::remove_dir_all(self.root.join(&folder));
+        outcome
+    }
+}
+
+/// The workspace: beside the manifest that cargo names to the programs it runs.
+fn root() -> Result<PathBuf> {
+    let manifest = env::var_os("CARGO_MANIFEST_DIR").context("`ci` checks a repository: run it as `cargo xtask ci`")?;
+    let root = Path::new(&manifest).parent().context("xtask lies in the workspace")?;
+    Ok(root.to_owned())
 }
