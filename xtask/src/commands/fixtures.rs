@@ -133,7 +133,7 @@ fn train_tokenizer(world: &World) -> Result<Tokenizer> {
 
 /// How the embedded base is made: the defaults of `pretrain`.
 fn recipe() -> Recipe {
-    Recipe { vocab: 2_048, layers: 4, width: 128, heads: 4, context: 128, epochs: 10, batch: 32, lr: 2e-3, seed: SEED }
+    Recipe { vocab: 2_048, layers: 4, width: 128, heads: 4, context: 128, epochs: 10, batch: 8, lr: 2e-3, seed: SEED }
 }
 
 fn make_base(folder: &Path, world: &World, tokenizer: &Tokenizer) -> Result<()> {
