@@ -12,6 +12,8 @@ mod listen;
 mod prepare;
 mod saved;
 mod stages;
+#[cfg(test)]
+mod tidy;
 mod world;
 
 #[global_allocator]

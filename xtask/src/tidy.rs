@@ -1,0 +1,399 @@
+//! What must stay true of the repository. Most of it is an absence, so a test reads the files; a
+//! failure names the path, the line and the reason.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+use toml::Table;
+
+#[test]
+fn the_repository_is_tidy() {
+    let repository = Repository::read();
+    assert!(repository.files.len() > 100, "the walk found {} files only", repository.files.len());
+    let mut problems = Vec::new();
+    for rule in [fronts, absences, unsafety, arrows, features, packages, metrics, links, simulation] {
+        rule(&repository, &mut problems);
+    }
+    assert!(problems.is_empty(), "{} problem(s):\n{}", problems.len(), problems.join("\n"));
+}
+
+/// What no line of code may hold, where, and why.
+struct Absence {
+    /// Starts of paths.
+    under: &'static [&'static str],
+    words: &'static [&'static str],
+    why: &'static str,
+}
+
+const STAGES: &[&str] = &["crates/sft/src/", "crates/reward-model/src/", "crates/ppo/src/"];
+
+const ABSENCES: &[Absence] = &[
+    Absence {
+        under: &["crates/data/", "crates/random/", "crates/eval/"],
+        words: &["candle", "Tensor", "Device"],
+        why: "data, draws and judgements know no tensor and no device: they are tested and used without one",
+    },
+    Absence {
+        under: STAGES,
+        words: &["std::fs", "File::", "std::io"],
+        why: "a stage opens no file: what it has to say leaves it as an event",
+    },
+    Absence {
+        under: &["crates/"],
+        words: &["Instant", "SystemTime"],
+        why: "only xtask reads the clock: a library that does not is repeatable",
+    },
+    Absence {
+        under: &["crates/"],
+        words: &["println!", "print!", "dbg!"],
+        why: "only xtask prints: a library's words leave it as values, errors and events",
+    },
+    Absence {
+        under: &["crates/", "xtask/"],
+        words: &["HashMap", "HashSet"],
+        why: "their order differs between processes; BTreeMap and BTreeSet keep results the same",
+    },
+    Absence {
+        under: &["crates/", "xtask/"],
+        words: &["thread_rng", "rand::rng", "Tensor::rand", "set_seed"],
+        why: "every draw is a function of its address (instruct-random), or nothing could be resumed",
+    },
+    Absence {
+        under: &["crates/", "xtask/"],
+        words: &[
+            "softmax_last_dim",
+            "ops::layer_norm",
+            "nn::LayerNorm",
+            "nn::layer_norm",
+            "ops::rms_norm",
+            "nn::RmsNorm",
+            "nn::rms_norm",
+            "rotary_emb::rope",
+            "sdpa",
+        ],
+        why: "Candle 0.11's fused form has no backward: everything upstream would stop learning without an error",
+    },
+];
+
+fn absences(repository: &Repository, problems: &mut Vec<String>) {
+    for file in repository.code() {
+        for absence in ABSENCES.iter().filter(|a| a.under.iter().any(|under| file.path.starts_with(under))) {
+            for (number, line) in file.production() {
+                for word in absence.words.iter().filter(|word| line.contains(**word)) {
+                    problems.push(format!("{}:{number}: `{word}`; {}", file.path, absence.why));
+                }
+            }
+        }
+    }
+    let is_loss = |line: &str| line.split("fn ").nth(1).and_then(|f| f.split('(').next()).is_some_and(is_about_loss);
+    for file in repository.code().filter(|file| file.path.starts_with("crates/model/src/")) {
+        for (number, _) in file.production().filter(|(_, line)| is_loss(line)) {
+            problems.push(format!("{}:{number}: a loss; `model` computes none, each stage has its own", file.path));
+        }
+    }
+    // In two parts, so that this file does not hold them.
+    let machine = [["/wo", "rk/"], ["/ro", "ot/"], ["/ho", "me/"]].map(|parts| parts.concat());
+    for file in &repository.files {
+        for (number, line) in (1..).zip(file.text.lines()) {
+            if machine.iter().any(|path| line.contains(path)) {
+                problems.push(format!("{}:{number}: a path of one machine; it is nowhere else", file.path));
+            }
+        }
+    }
+}
+
+fn is_about_loss(name: &str) -> bool {
+    ["loss", "nll", "cross_entropy"].iter().any(|word| name.contains(word))
+}
+
+fn fronts(repository: &Repository, problems: &mut Vec<String>) {
+    for file in repository.code().filter(|file| !file.is_test() && !file.text.starts_with("//!")) {
+        problems.push(format!("{}:1: no `//!` line; a reader wants to know first what the file is for", file.path));
+    }
+}
+
+fn unsafety(repository: &Repository, problems: &mut Vec<String>) {
+    for file in repository.code() {
+        let lines: Vec<&str> = file.text.lines().collect();
+        for (index, line) in lines.iter().enumerate().filter(|(_, line)| opens_unsafe(line)) {
+            let at = format!("{}:{}", file.path, index + 1);
+            if !file.path.starts_with("crates/kernels/src/") {
+                problems.push(format!("{at}: `unsafe`; only kernels may, so that there is one place to audit"));
+            }
+            let above = &lines[index.saturating_sub(12)..index];
+            if !above.iter().any(|line| line.contains("SAFETY:") || line.contains("# Safety")) {
+                problems.push(format!("{at}: `unsafe` without a SAFETY comment; it says which promise holds and why"));
+            }
+        }
+    }
+}
+
+fn opens_unsafe(line: &str) -> bool {
+    let code = line.split("//").next().unwrap_or_default();
+    ["{", "fn ", "impl ", "extern "].iter().any(|next| code.contains(&format!("{} {next}", "unsafe")))
+}
+
+/// Which crates of this workspace each may list; the arrows of ARCHITECTURE.md.
+const ARROWS: &[(&str, &[&str], &str)] = &[
+    ("random", &[], "everything stands on it"),
+    ("data", &["random"], "people's words need no model"),
+    ("kernels", &["random"], "operations know no model and no data"),
+    ("model", &["data", "kernels", "random"], "a model has no loss and no stage"),
+    ("train", &["kernels"], "what every loop shares knows no stage"),
+    ("sft", STAGE_MAY, "stages do not know each other"),
+    ("reward-model", STAGE_MAY, "stages do not know each other"),
+    ("ppo", STAGE_MAY, "stages do not know each other: a score is a closure"),
+    ("eval", &["random"], "values in, values out"),
+];
+const STAGE_MAY: &[&str] = &["data", "kernels", "model", "random", "train"];
+
+fn arrows(repository: &Repository, problems: &mut Vec<String>) {
+    for (name, table) in repository.manifests() {
+        let Some((_, allowed, why)) = ARROWS.iter().find(|(listed, _, _)| *listed == name) else {
+            if name != "xtask" {
+                problems.push(format!("crates/{name}/Cargo.toml:1: a crate that xtask/src/tidy.rs has no arrows for"));
+            }
+            continue;
+        };
+        for dependency in dependencies(&table, &["dependencies", "dev-dependencies"]) {
+            if dependency.strip_prefix("instruct-").is_some_and(|other| !allowed.contains(&other)) {
+                problems.push(format!("crates/{name}/Cargo.toml: lists {dependency}; {why}"));
+            }
+            if dependency.starts_with("candle") && ["random", "data", "eval"].contains(&name.as_str()) {
+                problems.push(format!("crates/{name}/Cargo.toml: lists {dependency}; {name} knows no tensor"));
+            }
+        }
+    }
+}
+
+/// `cuda` means the same in every crate: it is there exactly where something below it can compute
+/// on a GPU, passes itself on to all of that, and is off by default.
+fn features(repository: &Repository, problems: &mut Vec<String>) {
+    let manifests = repository.manifests();
+    let has_cuda = |name: &str| {
+        let of = |name: &str| manifests.get(name).and_then(|table| table.get("features")?.get("cuda")).is_some();
+        name.starts_with("candle-") || name.strip_prefix("instruct-").is_some_and(of)
+    };
+    for (name, table) in &manifests {
+        let at = repository.manifest_path(name);
+        let list = |feature: &str| -> Option<BTreeSet<String>> {
+            let entries = table.get("features")?.get(feature)?.as_array()?;
+            Some(entries.iter().filter_map(|entry| entry.as_str().map(str::to_owned)).collect())
+        };
+        if list("default") != Some(BTreeSet::new()) {
+            problems.push(format!("{at}: `default` is not empty; without features nothing needs a GPU"));
+        }
+        let below: BTreeSet<String> =
+            dependencies(table, &["dependencies"]).into_iter().filter(|dependency| has_cuda(dependency)).collect();
+        let passed: BTreeSet<String> = list("cuda")
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|entry| entry.strip_suffix("/cuda").map(str::to_owned))
+            .collect();
+        let unreached: Vec<&String> = below.iter().filter(|to| !reaches(&manifests, &passed, to)).collect();
+        if !unreached.is_empty() {
+            problems.push(format!("{at}: `cuda` does not reach {unreached:?}; it selects a GPU everywhere or nowhere"));
+        }
+        if below.is_empty() && list("cuda").is_some() {
+            problems.push(format!("{at}: `cuda` switches nothing here"));
+        }
+    }
+}
+
+/// Whether a `cuda` that passes itself on to `passed` gets to `goal`, there or further down.
+fn reaches(manifests: &BTreeMap<String, Table>, passed: &BTreeSet<String>, goal: &str) -> bool {
+    passed.contains(goal)
+        || passed.iter().filter_map(|name| manifests.get(name.strip_prefix("instruct-")?)).any(|table| {
+            let entries = table.get("features").and_then(|f| f.get("cuda")?.as_array());
+            let next = entries.into_iter().flatten().filter_map(|entry| entry.as_str()?.strip_suffix("/cuda"));
+            reaches(manifests, &next.map(str::to_owned).collect(), goal)
+        })
+}
+
+/// What the registry asks of a package, so that publishing is never the moment to find out.
+fn packages(repository: &Repository, problems: &mut Vec<String>) {
+    let root = repository.manifest("Cargo.toml");
+    let version = root["workspace"]["package"]["version"].as_str();
+    for (name, table) in repository.manifests().into_iter().filter(|(name, _)| name != "xtask") {
+        let at = repository.manifest_path(&name);
+        let package = &table["package"];
+        if package["name"].as_str() != Some(&format!("instruct-{name}")) {
+            problems.push(format!("{at}: a package is named `instruct-` and its folder"));
+        }
+        let description = package.get("description").and_then(|text| text.as_str()).unwrap_or_default();
+        if description.len() < 20 || description.contains("PLACEHOLDER") {
+            problems.push(format!("{at}: no description; the registry refuses the package"));
+        }
+        for key in ["version", "edition", "rust-version", "license", "keywords", "categories"] {
+            if package.get(key).and_then(|value| value.get("workspace")).is_none() {
+                problems.push(format!("{at}: `{key}` is not the workspace's"));
+            }
+        }
+        if table.get("lints").and_then(|lints| lints.get("workspace")).is_none() {
+            problems.push(format!("{at}: the workspace's lints do not apply"));
+        }
+        let listed = root["workspace"]["dependencies"].get(format!("instruct-{name}"));
+        if listed.and_then(|entry| entry.get("version")?.as_str()) != version {
+            problems.push(format!(
+                "Cargo.toml: instruct-{name} has no version {version:?} beside its path; it could not be published"
+            ));
+        }
+    }
+    for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
+        if !Path::new(ROOT).join(licence).exists() {
+            problems.push(format!("{licence}: absent, and every package promises it"));
+        }
+    }
+}
+
+/// Every metric that is emitted is defined in docs/metrics.md, and nothing else is.
+fn metrics(repository: &Repository, problems: &mut Vec<String>) {
+    const PAGE: &str = "docs/metrics.md";
+    let mut emitted = BTreeMap::new();
+    for file in repository.code() {
+        for (number, line) in file.production().filter(|(_, line)| !line.contains("Source::new")) {
+            // What stands between quotation marks are the odd pieces.
+            for literal in line.split('"').skip(1).step_by(2).filter(|literal| is_metric(literal)) {
+                emitted.entry(literal.to_owned()).or_insert(format!("{}:{number}", file.path));
+            }
+        }
+    }
+    let page = repository.files.iter().find(|file| file.path == PAGE).map_or("", |file| &file.text);
+    let defined: BTreeSet<&str> =
+        page.lines().filter(|line| line.starts_with("| `")).filter_map(|line| line.split('`').nth(1)).collect();
+    for (name, at) in emitted.iter().filter(|(name, _)| !defined.contains(name.as_str())) {
+        problems.push(format!("{at}: {PAGE} does not define `{name}`; a curve without a definition misleads"));
+    }
+    for name in defined.iter().filter(|name| !emitted.contains_key(**name)) {
+        problems.push(format!("{PAGE}: defines `{name}`, which nothing emits"));
+    }
+}
+
+fn is_metric(literal: &str) -> bool {
+    let group = ["train/", "eval/", "objective/", "ppo/", "time/"].iter().any(|group| literal.starts_with(group));
+    group && literal.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_/".contains(c))
+}
+
+/// Relative links of the pages lead somewhere.
+fn links(repository: &Repository, problems: &mut Vec<String>) {
+    for file in repository.pages() {
+        let folder = Path::new(&file.path).parent().unwrap_or(Path::new(""));
+        for (number, line) in (1..).zip(file.text.lines()) {
+            let targets = line.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+            for target in targets.filter(|target| !target.is_empty() && !target.contains("://")) {
+                if !Path::new(ROOT).join(folder).join(target).exists() {
+                    problems.push(format!("{}:{number}: the link to {target} leads nowhere", file.path));
+                }
+            }
+        }
+    }
+}
+
+/// No paragraph presents the embedded world as if people had made it.
+fn simulation(repository: &Repository, problems: &mut Vec<String>) {
+    for file in repository.pages() {
+        for paragraph in file.text.split("\n\n") {
+            let paragraph = paragraph.to_lowercase();
+            let names_it = ["instruction world", "embedded world", "gold judge"].iter().any(|n| paragraph.contains(n));
+            if names_it && !paragraph.contains("simulat") {
+                let start: String = paragraph.trim().chars().take(60).collect();
+                problems.push(format!("{}: `{start}...` does not say that this is a simulation", file.path));
+            }
+        }
+    }
+    for page in ["README.md", "fixtures/README.md"] {
+        if !repository.pages().any(|file| file.path == page && file.text.contains("simulation")) {
+            problems.push(format!("{page}: does not say that the embedded world is a simulation"));
+        }
+    }
+}
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// The text files of the repository.
+struct Repository {
+    files: Vec<File>,
+}
+
+/// A file by its path from the root.
+struct File {
+    path: String,
+    text: String,
+}
+
+impl Repository {
+    fn read() -> Repository {
+        let mut files = Vec::new();
+        for place in ["crates", "xtask", "configs", "docs", "fixtures", ".ci", ".cargo"] {
+            walk(place, &mut files);
+        }
+        for name in ["Cargo.toml", "README.md", "ARCHITECTURE.md", "clippy.toml", "rustfmt.toml"] {
+            take(name, &mut files);
+        }
+        Repository { files }
+    }
+
+    fn code(&self) -> impl Iterator<Item = &File> {
+        // This file names what it forbids.
+        self.files.iter().filter(|file| file.path.ends_with(".rs") && file.path != "xtask/src/tidy.rs")
+    }
+
+    fn pages(&self) -> impl Iterator<Item = &File> {
+        self.files.iter().filter(|file| file.path.ends_with(".md"))
+    }
+
+    fn manifest(&self, path: &str) -> Table {
+        let file = self.files.iter().find(|file| file.path == path).unwrap();
+        file.text.parse().unwrap()
+    }
+
+    /// The members' manifests by folder.
+    fn manifests(&self) -> BTreeMap<String, Table> {
+        let folder =
+            |path: &str| path.strip_prefix("crates/").unwrap_or(path).strip_suffix("/Cargo.toml").map(str::to_owned);
+        self.files.iter().filter_map(|file| Some((folder(&file.path)?, self.manifest(&file.path)))).collect()
+    }
+
+    fn manifest_path(&self, name: &str) -> String {
+        if name == "xtask" { "xtask/Cargo.toml".to_owned() } else { format!("crates/{name}/Cargo.toml") }
+    }
+}
+
+impl File {
+    fn is_test(&self) -> bool {
+        self.path.contains("/tests/") || self.path.ends_with("/tests.rs")
+    }
+
+    /// Lines of code that run outside tests, with their numbers; comments and doc tests are none.
+    fn production(&self) -> impl Iterator<Item = (usize, &str)> {
+        let lines = (1..).zip(self.text.lines()).take_while(|(_, line)| !line.starts_with("mod tests {"));
+        lines.filter(|(_, line)| !self.is_test() && !line.trim_start().starts_with("//"))
+    }
+}
+
+/// Names of the crates that a manifest lists in these tables, for any target.
+fn dependencies(manifest: &Table, kinds: &[&str]) -> BTreeSet<String> {
+    let targets = manifest.get("target").and_then(|target| target.as_table());
+    let tables = targets.into_iter().flatten().filter_map(|(_, table)| table.as_table()).chain([manifest]);
+    let listed = tables.flat_map(|table| kinds.iter().filter_map(|kind| table.get(*kind)?.as_table()));
+    listed.flat_map(|table| table.keys().cloned()).collect()
+}
+
+fn walk(folder: &str, files: &mut Vec<File>) {
+    let Ok(entries) = fs::read_dir(Path::new(ROOT).join(folder)) else { return };
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap()).collect();
+    names.sort_by_key(|entry| entry.file_name());
+    for entry in names {
+        let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
+        if entry.file_type().unwrap().is_dir() { walk(&path, files) } else { take(&path, files) }
+    }
+}
+
+/// Keeps a file when it is text.
+fn take(path: &str, files: &mut Vec<File>) {
+    if let Ok(text) = fs::read_to_string(Path::new(ROOT).join(path)) {
+        files.push(File { path: path.to_owned(), text });
+    }
+}
