@@ -4,7 +4,8 @@ use crate::{Activation, Config, Error, HeadKind, Norm, Position, Result, Rotary,
 use candle_core::{DType, Device, Tensor};
 use instruct_data::Packed;
 use instruct_kernels::{
-    self as kernels, CacheRow, DropKey, HeadLayout, KvCache, Param, Params, Path, Rope, RopeScaling, Span, Spec,
+    self as kernels, CacheRow, DropKey, FeedForward, HeadLayout, KvCache, Nonlinearity, Param, Params, Path, Rope,
+    RopeScaling, Span, Spec,
 };
 use instruct_random::Source;
 use std::sync::Arc;
@@ -55,8 +56,7 @@ struct Block {
     head_norms: Option<(Param, Param)>,
     attn_out: Affine,
     mlp_norm: NormParams,
-    up: Affine,
-    down: Affine,
+    mlp: FeedForward,
 }
 
 #[derive(Debug)]
@@ -244,8 +244,8 @@ impl Decoder {
             let qkv = self.project(block, &x, positions)?;
             let attended = block.attn_out.forward(&attend(i, &qkv)?)?;
             x = (x + keys.drop(&attended, 2 * i as u64)?)?;
-            let inner = self.activate(&block.up.forward(&block.mlp_norm.forward(&x)?)?)?;
-            x = (x + keys.drop(&block.down.forward(&inner)?, 2 * i as u64 + 1)?)?;
+            let fed = kernels::feed_forward(&block.mlp_norm.forward(&x)?, &block.mlp)?;
+            x = (x + keys.drop(&fed, 2 * i as u64 + 1)?)?;
         }
         self.norm.forward(&x)
     }
@@ -260,23 +260,18 @@ impl Decoder {
             None => Ok(qkv),
         }
     }
-
-    fn activate(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(match self.config.activation {
-            Activation::GeluTanh => kernels::gelu_tanh(x)?,
-            Activation::GeluErf => kernels::gelu_erf(x)?,
-            Activation::SwiGlu => kernels::swiglu(x)?,
-        })
-    }
 }
 
 impl Block {
     fn over(config: &Config, params: &Params, i: usize) -> Result<Block> {
         let name = |part: &str| format!("layers.{i}.{part}");
-        let up = match config.activation {
-            Activation::SwiGlu => "gate_up",
-            Activation::GeluTanh | Activation::GeluErf => "up",
+        let (up, nonlinearity) = match config.activation {
+            Activation::SwiGlu => ("gate_up", Nonlinearity::SwiGlu),
+            Activation::GeluTanh => ("up", Nonlinearity::GeluTanh),
+            Activation::GeluErf => ("up", Nonlinearity::GeluErf),
         };
+        let up = Affine::over(params, &name(up), config.mlp_bias)?;
+        let down = Affine::over(params, &name("down"), config.mlp_bias)?;
         let head_norms =
             || -> Result<_> { Ok((params.get(&name("q_norm.weight"))?, params.get(&name("k_norm.weight"))?)) };
         Ok(Block {
@@ -285,8 +280,7 @@ impl Block {
             head_norms: config.qk_norm.then(head_norms).transpose()?,
             attn_out: Affine::over(params, &name("attn_out"), config.attn_out_bias)?,
             mlp_norm: NormParams::over(config, params, &name("mlp_norm"))?,
-            up: Affine::over(params, &name(up), config.mlp_bias)?,
-            down: Affine::over(params, &name("down"), config.mlp_bias)?,
+            mlp: FeedForward { up: up.weight, up_bias: up.bias, nonlinearity, down: down.weight, down_bias: down.bias },
         })
     }
 }

@@ -71,6 +71,12 @@ pub enum Error {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// Tokens cannot be chosen in this way.
+    #[error("{problem}")]
+    Sampling {
+        /// What is wrong with the settings.
+        problem: &'static str,
+    },
     /// A fused operation failed.
     #[error(transparent)]
     Kernel(#[from] instruct_kernels::Error),

@@ -27,7 +27,7 @@ pub struct Sampling {
     pub top_p: f32,
     /// Ids that end a completion; the one drawn is its last token.
     pub stop: BTreeSet<u32>,
-    /// Cap on the completion, in tokens. The model's context caps it too.
+    /// Cap on the completion, in tokens; one is always drawn. The model's context caps it too.
     pub max_new_tokens: usize,
     /// Sequences decoded at a time. Changes the speed, never the text.
     pub slots: usize,
@@ -38,6 +38,17 @@ impl Sampling {
     /// would make the recorded log-probabilities those of another distribution.
     pub fn plain(stop: BTreeSet<u32>, max_new_tokens: usize) -> Sampling {
         Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, stop, max_new_tokens, slots: 64 }
+    }
+
+    fn check(&self) -> Result<()> {
+        let refuse = |problem| Err(Error::Sampling { problem });
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return refuse("the temperature must be finite and at least 0");
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return refuse("top-p must be above 0 and at most 1");
+        }
+        Ok(())
     }
 }
 
@@ -61,13 +72,15 @@ pub struct Completion {
 /// sequences' next tokens. Token `t` of an episode takes its draw from
 /// `source.at([episode, t])`.
 ///
-/// Errors: an empty prompt, or one that leaves no room in the context.
+/// Errors: an empty prompt, or one that leaves no room in the context; a temperature or a top-p
+/// outside its range.
 pub fn generate(
     decoder: &Decoder,
     requests: &[Request],
     sampling: &Sampling,
     source: Source,
 ) -> Result<Vec<Completion>> {
+    sampling.check()?;
     let context = decoder.config().context;
     for request in requests {
         let refuse = |problem| Err(Error::Request { episode: request.episode, problem });
@@ -109,7 +122,7 @@ impl<'a> Batch<'a> {
         let slots = sampling.slots.clamp(1, requests.len().max(1));
         let longest = requests.iter().map(|r| r.prompt.len()).max().unwrap_or(1);
         let context = decoder.config().context;
-        let capacity = (longest + sampling.max_new_tokens).min(context);
+        let capacity = longest.saturating_add(sampling.max_new_tokens).min(context);
         Ok(Batch {
             requests,
             waiting: (0..requests.len()).collect(),
@@ -183,7 +196,8 @@ impl<'a> Batch<'a> {
 fn choose(logits: &[f32], sampling: &Sampling, uniform: f32) -> (u32, f32) {
     let greedy = sampling.temperature == 0.0;
     let temperature = if greedy { 1.0 } else { sampling.temperature };
-    let logprob = |id: usize| logprob_of(logits, id, temperature);
+    // The arithmetic of the training forward, so that both give the same bits.
+    let logprob = |id: usize| kernels::logprob_of(logits, id as u32, temperature).0;
     if greedy {
         let best = (0..logits.len()).fold(0, |best, id| if logits[id] > logits[best] { id } else { best });
         return (best as u32, logprob(best));
@@ -236,9 +250,57 @@ fn invert(ids: impl Iterator<Item = usize> + Clone, weight: &dyn Fn(usize) -> f6
     last
 }
 
-fn logprob_of(logits: &[f32], id: usize, temperature: f32) -> f32 {
-    let scaled = |x: f32| x / temperature;
-    let max = logits.iter().copied().map(scaled).fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&x| f64::from((scaled(x) - max).exp())).sum();
-    scaled(logits[id]) - max - sum.ln() as f32
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Probabilities 0.1, 0.4, 0.2, 0.3 at temperature 1.
+    const LOGITS: [f32; 4] = [-2.302_585, -0.916_291, -1.609_438, -1.203_973];
+
+    /// Under `sampling`, an even grid of draws falls on the ids in the proportions `wanted`.
+    #[track_caller]
+    fn check(logits: &[f32], (temperature, top_k, top_p): (f32, usize, f32), wanted: &[f64]) {
+        let sampling = Sampling { temperature, top_k, top_p, ..Sampling::plain([].into(), 1) };
+        let n = 10_000u16;
+        let mut shares = vec![0.0; logits.len()];
+        for i in 0..n {
+            let (id, logprob) = choose(logits, &sampling, (f32::from(i) + 0.5) / f32::from(n));
+            shares[id as usize] += 1.0 / f64::from(n);
+            let whole = kernels::logprob_of(logits, id, if temperature == 0.0 { 1.0 } else { temperature }).0;
+            assert_eq!(logprob, whole, "the whole softmax, whatever was cut away");
+        }
+        for (share, wanted) in shares.iter().zip(wanted) {
+            assert!((share - wanted).abs() < 2e-4, "{shares:?}, wanted {wanted:?}");
+        }
+    }
+
+    #[test]
+    fn truncation_keeps_the_most_probable_and_renormalises() {
+        check(&LOGITS, (1.0, 0, 1.0), &[0.1, 0.4, 0.2, 0.3]);
+        check(&LOGITS, (1.0, 9, 1.0), &[0.1, 0.4, 0.2, 0.3]);
+        check(&LOGITS, (1.0, 2, 1.0), &[0.0, 4.0 / 7.0, 0.0, 3.0 / 7.0]);
+        check(&LOGITS, (1.0, 1, 1.0), &[0.0, 1.0, 0.0, 0.0]);
+        check(&LOGITS, (1.0, 0, 0.69), &[0.0, 4.0 / 7.0, 0.0, 3.0 / 7.0]);
+        check(&LOGITS, (1.0, 0, 0.71), &[0.0, 4.0 / 9.0, 2.0 / 9.0, 3.0 / 9.0]);
+        check(&LOGITS, (1.0, 0, 0.01), &[0.0, 1.0, 0.0, 0.0]);
+        // Top-p counts what top-k left: 0.55 of 0.7 needs the first alone (0.4 / 0.7 = 0.57).
+        check(&LOGITS, (1.0, 2, 0.55), &[0.0, 1.0, 0.0, 0.0]);
+        // Squared probabilities at half the temperature: 0.01, 0.16, 0.04, 0.09 of 0.3.
+        check(&LOGITS, (0.5, 0, 1.0), &[1.0 / 30.0, 16.0 / 30.0, 4.0 / 30.0, 9.0 / 30.0]);
+        check(&LOGITS, (0.0, 0, 1.0), &[0.0, 1.0, 0.0, 0.0]);
+        // Among equals the lowest id is the greedy one, and the one that top-k keeps.
+        check(&[0.0, 1.0, 1.0, 0.0], (0.0, 0, 1.0), &[0.0, 1.0, 0.0, 0.0]);
+        check(&[0.0, 1.0, 1.0, 0.0], (1.0, 1, 1.0), &[0.0, 1.0, 0.0, 0.0]);
+        // An impossible token is never drawn, not even by rounding at the end of the line.
+        check(&[0.0, f32::NEG_INFINITY], (1.0, 0, 1.0), &[1.0, 0.0]);
+        check(&[1e4, 0.0, -1e4], (1.0, 0, 1.0), &[1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn the_ends_of_the_line_belong_to_the_first_and_last_token() {
+        let plain = Sampling::plain([].into(), 1);
+        assert_eq!(choose(&LOGITS, &plain, 0.0).0, 0);
+        assert_eq!(choose(&LOGITS, &plain, 1.0 - f32::EPSILON / 2.0).0, 3);
+        assert_eq!(choose(&[0.0, f32::NEG_INFINITY], &plain, 1.0 - f32::EPSILON / 2.0).0, 0);
+    }
 }

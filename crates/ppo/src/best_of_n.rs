@@ -1,8 +1,8 @@
 //! Best-of-n: the baseline that needs no training, only samples and a scorer.
 
 use crate::{
-    Error, Result,
-    rollout::{Episode, Score},
+    Result,
+    rollout::{Episode, Rollout, Score},
 };
 use instruct_model::{Decoder, Request, Sampling, generate};
 use instruct_random::Source;
@@ -12,7 +12,7 @@ use instruct_random::Source;
 ///
 /// Completion `j` of prompt `i` is episode `i * n + j` of `source`.
 ///
-/// Errors: those of generation, and those of the scorer.
+/// Errors: those of generation, and those of [`Rollout::score`].
 pub fn best_of_n(
     policy: &Decoder,
     prompts: &[Vec<u32>],
@@ -38,12 +38,10 @@ pub fn best_of_n(
             ended_by_eos: completion.ended_by_eos,
         })
         .collect();
-    let scores = score(&episodes).map_err(Error::Score)?;
-    if scores.len() != episodes.len() {
-        return Err(Error::ScoreCount { got: scores.len(), wanted: episodes.len() });
-    }
+    let mut all = Rollout::of(episodes);
+    all.score(score)?;
     let mut best: Vec<(f32, Episode)> = Vec::with_capacity(prompts.len());
-    for (episode, score) in episodes.into_iter().zip(scores) {
+    for (episode, score) in all.episodes.into_iter().zip(all.scores) {
         match best.last_mut() {
             Some((highest, winner)) if winner.group == episode.group => {
                 if score > *highest {

@@ -68,8 +68,7 @@ impl Rollout {
         source: Source,
         decode: &dyn Fn(&[u32]) -> String,
     ) -> Result<Rollout> {
-        let sampling =
-            Sampling { temperature: plan.temperature, ..Sampling::plain(stop.clone(), plan.max_new_tokens) };
+        let sampling = Sampling { temperature: plan.temperature, ..Sampling::plain(stop.clone(), plan.max_new_tokens) };
         let plain: Vec<Request> = requests.iter().map(|(_, request)| request.clone()).collect();
         let mut rollout = Rollout::default();
         for (completion, (group, request)) in generate(policy, &plain, &sampling, source)?.into_iter().zip(requests) {

@@ -3,14 +3,16 @@
 
 use crate::{
     Critic, Error, LrSchedule, Metrics, Plan, Result,
-    rollout::{Episode, Rollout, Score},
+    rollout::{Rollout, Score},
     update::{Minibatch, UpdateStats, check_first_ratio},
 };
 use instruct_data::Packed;
 use instruct_model::{Decoder, HeadKind, Request};
 use instruct_random::Source;
-use instruct_train::{AdamConfig, AdamW, Ema, Event, Flow, Groups, Listener, Metrics as _, Schedule, check_gradients, phase};
-use std::collections::BTreeSet;
+use instruct_train::{
+    AdamConfig, AdamW, Ema, Event, Flow, Groups, Listener, Metrics as _, Schedule, check_gradients, phase,
+};
+use std::{collections::BTreeSet, ops::Range};
 
 /// Everything that a run changes. Saved and restored, it continues bit for bit: draws are keyed by
 /// episode and iteration, so there is no generator to save.
@@ -62,6 +64,9 @@ impl State {
     /// Errors: the plan and the critic do not match.
     pub fn new(policy: Decoder, value: Option<Decoder>, plan: &Plan) -> Result<State> {
         match (plan.critic, &value, policy.head()) {
+            (Critic::Separate { .. }, Some(value), _) if !value.head().is_scalar() => {
+                return Err(Error::Critic("the value model has no scalar head"));
+            }
             (Critic::Separate { .. }, None, _) => return Err(Error::Critic("a separate critic needs a value model")),
             (Critic::Head { .. }, Some(_), _) => return Err(Error::Critic("a value head needs no value model")),
             (Critic::Head { .. }, None, head) if head != HeadKind::LanguageModelWithValue => {
@@ -79,7 +84,10 @@ impl State {
         };
         Ok(State {
             policy_optimizer: AdamW::new(policy.params(), adam, Groups::default())?,
-            value_optimizer: value.as_ref().map(|value| AdamW::new(value.params(), adam, Groups::default())).transpose()?,
+            value_optimizer: value
+                .as_ref()
+                .map(|value| AdamW::new(value.params(), adam, Groups::default()))
+                .transpose()?,
             ema: (plan.ema > 0.0).then(|| Ema::new(policy.params(), plan.ema)).transpose()?,
             beta: plan.kl.initial(),
             iteration: 0,
@@ -97,8 +105,8 @@ pub fn train(state: &mut State, task: &Task<'_>, plan: &Plan, on: &mut Listener<
     while state.iteration < plan.iterations() {
         let (rollout, metrics) = iterate(state, task, plan, on)?;
         state.iteration += 1;
-        for (index, episode) in rollout.episodes.iter().enumerate() {
-            let _ = on(Event::Sample { step: state.iteration, row: &sample(&rollout, index, episode) })?;
+        for row in samples(&rollout) {
+            let _ = on(Event::Sample { step: state.iteration, row: &row })?;
         }
         let (step, total) = (state.iteration, plan.iterations());
         let _ = on(Event::Step { step, total, metrics: &metrics.entries() })?;
@@ -131,9 +139,8 @@ fn iterate(
 ) -> Result<(Rollout, Metrics)> {
     let requests = requests(task, plan, state.iteration);
     let source = Source::new(task.seed, "ppo/sampling");
-    let mut rollout = phase(on, "time/sample", |_| {
-        Rollout::sample(&state.policy, &requests, plan, &task.stop, source, task.decode)
-    })?;
+    let mut rollout =
+        phase(on, "time/sample", |_| Rollout::sample(&state.policy, &requests, plan, &task.stop, source, task.decode))?;
     phase(on, "time/score", |_| rollout.score(task.score))?;
     phase(on, "time/logprob", |_| {
         rollout.logprobs(&state.policy, task.reference, plan, task.micro_tokens)?;
@@ -146,30 +153,30 @@ fn iterate(
     Ok((rollout, metrics))
 }
 
-/// The prompts of one iteration: endless passes over all of them, each newly shuffled.
+/// The prompts of one iteration.
 fn requests(task: &Task<'_>, plan: &Plan, iteration: u64) -> Vec<(usize, Request)> {
-    let n = task.prompts.len() as u64;
-    let shuffle = Source::new(task.seed, "ppo/prompts");
     let first = iteration * plan.batch as u64;
+    let episodes = first..first + plan.batch as u64;
+    let groups = shuffled(Source::new(task.seed, "ppo/prompts"), task.prompts.len(), episodes.clone());
+    let request = |(episode, group): (u64, usize)| (group, Request { episode, prompt: task.prompts[group].clone() });
+    episodes.zip(groups).map(request).collect()
+}
+
+/// Places `range` of endless passes over `0..n`, each pass newly shuffled.
+fn shuffled(source: Source, n: usize, range: Range<u64>) -> Vec<usize> {
     let mut pass = (u64::MAX, Vec::new());
-    (first..first + plan.batch as u64)
-        .map(|episode| {
-            if pass.0 != episode / n {
-                pass = (episode / n, shuffle.at([episode / n]).permutation(n as usize));
+    range
+        .map(|place| {
+            let number = place / n as u64;
+            if pass.0 != number {
+                pass = (number, source.at([number]).permutation(n));
             }
-            let group = pass.1[(episode % n) as usize];
-            (group, Request { episode, prompt: task.prompts[group].clone() })
+            pass.1[(place % n as u64) as usize]
         })
         .collect()
 }
 
-fn update(
-    state: &mut State,
-    task: &Task<'_>,
-    plan: &Plan,
-    rollout: &Rollout,
-    metrics: &mut Metrics,
-) -> Result<()> {
+fn update(state: &mut State, task: &Task<'_>, plan: &Plan, rollout: &Rollout, metrics: &mut Metrics) -> Result<()> {
     let steps = plan.steps_per_iteration();
     let shuffle = Source::new(task.seed, "ppo/minibatches");
     metrics.lr = schedule(plan).lr(plan.policy_lr, state.iteration);
@@ -224,12 +231,11 @@ fn ptx_batches(task: &Task<'_>, plan: &Plan, step: u64) -> Vec<Packed> {
     if plan.gamma_ptx == 0.0 {
         return Vec::new();
     }
-    let n = task.pretraining.len() as u64;
     let count = (plan.minibatch * plan.ptx_examples) as u64;
+    let examples = step * count..(step + 1) * count;
+    let order = shuffled(Source::new(task.seed, "ppo/ptx"), task.pretraining.len(), examples.clone());
     let mut batches = vec![Packed::new()];
-    for example in step * count..(step + 1) * count {
-        let order = Source::new(task.seed, "ppo/ptx").at([example / n]).permutation(n as usize);
-        let window = &task.pretraining[order[(example % n) as usize]];
+    for (example, window) in examples.zip(order.into_iter().map(|i| &task.pretraining[i])) {
         if batches.last().is_some_and(|last| !last.is_empty() && last.len() + window.len() > task.micro_tokens) {
             batches.push(Packed::new());
         }
@@ -248,15 +254,18 @@ fn schedule(plan: &Plan) -> Schedule {
     }
 }
 
-/// One row of `samples.jsonl`: what was asked, what was said, and what it was worth.
-fn sample(rollout: &Rollout, index: usize, episode: &Episode) -> serde_json::Value {
-    serde_json::json!({
-        "episode": episode.id,
-        "group": episode.group,
-        "completion": episode.text,
-        "tokens": episode.completion.len(),
-        "ended_by_eos": episode.ended_by_eos,
-        "score": rollout.scores[index],
-        "kl": rollout.kl()[index],
+/// The rows of `samples.jsonl`: what was said to whom, and what it was worth.
+fn samples(rollout: &Rollout) -> impl Iterator<Item = serde_json::Value> {
+    let rows = rollout.episodes.iter().zip(&rollout.scores).zip(rollout.kl());
+    rows.map(|((episode, score), kl)| {
+        serde_json::json!({
+            "episode": episode.id,
+            "group": episode.group,
+            "completion": episode.text,
+            "tokens": episode.completion.len(),
+            "ended_by_eos": episode.ended_by_eos,
+            "score": score,
+            "kl": kl,
+        })
     })
 }

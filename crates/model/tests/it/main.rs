@@ -1,4 +1,5 @@
-//! What transformers, minGPT, llama2.c and llama.cpp say, against this crate.
+//! What transformers, minGPT, llama2.c and llama.cpp say, and what slow readings of the
+//! definitions say, against this crate.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -6,11 +7,16 @@
 )]
 
 mod checkpoint;
+mod decoder;
+mod generation;
 mod gguf;
 mod outgoing;
 mod reference;
 mod shared;
 
+use candle_core::{DType, Device};
+use instruct_model::{Activation, Config, Decoder, Family, HeadKind, Norm, Position, Rotary, Scaling};
+use instruct_random::Source;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -62,4 +68,55 @@ fn copy_folder(from: &Path, to: &Path) {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
+}
+
+/// Small descriptions that between them have every part a decoder can have, odd sizes throughout.
+fn families() -> [Config; 3] {
+    let gpt2 = Config::tiny_gpt2(53, 18, 2, 3, 32);
+    let rotary = |dim| Position::Rotary(Rotary { theta: 1e4, dim, scaling: Scaling::None });
+    let mistral = Config {
+        family: Family::Mistral,
+        kv_heads: 2,
+        heads: 4,
+        head_dim: 6,
+        inner: 22,
+        norm: Norm::Rms { eps: 1e-5 },
+        position: rotary(6),
+        activation: Activation::SwiGlu,
+        qkv_bias: false,
+        attn_out_bias: false,
+        mlp_bias: false,
+        tied: false,
+        sliding_window: Some(5),
+        ..gpt2.clone()
+    };
+    let qwen = Config {
+        family: Family::Qwen3,
+        kv_heads: 1,
+        position: rotary(4),
+        qkv_bias: true,
+        tied: true,
+        qk_norm: true,
+        sliding_window: None,
+        ..mistral.clone()
+    };
+    [gpt2, mistral, qwen]
+}
+
+/// A decoder in which every parameter matters: gains around 1, everything else around 0.
+fn random(config: &Config, head: HeadKind, path: instruct_kernels::Path) -> Decoder {
+    let decoder = Decoder::zeros(config.clone(), head, &Device::Cpu, path, DType::F32).unwrap();
+    for slot in decoder.params().slots() {
+        let mut draws = Source::new(1, &slot.name).at([]);
+        let centre = if slot.name.ends_with("norm.weight") { 1.0 } else { 0.0 };
+        let values: Vec<f32> = (0..slot.len).map(|_| centre + 0.3 * draws.normal()).collect();
+        decoder.params().set(&slot.name, &values).unwrap();
+    }
+    decoder
+}
+
+/// `n` token ids below 53, different for every `seed`.
+fn ids(seed: u64, n: usize) -> Vec<u32> {
+    let mut draws = Source::new(seed, "ids").at([]);
+    (0..n).map(|_| draws.below(53) as u32).collect()
 }
