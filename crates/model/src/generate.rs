@@ -254,8 +254,8 @@ fn invert(ids: impl Iterator<Item = usize> + Clone, weight: &dyn Fn(usize) -> f6
 mod tests {
     use super::*;
 
-    /// Probabilities 0.1, 0.4, 0.2, 0.3 at temperature 1.
-    const LOGITS: [f32; 4] = [-2.302_585, -0.916_291, -1.609_438, -1.203_973];
+    /// Probabilities 0.1, 0.4, 0.2, 0.3 at temperature 1: their logarithms, plus 1.
+    const LOGITS: [f32; 4] = [-1.302_585, 0.083_709, -0.609_438, -0.203_973];
 
     /// Under `sampling`, an even grid of draws falls on the ids in the proportions `wanted`.
     #[track_caller]

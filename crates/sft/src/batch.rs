@@ -75,3 +75,51 @@ pub(crate) fn pack(items: &[Item<'_>], first: u64, prompt_weight: f32, micro_tok
     }
     micros
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Packing `item` predicts exactly `wanted`: the token read, the token predicted, the weight.
+    #[track_caller]
+    fn check(item: Item<'_>, prompt_weight: f32, wanted: &[(u32, u32, f32)]) {
+        let micros = pack(&[item], 0, prompt_weight, 100);
+        let [Micro { packed, weights, .. }] = &micros[..] else { panic!("{} micro-batches", micros.len()) };
+        let seen = packed.predictions().iter().zip(weights);
+        let seen: Vec<_> = seen.map(|(p, &weight)| (packed.ids()[p.row as usize], p.target, weight)).collect();
+        assert_eq!(seen, wanted);
+        assert_eq!(weights.len(), packed.predictions().len());
+    }
+
+    #[test]
+    fn the_loss_sees_completions_with_their_end_and_prompts_only_when_asked() {
+        let demonstration = |prompt: &[u32], completion: &[u32], weight, wanted: &[(u32, u32, f32)]| {
+            let example = Example { prompt: prompt.to_vec(), completion: completion.to_vec() };
+            check(Item::Demonstration(&example), weight, wanted);
+        };
+        demonstration(&[1, 2, 3], &[4, 0], 0.0, &[(3, 4, 1.0), (4, 0, 1.0)]);
+        demonstration(&[1, 2, 3], &[4, 0], 0.5, &[(1, 2, 0.5), (2, 3, 0.5), (3, 4, 1.0), (4, 0, 1.0)]);
+        demonstration(&[1, 2], &[0], 1.0, &[(1, 2, 1.0), (2, 0, 1.0)]);
+        demonstration(&[1], &[4, 0], 0.5, &[(1, 4, 1.0), (4, 0, 1.0)]);
+        demonstration(&[], &[4, 5, 0], 0.0, &[(4, 5, 1.0), (5, 0, 1.0)]);
+        demonstration(&[], &[4, 5, 0], 0.5, &[(4, 5, 1.0), (5, 0, 1.0)]);
+        check(Item::Pretraining(&[1, 2, 3]), 0.0, &[(1, 2, 1.0), (2, 3, 1.0)]);
+        check(Item::Pretraining(&[1, 2, 3]), 0.5, &[(1, 2, 1.0), (2, 3, 1.0)]);
+    }
+
+    #[test]
+    fn micro_batches_hold_one_kind_each_and_every_item_once() {
+        let example = Example { prompt: vec![1, 2, 3], completion: vec![4, 0] };
+        let window = [7, 8, 9, 9];
+        let (d, p) = (Item::Demonstration(&example), Item::Pretraining(&window[..]));
+        let items = [d, p, d, d, p, d];
+        for (micro_tokens, wanted) in [(1, vec![5, 5, 5, 5, 4, 4]), (10, vec![10, 10, 8]), (99, vec![20, 8])] {
+            let micros = pack(&items, 30, 0.0, micro_tokens);
+            assert_eq!(micros.iter().map(|m| m.packed.len()).collect::<Vec<_>>(), wanted);
+            let examples = micros.iter().flat_map(|m| m.packed.segments().iter().map(|s| (s.example, m.pretraining)));
+            let wanted = [(30, false), (32, false), (33, false), (35, false), (31, true), (34, true)];
+            assert_eq!(examples.collect::<Vec<_>>(), wanted, "keyed by place in the step, whatever the packing");
+        }
+        assert!(pack(&[], 0, 0.0, 10).is_empty());
+    }
+}

@@ -221,3 +221,6 @@ fn epoch_items<'a>(data: &Data<'a>, plan: &Plan, epoch: u64) -> Vec<Item<'a>> {
     let order = Source::new(plan.seed, "sft/order").at([epoch]).permutation(items.len());
     order.into_iter().map(|i| items[i]).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,334 @@
+//! Training against slow readings of its definition.
+
+use super::*;
+use candle_core::Device;
+use instruct_data::Packed;
+use instruct_kernels::{Params, Path, gather_rows, logits};
+use instruct_model::{Config, HeadKind};
+use std::{cell::RefCell, collections::BTreeSet};
+
+const VOCAB: usize = 23;
+
+fn model() -> Decoder {
+    let config = Config::tiny_gpt2(VOCAB, 16, 2, 2, 24);
+    let model = Decoder::zeros(config, HeadKind::LanguageModel, &Device::Cpu, Path::Fused, DType::F32).unwrap();
+    model.initialise(1).unwrap();
+    model
+}
+
+/// A model with opinions: every parameter some way from its initial value.
+fn opinionated() -> Decoder {
+    let model = model();
+    let mut draws = Source::new(2, "noise").at([]);
+    let slots: Vec<_> = model.params().slots().iter().map(|slot| slot.range()).collect();
+    let noise = |weights: &mut [f32], _: &mut [f32]| {
+        slots.iter().for_each(|slot| weights[slot.clone()].iter_mut().for_each(|w| *w += 0.2 * draws.normal()));
+    };
+    model.params().update(noise).unwrap();
+    model
+}
+
+/// `n` token ids, none of them the end.
+fn ids(seed: usize, n: usize) -> Vec<u32> {
+    let mut draws = Source::new(seed as u64, "ids").at([]);
+    (0..n).map(|_| 1 + draws.below(VOCAB as u64 - 1) as u32).collect()
+}
+
+fn demonstrations(n: usize) -> Vec<Example> {
+    let completion = |i| ids(100 + i, i % 5).into_iter().chain([0]).collect();
+    (0..n).map(|i| Example { prompt: ids(i, 1 + i % 6), completion: completion(i) }).collect()
+}
+
+fn windows(n: usize) -> Vec<Vec<u32>> {
+    (0..n).map(|i| ids(200 + i, 5 + i % 4)).collect()
+}
+
+fn plan() -> Plan {
+    Plan { epochs: 1, batch: 4, lr: 0.01, dropout: 0.0, micro_tokens: 20, ..Plan::default() }
+}
+
+/// `-log p` of every token of `text` from `first` on, in `f64` from the logits of one sequence.
+fn slow_nll(model: &Decoder, text: &[u32], first: usize) -> Vec<f64> {
+    let mut batch = Packed::new();
+    batch.push(text, 0);
+    let hidden = model.hidden(&batch, Pass::Infer).unwrap();
+    let all: Vec<u32> = (0..text.len() as u32).collect();
+    let rows = logits(&gather_rows(&hidden, &all).unwrap(), model.unembedding().unwrap()).unwrap();
+    let rows = rows.to_vec2::<f32>().unwrap();
+    let of = |t: usize| {
+        let sum: f64 = rows[t - 1].iter().map(|&z| f64::from(z).exp()).sum();
+        sum.ln() - f64::from(rows[t - 1][text[t] as usize])
+    };
+    (first.max(1)..text.len()).map(of).collect()
+}
+
+fn slow_nlls(model: &Decoder, examples: &[Example]) -> Vec<f64> {
+    let of = |e: &Example| slow_nll(model, &[e.prompt.clone(), e.completion.clone()].concat(), e.prompt.len());
+    examples.iter().flat_map(of).collect()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+#[track_caller]
+fn close(found: f64, wanted: f64, tolerance: f64) {
+    assert!((found - wanted).abs() <= tolerance * wanted.abs(), "{found}, wanted {wanted}");
+}
+
+/// Every metric of a run by name, in order.
+fn metrics(state: &mut State, data: &Data<'_>, plan: &Plan) -> Vec<(&'static str, f64)> {
+    let seen = RefCell::new(Vec::new());
+    let mut on = |event: Event<'_, State>| {
+        if let Event::Step { metrics, .. } = event {
+            seen.borrow_mut().extend_from_slice(metrics);
+        }
+        Ok(Flow::Continue)
+    };
+    train(state, data, plan, &mut on).unwrap();
+    seen.into_inner()
+}
+
+fn named(metrics: &[(&'static str, f64)], name: &str) -> Vec<f64> {
+    metrics.iter().filter(|(n, _)| *n == name).map(|(_, value)| *value).collect()
+}
+
+#[test]
+fn held_out_losses_are_what_the_logits_say() {
+    let (model, examples, windows) = (opinionated(), demonstrations(17), windows(9));
+    let wanted = mean(&slow_nlls(&model, &examples));
+    let text: Vec<f64> = windows.iter().flat_map(|w| slow_nll(&model, w, 1)).collect();
+    for micro_tokens in [1, 30, 4_096] {
+        close(nll(&model, &examples, micro_tokens).unwrap(), wanted, 1e-6);
+        close(perplexity(&model, &windows, micro_tokens).unwrap(), mean(&text).exp(), 1e-5);
+    }
+    let untrained = self::model();
+    close(nll(&untrained, &examples, 4_096).unwrap(), (VOCAB as f64).ln(), 0.01);
+    close(perplexity(&untrained, &windows, 4_096).unwrap(), VOCAB as f64, 0.03);
+}
+
+#[test]
+fn the_first_step_reports_the_losses_of_its_batch_apart() {
+    let (examples, windows) = (demonstrations(12), windows(3));
+    let data = Data { demonstrations: &examples, pretraining: &windows };
+    let text: Vec<f64> = windows.iter().flat_map(|w| slow_nll(&opinionated(), w, 1)).collect();
+    let share = Plan { batch: 15, pretraining_share: 0.2, ..plan() };
+    let seen = metrics(&mut State::new(opinionated(), &share).unwrap(), &data, &share);
+    close(named(&seen, "train/sft/loss")[0], mean(&slow_nlls(&opinionated(), &examples)), 1e-5);
+    close(named(&seen, "train/sft/pretraining_loss")[0], mean(&text), 1e-5);
+    close(named(&seen, "train/sft/lr")[0], share.lr, 1e-9);
+    let none = Plan { batch: 12, ..plan() };
+    let seen = metrics(&mut State::new(opinionated(), &none).unwrap(), &data, &none);
+    assert!(named(&seen, "train/sft/pretraining_loss").is_empty());
+}
+
+fn gradient(model: &Decoder, items: &[Item<'_>], plan: &Plan) -> Vec<f32> {
+    let state = State::new(model.deep_copy().unwrap(), plan).unwrap();
+    gradients(&state, &pack(items, 0, plan.prompt_weight, plan.micro_tokens), plan).unwrap();
+    state.model.params().with_grads(|grads| grads.to_vec()).unwrap()
+}
+
+#[track_caller]
+fn near(found: &[f32], wanted: &[f32], tolerance: f64, label: &str) {
+    let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    let off = norm(&mut found.iter().zip(wanted).map(|(a, b)| a - b));
+    let size = norm(&mut wanted.iter().copied());
+    assert!(size > 0.0 && off <= tolerance * size, "{label}: off by {off} of {size}");
+}
+
+/// The gradient of the mean over all tokens, written out: one sequence at a time, one denominator.
+fn slow_gradient(model: &Decoder, items: &[Item<'_>], prompt_weight: f32) -> Vec<f32> {
+    let model = model.deep_copy().unwrap();
+    let texts = items.iter().map(|item| match item {
+        Item::Demonstration(e) => ([e.prompt.clone(), e.completion.clone()].concat(), e.prompt.len()),
+        Item::Pretraining(window) => (window.to_vec(), 0),
+    });
+    let texts: Vec<(Vec<u32>, usize)> = texts.collect();
+    let weight = |t: usize, prompt: usize| if t < prompt { prompt_weight } else { 1.0 };
+    let weights = |(text, prompt): &(Vec<u32>, usize)| (1..text.len()).map(|t| weight(t, *prompt)).collect();
+    let all: Vec<Vec<f32>> = texts.iter().map(weights).collect();
+    let total: f32 = all.iter().flatten().sum();
+    for ((text, _), weights) in texts.iter().zip(all) {
+        let mut batch = Packed::new();
+        batch.push(text, 0);
+        let hidden = model.hidden(&batch, Pass::Train).unwrap();
+        let rows: Vec<u32> = (0..text.len() as u32 - 1).collect();
+        let weights: Vec<f32> = weights.iter().map(|w| w / total).collect();
+        let loss = token_nll(&hidden, model.unembedding().unwrap(), &rows, &text[1..], &weights).unwrap();
+        model.params().backward(&loss).unwrap();
+    }
+    model.params().with_grads(|grads| grads.to_vec()).unwrap()
+}
+
+#[test]
+fn the_gradient_does_not_see_the_micro_batches() {
+    let (model, examples, windows) = (opinionated(), demonstrations(13), windows(4));
+    let mut items: Vec<Item> = examples.iter().map(Item::Demonstration).collect();
+    items.extend(windows.iter().map(|window| Item::Pretraining(window)));
+    for (prompt_weight, dropout) in [(0.0, 0.0), (0.3, 0.0), (0.0, 0.2)] {
+        let plan = |micro_tokens| Plan { micro_tokens, prompt_weight, dropout, ..plan() };
+        let whole = gradient(&model, &items, &plan(100_000));
+        for micro_tokens in [1, 7, 25, 60] {
+            near(&gradient(&model, &items, &plan(micro_tokens)), &whole, 1e-6, "micro-batches");
+        }
+        if dropout == 0.0 {
+            near(&whole, &slow_gradient(&model, &items, prompt_weight), 1e-5, "definition");
+        }
+    }
+}
+
+/// One epoch of `n` demonstrations at this share holds so many windows, each taken in turn.
+#[track_caller]
+fn check_mix(n: usize, share: f64, windows_wanted: usize) {
+    let (examples, windows) = (demonstrations(n), windows(7));
+    let data = Data { demonstrations: &examples, pretraining: &windows };
+    let plan = Plan { pretraining_share: share, ..plan() };
+    assert_eq!(steps(&Plan { epochs: 3, ..plan.clone() }, n).1, 3 * (n + windows_wanted).div_ceil(4) as u64);
+    let mut used = vec![0usize; 7];
+    let mut orders = BTreeSet::new();
+    for epoch in 0..5 {
+        let items = epoch_items(&data, &plan, epoch);
+        assert_eq!(items.len(), n + windows_wanted);
+        let at = |item: &Item| match item {
+            Item::Demonstration(e) => examples.iter().position(|x| std::ptr::eq(x, *e)).unwrap(),
+            Item::Pretraining(w) => n + windows.iter().position(|x| std::ptr::eq(&x[..], *w)).unwrap(),
+        };
+        let order: Vec<usize> = items.iter().map(at).collect();
+        order.iter().filter(|&&i| i >= n).for_each(|i| used[i - n] += 1);
+        let mut sorted: Vec<usize> = order.iter().copied().filter(|&i| i < n).collect();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..n).collect::<Vec<_>>(), "every demonstration once");
+        orders.insert(order);
+    }
+    assert_eq!(orders.len(), 5, "every epoch has an order of its own");
+    assert_eq!(used.iter().sum::<usize>(), 5 * windows_wanted);
+    assert!(used.iter().max().unwrap() - used.iter().min().unwrap() <= 1, "windows take turns: {used:?}");
+    let again = |seed| {
+        let plan = Plan { seed, ..plan.clone() };
+        epoch_items(&data, &plan, 0).iter().map(|item| format!("{item:?}")).collect::<Vec<_>>()
+    };
+    assert_eq!(again(1), again(1));
+    assert_ne!(again(1), again(2));
+}
+
+#[test]
+fn the_mix_has_its_share_in_every_epoch() {
+    check_mix(20, 0.0, 0);
+    check_mix(18, 0.1, 2);
+    check_mix(20, 0.1, 2);
+    check_mix(10, 0.5, 10);
+    check_mix(5, 0.75, 15);
+}
+
+#[test]
+fn one_batch_can_be_learned_by_heart() {
+    let examples = demonstrations(4);
+    let data = Data { demonstrations: &examples, pretraining: &[] };
+    let plan = Plan { epochs: 80, ..plan() };
+    let mut state = State::new(model(), &plan).unwrap();
+    metrics(&mut state, &data, &plan);
+    let after = nll(&state.model, &examples, 4_096).unwrap();
+    assert!(after < 0.05, "{after}");
+}
+
+#[test]
+fn prompts_are_learned_only_when_asked() {
+    let examples = demonstrations(6);
+    let texts: Vec<Vec<u32>> = examples.iter().map(|e| e.prompt.clone()).filter(|p| p.len() > 1).collect();
+    let data = Data { demonstrations: &examples, pretraining: &[] };
+    let after = |prompt_weight| {
+        let plan = Plan { epochs: 40, prompt_weight, ..plan() };
+        let mut state = State::new(model(), &plan).unwrap();
+        metrics(&mut state, &data, &plan);
+        perplexity(&state.model, &texts, 4_096).unwrap()
+    };
+    let (without, with) = (after(0.0), after(1.0));
+    assert!(without > 10.0 && with < 3.0, "{without} {with}");
+}
+
+#[test]
+fn every_epoch_leaves_one_candidate() {
+    let examples = demonstrations(10);
+    let data = Data { demonstrations: &examples, pretraining: &[] };
+    let plan = Plan { epochs: 3, ..plan() };
+    let mut state = State::new(model(), &plan).unwrap();
+    let mut events = Vec::new();
+    let mut on = |event: Event<'_, State>| {
+        match event {
+            Event::Candidate { name, step, state } => {
+                assert_eq!(state.step, step);
+                events.push(format!("{name} {step}"));
+            }
+            Event::Boundary { step, .. } => events.push(step.to_string()),
+            _ => {}
+        }
+        Ok(Flow::Continue)
+    };
+    train(&mut state, &data, &plan, &mut on).unwrap();
+    let wanted = ["1", "2", "epoch-01 3", "3", "4", "5", "epoch-02 6", "6", "7", "8", "epoch-03 9", "9"];
+    assert_eq!(events, wanted);
+}
+
+fn weights(params: &Params) -> Vec<u32> {
+    params.with_weights(|w| w.iter().map(|x| x.to_bits()).collect()).unwrap()
+}
+
+#[test]
+fn a_run_cut_anywhere_ends_with_the_same_bits() {
+    let (examples, windows) = (demonstrations(9), windows(3));
+    let data = Data { demonstrations: &examples, pretraining: &windows };
+    let plan = Plan { epochs: 2, pretraining_share: 0.1, dropout: 0.2, ..plan() };
+    let folder = tempfile::tempdir().unwrap();
+    let moments = |state: &State| {
+        state.optimizer.save(&folder.path().join("moments")).unwrap();
+        std::fs::read(folder.path().join("moments")).unwrap()
+    };
+    let mut whole = State::new(model(), &plan).unwrap();
+    metrics(&mut whole, &data, &plan);
+    assert_eq!(whole.step, 6);
+    for cut in 1..6 {
+        let mut first = State::new(model(), &plan).unwrap();
+        let mut stop = |event: Event<'_, State>| match event {
+            Event::Boundary { step, .. } if step == cut => Ok(Flow::Stop),
+            _ => Ok(Flow::Continue),
+        };
+        train(&mut first, &data, &plan, &mut stop).unwrap();
+        assert_eq!(first.step, cut);
+        moments(&first);
+        let mut second = State::new(Decoder::deep_copy(&first.model).unwrap(), &plan).unwrap();
+        second.optimizer.load(&folder.path().join("moments")).unwrap();
+        second.step = first.step;
+        metrics(&mut second, &data, &plan);
+        assert_eq!(weights(second.model.params()), weights(whole.model.params()), "cut after step {cut}");
+        assert_eq!(moments(&second), moments(&whole), "cut after step {cut}");
+        metrics(&mut second, &data, &plan);
+        assert_eq!(second.step, 6, "a finished run has nothing left to do");
+    }
+}
+
+#[track_caller]
+fn refused(model: Decoder, data: Data<'_>, plan: &Plan, message: &str) {
+    let mut state = State::new(model, plan).unwrap();
+    let found = train(&mut state, &data, plan, &mut |_| Ok(Flow::Continue)).unwrap_err().to_string();
+    assert!(found.contains(message), "{found:?} does not say {message:?}");
+    assert_eq!(state.step, 0);
+}
+
+#[test]
+fn what_cannot_be_learned_is_refused() {
+    let examples = demonstrations(3);
+    let data = Data { demonstrations: &examples, pretraining: &[] };
+    refused(model(), Data { demonstrations: &[], pretraining: &[] }, &plan(), "there are no demonstrations");
+    let mixed = Plan { pretraining_share: 0.1, ..plan() };
+    refused(model(), data, &mixed, "a share of 0.1 pretraining examples");
+    let long = [Example { prompt: ids(1, 20), completion: ids(2, 5) }];
+    let too_long = Data { demonstrations: &long, ..data };
+    refused(model(), too_long, &plan(), "25 tokens does not fit a context of 24");
+    refused(model().with_head(HeadKind::Score, 1).unwrap(), data, &plan(), "this needs a language head");
+    let dead = model();
+    dead.params().set("layers.0.attn_out.weight", &[0.0; 256]).unwrap();
+    refused(dead, data, &plan(), "layers.0.qkv.weight");
+    let broken = model();
+    broken.params().set("norm.bias", &[f32::NAN; 16]).unwrap();
+    refused(broken, data, &plan(), "NaN or infinite");
+}
