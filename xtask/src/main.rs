@@ -62,8 +62,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // First of all: threads inherit the mode from the thread that makes them.
-    instruct_kernels::flush_denormals_everywhere();
+    instruct_kernels::settle_threads();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

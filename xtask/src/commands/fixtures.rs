@@ -55,6 +55,9 @@ const RANKED: usize = 1_200;
 pub(crate) const TEMPLATE: &str = "User: {prompt}\nAssistant:";
 /// Cap on sampled completions, as in configs/fixtures.toml.
 const MAX_NEW_TOKENS: usize = 64;
+/// Text that the base is trained on, in bytes: more of the committed text's kind, so that no document
+/// is read often.
+const BASE_BYTES: usize = 6_000_000;
 /// How far the held-out loss of a regenerated model may lie from the recorded one, in nats: models
 /// are made in floating point, which differs between machines.
 const LOSS_TOLERANCE: f64 = 0.02;
@@ -73,6 +76,9 @@ struct Manifest {
     completion_loss: f64,
     /// Share of pairs on which two simulated labelers agree, over the committed completions.
     labeler_agreement: f64,
+    /// Mean points that the simulation's judge gives the committed completions, out of 100: content,
+    /// manner, fluency, and all together.
+    completion_points: [f64; 4],
 }
 
 /// The sampled completions of one prompt.
@@ -97,7 +103,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         write(&args.folder.join(name), content)?;
     }
     if args.from <= From::Base {
-        make_base(&args.folder, &world, &tokenizer)?;
+        make_base(&args.folder, &tokenizer)?;
     }
     if args.from <= From::Completions {
         sample_completions(&args.folder, &world)?;
@@ -131,14 +137,14 @@ fn train_tokenizer(world: &World) -> Result<Tokenizer> {
     Ok(train_bpe(texts, recipe().vocab, &[END])?)
 }
 
-/// How the embedded base is made: the defaults of `pretrain`.
+/// How the embedded base is made.
 fn recipe() -> Recipe {
-    Recipe { vocab: 2_048, layers: 4, width: 128, heads: 4, context: 128, epochs: 10, batch: 8, lr: 2e-3, seed: SEED }
+    Recipe { vocab: 2_048, layers: 4, width: 128, heads: 4, context: 128, epochs: 2, batch: 8, lr: 2e-3, seed: SEED }
 }
 
-fn make_base(folder: &Path, world: &World, tokenizer: &Tokenizer) -> Result<()> {
+fn make_base(folder: &Path, tokenizer: &Tokenizer) -> Result<()> {
     let begun = Instant::now();
-    let windows = text_windows(tokenizer, &documents(&world.pretraining), recipe().context)?.0;
+    let windows = text_windows(tokenizer, &documents(&world::base_text(SEED, BASE_BYTES)), recipe().context)?.0;
     let mut state = fresh(&recipe(), tokenizer)?;
     pretrain(&mut state, &windows, &recipe(), &mut |event| tell("base", event))?;
     save_model(&state.model, tokenizer, &folder.join("base"))?;
@@ -187,7 +193,7 @@ fn printable(text: &str) -> String {
 
 /// The fixtures' own fine-tuning, from which ranked completions are sampled.
 fn sampler_plan() -> Plan {
-    Plan { epochs: 3, batch: 16, lr: 1e-3, dropout: 0.1, adam: AdamConfig::default(), seed: SEED, ..Plan::default() }
+    Plan { epochs: 4, batch: 16, lr: 1.5e-3, dropout: 0.1, adam: AdamConfig::default(), seed: SEED, ..Plan::default() }
 }
 
 /// Which prompts are ranked, and how many completions each gets: 4 to 9.
@@ -248,12 +254,22 @@ fn manifest(folder: &Path, world: &World, sampled: &[Sampled]) -> Result<Manifes
         completion_inputs: completion_inputs(folder)?,
         completion_loss: round(nll(&base.decoder, &examples, 4_096)?),
         labeler_agreement: round(alike as f64 / pairs.max(1) as f64),
+        completion_points: completion_points(sampled),
     })
+}
+
+fn completion_points(sampled: &[Sampled]) -> [f64; 4] {
+    let texts = sampled.iter().flat_map(|row| row.completions.iter().map(|text| (row.prompt.as_str(), text)));
+    let parts = texts.filter_map(|(prompt, text)| world::judge::report(prompt, text));
+    let parts: Vec<[i32; 4]> = parts.map(|r| [r.content, r.manner, r.fluency, r.points]).collect();
+    let mean = |i: usize| parts.iter().map(|part| f64::from(part[i])).sum::<f64>() / parts.len().max(1) as f64;
+    [0, 1, 2, 3].map(|i| round(mean(i)))
 }
 
 fn base_inputs(folder: &Path) -> Result<String> {
     let recipe = serde_json::to_vec(&recipe())?;
-    hash(&[&recipe, &fs::read(folder.join("pretraining.jsonl"))?, &fs::read(folder.join("base/tokenizer.json"))?])
+    let text = world::base_text(SEED, BASE_BYTES).concat();
+    hash(&[&recipe, text.as_bytes(), &fs::read(folder.join("base/tokenizer.json"))?])
 }
 
 fn completion_inputs(folder: &Path) -> Result<String> {

@@ -26,7 +26,7 @@ pub(crate) const PROMPTS: usize = 2600;
 /// Users who wrote them.
 pub(crate) const USERS: usize = 120;
 /// Prompts that a labeler answered.
-pub(crate) const DEMONSTRATIONS: usize = 1400;
+pub(crate) const DEMONSTRATIONS: usize = 2200;
 /// Bytes of pretraining text, at least; the last document is not cut.
 pub(crate) const PRETRAINING_BYTES: usize = 800_000;
 /// Bytes of held-out pretraining text, at least.

@@ -1,0 +1,38 @@
+//! The program from outside: the flow on a sliver of the world, interruption, and bad input.
+
+mod bad_input;
+mod resume;
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+/// Runs the program in `folder` with standard input closed.
+fn xtask(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.args(arguments).current_dir(folder).stdin(std::process::Stdio::null());
+    command.output().unwrap()
+}
+
+/// Settings that cut the smoke configuration down to seconds.
+const TINY: [&str; 14] = [
+    "--set",
+    "data.limit=60",
+    "--set",
+    "sft-baseline.epochs=1",
+    "--set",
+    "ppo.episodes=16",
+    "--set",
+    "ppo.batch=8",
+    "--set",
+    "ppo.minibatch=4",
+    "--set",
+    "ppo.max-new-tokens=8",
+    "--set",
+    "checkpoints.every=2",
+];
+
+fn smoke() -> String {
+    format!("{}/../configs/smoke.toml", env!("CARGO_MANIFEST_DIR"))
+}

@@ -1,0 +1,73 @@
+//! A run that is interrupted anywhere ends with the same bytes as one that is not.
+
+use super::{TINY, smoke, xtask};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+#[test]
+fn killed_runs_end_with_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = smoke();
+    let arguments = |run: &'static str, resume: bool| {
+        let mut arguments = vec!["pipeline", "--config", &config, "--run", run];
+        arguments.extend(TINY);
+        arguments.extend(resume.then_some("--resume"));
+        arguments.iter().map(|s| (*s).to_owned()).collect::<Vec<String>>()
+    };
+    let run = |arguments: &[String]| {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        xtask(folder.path(), &arguments)
+    };
+    let begun = Instant::now();
+    let whole = run(&arguments("whole", false));
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
+    let lasts = begun.elapsed();
+
+    // Three processes are killed at spread instants, then one runs to its end.
+    for kill in 1..=3u32 {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_xtask"))
+            .args(arguments("killed", true))
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(lasts.mul_f64(0.11 + 0.13 * f64::from(kill)).min(Duration::from_secs(20)));
+        // A process that is already done has nothing to kill.
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+    let rest = run(&arguments("killed", true));
+    assert!(rest.status.success(), "{}", String::from_utf8_lossy(&rest.stderr));
+    let (whole, killed) = (files(&folder.path().join("whole")), files(&folder.path().join("killed")));
+    assert_eq!(whole.keys().collect::<Vec<_>>(), killed.keys().collect::<Vec<_>>());
+    for (name, bytes) in &whole {
+        assert!(killed[name] == *bytes, "{name} differs");
+    }
+    assert!(whole.keys().any(|name| name.ends_with("ppo-ptx/model/model.safetensors")));
+}
+
+/// Every file of a run that does not hold wall-clock figures.
+fn files(run: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![run.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.strip_prefix(run).unwrap().display().to_string();
+            let clock = ["timings.jsonl", "seconds.json", "eval/results.json", ".lock"];
+            if path.is_dir() {
+                folders.push(path);
+            } else if !clock.iter().any(|clock| name.ends_with(clock)) {
+                found.insert(name, fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
