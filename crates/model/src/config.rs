@@ -55,7 +55,7 @@ pub struct Config {
     pub eos: BTreeSet<u32>,
 }
 
-/// A family of decoders: a table of names, see [`crate::families`].
+/// A family of decoders: a table of names, one file each under `src/families/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     /// GPT-2: learned positions, LayerNorm, GELU, biases everywhere.

@@ -20,7 +20,7 @@ pub(crate) struct Args {
     /// Files of text: .txt, or JSONL with `text`
     #[arg(long, required = true, num_args = 1..)]
     text: Vec<PathBuf>,
-    /// Run folder; the base is written to <run>/base/model
+    /// Run folder; the base is written to RUN/base/model
     #[arg(long)]
     run: PathBuf,
     /// Continue the run in --run
