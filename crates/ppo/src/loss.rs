@@ -53,9 +53,15 @@ pub fn policy_loss(logprobs: &[f32], old: &[f32], advantages: &[f32], clip: f32,
         out.approxkl += 0.5 * difference * difference / denominator;
         out.clipfrac += f64::from(is_clipped) / denominator;
         out.ratio += ratio / denominator;
-        out.ratio_deviation = out.ratio_deviation.max((ratio - 1.0).abs());
+        out.ratio_deviation = greater(out.ratio_deviation, (ratio - 1.0).abs());
     }
     out
+}
+
+/// The greater of two numbers. Unlike with `f64::max` a NaN wins, so that the guard that reads the
+/// maximum fails on it.
+pub(crate) fn greater(a: f64, b: f64) -> f64 {
+    if b > a || b.is_nan() { b } else { a }
 }
 
 /// The value loss, its gradient with respect to the values, and its clip fraction.
@@ -150,6 +156,15 @@ mod tests {
             if !edge(new[i] - old[i]) {
                 assert!((dv - f64::from(bt.gradient[i])).abs() < 2e-5, "{i}: {dv} {}", bt.gradient[i]);
             }
+        }
+    }
+
+    #[test]
+    fn a_nan_is_the_largest_deviation_wherever_it_stands() {
+        for at in 0..3 {
+            let mut new = [0.0; 3];
+            new[at] = f32::NAN;
+            assert!(policy_loss(&new, &[0.0; 3], &[1.0; 3], 0.2, 3.0).ratio_deviation.is_nan(), "{at}");
         }
     }
 

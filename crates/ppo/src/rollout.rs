@@ -5,6 +5,7 @@ use crate::{
     Error, Plan, Result, WhitenScope,
     advantage::{gae, rewards, whiten},
     kl::{k1, k3},
+    loss::greater,
 };
 use candle_core::{DType, Tensor};
 use instruct_data::Packed;
@@ -172,7 +173,7 @@ impl Rollout {
     /// Largest difference between a log-probability recorded while sampling and the one recomputed
     /// by the training forward, in nats.
     pub fn sampling_gap(&self) -> f32 {
-        self.sampled.iter().zip(&self.old).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+        self.sampled.iter().zip(&self.old).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, greater) as f32
     }
 
     /// Summed k1 per episode, in nats, `(E,)`.

@@ -269,3 +269,6 @@ fn samples(rollout: &Rollout) -> impl Iterator<Item = serde_json::Value> {
         })
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 use crate::{
     Error, Plan, Result, WhitenScope,
     advantage::whiten,
-    loss::{policy_loss, value_loss},
+    loss::{greater, policy_loss, value_loss},
     rollout::{Rollout, rows, token_logprobs},
 };
 use candle_core::{DType, Tensor};
@@ -30,7 +30,8 @@ pub(crate) struct UpdateStats {
 pub(crate) struct Minibatch<'a> {
     rollout: &'a Rollout,
     micro: Vec<Vec<usize>>,
-    advantages: Vec<f32>,
+    /// Of its tokens, whitened as the plan says.
+    pub(crate) advantages: Vec<f32>,
     tokens: f64,
 }
 
@@ -89,7 +90,7 @@ impl<'a> Minibatch<'a> {
         stats.approxkl += out.approxkl;
         stats.clipfrac += out.clipfrac;
         stats.ratio += out.ratio;
-        stats.ratio_deviation = stats.ratio_deviation.max(out.ratio_deviation);
+        stats.ratio_deviation = greater(stats.ratio_deviation, out.ratio_deviation);
         let mut surrogate = chain(&logprobs, &out.gradient)?;
         if let Some(coefficient) = head {
             let values = policy.scalars(&hidden, &rows(batch))?.to_dtype(DType::F32)?;
@@ -161,4 +162,27 @@ pub(crate) fn check_first_ratio(stats: &UpdateStats, iteration: u64, tolerance: 
         return Ok(());
     }
     Err(Error::Ratio { iteration, deviation: stats.ratio_deviation, tolerance })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(ratio_deviation: f64, passes: bool) {
+        let stats = UpdateStats { ratio_deviation, ..UpdateStats::default() };
+        match check_first_ratio(&stats, 3, 1e-4) {
+            Ok(()) => assert!(passes, "{ratio_deviation} passed"),
+            Err(error) => assert!(!passes && error.to_string().starts_with("iteration 3: "), "{error}"),
+        }
+    }
+
+    #[test]
+    fn only_a_ratio_of_one_passes() {
+        check(0.0, true);
+        check(1e-4, true);
+        check(2e-4, false);
+        check(f64::INFINITY, false);
+        check(f64::NAN, false);
+    }
 }

@@ -186,3 +186,6 @@ fn micro_batches<'a>(groups: &[&'a Group], micro_tokens: usize) -> Vec<Vec<&'a G
     }
     runs
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,648 @@
+//! Whole iterations and single steps against slow readings of their definitions.
+
+use super::*;
+use crate::{Episode, KlControl, MissingEos, WhitenScope, update::check_first_ratio};
+use candle_core::{DType, Device, Tensor};
+use instruct_kernels::{Path, gather_rows, logits, token_logprob, token_nll};
+use instruct_model::{Config, Pass};
+use instruct_train::{Event, Flow};
+use std::collections::BTreeMap;
+
+type Metric = BTreeMap<&'static str, f64>;
+
+const VOCAB: usize = 12;
+
+/// A decoder in which every parameter matters; `seed` says which.
+fn model(head: HeadKind, seed: u64, path: Path) -> Decoder {
+    let model = Decoder::zeros(Config::tiny_gpt2(VOCAB, 16, 2, 2, 24), head, &Device::Cpu, path, DType::F32).unwrap();
+    for slot in model.params().slots() {
+        let centre = if slot.name.ends_with("norm.weight") { 1.0 } else { 0.0 };
+        let mut draws = Source::new(seed, &slot.name).at([]);
+        let values: Vec<f32> = (0..slot.len).map(|_| centre + 0.2 * draws.normal()).collect();
+        model.params().set(&slot.name, &values).unwrap();
+    }
+    model
+}
+
+fn prompts() -> Vec<Vec<u32>> {
+    (0..5).map(|i| (0..=i).map(|j| 1 + (3 * i + 5 * j) % 11).collect()).collect()
+}
+
+fn windows() -> Vec<Vec<u32>> {
+    (0..4).map(|i| (0..5 + i).map(|j| (2 + i + 7 * j) % 12).collect()).collect()
+}
+
+type Scores = Result<Vec<f32>, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Sevens are good, length is not, and some prompts are luckier than others.
+fn sevens(episodes: &[Episode]) -> Scores {
+    let of = |e: &Episode| {
+        let sevens = e.completion.iter().filter(|&&id| id == 7).count();
+        sevens as f32 - 0.3 * e.completion.len() as f32 + 0.1 * e.group as f32
+    };
+    Ok(episodes.iter().map(of).collect())
+}
+
+fn spell(ids: &[u32]) -> String {
+    ids.iter().map(|id| format!("{id} ")).collect()
+}
+
+fn plan() -> Plan {
+    Plan {
+        episodes: 24,
+        batch: 8,
+        minibatch: 8,
+        max_new_tokens: 6,
+        policy_lr: 0.01,
+        critic: Critic::Separate { lr: 0.01, coefficient: 1.0 },
+        gamma_ptx: 0.0,
+        ..Plan::preset(crate::Preset::InstructGpt)
+    }
+}
+
+fn with_head(plan: Plan) -> Plan {
+    Plan { critic: Critic::Head { coefficient: 0.1 }, ..plan }
+}
+
+fn state(plan: &Plan) -> State {
+    match plan.critic {
+        Critic::Separate { .. } => {
+            let value = model(HeadKind::Value, 3, Path::Fused);
+            State::new(model(HeadKind::LanguageModel, 1, Path::Fused), Some(value), plan).unwrap()
+        }
+        Critic::Head { .. } => State::new(model(HeadKind::LanguageModelWithValue, 1, Path::Fused), None, plan).unwrap(),
+    }
+}
+
+/// Runs to the end and returns every iteration's metrics and every sample.
+fn run(
+    state: &mut State,
+    reference: &Decoder,
+    plan: &Plan,
+    micro_tokens: usize,
+) -> (Vec<Metric>, Vec<serde_json::Value>) {
+    let (mut steps, mut samples) = (Vec::new(), Vec::new());
+    let (prompts, windows) = (prompts(), windows());
+    let task = Task { micro_tokens, ..task(reference, &prompts, &windows) };
+    let mut on = |event: Event<'_, State>| {
+        match event {
+            Event::Step { metrics, .. } => steps.push(metrics.iter().copied().collect()),
+            Event::Sample { row, .. } => samples.push(row.clone()),
+            _ => {}
+        }
+        Ok(Flow::Continue)
+    };
+    train(state, &task, plan, &mut on).unwrap();
+    (steps, samples)
+}
+
+fn task<'a>(reference: &'a Decoder, prompts: &'a [Vec<u32>], pretraining: &'a [Vec<u32>]) -> Task<'a> {
+    let stop = [0].into();
+    Task { reference, prompts, pretraining, score: &sevens, decode: &spell, stop, seed: 1, micro_tokens: 40 }
+}
+
+#[track_caller]
+fn check_start(plan: &Plan, micro_tokens: usize) {
+    let mut state = state(plan);
+    let reference = state.policy.deep_copy().unwrap();
+    let (steps, _) = run(&mut state, &reference, plan, micro_tokens);
+    assert_eq!(steps.len(), 3);
+    for name in ["objective/kl", "objective/kl_k3"] {
+        assert_eq!(steps[0][name], 0.0, "{name} before the first update");
+        assert_ne!(steps[1][name], 0.0, "{name} after it");
+    }
+    for step in &steps {
+        assert_eq!(step["ppo/policy/ratio_first_minibatch"], 0.0);
+        assert_eq!(step["ppo/sampling_gap"], 0.0);
+    }
+    if plan.steps_per_iteration() == 1 {
+        for step in &steps {
+            assert_eq!((step["ppo/policy/approxkl"], step["ppo/policy/clipfrac"]), (0.0, 0.0));
+            assert!((step["ppo/policy/ratio"] - 1.0).abs() < 1e-12 && step["ppo/loss/policy"].abs() < 1e-6);
+        }
+    } else {
+        assert!(steps[0]["ppo/policy/approxkl"] > 0.0, "later minibatches meet another policy");
+    }
+}
+
+#[test]
+fn at_the_start_the_policy_is_its_reference_and_what_sampled() {
+    for micro_tokens in [1, 40, 10_000] {
+        check_start(&plan(), micro_tokens);
+    }
+    check_start(&with_head(plan()), 40);
+    check_start(&Plan { temperature: 0.7, ..plan() }, 40);
+    check_start(&Plan { minibatch: 2, inner_epochs: 3, ..plan() }, 40);
+    check_start(&Plan { gamma_ptx: 1.0, ptx_examples: 1, ..plan() }, 40);
+}
+
+/// Log-softmax of every row of one sequence, in `f64`.
+fn slow_rows(model: &Decoder, text: &[u32], temperature: f64) -> Vec<Vec<f64>> {
+    let mut batch = Packed::new();
+    batch.push(text, 0);
+    let hidden = model.hidden(&batch, Pass::Infer).unwrap();
+    let rows: Vec<u32> = (0..text.len() as u32).collect();
+    let logits = logits(&gather_rows(&hidden, &rows).unwrap(), model.unembedding().unwrap()).unwrap();
+    let log_softmax = |row: &Vec<f32>| {
+        let sum: f64 = row.iter().map(|&z| (f64::from(z) / temperature).exp()).sum();
+        row.iter().map(|&z| f64::from(z) / temperature - sum.ln()).collect()
+    };
+    logits.to_vec2::<f32>().unwrap().iter().map(log_softmax).collect()
+}
+
+fn slow_values(model: &Decoder, text: &[u32]) -> Vec<f64> {
+    let mut batch = Packed::new();
+    batch.push(text, 0);
+    let hidden = model.hidden(&batch, Pass::Infer).unwrap();
+    let rows: Vec<u32> = (0..text.len() as u32).collect();
+    model.scalars(&hidden, &rows).unwrap().to_vec1::<f32>().unwrap().into_iter().map(f64::from).collect()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+fn variance(values: &[f64]) -> f64 {
+    mean(&values.iter().map(|x| (x - mean(values)).powi(2)).collect::<Vec<_>>())
+}
+
+/// The metrics of the first iteration, from what was said and from the definitions of the method,
+/// one episode at a time.
+fn slow_iteration(state: &State, reference: &Decoder, plan: &Plan, samples: &[serde_json::Value]) -> Metric {
+    let (prompts, beta, temperature) = (prompts(), plan.kl.initial(), f64::from(plan.temperature));
+    let (gamma, lambda) = (f64::from(plan.gamma), f64::from(plan.lambda));
+    let mut out = Metric::new();
+    let mut add = |name, value: f64| *out.entry(name).or_insert(0.0) += value / samples.len() as f64;
+    let (mut rewards, mut values, mut entropies): (Vec<Vec<f64>>, Vec<Vec<f64>>, Vec<f64>) = Default::default();
+    for sample in samples {
+        let prompt = &prompts[sample["group"].as_u64().unwrap() as usize];
+        let said: Vec<u32> =
+            sample["completion"].as_str().unwrap().split_whitespace().map(|id| id.parse().unwrap()).collect();
+        let text = [&prompt[..], &said].concat();
+        let (new, old) = (slow_rows(&state.policy, &text, temperature), slow_rows(reference, &text, temperature));
+        let all = slow_values(state.value.as_ref().unwrap_or(&state.policy), &text);
+        let (score, ended) = (sample["score"].as_f64().unwrap(), sample["ended_by_eos"].as_bool().unwrap());
+        assert_eq!(ended, said.last() == Some(&0));
+        let seen = match plan.missing_eos {
+            MissingEos::Replace(fixed) if !ended => f64::from(fixed),
+            MissingEos::Penalty(penalty) if !ended => score - f64::from(penalty),
+            _ => score,
+        };
+        let (mut reward, mut value) = (Vec::new(), Vec::new());
+        for (t, &id) in said.iter().enumerate() {
+            let row = prompt.len() + t - 1;
+            let (p, q) = (new[row][id as usize], old[row][id as usize]);
+            add("objective/kl", p - q);
+            add("objective/kl_k3", (q - p).exp() - 1.0 - (q - p));
+            reward.push(-beta * (p - q) + if t + 1 == said.len() { seen } else { 0.0 });
+            value.push(all[row]);
+            entropies.push(-new[row].iter().map(|l| l.exp() * l).sum::<f64>());
+            add("objective/entropy", *entropies.last().unwrap());
+            add("objective/rlhf_reward", -beta * (p - q));
+        }
+        add("objective/scores", score);
+        add("objective/rlhf_reward", seen);
+        add("ppo/response_tokens", said.len() as f64);
+        add("ppo/val/num_eos_tokens", f64::from(u8::from(ended)) * samples.len() as f64);
+        rewards.push(reward);
+        values.push(value);
+    }
+    let flat = rewards.concat();
+    if plan.whiten_rewards {
+        let (centre, scale) = (mean(&flat), (variance(&flat) + f64::from(plan.whiten_eps)).sqrt());
+        rewards.iter_mut().flatten().for_each(|r| *r = (*r - centre) / scale + centre);
+    }
+    let mut advantages = Vec::new();
+    for (reward, value) in rewards.iter().zip(&values) {
+        let delta = |t: usize| reward[t] + gamma * value.get(t + 1).copied().unwrap_or(0.0) - value[t];
+        let sum = |t: usize| (t..reward.len()).map(|u| (gamma * lambda).powi((u - t) as i32) * delta(u)).sum();
+        advantages.extend((0..reward.len()).map(sum).collect::<Vec<f64>>());
+    }
+    let returns: Vec<f64> = advantages.iter().zip(values.concat()).map(|(a, v)| a + v).collect();
+    out.insert("objective/kl_coef", beta);
+    out.insert("ppo/policy/entropy", mean(&entropies));
+    out.insert("ppo/policy/ratio", 1.0);
+    out.insert("ppo/returns/mean", mean(&returns));
+    out.insert("ppo/returns/var", variance(&returns));
+    out.insert("ppo/val/explained_variance", 1.0 - variance(&advantages) / variance(&returns));
+    out.insert("ppo/val/clipfrac", 0.0);
+    out.insert("ppo/loss/value", 0.5 * mean(&advantages.iter().map(|a| a * a).collect::<Vec<_>>()));
+    let whitened = plan.whiten_advantages != WhitenScope::Off;
+    out.insert("ppo/loss/policy", if whitened { 0.0 } else { -mean(&advantages) });
+    let text = |w: &Vec<u32>| {
+        let rows = slow_rows(&state.policy, w, 1.0);
+        (1..w.len()).map(|t| -rows[t - 1][w[t] as usize]).collect::<Vec<_>>()
+    };
+    let ptx: Vec<f64> = windows().iter().flat_map(text).collect();
+    out.insert("ppo/loss/ptx", if plan.gamma_ptx > 0.0 { mean(&ptx) } else { 0.0 });
+    out
+}
+
+#[track_caller]
+fn check_iteration(plan: Plan) {
+    let plan = Plan { episodes: 8, ..plan };
+    let reference = model(HeadKind::LanguageModel, 2, Path::Fused);
+    let mut trained = state(&plan);
+    let (steps, samples) = run(&mut trained, &reference, &plan, 40);
+    let wanted = slow_iteration(&state(&plan), &reference, &plan, &samples);
+    assert!(samples.iter().any(|s| s["ended_by_eos"] == true) && samples.iter().any(|s| s["ended_by_eos"] == false));
+    for (name, wanted) in wanted {
+        let found = steps[0][name];
+        assert!((found - wanted).abs() <= 2e-5 + 2e-5 * wanted.abs(), "{name}: {found}, wanted {wanted}");
+    }
+}
+
+#[test]
+fn an_iteration_measures_what_the_definitions_say() {
+    check_iteration(plan());
+    check_iteration(with_head(plan()));
+    check_iteration(Plan { whiten_advantages: WhitenScope::Off, ..plan() });
+    check_iteration(Plan { whiten_advantages: WhitenScope::Off, gamma: 0.9, lambda: 0.6, ..with_head(plan()) });
+    check_iteration(Plan { whiten_rewards: true, whiten_advantages: WhitenScope::Off, ..plan() });
+    check_iteration(Plan { missing_eos: MissingEos::Replace(-1.0), temperature: 0.8, ..plan() });
+    check_iteration(Plan { missing_eos: MissingEos::Penalty(2.0), kl: KlControl::Fixed { beta: 0.3 }, ..plan() });
+    // Eight examples are the four windows twice.
+    check_iteration(Plan { gamma_ptx: 2.0, ptx_examples: 1, ..plan() });
+}
+
+/// A rollout of the policy of [`state`], measured and estimated.
+fn rollout(plan: &Plan) -> Rollout {
+    let (state, reference) = (state(plan), model(HeadKind::LanguageModel, 2, Path::Fused));
+    let (prompts, windows) = (prompts(), windows());
+    let task = task(&reference, &prompts, &windows);
+    let requests = requests(&task, plan, 0);
+    let source = Source::new(1, "ppo/sampling");
+    let mut rollout = Rollout::sample(&state.policy, &requests, plan, &task.stop, source, task.decode).unwrap();
+    rollout.score(task.score).unwrap();
+    rollout.logprobs(&state.policy, &reference, plan, 40).unwrap();
+    rollout.values(state.value.as_ref().unwrap_or(&state.policy), 40).unwrap();
+    rollout.advantages(plan, 0.1);
+    rollout
+}
+
+/// `decoder` some way off, as after a few steps, on another path.
+fn moved(decoder: &Decoder, path: Path) -> Decoder {
+    let other = model(decoder.head(), 1, path);
+    for slot in decoder.params().slots() {
+        let mut draws = Source::new(8, &slot.name).at([]);
+        let mut values = decoder.params().read(&slot.name).unwrap();
+        values.iter_mut().for_each(|x| *x += 0.03 * draws.normal());
+        other.params().set(&slot.name, &values).unwrap();
+    }
+    other
+}
+
+fn tensor(values: &[f32]) -> Tensor {
+    Tensor::new(values, &Device::Cpu).unwrap()
+}
+
+/// `0.5 * mean max((v - R)^2, (clip(v) - R)^2)`, by Candle.
+fn slow_value_loss(values: &Tensor, old: &[f32], returns: &[f32], clip: f64) -> candle_core::Result<Tensor> {
+    let clipped = (tensor(old) + (values - tensor(old))?.clamp(-clip, clip)?)?;
+    let squares = (values - tensor(returns))?.sqr()?.maximum(&(clipped - tensor(returns))?.sqr()?)?;
+    squares.mean_all()? * 0.5
+}
+
+fn grads(model: &Decoder) -> Vec<f32> {
+    model.params().with_grads(|grads| grads.to_vec()).unwrap()
+}
+
+#[track_caller]
+fn near(model: &Decoder, found: &[f32], wanted: &[f32], tolerance: f64) {
+    let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    for slot in model.params().slots() {
+        let (found, wanted) = (&found[slot.range()], &wanted[slot.range()]);
+        let off = norm(&mut found.iter().zip(wanted).map(|(a, b)| a - b));
+        let size = norm(&mut wanted.iter().copied());
+        assert!(size > 0.0 && off <= tolerance * size, "{}: off by {off} of {size}", slot.name);
+    }
+}
+
+/// The gradients of one minibatch are those of the losses written out in Candle, over one batch.
+#[track_caller]
+fn check_step(plan: Plan) {
+    let rollout = rollout(&plan);
+    let episodes = [5, 2, 7, 0, 3];
+    let start = state(&plan);
+    let [policy, slow] = [Path::Fused, Path::Composed].map(|path| moved(&start.policy, path));
+    let ptx = if plan.gamma_ptx > 0.0 { windows() } else { Vec::new() };
+    let ptx_batches: Vec<Packed> = ptx.chunks(3).map(texts).collect();
+
+    let mut advantages = rollout.pick(&rollout.advantages, &episodes);
+    if plan.whiten_advantages == WhitenScope::Minibatch {
+        crate::whiten(&mut advantages, plan.whiten_eps, false);
+    }
+    let pick = |values: &[f32]| rollout.pick(values, &episodes);
+    let (old, values, returns) = (pick(&rollout.old), pick(&rollout.values), pick(&rollout.returns));
+    let batch = rollout.pack(&episodes);
+    let (rows, targets) = columns(&batch);
+    let mut wanted = UpdateStats::default();
+    let scalar = |x: &Tensor| f64::from(x.to_scalar::<f32>().unwrap());
+
+    let hidden = slow.hidden(&batch, Pass::Train).unwrap();
+    let unembedding = slow.unembedding().unwrap();
+    let logprobs = token_logprob(&hidden, unembedding, &rows, &targets, plan.temperature).unwrap();
+    let logprobs = logprobs.narrow(1, 0, 1).unwrap().flatten_all().unwrap();
+    let ratio = (&logprobs - tensor(&old)).unwrap().exp().unwrap();
+    let free = (&ratio * tensor(&advantages)).unwrap().neg().unwrap();
+    let (low, high) = (1.0 - f64::from(plan.clip), 1.0 + f64::from(plan.clip));
+    let clipped = (ratio.clamp(low, high).unwrap() * tensor(&advantages)).unwrap().neg().unwrap();
+    let mut loss = free.maximum(&clipped).unwrap().mean_all().unwrap();
+    wanted.policy_loss = scalar(&loss);
+    wanted.ratio = scalar(&ratio.mean_all().unwrap());
+    wanted.approxkl = 0.5 * scalar(&(logprobs - tensor(&old)).unwrap().sqr().unwrap().mean_all().unwrap());
+    if let Critic::Head { coefficient } = plan.critic {
+        let found = slow.scalars(&hidden, &rows).unwrap();
+        let value_loss = slow_value_loss(&found, &values, &returns, f64::from(plan.value_clip)).unwrap();
+        wanted.value_loss = scalar(&value_loss);
+        loss = (loss + (value_loss * coefficient).unwrap()).unwrap();
+    }
+    if plan.gamma_ptx > 0.0 {
+        let batch = texts(&ptx);
+        let (rows, targets) = columns(&batch);
+        let weights = vec![1.0 / rows.len() as f32; rows.len()];
+        let hidden = slow.hidden(&batch, Pass::Train).unwrap();
+        let ptx_loss = token_nll(&hidden, unembedding, &rows, &targets, &weights).unwrap();
+        wanted.ptx_loss = scalar(&ptx_loss);
+        loss = (loss + (ptx_loss * plan.gamma_ptx).unwrap()).unwrap();
+    }
+    slow.params().backward(&loss).unwrap();
+
+    let slow_value = start.value.as_ref().map(|value| moved(value, Path::Composed));
+    if let Some(value) = &slow_value {
+        let found = value.scalars(&value.hidden(&batch, Pass::Train).unwrap(), &rows).unwrap();
+        let value_loss = slow_value_loss(&found, &values, &returns, f64::from(plan.value_clip)).unwrap();
+        wanted.value_loss = scalar(&value_loss);
+        value.params().backward(&(value_loss * 0.5).unwrap()).unwrap();
+    }
+    for micro_tokens in [1, 30, 1_000] {
+        let minibatch = Minibatch::new(&rollout, &episodes, &plan, micro_tokens);
+        let head = slow_value.is_none().then_some(0.1);
+        policy.params().zero_grad().unwrap();
+        let mut stats = minibatch.policy_gradients(&policy, &plan, head, &ptx_batches).unwrap();
+        near(&policy, &grads(&policy), &grads(&slow), 1e-4);
+        if let (Some(start), Some(slow)) = (&start.value, &slow_value) {
+            let value = moved(start, Path::Fused);
+            minibatch.value_gradients(&value, &plan, 0.5, &mut stats).unwrap();
+            near(&value, &grads(&value), &grads(slow), 1e-4);
+        }
+        let of = |s: &UpdateStats| [s.policy_loss, s.value_loss, s.ptx_loss, s.approxkl, s.ratio];
+        for (found, wanted) in of(&stats).into_iter().zip(of(&wanted)) {
+            assert!((found - wanted).abs() <= 1e-5 + 1e-5 * wanted.abs(), "{stats:?}, wanted {wanted:?}");
+        }
+        assert!(stats.clipfrac > 0.0 && stats.clipfrac < 1.0 && stats.value_clipfrac > 0.0, "{stats:?}");
+        // What this test does on purpose must not happen in a run unnoticed.
+        assert!(matches!(check_first_ratio(&stats, 0, RATIO_TOLERANCE), Err(Error::Ratio { iteration: 0, .. })));
+    }
+}
+
+fn texts(windows: &[Vec<u32>]) -> Packed {
+    let mut batch = Packed::new();
+    (0..).zip(windows).for_each(|(example, window)| drop(batch.push_text(window, example, 1.0)));
+    batch
+}
+
+fn columns(batch: &Packed) -> (Vec<u32>, Vec<u32>) {
+    batch.predictions().iter().map(|p| (p.row, p.target)).unzip()
+}
+
+#[test]
+fn a_step_follows_the_losses_as_written_out_with_the_mix_in_the_same_buffer() {
+    let tight = Plan { clip: 0.05, value_clip: 0.05, ..plan() };
+    let mixed = Plan { gamma_ptx: 3.0, ptx_examples: 1, ..tight.clone() };
+    check_step(tight.clone());
+    check_step(mixed.clone());
+    check_step(with_head(tight.clone()));
+    check_step(with_head(mixed.clone()));
+    check_step(Plan { whiten_advantages: WhitenScope::Minibatch, temperature: 0.7, ..mixed });
+    check_step(Plan { whiten_advantages: WhitenScope::Off, ..tight });
+}
+
+#[test]
+fn whitening_has_the_scope_of_the_plan() {
+    let moments = |x: &[f32]| {
+        let x: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+        (mean(&x).abs() < 1e-5, (variance(&x) - 1.0).abs() < 1e-4)
+    };
+    for scope in [WhitenScope::Batch, WhitenScope::Minibatch, WhitenScope::Off] {
+        let plan = Plan { whiten_advantages: scope, ..plan() };
+        let rollout = rollout(&plan);
+        assert_eq!(moments(&rollout.advantages).1, scope == WhitenScope::Batch, "{scope:?}");
+        for episodes in [[0, 1, 2], [5, 7, 3]] {
+            let minibatch = Minibatch::new(&rollout, &episodes, &plan, 40);
+            let white = moments(&minibatch.advantages) == (true, true);
+            assert_eq!(white, scope == WhitenScope::Minibatch, "{scope:?}");
+        }
+        let returns = rollout.returns.clone();
+        assert_eq!(returns, self::rollout(&Plan { whiten_advantages: WhitenScope::Off, ..plan }).returns);
+    }
+}
+
+/// What every token of an episode that scored 2 earns without a critic and without a discount.
+#[track_caller]
+fn check_missing_eos(rule: MissingEos, ended_by_eos: bool, wanted: f32) {
+    let (prompt, completion) = (vec![1], vec![4, 5, if ended_by_eos { 0 } else { 6 }]);
+    let episode = Episode { id: 0, group: 0, prompt, completion, text: String::new(), ended_by_eos };
+    let mut rollout = Rollout::of(vec![episode]);
+    rollout.scores = vec![2.0];
+    (rollout.old, rollout.reference, rollout.values) = (vec![-1.0; 3], vec![-1.0; 3], vec![0.0; 3]);
+    let plan = Plan { missing_eos: rule, lambda: 1.0, whiten_advantages: WhitenScope::Off, ..plan() };
+    rollout.advantages(&plan, 0.1);
+    assert_eq!(rollout.advantages, [wanted; 3]);
+}
+
+#[test]
+fn a_completion_that_never_stopped_is_worth_what_the_plan_says() {
+    for rule in [MissingEos::Off, MissingEos::Replace(-1.0), MissingEos::Penalty(0.5)] {
+        check_missing_eos(rule, true, 2.0);
+    }
+    check_missing_eos(MissingEos::Off, false, 2.0);
+    check_missing_eos(MissingEos::Replace(-1.0), false, -1.0);
+    check_missing_eos(MissingEos::Penalty(0.5), false, 1.5);
+}
+
+#[test]
+fn a_value_head_of_zeros_learns_what_everything_is_worth() {
+    let critic = Critic::Head { coefficient: 1.0 };
+    let plan = Plan { episodes: 240, critic, schedule: LrSchedule::Constant, ..plan() };
+    let mut state = state(&plan);
+    state.policy.params().set("score.weight", &[0.0; 16]).unwrap();
+    state.policy.params().set("score.bias", &[0.0]).unwrap();
+    let (prompts, reference) = (prompts(), state.policy.deep_copy().unwrap());
+    let task = Task { score: &|episodes| Ok(vec![1.0; episodes.len()]), ..task(&reference, &prompts, &[]) };
+    let mut losses = Vec::new();
+    let mut on = |event: Event<'_, State>| {
+        if let Event::Step { metrics, .. } = event {
+            losses.push(metrics.iter().find(|(name, _)| *name == "ppo/loss/value").unwrap().1);
+        }
+        Ok(Flow::Continue)
+    };
+    train(&mut state, &task, &plan, &mut on).unwrap();
+    // Whatever is said is worth 1, so nothing but the head can lower this loss.
+    assert!(losses[0] > 0.3 && losses[29] < 0.05 * losses[0], "{losses:?}");
+    assert!(state.policy.params().read("score.weight").unwrap().iter().all(|w| *w != 0.0));
+}
+
+#[test]
+fn an_adaptive_price_follows_the_divergence() {
+    let kl = KlControl::Adaptive { initial: 0.2, target: 0.05, horizon: 40.0 };
+    let plan = Plan { kl, policy_lr: 0.03, episodes: 64, schedule: LrSchedule::Constant, ..plan() };
+    let mut state = state(&plan);
+    let reference = state.policy.deep_copy().unwrap();
+    let (steps, _) = run(&mut state, &reference, &plan, 40);
+    let mut beta: f64 = 0.2;
+    for step in &steps {
+        assert_eq!(step["objective/kl_coef"], beta);
+        beta *= 1.0 + (step["objective/kl"] / 0.05 - 1.0).clamp(-0.2, 0.2) * 8.0 / 40.0;
+    }
+    assert!((state.beta - beta).abs() < 1e-12);
+    assert!(steps[1]["objective/kl_coef"] < 0.2, "no divergence yet: cheaper");
+    assert!(steps.iter().any(|step| step["objective/kl"] > 0.05), "the policy never moved: {steps:?}");
+}
+
+#[test]
+fn the_average_moves_with_every_step() {
+    let plan = Plan { ema: 0.6, minibatch: 8, ..plan() };
+    let mut state = state(&plan);
+    let (prompts, reference) = (prompts(), state.policy.deep_copy().unwrap());
+    let weights = |model: &Decoder| model.params().with_weights(|w| w.to_vec()).unwrap();
+    let mut wanted = weights(&state.policy);
+    let mut on = |event: Event<'_, State>| {
+        if let Event::Boundary { state, .. } = event {
+            wanted.iter_mut().zip(weights(&state.policy)).for_each(|(a, w)| *a = 0.6 * *a + 0.4 * w);
+        }
+        Ok(Flow::Continue)
+    };
+    train(&mut state, &task(&reference, &prompts, &[]), &plan, &mut on).unwrap();
+    let average = state.ema.as_ref().unwrap().average();
+    assert!(average.iter().zip(&wanted).all(|(a, w)| (a - w).abs() < 1e-6));
+    assert_ne!(average, weights(&state.policy));
+    assert!(self::state(&Plan { ema: 0.0, ..plan }).ema.is_none());
+}
+
+/// Everything a state consists of, as bytes, by way of the disk.
+fn bytes(state: &State, folder: &std::path::Path) -> Vec<Vec<u8>> {
+    let file = |name| folder.join(name);
+    state.policy_optimizer.save(&file("policy")).unwrap();
+    let mut names = vec!["policy"];
+    if let Some(optimizer) = &state.value_optimizer {
+        optimizer.save(&file("value")).unwrap();
+        names.push("value");
+    }
+    if let Some(ema) = &state.ema {
+        ema.save(&file("ema")).unwrap();
+        names.push("ema");
+    }
+    let mut all: Vec<Vec<u8>> = names.into_iter().map(|name| std::fs::read(file(name)).unwrap()).collect();
+    let weights = |model: &Decoder| model.params().with_weights(|w| w.iter().flat_map(|x| x.to_le_bytes()).collect());
+    all.extend([Some(&state.policy), state.value.as_ref()].into_iter().flatten().map(|m| weights(m).unwrap()));
+    all.push(state.beta.to_le_bytes().to_vec());
+    all.push(state.iteration.to_le_bytes().to_vec());
+    all
+}
+
+#[track_caller]
+fn check_resume(plan: Plan) {
+    let folder = tempfile::tempdir().unwrap();
+    let start = state(&plan);
+    let (prompts, windows, reference) = (prompts(), windows(), start.policy.deep_copy().unwrap());
+    let task = task(&reference, &prompts, &windows);
+    let mut whole = start;
+    train(&mut whole, &task, &plan, &mut |_| Ok(Flow::Continue)).unwrap();
+    let wanted = bytes(&whole, folder.path());
+    for cut in 1..3 {
+        let mut first = state(&plan);
+        let mut stop = |event: Event<'_, State>| match event {
+            Event::Boundary { step, .. } if step == cut => Ok(Flow::Stop),
+            _ => Ok(Flow::Continue),
+        };
+        train(&mut first, &task, &plan, &mut stop).unwrap();
+        assert!(bytes(&first, folder.path()) != wanted);
+        let value = first.value.as_ref().map(|value| value.deep_copy().unwrap());
+        let mut second = State::new(first.policy.deep_copy().unwrap(), value, &plan).unwrap();
+        second.policy_optimizer.load(&folder.path().join("policy")).unwrap();
+        if let Some(optimizer) = &mut second.value_optimizer {
+            optimizer.load(&folder.path().join("value")).unwrap();
+        }
+        if let Some(ema) = &mut second.ema {
+            ema.load(&folder.path().join("ema")).unwrap();
+        }
+        (second.beta, second.iteration) = (first.beta, first.iteration);
+        train(&mut second, &task, &plan, &mut |_| Ok(Flow::Continue)).unwrap();
+        assert!(bytes(&second, folder.path()) == wanted, "cut after iteration {cut}");
+    }
+}
+
+#[test]
+fn a_run_cut_anywhere_ends_with_the_same_bits() {
+    let plan = Plan { minibatch: 4, inner_epochs: 2, gamma_ptx: 1.0, ptx_examples: 1, ..plan() };
+    check_resume(plan.clone());
+    check_resume(with_head(Plan {
+        kl: KlControl::Adaptive { initial: 0.1, target: 0.1, horizon: 50.0 },
+        ema: 0.0,
+        ..plan
+    }));
+}
+
+#[test]
+fn shuffled_passes_use_everything_equally_and_can_be_cut() {
+    let source = Source::new(1, "test");
+    let all = shuffled(source, 5, 0..20);
+    for pass in all.chunks(5) {
+        let mut sorted = pass.to_vec();
+        sorted.sort_unstable();
+        assert_eq!(sorted, [0, 1, 2, 3, 4]);
+    }
+    assert!(all.chunks(5).any(|pass| pass != &all[..5]));
+    for cut in 0..20 {
+        assert_eq!([shuffled(source, 5, 0..cut), shuffled(source, 5, cut..20)].concat(), all);
+    }
+}
+
+/// A run whose task and plan were changed stops with a message.
+#[track_caller]
+fn refused(change: impl Fn(&mut Task<'_>, &mut Plan), message: &str) {
+    let (prompts, windows, mut plan) = (prompts(), windows(), plan());
+    let mut state = state(&plan);
+    let reference = state.policy.deep_copy().unwrap();
+    let mut task = task(&reference, &prompts, &windows);
+    change(&mut task, &mut plan);
+    let found = train(&mut state, &task, &plan, &mut |_| Ok(Flow::Continue)).unwrap_err().to_string();
+    assert!(found.contains(message), "{found:?} does not say {message:?}");
+    assert_eq!((state.iteration, state.policy_optimizer.steps()), (0, 0));
+}
+
+fn fifth(episodes: &[Episode], value: f32) -> Scores {
+    Ok(episodes.iter().map(|e| if e.id == 5 { value } else { 0.0 }).collect())
+}
+
+#[test]
+fn what_cannot_run_is_refused() {
+    refused(|task, _| task.score = &|_| Ok(vec![1.0; 7]), "returned 7 scores for 8 episodes");
+    refused(|task, _| task.score = &|_| Ok(vec![1.0; 9]), "returned 9 scores for 8 episodes");
+    refused(|task, _| task.score = &|e| fifth(e, f32::NAN), "episode 5 scored NaN");
+    refused(|task, _| task.score = &|e| fifth(e, f32::INFINITY), "episode 5 scored inf");
+    refused(|task, _| task.score = &|_| Err("no judge".into()), "the scoring function failed: no judge");
+    refused(|task, _| task.prompts = &[], "there are no prompts");
+    let mix = |plan: &mut Plan| (plan.gamma_ptx, plan.ptx_examples) = (27.8, 1);
+    let none = |task: &mut Task<'_>, plan: &mut Plan| (task.pretraining, _) = (&[], mix(plan));
+    refused(none, "gamma-ptx is 27.8 but there is no pretraining window");
+    refused(|_, plan| plan.minibatch = 3, "`minibatch` does not divide `batch`");
+    refused(|_, plan| plan.temperature = 0.0, "`temperature` must be above 0");
+}
+
+#[track_caller]
+fn mismatched(policy: HeadKind, value: Option<HeadKind>, plan: &Plan, message: &str) {
+    let model = |head| model(head, 1, Path::Fused);
+    let found = State::new(model(policy), value.map(model), plan).err().unwrap().to_string();
+    assert!(found.contains(message), "{found:?} does not say {message:?}");
+}
+
+#[test]
+fn a_critic_that_is_not_the_plans_is_refused() {
+    let (separate, head) = (plan(), with_head(plan()));
+    mismatched(HeadKind::LanguageModel, None, &separate, "a separate critic needs a value model");
+    mismatched(HeadKind::LanguageModel, Some(HeadKind::LanguageModel), &separate, "has no scalar head");
+    mismatched(HeadKind::LanguageModel, None, &head, "the policy has no value head");
+    mismatched(HeadKind::LanguageModelWithValue, Some(HeadKind::Value), &head, "a value head needs no value model");
+}

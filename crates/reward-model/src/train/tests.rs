@@ -1,0 +1,321 @@
+//! Training and scoring against slow readings of equation 1.
+
+use super::*;
+use candle_core::Device;
+use instruct_data::Packed;
+use instruct_kernels::Path;
+use instruct_model::{Config, HeadKind};
+use std::cell::RefCell;
+
+const VOCAB: usize = 23;
+
+/// A reward model in which every parameter matters.
+fn model(path: Path) -> Decoder {
+    let config = Config::tiny_gpt2(VOCAB, 16, 2, 2, 24);
+    let model = Decoder::zeros(config, HeadKind::Score, &Device::Cpu, path, DType::F32).unwrap();
+    for slot in model.params().slots() {
+        let centre = if slot.name.ends_with("norm.weight") { 1.0 } else { 0.0 };
+        let mut draws = Source::new(1, &slot.name).at([]);
+        let values: Vec<f32> = (0..slot.len).map(|_| centre + 0.2 * draws.normal()).collect();
+        model.params().set(&slot.name, &values).unwrap();
+    }
+    model
+}
+
+fn ids(seed: u64, n: usize) -> Vec<u32> {
+    let mut draws = Source::new(seed, "ids").at([]);
+    (0..n).map(|_| draws.below(VOCAB as u64) as u32).collect()
+}
+
+fn group(seed: u64, ranks: &[u32]) -> Group {
+    let completion = |k: usize| ids(100 * seed + k as u64, 1 + (seed as usize + 3 * k) % 7);
+    Group {
+        prompt: ids(seed, 1 + seed as usize % 5),
+        completions: (0..ranks.len()).map(completion).collect(),
+        ranks: ranks.to_vec(),
+    }
+}
+
+/// Rankings of 2 to 9 completions, some with ties.
+fn groups() -> Vec<Group> {
+    let ranks: [&[u32]; 6] =
+        [&[2, 1], &[1, 2, 3, 4], &[3, 1, 1, 2], &[9, 8, 7, 6, 5, 4, 3, 2, 1], &[1, 2, 2, 2, 2], &[2, 3, 1]];
+    (1..).zip(ranks).map(|(seed, ranks)| group(seed, ranks)).collect()
+}
+
+fn plan() -> Plan {
+    let adam = AdamConfig::default();
+    Plan { epochs: 1, batch: 64, lr: 0.01, adam, micro_tokens: 40, seed: 1 }
+}
+
+/// The score of one completion, alone and without a shared prompt.
+fn slow_score(model: &Decoder, prompt: &[u32], completion: &[u32]) -> f32 {
+    let mut batch = Packed::new();
+    batch.push(&[prompt, completion].concat(), 0);
+    let hidden = model.hidden(&batch, Pass::Infer).unwrap();
+    model.scalars(&hidden, &[batch.last_row(0)]).unwrap().to_vec1::<f32>().unwrap()[0]
+}
+
+/// Loss, accuracy and margin, pair by pair.
+fn slow_sums(model: &Decoder, groups: &[Group]) -> [f64; 3] {
+    let (mut loss, mut correct, mut margin, mut count) = (0.0, 0.0, 0.0, 0.0);
+    for group in groups {
+        let score = |k: usize| f64::from(slow_score(model, &group.prompt, &group.completions[k]));
+        let (mut sum, mut n) = (0.0, 0.0);
+        for winner in 0..group.ranks.len() {
+            for loser in 0..group.ranks.len() {
+                if group.ranks[winner] < group.ranks[loser] {
+                    let difference = score(winner) - score(loser);
+                    sum += (1.0 + (-difference).exp()).ln();
+                    n += 1.0;
+                    correct += f64::from(difference > 0.0);
+                    margin += difference;
+                }
+            }
+        }
+        loss += sum / n / groups.len() as f64;
+        count += n;
+    }
+    [loss, correct / count, margin / count]
+}
+
+/// The metrics of the first step.
+fn first_step(groups: &[Group], plan: &Plan) -> Vec<(&'static str, f64)> {
+    let seen = RefCell::new(Vec::new());
+    let mut on = |event: Event<'_, State>| {
+        if let Event::Step { step: 1, metrics, .. } = event {
+            seen.borrow_mut().extend_from_slice(metrics);
+        }
+        Ok(Flow::Continue)
+    };
+    train(&mut State::new(model(Path::Fused), plan).unwrap(), groups, plan, &mut on).unwrap();
+    seen.into_inner()
+}
+
+#[test]
+fn the_loss_of_a_step_is_equation_1_pair_by_pair() {
+    let all = groups();
+    let alone: Vec<&[Group]> = all.chunks(1).collect();
+    for groups in alone.into_iter().chain([&all[..], &all[..2], &all[2..4]]) {
+        for micro_tokens in [1, 60, 10_000] {
+            let seen = first_step(groups, &Plan { micro_tokens, ..plan() });
+            for ((name, found), wanted) in seen.iter().zip(slow_sums(&model(Path::Fused), groups)) {
+                assert!((found - wanted).abs() < 1e-6, "{name}: {found}, wanted {wanted}");
+            }
+        }
+    }
+}
+
+#[test]
+fn groups_weigh_the_same_whatever_their_size() {
+    let all = groups();
+    let loss = |groups: &[Group]| first_step(groups, &plan())[0].1;
+    let apart: Vec<f64> = all.chunks(1).map(loss).collect();
+    assert!((loss(&all) - apart.iter().sum::<f64>() / 6.0).abs() < 1e-9, "{apart:?}");
+}
+
+#[test]
+fn a_head_of_zeros_loses_ln_2() {
+    let model = model(Path::Fused);
+    model.params().set("score.weight", &[0.0; 16]).unwrap();
+    let groups = groups();
+    let sums = gradients(&model, &groups.iter().collect::<Vec<_>>(), 40).unwrap();
+    assert!((sums.loss - std::f64::consts::LN_2).abs() < 1e-9, "{}", sums.loss);
+    assert_eq!((sums.correct, sums.margin), (sums.pairs / 2.0, 0.0));
+}
+
+fn gradient(groups: &[Group], micro_tokens: usize) -> Vec<f32> {
+    let model = model(Path::Fused);
+    gradients(&model, &groups.iter().collect::<Vec<_>>(), micro_tokens).unwrap();
+    model.params().with_grads(|grads| grads.to_vec()).unwrap()
+}
+
+/// The gradient of equation 1 by Candle, one pair of unshared sequences at a time.
+fn slow_gradient(groups: &[Group]) -> Vec<f32> {
+    let model = model(Path::Composed);
+    for group in groups {
+        let pairs = pairs(&group.ranks);
+        for &(winner, loser) in &pairs {
+            let mut batch = Packed::new();
+            for k in [winner, loser] {
+                batch.push(&[&group.prompt[..], &group.completions[k]].concat(), 0);
+            }
+            let hidden = model.hidden(&batch, Pass::Train).unwrap();
+            let scores = model.scalars(&hidden, &[batch.last_row(0), batch.last_row(1)]).unwrap();
+            let difference = (scores.get(1).unwrap() - scores.get(0).unwrap()).unwrap();
+            let loss = (difference.exp().unwrap() + 1.0).unwrap().log().unwrap();
+            let weight = 1.0 / (pairs.len() * groups.len()) as f64;
+            model.params().backward(&(loss * weight).unwrap()).unwrap();
+        }
+    }
+    model.params().with_grads(|grads| grads.to_vec()).unwrap()
+}
+
+/// Within `tolerance` of each other, parameter by parameter; what the loss cannot see is noise.
+#[track_caller]
+fn near(found: &[f32], wanted: &[f32], tolerance: f64) {
+    let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    for slot in model(Path::Fused).params().slots() {
+        let (found, wanted) = (&found[slot.range()], &wanted[slot.range()]);
+        let off = norm(&mut found.iter().zip(wanted).map(|(a, b)| a - b));
+        let size = norm(&mut wanted.iter().copied());
+        if ["score.bias", "norm.bias"].contains(&&*slot.name) {
+            assert!(size < 1e-6, "{} is seen by a loss over differences: {size}", slot.name);
+        } else {
+            assert!(size > 0.0 && off <= tolerance * size, "{}: off by {off} of {size}", slot.name);
+        }
+    }
+}
+
+#[test]
+fn the_gradient_is_that_of_equation_1_whatever_the_micro_batches() {
+    let groups = groups();
+    let whole = gradient(&groups, 10_000);
+    near(&whole, &slow_gradient(&groups), 1e-4);
+    for micro_tokens in [1, 30, 90] {
+        near(&gradient(&groups, micro_tokens), &whole, 1e-6);
+    }
+}
+
+fn run(state: &mut State, groups: &[Group], plan: &Plan) {
+    train(state, groups, plan, &mut |_| Ok(Flow::Continue)).unwrap();
+}
+
+fn weights(model: &Decoder) -> Vec<u32> {
+    model.params().with_weights(|w| w.iter().map(|x| x.to_bits()).collect()).unwrap()
+}
+
+#[test]
+fn rankings_without_a_pair_change_nothing() {
+    let plan = Plan { batch: 4, epochs: 2, ..plan() };
+    let with = groups();
+    let mut padded = vec![group(20, &[1]), group(21, &[2, 2, 2])];
+    padded.extend(groups());
+    padded.insert(4, group(22, &[]));
+    assert_eq!((steps(&plan, &with), steps(&plan, &padded)), (4, 4));
+    let after = |groups: &[Group]| {
+        let mut state = State::new(model(Path::Fused), &plan).unwrap();
+        run(&mut state, groups, &plan);
+        weights(&state.model)
+    };
+    assert!(after(&with) == after(&padded));
+}
+
+#[test]
+fn eight_pairs_can_be_ordered() {
+    let groups: Vec<Group> = (1..9).map(|seed| group(seed, if seed % 2 == 0 { &[1, 2] } else { &[2, 1] })).collect();
+    let plan = Plan { epochs: 40, ..plan() };
+    let mut state = State::new(model(Path::Fused), &plan).unwrap();
+    assert!(slow_sums(&state.model, &groups)[1] < 1.0, "nothing to learn");
+    run(&mut state, &groups, &plan);
+    let [loss, accuracy, _] = slow_sums(&state.model, &groups);
+    assert!(accuracy == 1.0 && loss < 0.2, "{accuracy} {loss}");
+}
+
+#[test]
+fn what_a_difference_cannot_see_stays_as_it_is() {
+    let plan = Plan { epochs: 3, ..plan() };
+    let mut state = State::new(model(Path::Fused), &plan).unwrap();
+    let before = state.model.deep_copy().unwrap();
+    run(&mut state, &groups(), &plan);
+    for slot in before.params().slots() {
+        let frozen = ["score.bias", "norm.bias"].contains(&&*slot.name);
+        let (old, new) = (before.params().read(&slot.name).unwrap(), state.model.params().read(&slot.name).unwrap());
+        assert_eq!(old == new, frozen, "{}", slot.name);
+    }
+}
+
+fn items(groups: &[Group]) -> Vec<Item<'_>> {
+    let of = |group| {
+        let Group { prompt, completions, .. }: &Group = group;
+        completions.iter().map(|completion| Item { prompt, completion })
+    };
+    groups.iter().flat_map(of).collect()
+}
+
+#[test]
+fn a_score_does_not_see_its_company() {
+    let (model, groups) = (model(Path::Fused), groups());
+    let mut items = items(&groups);
+    items.push(Item { prompt: &groups[0].prompt, completion: &[] });
+    items.insert(3, Item { prompt: &groups[5].prompt, completion: &[] });
+    for round in 0..4 {
+        let wanted: Vec<f32> = items.iter().map(|item| slow_score(&model, item.prompt, item.completion)).collect();
+        for micro_tokens in [1, 17, 64, 10_000] {
+            assert_eq!(scores(&model, &items, micro_tokens).unwrap(), wanted, "{micro_tokens} tokens at a time");
+        }
+        Source::new(round, "order").at([]).shuffle(&mut items);
+    }
+    assert!(scores(&model, &[], 64).unwrap().is_empty());
+}
+
+#[test]
+fn demonstrations_average_nothing_after_centring() {
+    let (model, groups) = (model(Path::Fused), groups());
+    model.params().set("score.bias", &[0.7]).unwrap();
+    let (demonstrations, before) = (items(&groups), model.deep_copy().unwrap());
+    let mean = |model: &Decoder| {
+        let scores = scores(model, &demonstrations, 50).unwrap();
+        scores.iter().sum::<f32>() / scores.len() as f32
+    };
+    let shift = center(&model, &demonstrations, 50).unwrap();
+    assert!(mean(&before).abs() > 0.1 && (shift + mean(&before)).abs() < 1e-5, "{shift}");
+    assert!(mean(&model).abs() < 1e-5, "{}", mean(&model));
+    for slot in before.params().slots().iter().filter(|slot| slot.name != "score.bias") {
+        assert_eq!(before.params().read(&slot.name).unwrap(), model.params().read(&slot.name).unwrap());
+    }
+    assert!(center(&model, &demonstrations, 50).unwrap().abs() < 1e-5, "the second time there is nothing to do");
+    assert!(matches!(center(&model, &[], 50), Err(Error::NoDemonstrations)));
+}
+
+#[test]
+fn a_run_cut_anywhere_ends_with_the_same_bits() {
+    let (groups, plan) = (groups(), Plan { epochs: 2, batch: 2, ..plan() });
+    let folder = tempfile::tempdir().unwrap();
+    let moments = |state: &State| {
+        state.optimizer.save(&folder.path().join("moments")).unwrap();
+        std::fs::read(folder.path().join("moments")).unwrap()
+    };
+    let mut whole = State::new(model(Path::Fused), &plan).unwrap();
+    run(&mut whole, &groups, &plan);
+    assert_eq!(whole.step, 6);
+    for cut in 1..6 {
+        let mut first = State::new(model(Path::Fused), &plan).unwrap();
+        let mut stop = |event: Event<'_, State>| match event {
+            Event::Boundary { step, .. } if step == cut => Ok(Flow::Stop),
+            _ => Ok(Flow::Continue),
+        };
+        train(&mut first, &groups, &plan, &mut stop).unwrap();
+        moments(&first);
+        let mut second = State::new(first.model.deep_copy().unwrap(), &plan).unwrap();
+        second.optimizer.load(&folder.path().join("moments")).unwrap();
+        second.step = first.step;
+        run(&mut second, &groups, &plan);
+        assert!(weights(&second.model) == weights(&whole.model), "cut after step {cut}");
+        assert!(moments(&second) == moments(&whole), "cut after step {cut}");
+    }
+}
+
+#[track_caller]
+fn refused(model: Decoder, groups: &[Group], message: &str) {
+    let mut state = State::new(model, &plan()).unwrap();
+    let found = train(&mut state, groups, &plan(), &mut |_| Ok(Flow::Continue)).unwrap_err().to_string();
+    assert!(found.contains(message), "{found:?} does not say {message:?}");
+    assert_eq!(state.step, 0);
+}
+
+#[test]
+fn what_cannot_be_learned_is_refused() {
+    let model = || model(Path::Fused);
+    refused(model(), &[], "none of 0 rankings");
+    refused(model(), &[group(1, &[1, 1]), group(2, &[1])], "none of 2 rankings");
+    let long = Group { prompt: ids(1, 24), ..group(1, &[1, 2]) };
+    refused(model(), &[long], "does not fit a context of 24");
+    refused(model().with_head(HeadKind::LanguageModel, 1).unwrap(), &groups(), "this needs a scalar head");
+    let dead = model();
+    dead.params().set("score.weight", &[0.0; 16]).unwrap();
+    refused(dead, &groups(), "no gradient reached");
+    let broken = model();
+    broken.params().set("score.weight", &[f32::NAN; 16]).unwrap();
+    refused(broken, &groups(), "NaN or infinite");
+}
