@@ -19,6 +19,37 @@ fn the_repository_is_tidy() {
     assert!(problems.is_empty(), "{} problem(s):\n{}", problems.len(), problems.join("\n"));
 }
 
+/// Each rule finds what it is for; one that found nothing would pass everywhere.
+#[test]
+fn every_rule_bites() {
+    check(fronts, "crates/sft/src/a.rs", "fn a() {}", "crates/sft/src/a.rs:1: no `//!`");
+    check(absences, "crates/data/src/a.rs", "//!\nuse candle_core::Shape;", "crates/data/src/a.rs:2: `candle`");
+    check(absences, "crates/ppo/src/a.rs", "\n\nstd::fs::read(path)", "crates/ppo/src/a.rs:3: `std::fs`");
+    check(absences, "crates/train/src/a.rs", "Instant::now()", "only xtask reads the clock");
+    check(absences, "crates/model/src/a.rs", "pub fn nll_loss(x: f32) -> f32 {", "a.rs:1: a loss");
+    check(absences, "crates/model/src/a.rs", "candle_nn::LayerNorm::new(w, b)", "no backward");
+    check(absences, "xtask/src/a.rs", "let seen: HashSet<u32>;", "BTreeSet");
+    check(absences, "docs/a.md", &["see /ro", "ot/notes"].concat(), "docs/a.md:1: a path of one machine");
+    check(unsafety, "crates/model/src/a.rs", "// SAFETY: none\nunsafe { f() }", "a.rs:2: `unsafe`; only kernels may");
+    check(unsafety, "crates/kernels/src/a.rs", "let x = unsafe { f() };", "without a SAFETY comment");
+    check(arrows, "crates/sft/Cargo.toml", "[dependencies]\ninstruct-ppo = 1", "lists instruct-ppo");
+    check(arrows, "crates/data/Cargo.toml", "[target.'cfg(unix)'.dependencies]\ncandle-core = 1", "lists candle-core");
+    let unreached = "[features]\ndefault = []\n[dependencies]\ncandle-core = 1";
+    check(features, "crates/model/Cargo.toml", unreached, "`cuda` does not reach");
+    check(features, "crates/data/Cargo.toml", "[features]\ndefault = []\ncuda = []", "switches nothing");
+    check(metrics, "crates/sft/src/a.rs", "(\"train/sft/new\", 1.0)", "does not define `train/sft/new`");
+    check(metrics, "docs/metrics.md", "| `train/sft/old` | | |", "nothing emits");
+    check(links, "docs/a.md", "[b](b.md)", "docs/a.md:1: the link to b.md leads nowhere");
+    check(simulation, "docs/a.md", "The gold judge\nsays so.", "does not say that this is a simulation");
+}
+
+#[track_caller]
+fn check(rule: fn(&Repository, &mut Vec<String>), path: &str, text: &str, part: &str) {
+    let mut problems = Vec::new();
+    rule(&Repository { files: vec![File { path: path.to_owned(), text: text.to_owned() }] }, &mut problems);
+    assert!(problems.iter().any(|problem| problem.contains(part)), "`{part}` is not in {problems:?}");
+}
+
 /// What no line of code may hold, where, and why.
 struct Absence {
     /// Starts of paths.
@@ -117,7 +148,7 @@ fn fronts(repository: &Repository, problems: &mut Vec<String>) {
 fn unsafety(repository: &Repository, problems: &mut Vec<String>) {
     for file in repository.code() {
         let lines: Vec<&str> = file.text.lines().collect();
-        for (index, line) in lines.iter().enumerate().filter(|(_, line)| opens_unsafe(line)) {
+        for (index, _) in lines.iter().enumerate().filter(|(_, line)| opens_unsafe(line)) {
             let at = format!("{}:{}", file.path, index + 1);
             if !file.path.starts_with("crates/kernels/src/") {
                 problems.push(format!("{at}: `unsafe`; only kernels may, so that there is one place to audit"));
