@@ -244,7 +244,7 @@ impl Plan {
         };
         check(self.batch > 0, "`batch` is 0: sample at least one episode per iteration");
         check(
-            self.minibatch > 0 && self.batch % self.minibatch.max(1) == 0,
+            self.minibatch > 0 && self.batch.is_multiple_of(self.minibatch),
             "`minibatch` does not divide `batch`: episodes would be dropped",
         );
         check(self.inner_epochs > 0, "`inner-epochs` is 0: nothing would be learned");

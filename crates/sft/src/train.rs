@@ -120,7 +120,7 @@ pub fn train(state: &mut State, data: &Data<'_>, plan: &Plan, on: &mut Listener<
         }
         metrics.extend([("train/sft/lr", lr), ("train/sft/grad_norm", report.grad_norm)]);
         let _ = on(Event::Step { step: state.step, total, metrics: &metrics })?;
-        if state.step % per_epoch == 0 {
+        if state.step.is_multiple_of(per_epoch) {
             let name = format!("epoch-{:02}", state.step / per_epoch);
             let _ = on(Event::Candidate { name: &name, step: state.step, state })?;
         }
