@@ -14,7 +14,7 @@ use instruct_random::{Draws, Source};
 
 /// Half-width of each of the four uniform draws whose sum is a labeler's noise, in points. Their
 /// sum has a standard deviation of about 1.15 times this.
-pub(crate) const NOISE: i32 = 22;
+pub(crate) const NOISE: i32 = 18;
 
 /// Two completions whose perceived points differ by no more than this are tied.
 const TIE: i32 = 3;
