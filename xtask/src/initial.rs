@@ -104,8 +104,8 @@ fn embed(params: &Params, shape: &Shape, config: &Config, draws: &mut Draws) -> 
 /// Radians per token of sine `pair` of `pairs`: from nearly half a turn, which tells neighbours
 /// apart, to a turn in 128 tokens, which tells near from far.
 fn frequency(pair: usize, pairs: usize) -> f32 {
-    let (fast, slow) = (2.8, 2.0 * PI / 128.0);
-    fast * (slow / fast as f32).powf(pair as f32 / (pairs - 1).max(1) as f32)
+    let (fast, slow) = (2.8f32, 2.0 * PI / 128.0);
+    fast * (slow / fast).powf(pair as f32 / (pairs - 1).max(1) as f32)
 }
 
 /// Layer 0, head 0: the query is the position turned back by one token, so that it meets the key of
