@@ -73,7 +73,7 @@ impl Watch {
 
     fn boundary<S: Saved>(&mut self, step: u64, state: &S) -> Result<Flow, TrainError> {
         let interrupted = INTERRUPTED.load(Ordering::SeqCst);
-        if interrupted || step % self.every == 0 || step == self.display.total {
+        if interrupted || step.is_multiple_of(self.every) || step == self.display.total {
             self.artefact.commit(step, &state.rest(), |folder| state.save(folder))?;
         }
         Ok(if interrupted { Flow::Stop } else { Flow::Continue })

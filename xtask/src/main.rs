@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod embedded;
 mod evaluate;
+mod initial;
 mod listen;
 mod prepare;
 mod saved;

@@ -110,12 +110,8 @@ impl Material {
         let (demonstrations, rankings, prompts) = clean(&leaks, demonstrations, rankings, prompts, &mut report);
 
         let context = decoder_caps(config, &base.decoder)?;
-        let encoder = Encoder {
-            tokenizer: &base.tokenizer,
-            template: &base.template,
-            caps: context,
-            overlong: Overlong::Drop,
-        };
+        let encoder =
+            Encoder { tokenizer: &base.tokenizer, template: &base.template, caps: context, overlong: Overlong::Drop };
         let demonstrations = map(demonstrations, |records| examples(&encoder, &records, &mut report))?;
         let rankings = map(rankings, |records| groups(&encoder, records, &mut report))?;
         let prompts = map(prompts, |records| prompt_ids(&encoder, &records, &mut report))?;
@@ -288,6 +284,9 @@ fn note(kind: &str, kept: &EncodeReport, report: &mut Vec<String>) {
     }
 }
 
+/// Texts of one length, in token ids.
+type Windows = Vec<Vec<u32>>;
+
 /// Windows of pretraining text for the mix, and held-out ones for the alignment tax.
 fn windows(
     config: &Config,
@@ -295,7 +294,7 @@ fn windows(
     embedded: &Path,
     length: usize,
     report: &mut Vec<String>,
-) -> Result<(Vec<Vec<u32>>, Vec<Vec<u32>>)> {
+) -> Result<(Windows, Windows)> {
     let cut = |names: &[String]| -> Result<Vec<Vec<u32>>> {
         let texts = read::<PretrainText>(&resolve(names, embedded), &Limits::default())?.records;
         Ok(text_windows(&base.tokenizer, &texts, length)?.0)

@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use instruct_kernels::Params;
-use instruct_train::{BoxError, Checkpoint, read_flat, write_flat};
 use instruct_ppo as ppo;
 use instruct_reward_model as reward_model;
 use instruct_sft as sft;
+use instruct_train::{BoxError, Checkpoint, read_flat, write_flat};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path};
 

@@ -73,10 +73,8 @@ impl Run<'_> {
             micro_tokens: self.config.model.micro_tokens,
             seed: self.config.seed,
         };
-        let data = sft::Data {
-            demonstrations: &self.material.demonstrations.train,
-            pretraining: &self.material.windows,
-        };
+        let data =
+            sft::Data { demonstrations: &self.material.demonstrations.train, pretraining: &self.material.windows };
         let mut state = sft::State::new(self.base.decoder.deep_copy()?, &plan)?;
         let mut watch = self.watch(artefact, &mut state)?;
         sft::train(&mut state, &data, &plan, &mut |event| watch.hear(event, on_candidate))?;
@@ -238,8 +236,7 @@ impl Run<'_> {
     pub(crate) fn episodes(&self, model: &Decoder, prompts: &[PromptIds], purpose: &str) -> Result<Vec<Episode>> {
         let request = |(i, prompt): (u64, &PromptIds)| Request { episode: i, prompt: prompt.ids.clone() };
         let requests: Vec<Request> = (0..).zip(prompts).map(request).collect();
-        let completions =
-            generate(model, &requests, &self.sampling(), Source::new(self.config.seed, purpose))?;
+        let completions = generate(model, &requests, &self.sampling(), Source::new(self.config.seed, purpose))?;
         let episode = |(completion, request): (instruct_model::Completion, Request)| Episode {
             id: completion.episode,
             group: completion.episode as usize,
@@ -259,8 +256,7 @@ impl Run<'_> {
 
     /// Scores of episodes by a reward model that shares the run's tokenizer.
     pub(crate) fn scores(&self, reward_model: &Decoder, episodes: &[Episode]) -> reward_model::Result<Vec<f32>> {
-        let items: Vec<Item> =
-            episodes.iter().map(|e| Item { prompt: &e.prompt, completion: &e.completion }).collect();
+        let items: Vec<Item> = episodes.iter().map(|e| Item { prompt: &e.prompt, completion: &e.completion }).collect();
         reward_model::scores(reward_model, &items, self.config.model.micro_tokens)
     }
 

@@ -14,10 +14,7 @@ pub(crate) fn run() -> Result<()> {
         ("kernels", "f32, own kernels by run-time detection".to_owned()),
         ("threads", rayon::current_num_threads().to_string()),
         ("memory", memory()),
-        (
-            "denormals flushed",
-            format!("on {} of {} threads", flushed.iter().filter(|&&on| on).count(), flushed.len()),
-        ),
+        ("denormals flushed", format!("on {} of {} threads", flushed.iter().filter(|&&on| on).count(), flushed.len())),
     ];
     rows.iter().for_each(|(name, value)| print(&format!("{name:>18}  {value}")));
     if flushed.iter().all(|&on| on) {

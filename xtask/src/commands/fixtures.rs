@@ -172,8 +172,7 @@ fn sample_completions(folder: &Path, world: &World) -> Result<()> {
         let ids = encoder.prompt_ids(&Content::Text(prompt.prompt.clone()))?;
         requests.extend((0..k).map(|_| ids.clone()));
     }
-    let requests: Vec<Request> =
-        (0..).zip(requests).map(|(episode, prompt)| Request { episode, prompt }).collect();
+    let requests: Vec<Request> = (0..).zip(requests).map(|(episode, prompt)| Request { episode, prompt }).collect();
     let sampling = Sampling::plain(base.tokenizer.stops().clone(), MAX_NEW_TOKENS);
     let mut completions =
         generate(&state.model, &requests, &sampling, Source::new(SEED, "fixtures/completions"))?.into_iter();
@@ -193,7 +192,7 @@ fn printable(text: &str) -> String {
 
 /// The fixtures' own fine-tuning, from which ranked completions are sampled.
 fn sampler_plan() -> Plan {
-    Plan { epochs: 4, batch: 16, lr: 1.5e-3, dropout: 0.1, adam: AdamConfig::default(), seed: SEED, ..Plan::default() }
+    Plan { epochs: 3, batch: 16, lr: 1e-3, dropout: 0.1, adam: AdamConfig::default(), seed: SEED, ..Plan::default() }
 }
 
 /// Which prompts are ranked, and how many completions each gets: 4 to 9.

@@ -87,8 +87,7 @@ fn one(config: &Config, folder: &Path, start: Start, until: Until) -> Result<Opt
     let (base, material) = prepare(config, folder)?;
     say(&format!("run folder {}", folder.display()));
     material.report.iter().for_each(|line| say(&format!("  {line}")));
-    let mut run =
-        Run { dir: &dir, config, base: &base, material: &material, seconds: earlier_seconds(folder) };
+    let mut run = Run { dir: &dir, config, base: &base, material: &material, seconds: earlier_seconds(folder) };
     stages(&mut run, until)
 }
 

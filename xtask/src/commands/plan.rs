@@ -1,6 +1,9 @@
 //! What a run will take, from exact token counts and one assumption about the machine.
 
-use crate::{config::Config, prepare::{Base, Material}};
+use crate::{
+    config::Config,
+    prepare::{Base, Material},
+};
 use instruct_model::HeadKind;
 
 /// Floating-point operations a second that training sustains here, an assumption: a two-core

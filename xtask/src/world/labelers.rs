@@ -224,6 +224,7 @@ pub(crate) fn demonstrate(labeler: &Labeler, task: &Task, draws: &mut Draws) -> 
 }
 
 /// The best answer that the judge knows: right, plain, and courteous once.
+#[cfg(test)]
 pub(crate) fn ideal(task: &Task, draws: &mut Draws) -> String {
     loop {
         let text = polish(&courteous(&raw_answer(task, draws), draws));

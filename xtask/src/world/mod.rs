@@ -96,12 +96,14 @@ pub(crate) fn base_text(seed: u64, bytes: usize) -> Vec<String> {
 }
 
 /// The use case of a prompt, read from its text; `None` for a prompt that is not of this world.
+#[cfg(test)]
 pub(crate) fn gold_use_case(prompt: &str) -> Option<&'static str> {
     tasks::gold_use_case(prompt)
 }
 
 /// The best answer that the judge knows, worth 100 points; `None` for a prompt that is not of this
 /// world.
+#[cfg(test)]
 pub(crate) fn ideal(prompt: &str, draws: &mut Draws) -> Option<String> {
     parse(prompt).map(|task| labelers::ideal(&task, draws))
 }

@@ -143,6 +143,7 @@ pub(crate) fn request(prompt: &str) -> Vec<String> {
 }
 
 /// The use case of a prompt, read from its text.
+#[cfg(test)]
 pub(crate) fn gold_use_case(prompt: &str) -> Option<&'static str> {
     parse(prompt).map(|task| task.kind.use_case)
 }

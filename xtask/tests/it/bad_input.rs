@@ -32,7 +32,10 @@ fn broken_records_are_named_by_line_and_field() {
     check_rankings(b"{\"prompt\": \"a\", \"completions\": [\"b\", \"c\"], \"ranks\": [1]}\n", &["r.jsonl:1", "ranks"]);
     check_rankings(b"{\"prompt\": \"a\", \"completions\": [\"b\"\n", &["r.jsonl:1", "JSON"]);
     check_rankings(b"{\"completions\": [\"b\", \"c\"], \"ranks\": [1, 2]}\n", &["r.jsonl:1", "prompt"]);
-    check_rankings(b"{\"prompt\": \"\", \"completions\": [\"b\", \"c\"], \"ranks\": [1, 2]}\n", &["r.jsonl:1", "prompt"]);
+    check_rankings(
+        b"{\"prompt\": \"\", \"completions\": [\"b\", \"c\"], \"ranks\": [1, 2]}\n",
+        &["r.jsonl:1", "prompt"],
+    );
     check_rankings(b"", &["r.jsonl"]);
     check_rankings(
         b"{\"prompt\": \"a\", \"completions\": [\"b\", \"c\"], \"ranks\": [0, 7]}\n{\"prompt\": 3}\n",

@@ -1,5 +1,7 @@
 //! The program from outside: the flow on a sliver of the world, interruption, and bad input.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod bad_input;
 mod resume;
 
