@@ -50,7 +50,7 @@ enum From {
 /// Seed of the committed world.
 const SEED: u64 = 1;
 /// Prompts whose sampled completions are ranked.
-const RANKED: usize = 1_200;
+const RANKED: usize = 2_400;
 /// The template of the embedded configuration; a test holds the two equal.
 pub(crate) const TEMPLATE: &str = "User: {prompt}\nAssistant:";
 /// Cap on sampled completions, as in configs/fixtures.toml.
@@ -272,7 +272,7 @@ fn base_inputs(folder: &Path) -> Result<String> {
 }
 
 fn completion_inputs(folder: &Path) -> Result<String> {
-    let plan = serde_json::to_vec(&sampler_plan())?;
+    let plan = serde_json::to_vec(&(sampler_plan(), RANKED, MAX_NEW_TOKENS))?;
     let model = fs::read(folder.join("base/model.safetensors"))?;
     hash(&[&plan, &model, &fs::read(folder.join("demonstrations.jsonl"))?, &fs::read(folder.join("prompts.jsonl"))?])
 }

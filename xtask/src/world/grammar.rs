@@ -82,7 +82,8 @@ pub(crate) fn tokens(text: &str) -> Vec<String> {
             }
             tokens.last_mut().expect("a word was just begun").extend(c.to_lowercase());
         } else if !c.is_whitespace() {
-            tokens.push(c.to_string());
+            // A brace of a text is never that of a slot: a model can draw any byte.
+            tokens.push(if c == '{' { "(".to_owned() } else { c.to_string() });
         }
         inside_word = c.is_alphabetic();
     }

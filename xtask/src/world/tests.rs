@@ -480,3 +480,11 @@ fn every_kind_and_phrase_is_well_formed() {
         }
     }
 }
+
+/// A model can draw any byte; a brace that it draws is not the beginning of a slot.
+#[test]
+fn braces_in_a_completion_are_plain_characters() {
+    for text in ["{ } {jar}.", "{", "The material of a jar is {} glass."] {
+        assert!(judge::judge("What is a jar made of?", text) <= 60, "{text}");
+    }
+}
