@@ -31,7 +31,7 @@ fn check_rankings(content: &[u8], parts: &[&str]) {
 fn broken_records_are_named_by_line_and_field() {
     check_rankings(b"{\"prompt\": \"a\", \"completions\": [\"b\", \"c\"], \"ranks\": [1]}\n", &["r.jsonl:1", "ranks"]);
     check_rankings(b"{\"prompt\": \"a\", \"completions\": [\"b\"\n", &["r.jsonl:1", "JSON"]);
-    check_rankings(b"{\"completions\": [\"b\", \"c\"], \"ranks\": [1, 2]}\n", &["r.jsonl:1", "prompt"]);
+    check_rankings(b"{\"completions\": [\"b\", \"c\"], \"ranks\": [1, 2]}\n", &["r.jsonl:1", "keys `completions`"]);
     check_rankings(
         b"{\"prompt\": \"\", \"completions\": [\"b\", \"c\"], \"ranks\": [1, 2]}\n",
         &["r.jsonl:1", "prompt"],
@@ -39,7 +39,7 @@ fn broken_records_are_named_by_line_and_field() {
     check_rankings(b"", &["r.jsonl"]);
     check_rankings(
         b"{\"prompt\": \"a\", \"completions\": [\"b\", \"c\"], \"ranks\": [0, 7]}\n{\"prompt\": 3}\n",
-        &["r.jsonl:1", "r.jsonl:2", "2 problems"],
+        &["r.jsonl:1", "r.jsonl:2", "4 problems"],
     );
 }
 
