@@ -124,6 +124,8 @@ pub(crate) struct RewardConfig {
 pub(crate) struct EvaluateConfig {
     /// Held-out prompts used, at most.
     pub(crate) prompts: usize,
+    /// Held-out windows of pretraining text used for perplexity, at most.
+    pub(crate) windows: usize,
     /// Best-of-n baselines, by the reward model, over the SFT baseline.
     pub(crate) best_of_n: Vec<usize>,
     /// Validation prompts on which SFT candidates are scored.
@@ -187,7 +189,13 @@ impl Default for Config {
             },
             reward_model: RewardConfig { epochs: 1, batch: 64, lr: 9e-6 },
             ppo: ppo::Plan::preset(ppo::Preset::InstructGpt),
-            evaluate: EvaluateConfig { prompts: 400, best_of_n: vec![4, 16], selection_prompts: 100, use_ema: false },
+            evaluate: EvaluateConfig {
+                prompts: 400,
+                windows: 1_000,
+                best_of_n: vec![4, 16],
+                selection_prompts: 100,
+                use_ema: false,
+            },
             checkpoints: CheckpointConfig { every: 50, keep: 2 },
         }
     }
@@ -253,6 +261,7 @@ impl Config {
             "`reward-model.epochs` and `reward-model.batch` must be above 0",
         );
         check(self.evaluate.prompts > 0, "`evaluate.prompts` is 0");
+        check(self.evaluate.windows > 0, "`evaluate.windows` is 0");
         check(self.evaluate.best_of_n.iter().all(|&n| n > 0), "`evaluate.best-of-n` holds a 0");
         check(self.checkpoints.every > 0 && self.checkpoints.keep > 0, "`checkpoints` must be above 0");
         problems

@@ -110,9 +110,10 @@ pub(crate) fn evaluate(run: &mut Run<'_>, models: &Models) -> Result<Results> {
     let best_of_n = best_of_n_results(run, models, prompts, &judge, &points["sft"], &groups)?;
     let micro = run.config.model.micro_tokens;
     let held_out = &run.material.demonstrations.validation;
-    let tax = named(run, models)
-        .into_iter()
-        .map(|(name, model)| Ok((name.to_owned(), perplexity(model, &run.material.held_out_windows, micro)?)));
+    let windows = &run.material.held_out_windows;
+    let windows = &windows[..windows.len().min(run.config.evaluate.windows)];
+    let tax =
+        named(run, models).into_iter().map(|(name, model)| Ok((name.to_owned(), perplexity(model, windows, micro)?)));
     let mut results = Results {
         seed: run.config.seed,
         judge: judge.name(),
