@@ -2,6 +2,9 @@
 
 use anyhow::{Result, bail};
 use instruct_ppo as ppo;
+use instruct_reward_model as reward_model;
+use instruct_sft as sft;
+use instruct_train::AdamConfig;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use toml::{Table, Value};
@@ -235,8 +238,39 @@ impl Config {
         Config::load(&text, &path.display().to_string(), settings)
     }
 
+    /// One fine-tuning as its crate takes it.
+    pub(crate) fn sft_plan(&self, sft: &SftConfig) -> sft::Plan {
+        sft::Plan {
+            epochs: sft.epochs,
+            batch: sft.batch,
+            lr: sft.lr,
+            dropout: sft.dropout,
+            pretraining_share: sft.pretraining_share,
+            prompt_weight: sft.prompt_weight,
+            adam: AdamConfig::default(),
+            micro_tokens: self.model.micro_tokens,
+            seed: self.seed,
+        }
+    }
+
+    /// The reward model's training as its crate takes it.
+    pub(crate) fn reward_plan(&self) -> reward_model::Plan {
+        let RewardConfig { epochs, batch, lr } = self.reward_model;
+        let micro_tokens = self.model.micro_tokens;
+        reward_model::Plan { epochs, batch, lr, adam: AdamConfig::default(), micro_tokens, seed: self.seed }
+    }
+
     fn problems(&self) -> Vec<String> {
-        let mut problems: Vec<String> = self.ppo.problems().into_iter().map(|p| format!("[ppo] {p}")).collect();
+        let tables = [
+            ("sft-baseline", self.sft_plan(&self.sft_baseline).problems()),
+            ("sft-init", self.sft_plan(&self.sft_init).problems()),
+            ("reward-model", self.reward_plan().problems()),
+            ("ppo", self.ppo.problems()),
+        ];
+        let named = |(table, problems): (&str, Vec<String>)| -> Vec<String> {
+            problems.into_iter().map(|problem| format!("[{table}] {problem}")).collect()
+        };
+        let mut problems: Vec<String> = tables.into_iter().flat_map(named).collect();
         let mut check = |fine: bool, problem: &str| {
             if !fine {
                 problems.push(problem.to_owned());
@@ -249,17 +283,6 @@ impl Config {
         check(self.model.max_prompt > 0, "`model.max-prompt` is 0");
         check(self.model.max_completion > 0, "`model.max-completion` is 0");
         check(self.model.micro_tokens > 0, "`model.micro-tokens` is 0");
-        for (name, sft) in [("sft-baseline", &self.sft_baseline), ("sft-init", &self.sft_init)] {
-            check(sft.epochs > 0 && sft.batch > 0, &format!("`{name}.epochs` and `{name}.batch` must be above 0"));
-            check(sft.lr.is_finite() && sft.lr > 0.0, &format!("`{name}.lr` must be above 0"));
-            check((0.0..1.0).contains(&sft.dropout), &format!("`{name}.dropout` must lie in 0..1"));
-            check(share(sft.pretraining_share), &format!("`{name}.pretraining-share` must lie in 0..1"));
-        }
-        check(self.reward_model.lr.is_finite() && self.reward_model.lr > 0.0, "`reward-model.lr` must be above 0");
-        check(
-            self.reward_model.epochs > 0 && self.reward_model.batch > 0,
-            "`reward-model.epochs` and `reward-model.batch` must be above 0",
-        );
         check(self.evaluate.prompts > 0, "`evaluate.prompts` is 0");
         check(self.evaluate.windows > 0, "`evaluate.windows` is 0");
         check(self.evaluate.best_of_n.iter().all(|&n| n > 0), "`evaluate.best-of-n` holds a 0");
@@ -354,7 +377,7 @@ mod tests {
         check_refused("[ppo]\nbatch = 10\nminibatch = 3", &[], &["`minibatch` does not divide `batch`"]);
         check_refused("[ppo]\npreset = \"gpt5\"", &[], &["known recipes: instructgpt"]);
         check_refused("", &["ppo.batch"], &["write key=value"]);
-        check_refused("", &["data.test=1.5", "sft-init.lr=0.0"], &["`data.test`", "`sft-init.lr`"]);
+        check_refused("", &["data.test=1.5", "sft-init.lr=0.0"], &["`data.test`", "[sft-init] `lr`"]);
         check_refused("a = = 1", &[], &["not valid TOML"]);
         check_refused("[ppo]\npolicy-lr = nan", &[], &["`policy-lr`"]);
     }

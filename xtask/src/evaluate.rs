@@ -52,7 +52,7 @@ struct SftResults {
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct RewardResults {
+pub(crate) struct RewardResults {
     accuracy: f64,
     accuracy_low: f64,
     accuracy_high: f64,
@@ -226,7 +226,25 @@ fn best_of_n_results(
     run.config.evaluate.best_of_n.iter().map(of).collect()
 }
 
-fn reward_results(run: &Run<'_>, reward_model: &Decoder) -> Result<RewardResults> {
+impl RewardResults {
+    /// The line that a person reads.
+    pub(crate) fn line(&self) -> String {
+        let ceiling = self.accuracy_ceiling.map_or(String::new(), |c| format!(", ceiling {:.1}", 100.0 * c));
+        format!(
+            "{:>22}  {:5.1} %  [{:.1}, {:.1}]  longer wins {:.1}{ceiling}, ECE {:.3}, {} pairs",
+            "reward model accuracy",
+            100.0 * self.accuracy,
+            100.0 * self.accuracy_low,
+            100.0 * self.accuracy_high,
+            100.0 * self.accuracy_length_baseline,
+            self.ece,
+            self.pairs
+        )
+    }
+}
+
+/// How a reward model orders the pairs of rankings that nothing was trained on.
+pub(crate) fn reward_results(run: &Run<'_>, reward_model: &Decoder) -> Result<RewardResults> {
     let card = report_card(&ranked(run, reward_model, &run.material.held_out_rankings)?)?;
     Ok(RewardResults {
         accuracy: card.accuracy.mean,
@@ -323,18 +341,7 @@ impl Results {
             let key = format!("best of {} vs sft", best.n);
             lines.push(format!("{key:>22}  {}  KL {:.2}", percent(&best.win_rate_vs_sft), best.kl));
         }
-        let r = &self.reward_model;
-        let ceiling = r.accuracy_ceiling.map_or(String::new(), |c| format!(", ceiling {:.1}", 100.0 * c));
-        lines.push(format!(
-            "{:>22}  {:5.1} %  [{:.1}, {:.1}]  longer wins {:.1}{ceiling}, ECE {:.3}, {} pairs",
-            "reward model accuracy",
-            100.0 * r.accuracy,
-            100.0 * r.accuracy_low,
-            100.0 * r.accuracy_high,
-            100.0 * r.accuracy_length_baseline,
-            r.ece,
-            r.pairs
-        ));
+        lines.push(self.reward_model.line());
         for (name, p) in [("ppo-ptx", &self.ppo), ("ppo", &self.ppo_without_ptx)] {
             lines.push(format!(
                 "{name:>22}  KL {:.2}, score {:.2}, {:.1} tokens, |ratio - 1| <= {:.1e}",

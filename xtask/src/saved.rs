@@ -5,7 +5,7 @@ use instruct_kernels::Params;
 use instruct_ppo as ppo;
 use instruct_reward_model as reward_model;
 use instruct_sft as sft;
-use instruct_train::{BoxError, Checkpoint, read_flat, write_flat};
+use instruct_train::{AdamW, BoxError, Checkpoint, read_flat, write_flat};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path};
 
@@ -36,15 +36,12 @@ impl Saved for sft::State {
     }
 
     fn save(&self, folder: &Path) -> Result<(), BoxError> {
-        save_weights(self.model.params(), &folder.join("weights.safetensors"))?;
-        Ok(self.optimizer.save(&folder.join("optimizer.safetensors"))?)
+        save_learner(self.model.params(), &self.optimizer, folder)
     }
 
     fn load(&mut self, folder: &Path, step: u64) -> Result<()> {
-        load_weights(self.model.params(), &folder.join("weights.safetensors"))?;
-        self.optimizer.load(&folder.join("optimizer.safetensors"))?;
         self.step = step;
-        Ok(())
+        load_learner(self.model.params(), &mut self.optimizer, folder)
     }
 }
 
@@ -56,15 +53,12 @@ impl Saved for reward_model::State {
     }
 
     fn save(&self, folder: &Path) -> Result<(), BoxError> {
-        save_weights(self.model.params(), &folder.join("weights.safetensors"))?;
-        Ok(self.optimizer.save(&folder.join("optimizer.safetensors"))?)
+        save_learner(self.model.params(), &self.optimizer, folder)
     }
 
     fn load(&mut self, folder: &Path, step: u64) -> Result<()> {
-        load_weights(self.model.params(), &folder.join("weights.safetensors"))?;
-        self.optimizer.load(&folder.join("optimizer.safetensors"))?;
         self.step = step;
-        Ok(())
+        load_learner(self.model.params(), &mut self.optimizer, folder)
     }
 }
 
@@ -108,6 +102,17 @@ impl Saved for ppo::State {
         (self.iteration, self.beta) = (rest.iteration, rest.beta);
         Ok(())
     }
+}
+
+/// One model that learns, with its optimizer.
+fn save_learner(params: &Params, optimizer: &AdamW, folder: &Path) -> Result<(), BoxError> {
+    save_weights(params, &folder.join("weights.safetensors"))?;
+    Ok(optimizer.save(&folder.join("optimizer.safetensors"))?)
+}
+
+fn load_learner(params: &Params, optimizer: &mut AdamW, folder: &Path) -> Result<()> {
+    load_weights(params, &folder.join("weights.safetensors"))?;
+    Ok(optimizer.load(&folder.join("optimizer.safetensors"))?)
 }
 
 fn save_weights(params: &Params, path: &Path) -> Result<(), BoxError> {

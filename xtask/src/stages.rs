@@ -14,7 +14,7 @@ use instruct_ppo::{self as ppo, Critic, Episode};
 use instruct_random::Source;
 use instruct_reward_model::{self as reward_model, Item};
 use instruct_sft as sft;
-use instruct_train::{AdamConfig, Artefact, RunDir};
+use instruct_train::{Artefact, RunDir};
 use serde_json::{Map, Value};
 use std::{
     collections::BTreeMap,
@@ -62,17 +62,7 @@ impl Run<'_> {
         config: &SftConfig,
         on_candidate: &mut crate::listen::OnCandidate<'_, sft::State>,
     ) -> Result<(Artefact, sft::State)> {
-        let plan = sft::Plan {
-            epochs: config.epochs,
-            batch: config.batch,
-            lr: config.lr,
-            dropout: config.dropout,
-            pretraining_share: config.pretraining_share,
-            prompt_weight: config.prompt_weight,
-            adam: AdamConfig::default(),
-            micro_tokens: self.config.model.micro_tokens,
-            seed: self.config.seed,
-        };
+        let plan = self.config.sft_plan(config);
         let data =
             sft::Data { demonstrations: &self.material.demonstrations.train, pretraining: &self.material.windows };
         let mut state = sft::State::new(self.base.decoder.deep_copy()?, &plan)?;
@@ -125,16 +115,7 @@ impl Run<'_> {
         trunk: &Decoder,
         groups: &[reward_model::Group],
     ) -> Result<(Artefact, reward_model::State)> {
-        let config = &self.config.reward_model;
-        let micro_tokens = self.config.model.micro_tokens;
-        let plan = reward_model::Plan {
-            epochs: config.epochs,
-            batch: config.batch,
-            lr: config.lr,
-            adam: AdamConfig::default(),
-            micro_tokens,
-            seed: self.config.seed,
-        };
+        let plan = self.config.reward_plan();
         let mut state = reward_model::State::new(trunk.with_head(HeadKind::Score, self.config.seed)?, &plan)?;
         let mut watch = self.watch(artefact, &mut state)?;
         reward_model::train(&mut state, groups, &plan, &mut |event| watch.hear(event, &mut |_, _, _, _| Ok(())))?;
@@ -142,7 +123,7 @@ impl Run<'_> {
         let train = self.material.demonstrations.train.iter();
         let demonstrations: Vec<Item> =
             train.map(|example| Item { prompt: &example.prompt, completion: &example.completion }).collect();
-        reward_model::center(&state.model, &demonstrations, micro_tokens)?;
+        reward_model::center(&state.model, &demonstrations, plan.micro_tokens)?;
         Ok((artefact, state))
     }
 

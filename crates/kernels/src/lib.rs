@@ -71,6 +71,7 @@ pub use logprob::{logprob_of, token_logprob, token_nll};
 pub use parameters::{BLOCK, Param, Params, Path, Slot, Spec};
 pub use rms_norm::rms_norm;
 pub use rope::{Rope, RopeScaling, rope};
+pub use simd::cpu_level;
 pub use threads::settle_threads;
 
 mod activation;

@@ -131,6 +131,19 @@ pub(crate) trait Lanes: Copy {
     }
 }
 
+/// The instructions that fused operations on this processor use: `avx512`, `avx2` or `portable`.
+///
+/// Matrix products choose for themselves, in the `gemm` crate.
+pub fn cpu_level() -> &'static str {
+    match Level::best().0 {
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => "avx512",
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => "avx2",
+        Kind::Portable => "portable",
+    }
+}
+
 /// The instructions that kernels are compiled for. A value exists only where the processor has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Level(Kind);

@@ -186,9 +186,8 @@ fn update(state: &mut State, task: &Task<'_>, plan: &Plan, rollout: &Rollout, me
         for episodes in order.chunks(plan.minibatch) {
             let minibatch = Minibatch::new(rollout, episodes, plan, task.micro_tokens);
             let ptx = ptx_batches(task, plan, state.iteration * steps as u64 + step);
-            let (stats, grad_norm) = minibatch_step(state, plan, &minibatch, &ptx, metrics.lr)?;
+            let (stats, grad_norm) = minibatch_step(state, plan, &minibatch, &ptx, metrics.lr, step == 0)?;
             if step == 0 {
-                check_first_ratio(&stats, state.iteration, RATIO_TOLERANCE)?;
                 metrics.ratio_first_minibatch = stats.ratio_deviation;
             }
             metrics.add(&stats, grad_norm, steps);
@@ -204,12 +203,16 @@ fn minibatch_step(
     minibatch: &Minibatch<'_>,
     ptx: &[Packed],
     lr: f64,
+    first: bool,
 ) -> Result<(UpdateStats, f64)> {
     let head = match plan.critic {
         Critic::Head { coefficient } => Some(coefficient),
         Critic::Separate { .. } => None,
     };
     let mut stats = minibatch.policy_gradients(&state.policy, plan, head, ptx)?;
+    if first {
+        check_first_ratio(&stats, state.iteration, RATIO_TOLERANCE)?;
+    }
     if state.policy_optimizer.steps() == 0 {
         check_gradients(state.policy.params(), &[])?;
     }
@@ -221,6 +224,9 @@ fn minibatch_step(
         (plan.critic, &state.value, &mut state.value_optimizer)
     {
         minibatch.value_gradients(value, plan, coefficient, &mut stats)?;
+        if optimizer.steps() == 0 && value.params().read("score.weight")?.iter().any(|&w| w != 0.0) {
+            check_gradients(value.params(), &[])?;
+        }
         optimizer.step(value.params(), schedule(plan).lr(lr, state.iteration))?;
     }
     Ok((stats, report.grad_norm))

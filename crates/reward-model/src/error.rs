@@ -4,6 +4,12 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// The plan contradicts itself.
+    #[error("the plan does not hold together: {}", problems.join("; "))]
+    Plan {
+        /// One line per problem.
+        problems: Vec<String>,
+    },
     /// Nothing to compare.
     #[error("none of {groups} rankings has a pair of differently ranked completions; there is nothing to learn")]
     NoPairs {

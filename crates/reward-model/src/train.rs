@@ -30,6 +30,23 @@ pub struct Plan {
     pub seed: u64,
 }
 
+impl Plan {
+    /// What is wrong with the plan, each with its key; empty when nothing is.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut check = |fine: bool, problem: &str| {
+            if !fine {
+                problems.push(problem.to_owned());
+            }
+        };
+        check(self.epochs > 0, "`epochs` is 0: nothing would be learned");
+        check(self.batch > 0, "`batch` is 0: a step needs a ranking");
+        check(self.lr > 0.0 && self.lr.is_finite(), "`lr` must be above 0");
+        check(self.micro_tokens > 0, "`micro-tokens` is 0");
+        problems
+    }
+}
+
 /// Everything that training changes.
 pub struct State {
     /// The reward model.
@@ -61,9 +78,14 @@ pub fn steps(plan: &Plan, groups: &[Group]) -> u64 {
 /// Rankings without a pair (all tied, or one completion) are skipped; the batch loss is the mean
 /// over the others, each pair weighing `1 / pairs(group)`.
 ///
-/// Errors: no ranking has a pair; a parameter that receives no gradient on the first step; a loss
-/// or gradient that is not finite.
+/// Errors: a plan with [`Plan::problems`]; no ranking has a pair; a parameter that receives no
+/// gradient on the first step (behind a head of zeros, on the second); a loss or gradient that is
+/// not finite.
 pub fn train(state: &mut State, groups: &[Group], plan: &Plan, on: &mut Listener<'_, State>) -> Result<()> {
+    let problems = plan.problems();
+    if !problems.is_empty() {
+        return Err(Error::Plan { problems });
+    }
     let usable = usable(groups);
     if usable.is_empty() {
         return Err(Error::NoPairs { groups: groups.len() });
@@ -77,7 +99,8 @@ pub fn train(state: &mut State, groups: &[Group], plan: &Plan, on: &mut Listener
         let chunk = order.chunks(plan.batch).nth((state.step % per_epoch) as usize).unwrap_or_default();
         let batch: Vec<&Group> = chunk.iter().map(|&i| usable[i]).collect();
         let sums = gradients(&state.model, &batch, plan.micro_tokens)?;
-        if state.step == 0 {
+        // A head of zeros hides the trunk from the first step's loss, but not from the second's.
+        if state.step < 2 && state.model.params().read("score.weight")?.iter().any(|&w| w != 0.0) {
             check_gradients(state.model.params(), &invariant(&state.model))?;
         }
         let lr = schedule.lr(plan.lr, state.step);

@@ -4,6 +4,12 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// The plan contradicts itself.
+    #[error("the plan does not hold together: {}", problems.join("; "))]
+    Plan {
+        /// One line per problem.
+        problems: Vec<String>,
+    },
     /// Nothing to learn from.
     #[error("there are no demonstrations; check the files and the length caps")]
     NoDemonstrations,

@@ -52,6 +52,29 @@ impl Default for Plan {
     }
 }
 
+impl Plan {
+    /// What is wrong with the plan, each with its key; empty when nothing is.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut check = |fine: bool, problem: &str| {
+            if !fine {
+                problems.push(problem.to_owned());
+            }
+        };
+        check(self.epochs > 0, "`epochs` is 0: nothing would be learned");
+        check(self.batch > 0, "`batch` is 0: a step needs an example");
+        check(self.lr > 0.0 && self.lr.is_finite(), "`lr` must be above 0");
+        check((0.0..1.0).contains(&self.dropout), "`dropout` must lie in 0..1");
+        check((0.0..1.0).contains(&self.pretraining_share), "`pretraining-share` must lie in 0..1");
+        check(
+            self.prompt_weight >= 0.0 && self.prompt_weight.is_finite(),
+            "`prompt-weight` must be a number, not below 0",
+        );
+        check(self.micro_tokens > 0, "`micro-tokens` is 0");
+        problems
+    }
+}
+
 /// What a fine-tuning learns from.
 #[derive(Clone, Copy, Debug)]
 pub struct Data<'a> {
@@ -90,9 +113,13 @@ pub fn steps(plan: &Plan, demonstrations: usize) -> (u64, u64) {
 /// make up their share. The weights at the end of each epoch are candidates, from which a reward
 /// model chooses.
 ///
-/// Errors: nothing to learn from; a parameter that receives no gradient on the first step; a loss
-/// or gradient that is not finite.
+/// Errors: a plan with [`Plan::problems`]; nothing to learn from; a parameter that receives no
+/// gradient on the first step; a loss or gradient that is not finite.
 pub fn train(state: &mut State, data: &Data<'_>, plan: &Plan, on: &mut Listener<'_, State>) -> Result<()> {
+    let problems = plan.problems();
+    if !problems.is_empty() {
+        return Err(Error::Plan { problems });
+    }
     if data.demonstrations.is_empty() {
         return Err(Error::NoDemonstrations);
     }

@@ -2,7 +2,7 @@
 
 use crate::{config::DeviceName, prepare::device, print};
 use anyhow::Result;
-use instruct_kernels::denormals_flushed;
+use instruct_kernels::{cpu_level, denormals_flushed};
 
 pub(crate) fn run() -> Result<()> {
     let flushed = denormals_flushed();
@@ -11,7 +11,7 @@ pub(crate) fn run() -> Result<()> {
         ("features", if cfg!(feature = "cuda") { "cuda".to_owned() } else { "none (cpu only)".to_owned() }),
         ("device", format!("{:?}", device(DeviceName::Auto)?)),
         ("cpu", cpu_model()),
-        ("kernels", "f32, own kernels by run-time detection".to_owned()),
+        ("kernels", format!("{}, f32", cpu_level())),
         ("threads", rayon::current_num_threads().to_string()),
         ("memory", memory()),
         ("denormals flushed", format!("on {} of {} threads", flushed.iter().filter(|&&on| on).count(), flushed.len())),

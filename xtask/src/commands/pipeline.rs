@@ -99,6 +99,7 @@ fn stages(run: &mut Run<'_>, until: Until) -> Result<Option<evaluate::Results>> 
     }
     let (baseline, reward_model) = run.baseline_and_reward_model()?;
     if until == Until::RewardModel {
+        print(&evaluate::reward_results(run, &reward_model)?.line());
         return Ok(None);
     }
     let sft_init = run.sft_init()?;

@@ -313,9 +313,42 @@ fn what_cannot_be_learned_is_refused() {
     refused(model(), &[long], "does not fit a context of 24");
     refused(model().with_head(HeadKind::LanguageModel, 1).unwrap(), &groups(), "this needs a scalar head");
     let dead = model();
-    dead.params().set("score.weight", &[0.0; 16]).unwrap();
+    dead.params().set("layers.0.attn_out.weight", &[0.0; 16 * 16]).unwrap();
     refused(dead, &groups(), "no gradient reached");
     let broken = model();
     broken.params().set("score.weight", &[f32::NAN; 16]).unwrap();
     refused(broken, &groups(), "NaN or infinite");
+}
+
+#[test]
+fn a_plan_that_cannot_train_is_refused_before_the_first_step() {
+    #[track_caller]
+    fn check(plan: Plan, key: &str) {
+        let mut state = State::new(model(Path::Fused), &plan).unwrap();
+        let error = train(&mut state, &groups(), &plan, &mut |_| Ok(Flow::Continue)).unwrap_err().to_string();
+        assert!(error.contains(key), "`{key}` is not in: {error}");
+    }
+    check(Plan { epochs: 0, ..plan() }, "`epochs`");
+    check(Plan { batch: 0, ..plan() }, "`batch`");
+    check(Plan { lr: -1.0, ..plan() }, "`lr`");
+    check(Plan { micro_tokens: 0, ..plan() }, "`micro-tokens`");
+}
+
+#[test]
+fn a_head_of_zeros_begins_at_ln_2_and_then_the_trunk_learns() {
+    let model = model(Path::Fused);
+    model.params().set("score.weight", &[0.0; 16]).unwrap();
+    let plan = Plan { epochs: 3, ..plan() };
+    let before = model.params().read("embed.weight").unwrap();
+    let mut state = State::new(model, &plan).unwrap();
+    let mut losses = Vec::new();
+    let mut on = |event: Event<'_, State>| {
+        if let Event::Step { metrics, .. } = event {
+            losses.push(metrics[0].1);
+        }
+        Ok(Flow::Continue)
+    };
+    train(&mut state, &groups(), &plan, &mut on).unwrap();
+    assert!((losses[0] - std::f64::consts::LN_2).abs() < 1e-6 && losses[2] < losses[1], "{losses:?}");
+    assert_ne!(state.model.params().read("embed.weight").unwrap(), before);
 }

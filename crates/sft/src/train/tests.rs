@@ -332,3 +332,22 @@ fn what_cannot_be_learned_is_refused() {
     broken.params().set("norm.bias", &[f32::NAN; 16]).unwrap();
     refused(broken, data, &plan(), "NaN or infinite");
 }
+
+#[test]
+fn a_plan_that_cannot_train_is_refused_before_the_first_step() {
+    #[track_caller]
+    fn check(plan: Plan, key: &str) {
+        let mut state = State::new(model(), &plan).unwrap();
+        let demonstrations = demonstrations(3);
+        let data = Data { demonstrations: &demonstrations, pretraining: &windows(2) };
+        let error = train(&mut state, &data, &plan, &mut |_| Ok(Flow::Continue)).unwrap_err().to_string();
+        assert!(error.contains(key), "`{key}` is not in: {error}");
+    }
+    check(Plan { epochs: 0, ..plan() }, "`epochs`");
+    check(Plan { batch: 0, ..plan() }, "`batch`");
+    check(Plan { lr: f64::NAN, ..plan() }, "`lr`");
+    check(Plan { dropout: 1.0, ..plan() }, "`dropout`");
+    check(Plan { pretraining_share: 1.0, ..plan() }, "`pretraining-share`");
+    check(Plan { prompt_weight: -0.5, ..plan() }, "`prompt-weight`");
+    check(Plan { micro_tokens: 0, ..plan() }, "`micro-tokens`");
+}
