@@ -91,7 +91,7 @@ pub(crate) fn evaluate(run: &mut Run<'_>, models: &Models) -> Result<Results> {
     let mut answers = BTreeMap::new();
     let mut points: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for (name, model) in named(run, models) {
-        let episodes = run.episodes(model, prompts, "evaluation")?;
+        let episodes = run.episodes(model, prompts, &format!("evaluation/{name}"))?;
         points.insert(name, judge.points(run, prompts, &episodes)?);
         answers.insert(name, episodes);
     }

@@ -164,7 +164,8 @@ impl Run<'_> {
         self.timed(name, |run| {
             let artefact = run.dir.artefact(name)?;
             if let Some(model) = artefact.model() {
-                return run.open(model);
+                let averaged = if run.config.evaluate.use_ema { artefact.named(EMA)? } else { None };
+                return run.open(averaged.as_deref().unwrap_or(model));
             }
             run.train_ppo(artefact, gamma_ptx, sft_init, reward_model)
         })
@@ -206,14 +207,15 @@ impl Run<'_> {
         if let Some(ema) = &state.ema {
             ema.copy_into(state.policy.params())?;
             averaged.copy_from(&state.policy)?;
-            artefact.commit_named("ema", state.iteration, |folder| Ok(self.save(&averaged, folder)?))?;
+            artefact.commit_named(EMA, state.iteration, |folder| Ok(self.save(&averaged, folder)?))?;
         }
         artefact.finish(state.iteration, |folder| Ok(self.save(&raw, folder)?))?;
         Ok(if self.config.evaluate.use_ema && state.ema.is_some() { averaged } else { raw })
     }
 
-    /// One completion per prompt at temperature 1; prompt `i` takes the same draws whatever model
-    /// answers.
+    /// One completion per prompt at temperature 1, with draws keyed by `purpose` and the prompt's
+    /// place. Models that are compared answer under purposes of their own: with shared draws, a
+    /// policy near its start repeats the other's answer word for word, and ties hide who is better.
     pub(crate) fn episodes(&self, model: &Decoder, prompts: &[PromptIds], purpose: &str) -> Result<Vec<Episode>> {
         let request = |(i, prompt): (u64, &PromptIds)| Request { episode: i, prompt: prompt.ids.clone() };
         let requests: Vec<Request> = (0..).zip(prompts).map(request).collect();
@@ -294,6 +296,9 @@ impl Run<'_> {
 
 /// Where the wall-clock seconds of each stage are kept.
 pub(crate) const SECONDS: &str = "seconds.json";
+
+/// The averaged weights of a PPO run, beside its last ones.
+const EMA: &str = "ema";
 
 const VALIDATION_LOSS: &str = "validation-loss.txt";
 

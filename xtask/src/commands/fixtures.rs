@@ -51,13 +51,17 @@ enum From {
 const SEED: u64 = 1;
 /// Prompts whose sampled completions are ranked.
 const RANKED: usize = 2_400;
+/// Rankings of each, by as many labelers, each of completions of its own.
+const RANKINGS: usize = 3;
 /// The template of the embedded configuration; a test holds the two equal.
 pub(crate) const TEMPLATE: &str = "User: {prompt}\nAssistant:";
 /// Cap on sampled completions, as in configs/fixtures.toml.
 const MAX_NEW_TOKENS: usize = 64;
+/// Length of the pretraining windows in the fixtures' own fine-tuning, in tokens.
+const WINDOW: usize = 96;
 /// Text that the base is trained on, in bytes: more of the committed text's kind, so that no document
-/// is read often.
-const BASE_BYTES: usize = 6_000_000;
+/// is read twice.
+const BASE_BYTES: usize = 36_000_000;
 /// How far the held-out loss of a regenerated model may lie from the recorded one, in nats: models
 /// are made in floating point, which differs between machines.
 const LOSS_TOLERANCE: f64 = 0.02;
@@ -72,7 +76,7 @@ struct Manifest {
     base_held_out_loss: f64,
     /// SHA-256 of everything the ranked completions were sampled from.
     completion_inputs: String,
-    /// Loss of the base on the ranked completions, in nats per token.
+    /// Loss of the base on the completions of every sixth ranking, in nats per token.
     completion_loss: f64,
     /// Share of pairs on which two simulated labelers agree, over the committed completions.
     labeler_agreement: f64,
@@ -81,10 +85,10 @@ struct Manifest {
     completion_points: [f64; 4],
 }
 
-/// The sampled completions of one prompt.
-#[derive(Serialize, Deserialize)]
+/// Sampled completions of one prompt, none of them empty: what a labeler ranks, and so much of a
+/// record of `rankings.jsonl` as the rest is made from.
+#[derive(Deserialize)]
 struct Sampled {
-    id: String,
     prompt: String,
     completions: Vec<String>,
 }
@@ -105,10 +109,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.from <= From::Base {
         make_base(&args.folder, &tokenizer)?;
     }
-    if args.from <= From::Completions {
-        sample_completions(&args.folder, &world)?;
-    }
-    let sampled = read_sampled(&args.folder)?;
+    let sampled = match args.from {
+        From::Base | From::Completions => sample_completions(&args.folder, &world)?,
+        From::Rankings => read_sampled(&args.folder)?,
+    };
     write(&args.folder.join("rankings.jsonl"), &rankings(&world, &sampled))?;
     let manifest = manifest(&args.folder, &world, &sampled)?;
     write(&args.folder.join("manifest.json"), &(serde_json::to_string_pretty(&manifest)? + "\n"))?;
@@ -139,7 +143,7 @@ fn train_tokenizer(world: &World) -> Result<Tokenizer> {
 
 /// How the embedded base is made.
 fn recipe() -> Recipe {
-    Recipe { vocab: 2_048, layers: 4, width: 128, heads: 4, context: 128, epochs: 2, batch: 8, lr: 2e-3, seed: SEED }
+    Recipe { vocab: 2_048, layers: 4, width: 128, heads: 4, context: 128, epochs: 1, batch: 16, lr: 2e-3, seed: SEED }
 }
 
 fn make_base(folder: &Path, tokenizer: &Tokenizer) -> Result<()> {
@@ -153,7 +157,7 @@ fn make_base(folder: &Path, tokenizer: &Tokenizer) -> Result<()> {
 }
 
 /// Fine-tunes a copy of the base on the demonstrations and samples what labelers will rank.
-fn sample_completions(folder: &Path, world: &World) -> Result<()> {
+fn sample_completions(folder: &Path, world: &World) -> Result<Vec<Sampled>> {
     let base = open(folder)?;
     let demonstrations = read::<Demonstration>(&[folder.join("demonstrations.jsonl")], &Limits::default())?.records;
     let encoder = encoder(&base);
@@ -164,7 +168,8 @@ fn sample_completions(folder: &Path, world: &World) -> Result<()> {
         .map(|t| Example { prompt: t.prompt, completion: t.completion })
         .collect();
     let mut state = State::new(base.decoder.deep_copy()?, &sampler_plan())?;
-    let data = Data { demonstrations: &examples, pretraining: &[] };
+    let windows = text_windows(&base.tokenizer, &documents(&world.pretraining), WINDOW)?.0;
+    let data = Data { demonstrations: &examples, pretraining: &windows };
     train(&mut state, &data, &sampler_plan(), &mut |event| tell("sampler", event))?;
 
     let mut requests = Vec::new();
@@ -179,10 +184,11 @@ fn sample_completions(folder: &Path, world: &World) -> Result<()> {
     let mut rows = Vec::new();
     for (prompt, k) in ranked_prompts(world) {
         let texts = completions.by_ref().take(k).map(|c| Ok(printable(&base.tokenizer.decode(&c.ids)?)));
-        let completions = texts.collect::<Result<Vec<String>>>()?;
-        rows.push(Sampled { id: prompt.id.clone(), prompt: prompt.prompt.clone(), completions });
+        let mut completions = texts.collect::<Result<Vec<String>>>()?;
+        completions.retain(|text| !text.is_empty());
+        rows.push(Sampled { prompt: prompt.prompt.clone(), completions });
     }
-    write(&folder.join("completions.jsonl"), &lines(&rows)?)
+    Ok(rows)
 }
 
 /// A completion as a record may hold it: a byte-level model can draw control characters too.
@@ -192,16 +198,28 @@ fn printable(text: &str) -> String {
 
 /// The fixtures' own fine-tuning, from which ranked completions are sampled.
 fn sampler_plan() -> Plan {
-    Plan { epochs: 3, batch: 16, lr: 1e-3, dropout: 0.1, adam: AdamConfig::default(), seed: SEED, ..Plan::default() }
+    Plan {
+        epochs: 4,
+        batch: 16,
+        lr: 1.5e-3,
+        dropout: 0.1,
+        pretraining_share: 0.3,
+        adam: AdamConfig::default(),
+        seed: SEED,
+        ..Plan::default()
+    }
 }
 
-/// Which prompts are ranked, and how many completions each gets: 4 to 9.
+/// What is ranked: prompts, each as often as it is ranked, with the number of completions, 4 to 9.
 fn ranked_prompts(world: &World) -> Vec<(&world::Prompt, usize)> {
     let mut order = Source::new(SEED, "fixtures/ranked").at([]).permutation(world.prompts.len());
     order.truncate(RANKED);
     order.sort_unstable();
-    let k = |index: usize| 4 + Source::new(SEED, "fixtures/k").at([index as u64]).below(6) as usize;
-    order.into_iter().map(|index| (&world.prompts[index], k(index))).collect()
+    let k = |index: usize, again: usize| {
+        4 + Source::new(SEED, "fixtures/k").at([index as u64, again as u64]).below(6) as usize
+    };
+    let rankings = |index: usize| (0..RANKINGS).map(move |again| (&world.prompts[index], k(index, again)));
+    order.into_iter().flat_map(rankings).collect()
 }
 
 /// Rankings of the committed completions by simulated labelers; whole numbers alone.
@@ -211,16 +229,14 @@ fn rankings(world: &World, sampled: &[Sampled]) -> String {
     for (index, row) in sampled.iter().enumerate() {
         let mut draws = Source::new(SEED, "fixtures/labels").at([index as u64]);
         let labeler = &labelers[draws.below(labelers.len() as u64) as usize];
-        // An empty completion is no record; labelers never see one.
-        let completions: Vec<String> = row.completions.iter().filter(|text| !text.is_empty()).cloned().collect();
-        let label = world::labelers::label(labeler, &row.prompt, &completions, &mut draws);
-        let prompt = world.prompts.iter().find(|prompt| prompt.id == row.id);
+        let label = world::labelers::label(labeler, &row.prompt, &row.completions, &mut draws);
+        let prompt = world.prompts.iter().find(|prompt| prompt.prompt == row.prompt);
         let record = serde_json::json!({
-            "id": format!("ranking-{}", row.id),
+            "id": format!("ranking-{:04}", index + 1),
             "prompt": row.prompt,
             "user": prompt.map(|p| &p.user),
             "use_case": prompt.map(|p| &p.use_case),
-            "completions": completions,
+            "completions": row.completions,
             "ranks": label.ranks,
             "labeler": labeler.name,
             "confidence": label.confidence,
@@ -236,10 +252,10 @@ fn manifest(folder: &Path, world: &World, sampled: &[Sampled]) -> Result<Manifes
     let base = open(folder)?;
     let held_out = text_windows(&base.tokenizer, &documents(&world.heldout), recipe().context)?.0;
     let mut examples = Vec::new();
-    for row in sampled {
+    for row in sampled.iter().step_by(6) {
         let encoder = encoder(&base);
         let prompt = encoder.prompt_ids(&Content::Text(row.prompt.clone()))?;
-        for text in row.completions.iter().filter(|text| !text.is_empty()) {
+        for text in &row.completions {
             examples.push(Example { prompt: prompt.clone(), completion: encoder.completion_ids(text)? });
         }
     }
@@ -272,9 +288,10 @@ fn base_inputs(folder: &Path) -> Result<String> {
 }
 
 fn completion_inputs(folder: &Path) -> Result<String> {
-    let plan = serde_json::to_vec(&(sampler_plan(), RANKED, MAX_NEW_TOKENS))?;
+    let plan = serde_json::to_vec(&(sampler_plan(), WINDOW, RANKED, RANKINGS, MAX_NEW_TOKENS))?;
     let model = fs::read(folder.join("base/model.safetensors"))?;
-    hash(&[&plan, &model, &fs::read(folder.join("demonstrations.jsonl"))?, &fs::read(folder.join("prompts.jsonl"))?])
+    let text = |name: &str| fs::read(folder.join(name));
+    hash(&[&plan, &model, &text("demonstrations.jsonl")?, &text("prompts.jsonl")?, &text("pretraining.jsonl")?])
 }
 
 fn hash(parts: &[&[u8]]) -> Result<String> {
@@ -347,8 +364,9 @@ fn documents(texts: &[String]) -> Vec<PretrainText> {
     texts.iter().map(document).collect()
 }
 
+/// The completions that are committed, out of the records that hold their ranks.
 fn read_sampled(folder: &Path) -> Result<Vec<Sampled>> {
-    let path = folder.join("completions.jsonl");
+    let path = folder.join("rankings.jsonl");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     text.lines().map(|line| serde_json::from_str(line).with_context(|| path.display().to_string())).collect()
 }
