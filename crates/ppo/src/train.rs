@@ -278,3 +278,5 @@ fn samples(rollout: &Rollout) -> impl Iterator<Item = serde_json::Value> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trace;

@@ -212,3 +212,5 @@ fn micro_batches<'a>(groups: &[&'a Group], micro_tokens: usize) -> Vec<Vec<&'a G
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trace;

@@ -251,3 +251,5 @@ fn epoch_items<'a>(data: &Data<'a>, plan: &Plan, epoch: u64) -> Vec<Item<'a>> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trace;

@@ -87,6 +87,8 @@ fn every_unusable_line_says_what_and_where() {
 #[test]
 fn every_unusable_field_says_what_and_where() {
     check_line::<Prompt>(r#"{"id":"a","prompt":null}"#, "field `prompt` is missing; add it");
+    check_line::<Demonstration>(r#"{"completion":"a"}"#, "field `prompt` is missing; add it");
+    check_line::<Ranking>(r#"{"completions":["a","b"],"ranks":[1,2]}"#, "field `prompt` is missing; add it");
     check_line::<Prompt>(r#"{"prompt":" "}"#, "field `prompt` is empty; fill it or remove the record");
     check_line::<Prompt>(
         r#"{"prompt":3}"#,

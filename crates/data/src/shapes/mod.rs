@@ -35,7 +35,8 @@ impl Shape {
                 let transcript = !has("prompt") && value.get("chosen").is_some_and(Value::is_string);
                 if transcript { Shape::Transcript } else { Shape::Preference }
             }
-            _ if has("prompt") || has("messages") => Shape::House,
+            // Completions alone are a record of the house that lacks its prompt, and is told so.
+            _ if ["prompt", "messages", "completion", "completions"].into_iter().any(has) => Shape::House,
             _ if has("text") => Shape::Text,
             _ => return None,
         })

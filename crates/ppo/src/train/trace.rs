@@ -1,0 +1,98 @@
+//! Three iterations of four minibatches with the mix, the adaptive price and the missing-EOS rule,
+//! against the same in torch on the same tokens (`fixtures/reference/traces.py`).
+
+#[allow(dead_code, reason = "each stage reads its part of a trace")]
+#[path = "../../../../fixtures/reference/traces.rs"]
+mod golden;
+
+use super::*;
+use crate::{Episode, KlControl, MissingEos, Preset};
+use golden::{Trace, distance, scalar_start, start};
+use std::collections::BTreeMap;
+
+fn plan() -> Plan {
+    Plan {
+        episodes: 24,
+        batch: 8,
+        minibatch: 2,
+        temperature: 0.8,
+        policy_lr: 2e-3,
+        critic: Critic::Separate { lr: 3e-3, coefficient: 1.0 },
+        kl: KlControl::Adaptive { initial: 0.1, target: 0.2, horizon: 50.0 },
+        gamma_ptx: 0.5,
+        ptx_examples: 1,
+        ema: 0.9,
+        missing_eos: MissingEos::Replace(-1.0),
+        ..Plan::preset(Preset::InstructGpt)
+    }
+}
+
+#[test]
+fn iterations_follow_the_reference_in_torch() {
+    for micro_tokens in [1, 4_096] {
+        check(micro_tokens);
+    }
+}
+
+#[track_caller]
+fn check(micro_tokens: usize) {
+    let (trace, plan) = (Trace::open("ppo"), plan());
+    let windows = trace.lists("windows");
+    let none = |_: &[Episode]| Ok(Vec::new());
+    let task = Task {
+        reference: &start(),
+        prompts: &[],
+        pretraining: &windows,
+        score: &none,
+        decode: &|_| String::new(),
+        stop: [50].into(),
+        seed: 1,
+        micro_tokens,
+    };
+    let value = scalar_start(HeadKind::Value, &trace.floats("head"));
+    let mut state = State::new(start(), Some(value), &plan).unwrap();
+    let mut steps = Vec::new();
+    for iteration in 0..3 {
+        let mut rollout = Rollout::of(episodes(&trace, 8 * iteration..8 * iteration + 8));
+        rollout.scores = trace.floats("scores")[8 * iteration..8 * iteration + 8].to_vec();
+        rollout.logprobs(&state.policy, task.reference, &plan, micro_tokens).unwrap();
+        rollout.values(state.value.as_ref().unwrap(), micro_tokens).unwrap();
+        rollout.advantages(&plan, state.beta);
+        let mut metrics = Metrics::of_rollout(&rollout, &plan, state.beta);
+        update(&mut state, &task, &plan, &rollout, &mut metrics).unwrap();
+        state.beta = plan.kl.next(state.beta, metrics.kl, plan.batch);
+        state.iteration += 1;
+        steps.push(metrics.entries());
+    }
+    trace.check_metrics(&steps);
+    trace.check_weights(&state.policy, "end");
+    let value = state.value.unwrap();
+    trace.check_weights(&value, "value");
+    for (name, wanted) in [("score.weight", "head.end"), ("score.bias", "bias.end")] {
+        assert!(distance(&value.params().read(name).unwrap(), &trace.floats(wanted)) < 1e-5, "{name}");
+    }
+    state.ema.unwrap().copy_into(state.policy.params()).unwrap();
+    trace.check_weights(&state.policy, "ema");
+}
+
+fn episodes(trace: &Trace, range: Range<usize>) -> Vec<Episode> {
+    let (prompts, completions) = (trace.lists("prompts"), trace.lists("completions"));
+    let episode = |i: usize| Episode {
+        id: i as u64,
+        group: i,
+        prompt: prompts[i].clone(),
+        ended_by_eos: completions[i].last() == Some(&50),
+        completion: completions[i].clone(),
+        text: String::new(),
+    };
+    range.map(episode).collect()
+}
+
+#[test]
+fn the_trace_has_every_metric_but_what_sampling_alone_knows() {
+    let (trace, plan) = (Trace::open("ppo"), plan());
+    let entries: BTreeMap<&str, f64> = Metrics::default().entries().into_iter().collect();
+    let absent: Vec<&str> = entries.into_keys().filter(|name| !trace.has(&format!("metric.{name}"))).collect();
+    assert_eq!(absent, ["ppo/policy/ratio_first_minibatch", "ppo/sampling_gap"]);
+    assert_eq!(plan.steps_per_iteration(), 4);
+}

@@ -1,0 +1,40 @@
+//! Ten steps, with ties and K of 2, 4 and 9, against the same steps in torch
+//! (`fixtures/reference/traces.py`).
+
+#[allow(dead_code, reason = "each stage reads its part of a trace")]
+#[path = "../../../../fixtures/reference/traces.rs"]
+mod golden;
+
+use super::*;
+use golden::{Trace, distance, scalar_start};
+use instruct_model::HeadKind;
+
+#[test]
+fn steps_follow_the_reference_in_torch() {
+    let trace = Trace::open("reward-model");
+    let mut completions = trace.lists("completions").into_iter();
+    let prompts = trace.lists("prompts").into_iter().zip(trace.lists("ranks"));
+    let group = |(prompt, ranks): (Vec<u32>, Vec<u32>)| Group {
+        prompt,
+        completions: completions.by_ref().take(ranks.len()).collect(),
+        ranks,
+    };
+    let groups: Vec<Group> = prompts.map(group).collect();
+    for micro_tokens in [1, 4_096] {
+        let adam = AdamConfig::default();
+        let plan = Plan { epochs: 5, batch: 2, lr: 2e-3, adam, micro_tokens, seed: 1 };
+        let mut state = State::new(scalar_start(HeadKind::Score, &trace.floats("head")), &plan).unwrap();
+        let mut seen = Vec::new();
+        let mut on = |event: Event<'_, State>| {
+            if let Event::Step { metrics, .. } = event {
+                seen.push(metrics.to_vec());
+            }
+            Ok(Flow::Continue)
+        };
+        train(&mut state, &groups, &plan, &mut on).unwrap();
+        trace.check_metrics(&seen);
+        trace.check_weights(&state.model, "end");
+        let head = state.model.params().read("score.weight").unwrap();
+        assert!(distance(&head, &trace.floats("head.end")) < 1e-5);
+    }
+}

@@ -1,0 +1,33 @@
+//! Twelve steps against the same steps in torch (`fixtures/reference/traces.py`).
+
+#[allow(dead_code, reason = "each stage reads its part of a trace")]
+#[path = "../../../../fixtures/reference/traces.rs"]
+mod golden;
+
+use super::*;
+use golden::{Trace, start};
+
+#[test]
+fn steps_follow_the_reference_in_torch() {
+    let trace = Trace::open("sft");
+    let pairs = trace.lists("prompts").into_iter().zip(trace.lists("completions"));
+    let demonstrations: Vec<Example> = pairs.map(|(prompt, completion)| Example { prompt, completion }).collect();
+    let windows = trace.lists("windows");
+    let data = Data { demonstrations: &demonstrations, pretraining: &windows };
+    for micro_tokens in [1, 4_096] {
+        let (batch, lr, pretraining_share) = (4, 3e-3, 0.25);
+        let plan =
+            Plan { epochs: 3, batch, lr, dropout: 0.0, pretraining_share, micro_tokens, seed: 1, ..Plan::default() };
+        let mut state = State::new(start(), &plan).unwrap();
+        let mut seen = Vec::new();
+        let mut on = |event: Event<'_, State>| {
+            if let Event::Step { metrics, .. } = event {
+                seen.push(metrics.to_vec());
+            }
+            Ok(Flow::Continue)
+        };
+        train(&mut state, &data, &plan, &mut on).unwrap();
+        trace.check_metrics(&seen);
+        trace.check_weights(&state.model, "end");
+    }
+}
