@@ -268,7 +268,9 @@ impl Config {
             ("ppo", self.ppo.problems()),
         ];
         let named = |(table, problems): (&str, Vec<String>)| -> Vec<String> {
-            problems.into_iter().map(|problem| format!("[{table}] {problem}")).collect()
+            // It is one key of [model], and is refused there.
+            let own = problems.into_iter().filter(|problem| !problem.starts_with("`micro-tokens`"));
+            own.map(|problem| format!("[{table}] {problem}")).collect()
         };
         let mut problems: Vec<String> = tables.into_iter().flat_map(named).collect();
         let mut check = |fine: bool, problem: &str| {

@@ -9,6 +9,7 @@ use crate::{
     world,
 };
 use anyhow::{Context, Result};
+use instruct_data::Record;
 use instruct_eval::{Ranked, ReportCard, Spread, WinRate, best_of_n_kl, report_card, win_rate};
 use instruct_model::Decoder;
 use instruct_ppo::{self as ppo, Episode, Rollout, best_of_n};
@@ -91,7 +92,7 @@ pub(crate) fn evaluate(run: &mut Run<'_>, models: &Models) -> Result<Results> {
     let mut answers = BTreeMap::new();
     let mut points: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for (name, model) in named(run, models) {
-        let episodes = run.episodes(model, prompts, &format!("evaluation/{name}"))?;
+        let episodes = run.episodes(model, prompts, "evaluation")?;
         points.insert(name, judge.points(run, prompts, &episodes)?);
         answers.insert(name, episodes);
     }
@@ -274,6 +275,7 @@ fn ranked(run: &Run<'_>, reward_model: &Decoder, rankings: &[RankedGroup]) -> Re
             ranks: r.group.ranks.clone(),
             lengths: r.group.completions.iter().map(Vec::len).collect(),
             gold: gold.then(|| r.kept.iter().map(points).collect()),
+            prompt: Some(r.record.subject()),
             labeler: r.record.labeler.clone(),
             use_case: r.record.prompt.use_case.clone(),
             confidence: r.record.confidence.map(|c| c.to_string()),

@@ -213,9 +213,8 @@ impl Run<'_> {
         Ok(if self.config.evaluate.use_ema && state.ema.is_some() { averaged } else { raw })
     }
 
-    /// One completion per prompt at temperature 1, with draws keyed by `purpose` and the prompt's
-    /// place. Models that are compared answer under purposes of their own: with shared draws, a
-    /// policy near its start repeats the other's answer word for word, and ties hide who is better.
+    /// One completion per prompt at temperature 1; prompt `i` takes the same draws whatever model
+    /// answers.
     pub(crate) fn episodes(&self, model: &Decoder, prompts: &[PromptIds], purpose: &str) -> Result<Vec<Episode>> {
         let request = |(i, prompt): (u64, &PromptIds)| Request { episode: i, prompt: prompt.ids.clone() };
         let requests: Vec<Request> = (0..).zip(prompts).map(request).collect();

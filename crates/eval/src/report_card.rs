@@ -6,7 +6,7 @@ use crate::{
     spread::Spread,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One ranking record with a reward model's scores. All vectors are per completion.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,6 +19,9 @@ pub struct Ranked {
     pub lengths: Vec<usize>,
     /// What the gold judge gave, where there is one.
     pub gold: Option<Vec<f64>>,
+    /// What was answered. Records of one prompt are resampled together: several labelers' rankings
+    /// of it are not independent. Without one, the record stands for itself.
+    pub prompt: Option<String>,
     /// Who ranked.
     pub labeler: Option<String>,
     /// What the prompt asks for.
@@ -31,7 +34,7 @@ pub struct Ranked {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReportCard {
     /// Share of pairs whose better completion has the higher score, equal scores half. The interval
-    /// resamples records, because pairs of one record share its completions.
+    /// resamples prompts, because pairs of one share completions, or at least the difficulty.
     pub accuracy: Interval,
     /// Share of the same pairs whose better completion is the longer one, equal lengths half.
     pub accuracy_length_baseline: f64,
@@ -85,19 +88,21 @@ pub struct Bin {
 /// When a record's vectors differ in length, a score is not finite, or no record has a pair.
 pub fn report_card(records: &[Ranked]) -> Result<ReportCard, Error> {
     let mut pairs = Vec::new();
+    let mut first = BTreeMap::new();
     for (record, ranked) in records.iter().enumerate() {
         check(ranked)?;
-        pairs.extend(ordered_pairs(record, ranked));
+        let unit = ranked.prompt.as_ref().map_or(record, |prompt| *first.entry(prompt).or_insert(record));
+        pairs.extend(ordered_pairs(record, unit, ranked));
     }
     if pairs.is_empty() {
         return Err(Error::Empty { what: "pairs" });
     }
     let margins: Vec<f64> = pairs.iter().map(|pair| pair.margin).collect();
     let reliability = reliability(&margins);
-    let accuracy = accuracy(pairs.iter());
+    let with_pair = pairs.iter().map(|pair| pair.record).collect::<BTreeSet<usize>>().len();
     let by = |key: &dyn Fn(&Pair) -> Option<String>| accuracy_by(&pairs, key);
     Ok(ReportCard {
-        accuracy,
+        accuracy: accuracy(pairs.iter()),
         accuracy_length_baseline: mean(pairs.iter().map(|pair| credit(pair.length_gap as f64))),
         accuracy_ceiling: records
             .iter()
@@ -112,14 +117,16 @@ pub fn report_card(records: &[Ranked]) -> Result<ReportCard, Error> {
         by_confidence: by(&|pair| records[pair.record].confidence.clone()),
         by_length_gap: by(&|pair| Some(gap_name(pair.length_gap).to_owned())),
         pairs: pairs.len(),
-        records: accuracy.n,
-        records_without_pair: records.len() - accuracy.n,
+        records: with_pair,
+        records_without_pair: records.len() - with_pair,
     })
 }
 
 /// A pair that a labeler ordered; every gap is better minus worse.
 struct Pair {
     record: usize,
+    /// The first record of its prompt.
+    unit: usize,
     margin: f64,
     length_gap: i64,
     gold_gap: f64,
@@ -135,11 +142,12 @@ fn check(ranked: &Ranked) -> Result<(), Error> {
     }
 }
 
-fn ordered_pairs(record: usize, ranked: &Ranked) -> impl Iterator<Item = Pair> {
+fn ordered_pairs(record: usize, unit: usize, ranked: &Ranked) -> impl Iterator<Item = Pair> {
     let k = ranked.ranks.len();
     let all = (0..k).flat_map(move |better| (0..k).map(move |worse| (better, worse)));
     all.filter(|&(better, worse)| ranked.ranks[better] < ranked.ranks[worse]).map(move |(better, worse)| Pair {
         record,
+        unit,
         margin: ranked.scores[better] - ranked.scores[worse],
         length_gap: ranked.lengths[better] as i64 - ranked.lengths[worse] as i64,
         gold_gap: ranked.gold.as_ref().map_or(0.0, |gold| gold[better] - gold[worse]),
@@ -159,7 +167,7 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
 fn accuracy<'a>(pairs: impl Iterator<Item = &'a Pair>) -> Interval {
     let mut units: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
     for pair in pairs {
-        let unit = units.entry(pair.record).or_default();
+        let unit = units.entry(pair.unit).or_default();
         unit.0 += credit(pair.margin);
         unit.1 += 1.0;
     }
@@ -240,6 +248,7 @@ mod tests {
                 ranks: vec![1, 2, 3],
                 lengths: vec![30, 10, 10],
                 gold: Some(vec![5.0, 3.0, 3.0]),
+                prompt: None,
                 labeler: Some("ann".into()),
                 use_case: Some("chat".into()),
                 confidence: Some("3".into()),
@@ -249,6 +258,7 @@ mod tests {
                 ranks: vec![1, 2],
                 lengths: vec![5, 9],
                 gold: Some(vec![1.0, 2.0]),
+                prompt: None,
                 labeler: Some("bob".into()),
                 use_case: Some("chat".into()),
                 confidence: None,
@@ -268,6 +278,22 @@ mod tests {
         assert_eq!(card.by_confidence.keys().collect::<Vec<_>>(), ["3"]);
         let gaps: Vec<(&str, f64)> = card.by_length_gap.iter().map(|(name, at)| (&name[..1], at.mean)).collect();
         assert_eq!(gaps, [("b", 0.0), ("c", 0.0), ("e", 1.0)]);
+    }
+
+    #[test]
+    fn labelers_of_one_prompt_are_resampled_together() {
+        let of = |prompt: &str, right: bool| Ranked {
+            prompt: Some(prompt.to_owned()),
+            ..ranked(&[f64::from(u8::from(right)), 0.5], &[1, 2])
+        };
+        // Ten prompts, each ranked by four who agree: ten opinions, not forty.
+        let wide: Vec<Ranked> = (0..40).map(|i| of(&format!("{}", i / 4), i / 4 < 6)).collect();
+        let narrow: Vec<Ranked> = wide.iter().map(|r| Ranked { prompt: None, ..r.clone() }).collect();
+        let (wide, narrow) = (report_card(&wide).unwrap(), report_card(&narrow).unwrap());
+        assert_eq!((wide.accuracy.mean, wide.accuracy.n, wide.records), (0.6, 10, 40));
+        assert_eq!((narrow.accuracy.mean, narrow.accuracy.n, narrow.records), (0.6, 40, 40));
+        let width = |card: &ReportCard| card.accuracy.high - card.accuracy.low;
+        assert!((1.6..2.5).contains(&(width(&wide) / width(&narrow))), "{wide:?}");
     }
 
     #[test]

@@ -258,8 +258,15 @@ impl Plan {
         check(self.gamma_ptx >= 0.0, "`gamma-ptx` must not be negative");
         check(self.gamma_ptx == 0.0 || self.ptx_examples > 0, "`gamma-ptx` is set but `ptx-examples` is 0");
         check((0.0..1.0).contains(&self.ema), "`ema` must lie in 0..1");
+        let beta = self.kl.initial();
+        check(beta >= 0.0 && beta.is_finite(), "the price per nat in `kl` must be a number, not below 0");
         if let KlControl::Adaptive { target, horizon, .. } = self.kl {
             check(target > 0.0 && horizon > 0.0, "`kl.target` and `kl.horizon` must be above 0");
+        }
+        let (Critic::Separate { coefficient, .. } | Critic::Head { coefficient }) = self.critic;
+        check(coefficient > 0.0 && coefficient.is_finite(), "`critic.coefficient` must be above 0");
+        if let Critic::Separate { lr, .. } = self.critic {
+            check(lr > 0.0 && lr.is_finite(), "`critic.lr` must be above 0");
         }
         problems
     }
@@ -274,6 +281,22 @@ mod tests {
         for preset in [Preset::InstructGpt, Preset::SummarizeFromFeedback, Preset::LmHumanPreferences] {
             assert_eq!(Plan::preset(preset).problems(), Vec::<String>::new(), "{preset:?}");
         }
+    }
+
+    #[test]
+    fn a_recipe_that_cannot_learn_says_why() {
+        #[track_caller]
+        fn check(plan: Plan, part: &str) {
+            let problems = plan.problems();
+            assert!(problems.len() == 1 && problems[0].contains(part), "`{part}` is not all of {problems:?}");
+        }
+        let plan = || Plan::preset(Preset::InstructGpt);
+        check(Plan { batch: 100, ..plan() }, "`minibatch`");
+        check(Plan { policy_lr: f64::INFINITY, ..plan() }, "`policy-lr`");
+        check(Plan { critic: Critic::Separate { lr: -1.0, coefficient: 1.0 }, ..plan() }, "`critic.lr`");
+        check(Plan { critic: Critic::Head { coefficient: f64::NAN }, ..plan() }, "`critic.coefficient`");
+        check(Plan { kl: KlControl::Fixed { beta: -0.1 }, ..plan() }, "`kl`");
+        check(Plan { kl: KlControl::Adaptive { initial: 0.1, target: 0.0, horizon: 1.0 }, ..plan() }, "`kl.target`");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use instruct_data::Packed;
 use instruct_model::{Decoder, HeadKind, Request};
 use instruct_random::Source;
 use instruct_train::{
-    AdamConfig, AdamW, Ema, Event, Flow, Groups, Listener, Metrics as _, Schedule, check_gradients, phase,
+    AdamConfig, AdamW, Ema, Event, Flow, Groups, Listener, Metrics as _, Schedule, check_gradients, is_zero, phase,
 };
 use std::{collections::BTreeSet, ops::Range};
 
@@ -142,15 +142,27 @@ fn iterate(
     let mut rollout =
         phase(on, "time/sample", |_| Rollout::sample(&state.policy, &requests, plan, &task.stop, source, task.decode))?;
     phase(on, "time/score", |_| rollout.score(task.score))?;
+    let metrics = learn(state, task, plan, &mut rollout, on)?;
+    Ok((rollout, metrics))
+}
+
+/// The part of an iteration that follows from its episodes and their scores.
+fn learn(
+    state: &mut State,
+    task: &Task<'_>,
+    plan: &Plan,
+    rollout: &mut Rollout,
+    on: &mut Listener<'_, State>,
+) -> Result<Metrics> {
     phase(on, "time/logprob", |_| {
         rollout.logprobs(&state.policy, task.reference, plan, task.micro_tokens)?;
         rollout.values(state.value.as_ref().unwrap_or(&state.policy), task.micro_tokens)
     })?;
     rollout.advantages(plan, state.beta);
-    let mut metrics = Metrics::of_rollout(&rollout, plan, state.beta);
-    phase(on, "time/update", |_| update(state, task, plan, &rollout, &mut metrics))?;
+    let mut metrics = Metrics::of_rollout(rollout, plan, state.beta);
+    phase(on, "time/update", |_| update(state, task, plan, rollout, &mut metrics))?;
     state.beta = plan.kl.next(state.beta, metrics.kl, plan.batch);
-    Ok((rollout, metrics))
+    Ok(metrics)
 }
 
 /// The prompts of one iteration.
@@ -224,7 +236,7 @@ fn minibatch_step(
         (plan.critic, &state.value, &mut state.value_optimizer)
     {
         minibatch.value_gradients(value, plan, coefficient, &mut stats)?;
-        if optimizer.steps() == 0 && value.params().read("score.weight")?.iter().any(|&w| w != 0.0) {
+        if optimizer.steps() < 2 && !is_zero(value.params(), "score.weight")? {
             check_gradients(value.params(), &[])?;
         }
         optimizer.step(value.params(), schedule(plan).lr(lr, state.iteration))?;

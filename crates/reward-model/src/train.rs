@@ -9,7 +9,7 @@ use crate::{
 use candle_core::{DType, Tensor};
 use instruct_model::{Decoder, Pass};
 use instruct_random::Source;
-use instruct_train::{AdamConfig, AdamW, Event, Flow, GradTree, Groups, Listener, Schedule, check_gradients};
+use instruct_train::{AdamConfig, AdamW, Event, Flow, GradTree, Groups, Listener, Schedule, check_gradients, is_zero};
 use serde::{Deserialize, Serialize};
 
 /// How a reward model is trained.
@@ -79,8 +79,8 @@ pub fn steps(plan: &Plan, groups: &[Group]) -> u64 {
 /// over the others, each pair weighing `1 / pairs(group)`.
 ///
 /// Errors: a plan with [`Plan::problems`]; no ranking has a pair; a parameter that receives no
-/// gradient on the first step (behind a head of zeros, on the second); a loss or gradient that is
-/// not finite.
+/// gradient on one of the first two steps (behind a head of zeros, on the second); a loss or gradient
+/// that is not finite.
 pub fn train(state: &mut State, groups: &[Group], plan: &Plan, on: &mut Listener<'_, State>) -> Result<()> {
     let problems = plan.problems();
     if !problems.is_empty() {
@@ -99,8 +99,7 @@ pub fn train(state: &mut State, groups: &[Group], plan: &Plan, on: &mut Listener
         let chunk = order.chunks(plan.batch).nth((state.step % per_epoch) as usize).unwrap_or_default();
         let batch: Vec<&Group> = chunk.iter().map(|&i| usable[i]).collect();
         let sums = gradients(&state.model, &batch, plan.micro_tokens)?;
-        // A head of zeros hides the trunk from the first step's loss, but not from the second's.
-        if state.step < 2 && state.model.params().read("score.weight")?.iter().any(|&w| w != 0.0) {
+        if state.step < 2 && !is_zero(state.model.params(), "score.weight")? {
             check_gradients(state.model.params(), &invariant(&state.model))?;
         }
         let lr = schedule.lr(plan.lr, state.step);

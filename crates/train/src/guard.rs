@@ -22,6 +22,14 @@ pub fn check_gradients(params: &Params, allow: &[&str]) -> Result<()> {
     if dead.is_empty() { Ok(()) } else { Err(TrainError::NoGradient { tensors: dead }) }
 }
 
+/// Whether a scalar head of zeros hides everything behind it from the first step's loss, so that
+/// [`check_gradients`] has to wait for the second.
+///
+/// Errors: there is no parameter of this name.
+pub fn is_zero(params: &Params, name: &str) -> Result<bool> {
+    Ok(params.read(name)?.iter().all(|&w| w == 0.0))
+}
+
 /// Refuses weights that are not finite, before step `step`: those of a broken file, for example.
 ///
 /// Errors: [`TrainError::NotFinite`] with the first such tensor.

@@ -51,7 +51,7 @@ enum From {
 const SEED: u64 = 1;
 /// Prompts whose sampled completions are ranked.
 const RANKED: usize = 2_400;
-/// Rankings of each, by as many labelers, each of completions of its own.
+/// Rankings of each: completions sampled anew, a labeler drawn anew.
 const RANKINGS: usize = 3;
 /// The template of the embedded configuration; a test holds the two equal.
 pub(crate) const TEMPLATE: &str = "User: {prompt}\nAssistant:";

@@ -35,9 +35,10 @@ impl Shape {
                 let transcript = !has("prompt") && value.get("chosen").is_some_and(Value::is_string);
                 if transcript { Shape::Transcript } else { Shape::Preference }
             }
-            // Completions alone are a record of the house that lacks its prompt, and is told so.
-            _ if ["prompt", "messages", "completion", "completions"].into_iter().any(has) => Shape::House,
+            _ if has("prompt") || has("messages") => Shape::House,
             _ if has("text") => Shape::Text,
+            // Completions alone are a record of the house that lacks its prompt, and is told so.
+            _ if has("completion") || has("completions") => Shape::House,
             _ => return None,
         })
     }

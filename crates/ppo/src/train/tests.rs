@@ -633,6 +633,28 @@ fn what_cannot_run_is_refused() {
     refused(|_, plan| plan.temperature = 0.0, "`temperature` must be above 0");
 }
 
+#[test]
+fn a_ratio_that_is_not_one_stops_before_the_step() {
+    let plan = plan();
+    let (mut state, mut rollout) = (state(&plan), rollout(&plan));
+    rollout.old.iter_mut().for_each(|logprob| *logprob += 0.01);
+    let minibatch = Minibatch::new(&rollout, &[0, 1, 2], &plan, 40);
+    let error = minibatch_step(&mut state, &plan, &minibatch, &[], 0.01, true).unwrap_err();
+    assert!(matches!(error, Error::Ratio { .. }), "{error}");
+    assert_eq!(state.policy_optimizer.steps(), 0);
+}
+
+#[test]
+fn a_critic_that_nothing_reaches_is_refused() {
+    let (prompts, windows, plan) = (prompts(), windows(), plan());
+    let mut state = state(&plan);
+    state.value.as_ref().unwrap().params().set("layers.0.attn_out.weight", &[0.0; 16 * 16]).unwrap();
+    let reference = state.policy.deep_copy().unwrap();
+    let task = task(&reference, &prompts, &windows);
+    let error = train(&mut state, &task, &plan, &mut |_| Ok(Flow::Continue)).unwrap_err().to_string();
+    assert!(error.contains("no gradient reached"), "{error}");
+}
+
 #[track_caller]
 fn mismatched(policy: HeadKind, value: Option<HeadKind>, plan: &Plan, message: &str) {
     let model = |head| model(head, 1, Path::Fused);

@@ -8,7 +8,6 @@ mod golden;
 use super::*;
 use crate::{Episode, KlControl, MissingEos, Preset};
 use golden::{Trace, distance, scalar_start, start};
-use std::collections::BTreeMap;
 
 fn plan() -> Plan {
     Plan {
@@ -55,16 +54,13 @@ fn check(micro_tokens: usize) {
     for iteration in 0..3 {
         let mut rollout = Rollout::of(episodes(&trace, 8 * iteration..8 * iteration + 8));
         rollout.scores = trace.floats("scores")[8 * iteration..8 * iteration + 8].to_vec();
-        rollout.logprobs(&state.policy, task.reference, &plan, micro_tokens).unwrap();
-        rollout.values(state.value.as_ref().unwrap(), micro_tokens).unwrap();
-        rollout.advantages(&plan, state.beta);
-        let mut metrics = Metrics::of_rollout(&rollout, &plan, state.beta);
-        update(&mut state, &task, &plan, &rollout, &mut metrics).unwrap();
-        state.beta = plan.kl.next(state.beta, metrics.kl, plan.batch);
+        let metrics = learn(&mut state, &task, &plan, &mut rollout, &mut |_| Ok(Flow::Continue)).unwrap();
         state.iteration += 1;
         steps.push(metrics.entries());
     }
     trace.check_metrics(&steps);
+    // Nothing was sampled, and the other is 0 by the guard.
+    assert_eq!(trace.unknown(&steps), ["ppo/policy/ratio_first_minibatch", "ppo/sampling_gap"]);
     trace.check_weights(&state.policy, "end");
     let value = state.value.unwrap();
     trace.check_weights(&value, "value");
@@ -86,13 +82,4 @@ fn episodes(trace: &Trace, range: Range<usize>) -> Vec<Episode> {
         text: String::new(),
     };
     range.map(episode).collect()
-}
-
-#[test]
-fn the_trace_has_every_metric_but_what_sampling_alone_knows() {
-    let (trace, plan) = (Trace::open("ppo"), plan());
-    let entries: BTreeMap<&str, f64> = Metrics::default().entries().into_iter().collect();
-    let absent: Vec<&str> = entries.into_keys().filter(|name| !trace.has(&format!("metric.{name}"))).collect();
-    assert_eq!(absent, ["ppo/policy/ratio_first_minibatch", "ppo/sampling_gap"]);
-    assert_eq!(plan.steps_per_iteration(), 4);
 }

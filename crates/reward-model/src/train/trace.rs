@@ -33,8 +33,10 @@ fn steps_follow_the_reference_in_torch() {
         };
         train(&mut state, &groups, &plan, &mut on).unwrap();
         trace.check_metrics(&seen);
+        assert_eq!((seen.len(), trace.unknown(&seen)), (10, vec![]));
         trace.check_weights(&state.model, "end");
         let head = state.model.params().read("score.weight").unwrap();
         assert!(distance(&head, &trace.floats("head.end")) < 1e-5);
+        assert_eq!(state.model.params().read("score.bias").unwrap(), [0.0], "no difference of scores sees it");
     }
 }
