@@ -152,8 +152,11 @@ impl Display {
     }
 
     fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish();
+        match &self.bar {
+            Some(bar) if self.step == self.total => bar.finish(),
+            // A bar that jumps to its end would say that an interrupted stage is done.
+            Some(bar) => bar.abandon(),
+            None => {}
         }
     }
 }

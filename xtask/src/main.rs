@@ -51,6 +51,8 @@ enum Command {
     Data(commands::data::Args),
     /// Generate the embedded instruction world, a simulation, or check that it is up to date
     Fixtures(commands::fixtures::Args),
+    /// Make the golden values of the tests anew with torch and transformers, or compare
+    Reference(commands::reference::Args),
     /// Say what this machine and this build offer
     Doctor,
     /// Everything that continuous integration runs
@@ -85,6 +87,7 @@ fn run(command: Command) -> Result<()> {
         Command::Score(args) => commands::score::run(&args),
         Command::Data(args) => commands::data::run(&args),
         Command::Fixtures(args) => commands::fixtures::run(&args),
+        Command::Reference(args) => commands::reference::run(&args),
         Command::Doctor => commands::doctor::run(),
         Command::Ci(args) => commands::ci::run(&args),
         Command::Completions { shell } => {

@@ -8,6 +8,7 @@ pub(crate) mod generate;
 pub(crate) mod pipeline;
 pub(crate) mod plan;
 pub(crate) mod pretrain;
+pub(crate) mod reference;
 pub(crate) mod score;
 
 use anyhow::{Context, Result};

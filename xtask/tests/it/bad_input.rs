@@ -31,7 +31,10 @@ fn check_rankings(content: &[u8], parts: &[&str]) {
 fn broken_records_are_named_by_line_and_field() {
     check_rankings(b"{\"prompt\": \"a\", \"completions\": [\"b\", \"c\"], \"ranks\": [1]}\n", &["r.jsonl:1", "ranks"]);
     check_rankings(b"{\"prompt\": \"a\", \"completions\": [\"b\"\n", &["r.jsonl:1", "JSON"]);
-    check_rankings(b"{\"completions\": [\"b\", \"c\"], \"ranks\": [1, 2]}\n", &["r.jsonl:1", "keys `completions`"]);
+    check_rankings(
+        b"{\"completions\": [\"b\", \"c\"], \"ranks\": [1, 2]}\n",
+        &["r.jsonl:1", "field `prompt` is missing"],
+    );
     check_rankings(
         b"{\"prompt\": \"\", \"completions\": [\"b\", \"c\"], \"ranks\": [1, 2]}\n",
         &["r.jsonl:1", "prompt"],
