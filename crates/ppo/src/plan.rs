@@ -1,7 +1,7 @@
 //! Everything a PPO run can be told, and the three published recipes by name.
 
 use crate::kl::KlControl;
-use instruct_train::AdamForm;
+use instruct_train::{AdamForm, problems};
 use serde::{Deserialize, Serialize};
 
 /// A complete recipe. Every constant has a source in the presets below; "ours" marks a value that
@@ -236,39 +236,37 @@ impl Plan {
 
     /// What is wrong with the recipe, each with its key; empty when nothing is.
     pub fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut check = |fine: bool, problem: &str| {
-            if !fine {
-                problems.push(problem.to_owned());
-            }
-        };
-        check(self.batch > 0, "`batch` is 0: sample at least one episode per iteration");
-        check(
-            self.minibatch > 0 && self.batch.is_multiple_of(self.minibatch),
-            "`minibatch` does not divide `batch`: episodes would be dropped",
-        );
-        check(self.inner_epochs > 0, "`inner-epochs` is 0: nothing would be learned");
-        check(self.temperature > 0.0, "`temperature` must be above 0: greedy episodes have no ratio");
-        check(self.max_new_tokens > 0, "`max-new-tokens` is 0");
-        check(self.policy_lr > 0.0 && self.policy_lr.is_finite(), "`policy-lr` must be above 0");
-        check((0.0..=1.0).contains(&self.gamma), "`gamma` must lie in 0..=1");
-        check((0.0..=1.0).contains(&self.lambda), "`lambda` must lie in 0..=1");
-        check(self.clip > 0.0, "`clip` must be above 0");
-        check(self.value_clip > 0.0, "`value-clip` must be above 0");
-        check(self.gamma_ptx >= 0.0, "`gamma-ptx` must not be negative");
-        check(self.gamma_ptx == 0.0 || self.ptx_examples > 0, "`gamma-ptx` is set but `ptx-examples` is 0");
-        check((0.0..1.0).contains(&self.ema), "`ema` must lie in 0..1");
         let beta = self.kl.initial();
-        check(beta >= 0.0 && beta.is_finite(), "the price per nat in `kl` must be a number, not below 0");
-        if let KlControl::Adaptive { target, horizon, .. } = self.kl {
-            check(target > 0.0 && horizon > 0.0, "`kl.target` and `kl.horizon` must be above 0");
-        }
-        let (Critic::Separate { coefficient, .. } | Critic::Head { coefficient }) = self.critic;
-        check(coefficient > 0.0 && coefficient.is_finite(), "`critic.coefficient` must be above 0");
-        if let Critic::Separate { lr, .. } = self.critic {
-            check(lr > 0.0 && lr.is_finite(), "`critic.lr` must be above 0");
-        }
-        problems
+        let adaptive = match self.kl {
+            KlControl::Adaptive { target, horizon, .. } => target > 0.0 && horizon > 0.0,
+            KlControl::Fixed { .. } => true,
+        };
+        let (critic_learns, coefficient) = match self.critic {
+            Critic::Separate { lr, coefficient } => (lr > 0.0 && lr.is_finite(), coefficient),
+            Critic::Head { coefficient } => (true, coefficient),
+        };
+        problems(&[
+            (self.batch > 0, "`batch` is 0: sample at least one episode per iteration"),
+            (
+                self.minibatch > 0 && self.batch.is_multiple_of(self.minibatch),
+                "`minibatch` does not divide `batch`: episodes would be dropped",
+            ),
+            (self.inner_epochs > 0, "`inner-epochs` is 0: nothing would be learned"),
+            (self.temperature > 0.0, "`temperature` must be above 0: greedy episodes have no ratio"),
+            (self.max_new_tokens > 0, "`max-new-tokens` is 0"),
+            (self.policy_lr > 0.0 && self.policy_lr.is_finite(), "`policy-lr` must be above 0"),
+            ((0.0..=1.0).contains(&self.gamma), "`gamma` must lie in 0..=1"),
+            ((0.0..=1.0).contains(&self.lambda), "`lambda` must lie in 0..=1"),
+            (self.clip > 0.0, "`clip` must be above 0"),
+            (self.value_clip > 0.0, "`value-clip` must be above 0"),
+            (self.gamma_ptx >= 0.0, "`gamma-ptx` must not be negative"),
+            (self.gamma_ptx == 0.0 || self.ptx_examples > 0, "`gamma-ptx` is set but `ptx-examples` is 0"),
+            ((0.0..1.0).contains(&self.ema), "`ema` must lie in 0..1"),
+            (beta >= 0.0 && beta.is_finite(), "the price per nat in `kl` must be a number, not below 0"),
+            (adaptive, "`kl.target` and `kl.horizon` must be above 0"),
+            (coefficient > 0.0 && coefficient.is_finite(), "`critic.coefficient` must be above 0"),
+            (critic_learns, "`critic.lr` must be above 0"),
+        ])
     }
 }
 

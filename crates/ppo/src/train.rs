@@ -10,7 +10,8 @@ use instruct_data::Packed;
 use instruct_model::{Decoder, HeadKind, Request};
 use instruct_random::Source;
 use instruct_train::{
-    AdamConfig, AdamW, Ema, Event, Flow, Groups, Listener, Metrics as _, Schedule, check_gradients, is_zero, phase,
+    AdamConfig, AdamW, Ema, Event, Flow, Groups, Listener, Metrics as _, Schedule, check_gradients,
+    check_gradients_behind, phase,
 };
 use std::{collections::BTreeSet, ops::Range};
 
@@ -198,10 +199,12 @@ fn update(state: &mut State, task: &Task<'_>, plan: &Plan, rollout: &Rollout, me
         for episodes in order.chunks(plan.minibatch) {
             let minibatch = Minibatch::new(rollout, episodes, plan, task.micro_tokens);
             let ptx = ptx_batches(task, plan, state.iteration * steps as u64 + step);
-            let (stats, grad_norm) = minibatch_step(state, plan, &minibatch, &ptx, metrics.lr, step == 0)?;
+            let mut stats = policy_gradients(state, plan, &minibatch, &ptx)?;
             if step == 0 {
+                check_first_ratio(&stats, state.iteration, RATIO_TOLERANCE)?;
                 metrics.ratio_first_minibatch = stats.ratio_deviation;
             }
+            let grad_norm = minibatch_step(state, plan, &minibatch, &mut stats, metrics.lr)?;
             metrics.add(&stats, grad_norm, steps);
             step += 1;
         }
@@ -209,25 +212,26 @@ fn update(state: &mut State, task: &Task<'_>, plan: &Plan, rollout: &Rollout, me
     Ok(())
 }
 
-fn minibatch_step(
-    state: &mut State,
-    plan: &Plan,
-    minibatch: &Minibatch<'_>,
-    ptx: &[Packed],
-    lr: f64,
-    first: bool,
-) -> Result<(UpdateStats, f64)> {
+fn policy_gradients(state: &State, plan: &Plan, minibatch: &Minibatch<'_>, ptx: &[Packed]) -> Result<UpdateStats> {
     let head = match plan.critic {
         Critic::Head { coefficient } => Some(coefficient),
         Critic::Separate { .. } => None,
     };
-    let mut stats = minibatch.policy_gradients(&state.policy, plan, head, ptx)?;
-    if first {
-        check_first_ratio(&stats, state.iteration, RATIO_TOLERANCE)?;
-    }
+    let stats = minibatch.policy_gradients(&state.policy, plan, head, ptx)?;
     if state.policy_optimizer.steps() == 0 {
         check_gradients(state.policy.params(), &[])?;
     }
+    Ok(stats)
+}
+
+/// Steps along the policy's gradients, then a critic of its own along its; the policy's norm.
+fn minibatch_step(
+    state: &mut State,
+    plan: &Plan,
+    minibatch: &Minibatch<'_>,
+    stats: &mut UpdateStats,
+    lr: f64,
+) -> Result<f64> {
     let report = state.policy_optimizer.step(state.policy.params(), lr)?;
     if let Some(ema) = &mut state.ema {
         ema.update(state.policy.params())?;
@@ -235,13 +239,13 @@ fn minibatch_step(
     if let (Critic::Separate { lr, coefficient }, Some(value), Some(optimizer)) =
         (plan.critic, &state.value, &mut state.value_optimizer)
     {
-        minibatch.value_gradients(value, plan, coefficient, &mut stats)?;
-        if optimizer.steps() < 2 && !is_zero(value.params(), "score.weight")? {
-            check_gradients(value.params(), &[])?;
+        minibatch.value_gradients(value, plan, coefficient, stats)?;
+        if optimizer.steps() < 2 {
+            check_gradients_behind(value.params(), "score.weight", &[])?;
         }
         optimizer.step(value.params(), schedule(plan).lr(lr, state.iteration))?;
     }
-    Ok((stats, report.grad_norm))
+    Ok(report.grad_norm)
 }
 
 /// The pretraining windows of one optimizer step, as micro-batches.

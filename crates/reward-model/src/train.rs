@@ -9,7 +9,9 @@ use crate::{
 use candle_core::{DType, Tensor};
 use instruct_model::{Decoder, Pass};
 use instruct_random::Source;
-use instruct_train::{AdamConfig, AdamW, Event, Flow, GradTree, Groups, Listener, Schedule, check_gradients, is_zero};
+use instruct_train::{
+    AdamConfig, AdamW, Event, Flow, GradTree, Groups, Listener, Schedule, check_gradients_behind, problems,
+};
 use serde::{Deserialize, Serialize};
 
 /// How a reward model is trained.
@@ -33,17 +35,12 @@ pub struct Plan {
 impl Plan {
     /// What is wrong with the plan, each with its key; empty when nothing is.
     pub fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut check = |fine: bool, problem: &str| {
-            if !fine {
-                problems.push(problem.to_owned());
-            }
-        };
-        check(self.epochs > 0, "`epochs` is 0: nothing would be learned");
-        check(self.batch > 0, "`batch` is 0: a step needs a ranking");
-        check(self.lr > 0.0 && self.lr.is_finite(), "`lr` must be above 0");
-        check(self.micro_tokens > 0, "`micro-tokens` is 0");
-        problems
+        problems(&[
+            (self.epochs > 0, "`epochs` is 0: nothing would be learned"),
+            (self.batch > 0, "`batch` is 0: a step needs a ranking"),
+            (self.lr > 0.0 && self.lr.is_finite(), "`lr` must be above 0"),
+            (self.micro_tokens > 0, "`micro-tokens` is 0"),
+        ])
     }
 }
 
@@ -99,8 +96,8 @@ pub fn train(state: &mut State, groups: &[Group], plan: &Plan, on: &mut Listener
         let chunk = order.chunks(plan.batch).nth((state.step % per_epoch) as usize).unwrap_or_default();
         let batch: Vec<&Group> = chunk.iter().map(|&i| usable[i]).collect();
         let sums = gradients(&state.model, &batch, plan.micro_tokens)?;
-        if state.step < 2 && !is_zero(state.model.params(), "score.weight")? {
-            check_gradients(state.model.params(), &invariant(&state.model))?;
+        if state.step < 2 {
+            check_gradients_behind(state.model.params(), "score.weight", &invariant(&state.model))?;
         }
         let lr = schedule.lr(plan.lr, state.step);
         let report = state.optimizer.step(state.model.params(), lr)?;

@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 use instruct_kernels::token_nll;
 use instruct_model::{Decoder, Dropout, Pass};
 use instruct_random::Source;
-use instruct_train::{AdamConfig, AdamW, Event, Flow, GradTree, Groups, Listener, Schedule, check_gradients};
+use instruct_train::{AdamConfig, AdamW, Event, Flow, GradTree, Groups, Listener, Schedule, check_gradients, problems};
 use serde::{Deserialize, Serialize};
 
 /// How a decoder is fine-tuned. Defaults are those of the baseline in Ouyang et al. 2022, appendix
@@ -55,23 +55,18 @@ impl Default for Plan {
 impl Plan {
     /// What is wrong with the plan, each with its key; empty when nothing is.
     pub fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut check = |fine: bool, problem: &str| {
-            if !fine {
-                problems.push(problem.to_owned());
-            }
-        };
-        check(self.epochs > 0, "`epochs` is 0: nothing would be learned");
-        check(self.batch > 0, "`batch` is 0: a step needs an example");
-        check(self.lr > 0.0 && self.lr.is_finite(), "`lr` must be above 0");
-        check((0.0..1.0).contains(&self.dropout), "`dropout` must lie in 0..1");
-        check((0.0..1.0).contains(&self.pretraining_share), "`pretraining-share` must lie in 0..1");
-        check(
-            self.prompt_weight >= 0.0 && self.prompt_weight.is_finite(),
-            "`prompt-weight` must be a number, not below 0",
-        );
-        check(self.micro_tokens > 0, "`micro-tokens` is 0");
-        problems
+        problems(&[
+            (self.epochs > 0, "`epochs` is 0: nothing would be learned"),
+            (self.batch > 0, "`batch` is 0: a step needs an example"),
+            (self.lr > 0.0 && self.lr.is_finite(), "`lr` must be above 0"),
+            ((0.0..1.0).contains(&self.dropout), "`dropout` must lie in 0..1"),
+            ((0.0..1.0).contains(&self.pretraining_share), "`pretraining-share` must lie in 0..1"),
+            (
+                self.prompt_weight >= 0.0 && self.prompt_weight.is_finite(),
+                "`prompt-weight` must be a number, not below 0",
+            ),
+            (self.micro_tokens > 0, "`micro-tokens` is 0"),
+        ])
     }
 }
 

@@ -22,12 +22,19 @@ pub fn check_gradients(params: &Params, allow: &[&str]) -> Result<()> {
     if dead.is_empty() { Ok(()) } else { Err(TrainError::NoGradient { tensors: dead }) }
 }
 
-/// Whether a scalar head of zeros hides everything behind it from the first step's loss, so that
-/// [`check_gradients`] has to wait for the second.
+/// As [`check_gradients`], for a model that is read through the scalar head `head`: a head of zeros
+/// hides everything behind it from the first step's loss, so nothing is refused while it is one. To
+/// be called before each of the first two steps.
 ///
-/// Errors: there is no parameter of this name.
-pub fn is_zero(params: &Params, name: &str) -> Result<bool> {
-    Ok(params.read(name)?.iter().all(|&w| w == 0.0))
+/// Errors: [`TrainError::NoGradient`]; there is no parameter of this name.
+pub fn check_gradients_behind(params: &Params, head: &str, allow: &[&str]) -> Result<()> {
+    if params.read(head)?.iter().all(|&w| w == 0.0) { Ok(()) } else { check_gradients(params, allow) }
+}
+
+/// What is wrong with a plan: of its checks, each `(whether it is fine, what is wrong otherwise)`,
+/// those that are not.
+pub fn problems(checks: &[(bool, &str)]) -> Vec<String> {
+    checks.iter().filter(|(fine, _)| !fine).map(|(_, problem)| (*problem).to_owned()).collect()
 }
 
 /// Refuses weights that are not finite, before step `step`: those of a broken file, for example.

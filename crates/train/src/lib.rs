@@ -58,7 +58,7 @@ pub use crate::{
     events::{Edge, Event, Flow, Listener, Metrics, phase},
     flat::{Flat, read_flat, write_flat},
     grad_tree::GradTree,
-    guard::{Spike, Spikes, check_finite, check_gradients, check_weights, is_zero},
+    guard::{Spike, Spikes, check_finite, check_gradients, check_gradients_behind, check_weights, problems},
     run_dir::{RunDir, Start},
     schedule::Schedule,
 };

@@ -147,10 +147,8 @@ fn environment(config: &Config) -> Result<serde_json::Value> {
 
 /// The resolved configuration, what it would train on, and what that takes.
 fn dry_run(config: &Config) -> Result<()> {
-    let folder = std::env::temp_dir().join(format!("instruct-dry-run-{}", std::process::id()));
-    let prepared = prepare(config, &folder);
-    std::fs::remove_dir_all(&folder).context("cannot remove the temporary folder")?;
-    let (base, material) = prepared?;
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let (base, material) = prepare(config, folder.path())?;
     print(&toml::to_string(config)?);
     material.report.iter().for_each(|line| print(line));
     super::plan::lines(config, &base, &material).iter().for_each(|line| print(line));

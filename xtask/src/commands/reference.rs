@@ -85,7 +85,7 @@ fn execute(command: &mut Command) -> Result<()> {
 /// Errors: a file, a tensor or a shape differs, or a value does by more than [`TOLERANCE`].
 fn compare(committed: &Path, new: &Path) -> Result<f64> {
     let mut worst = 0.0;
-    let files = files(committed, "safetensors")?;
+    let files = tensor_files(committed)?;
     if files.is_empty() {
         bail!("{} holds no golden values", committed.display());
     }
@@ -126,14 +126,14 @@ fn gap(was: &[f64], is: &[f64]) -> f64 {
     was.iter().zip(is).map(apart).fold(0.0, f64::max)
 }
 
-/// Every file below `folder` with this extension, sorted.
-fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+/// Every file of tensors below `folder`, sorted.
+fn tensor_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
         let path = entry?.path();
         if path.is_dir() {
-            found.extend(files(&path, extension)?);
-        } else if path.extension().is_some_and(|e| e == extension) {
+            found.extend(tensor_files(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "safetensors") {
             found.push(path);
         }
     }

@@ -635,11 +635,12 @@ fn what_cannot_run_is_refused() {
 
 #[test]
 fn a_ratio_that_is_not_one_stops_before_the_step() {
-    let plan = plan();
+    let (prompts, windows, plan) = (prompts(), windows(), plan());
     let (mut state, mut rollout) = (state(&plan), rollout(&plan));
     rollout.old.iter_mut().for_each(|logprob| *logprob += 0.01);
-    let minibatch = Minibatch::new(&rollout, &[0, 1, 2], &plan, 40);
-    let error = minibatch_step(&mut state, &plan, &minibatch, &[], 0.01, true).unwrap_err();
+    let reference = state.policy.deep_copy().unwrap();
+    let task = task(&reference, &prompts, &windows);
+    let error = update(&mut state, &task, &plan, &rollout, &mut Metrics::default()).unwrap_err();
     assert!(matches!(error, Error::Ratio { .. }), "{error}");
     assert_eq!(state.policy_optimizer.steps(), 0);
 }

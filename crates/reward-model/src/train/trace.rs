@@ -6,7 +6,7 @@
 mod golden;
 
 use super::*;
-use golden::{Trace, distance, scalar_start};
+use golden::{Trace, distance, recorder, scalar_start};
 use instruct_model::HeadKind;
 
 #[test]
@@ -25,13 +25,7 @@ fn steps_follow_the_reference_in_torch() {
         let plan = Plan { epochs: 5, batch: 2, lr: 2e-3, adam, micro_tokens, seed: 1 };
         let mut state = State::new(scalar_start(HeadKind::Score, &trace.floats("head")), &plan).unwrap();
         let mut seen = Vec::new();
-        let mut on = |event: Event<'_, State>| {
-            if let Event::Step { metrics, .. } = event {
-                seen.push(metrics.to_vec());
-            }
-            Ok(Flow::Continue)
-        };
-        train(&mut state, &groups, &plan, &mut on).unwrap();
+        train(&mut state, &groups, &plan, &mut recorder(&mut seen)).unwrap();
         trace.check_metrics(&seen);
         assert_eq!((seen.len(), trace.unknown(&seen)), (10, vec![]));
         trace.check_weights(&state.model, "end");

@@ -5,7 +5,7 @@
 mod golden;
 
 use super::*;
-use golden::{Trace, start};
+use golden::{Trace, recorder, start};
 
 #[test]
 fn steps_follow_the_reference_in_torch() {
@@ -20,13 +20,7 @@ fn steps_follow_the_reference_in_torch() {
             Plan { epochs: 4, batch, lr, dropout: 0.0, pretraining_share, micro_tokens, seed: 1, ..Plan::default() };
         let mut state = State::new(start(), &plan).unwrap();
         let mut seen = Vec::new();
-        let mut on = |event: Event<'_, State>| {
-            if let Event::Step { metrics, .. } = event {
-                seen.push(metrics.to_vec());
-            }
-            Ok(Flow::Continue)
-        };
-        train(&mut state, &data, &plan, &mut on).unwrap();
+        train(&mut state, &data, &plan, &mut recorder(&mut seen)).unwrap();
         trace.check_metrics(&seen);
         assert_eq!((seen.len(), trace.unknown(&seen)), (12, vec![]));
         trace.check_weights(&state.model, "end");
