@@ -34,6 +34,7 @@ fn every_rule_bites() {
     check(unsafety, "crates/kernels/src/a.rs", "let x = unsafe { f() };", "without a SAFETY comment");
     check(arrows, "crates/sft/Cargo.toml", "[dependencies]\ninstruct-ppo = 1", "lists instruct-ppo");
     check(arrows, "crates/data/Cargo.toml", "[target.'cfg(unix)'.dependencies]\ncandle-core = 1", "lists candle-core");
+    check(arrows, "crates/eval/Cargo.toml", "[dependencies]\ninstruct-claims = 1", "only tests may");
     let unreached = "[features]\ndefault = []\n[dependencies]\ncandle-core = 1";
     check(features, "crates/model/Cargo.toml", unreached, "`cuda` does not reach");
     check(features, "crates/data/Cargo.toml", "[features]\ndefault = []\ncuda = []", "switches nothing");
@@ -177,7 +178,10 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ("reward-model", STAGE_MAY, "stages do not know each other"),
     ("ppo", STAGE_MAY, "stages do not know each other: a score is a closure"),
     ("eval", &["random"], "values in, values out"),
+    ("claims", &[], "what tests share knows nothing"),
 ];
+/// What the tests of every crate may list, and nothing else may.
+const TESTS_MAY: &str = "instruct-claims";
 const STAGE_MAY: &[&str] = &["data", "kernels", "model", "random", "train"];
 
 fn arrows(repository: &Repository, problems: &mut Vec<String>) {
@@ -188,8 +192,12 @@ fn arrows(repository: &Repository, problems: &mut Vec<String>) {
             }
             continue;
         };
+        if dependencies(&table, &["dependencies"]).contains(TESTS_MAY) {
+            problems.push(format!("crates/{name}/Cargo.toml: lists {TESTS_MAY}; only tests may, it is not published"));
+        }
         for dependency in dependencies(&table, &["dependencies", "dev-dependencies"]) {
-            if dependency.strip_prefix("instruct-").is_some_and(|other| !allowed.contains(&other)) {
+            let other = dependency.strip_prefix("instruct-").filter(|_| dependency != TESTS_MAY);
+            if other.is_some_and(|other| !allowed.contains(&other)) {
                 problems.push(format!("crates/{name}/Cargo.toml: lists {dependency}; {why}"));
             }
             if dependency.starts_with("candle") && ["random", "data", "eval"].contains(&name.as_str()) {
@@ -247,7 +255,9 @@ fn reaches(manifests: &BTreeMap<String, Table>, passed: &BTreeSet<String>, goal:
 fn packages(repository: &Repository, problems: &mut Vec<String>) {
     let root = repository.manifest("Cargo.toml");
     let version = root["workspace"]["package"]["version"].as_str();
-    for (name, table) in repository.manifests().into_iter().filter(|(name, _)| name != "xtask") {
+    let published =
+        |table: &Table| table["package"].get("publish").and_then(|publish| publish.as_bool()) != Some(false);
+    for (name, table) in repository.manifests().into_iter().filter(|(_, table)| published(table)) {
         let at = repository.manifest_path(&name);
         let package = &table["package"];
         if package["name"].as_str() != Some(&format!("instruct-{name}")) {

@@ -24,7 +24,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ci.step(
         "packaging",
         "cargo",
-        "package --quiet --offline --workspace --exclude xtask --no-verify --allow-dirty",
+        "package --quiet --offline --workspace --exclude xtask --exclude instruct-claims --no-verify --allow-dirty",
         &[],
     )?;
     // Lints and documentation share one set of dependencies; the tests share those of this program.
