@@ -9,8 +9,8 @@ use crate::{Error, Result};
 /// The description of one decoder. Widths and counts are in elements; `V` stands for `vocab`,
 /// `C` for `width`, `H` for `heads`, `D` for `head_dim`, `I` for `inner` below.
 ///
-/// All families share the pre-norm residual block `x += attention(norm(x)); x += mlp(norm(x))`
-/// with attention logits scaled by `1/sqrt(D)`, so only what differs stands here.
+/// All families share the pre-norm residual block `x += attention(norm(x)); x += mlp(norm(x))`, or
+/// its parallel form, with attention logits scaled by `1/sqrt(D)`, so only what differs stands here.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Which family's names and `config.json` the model is read and written with.
@@ -37,6 +37,9 @@ pub struct Config {
     pub position: Position,
     /// What stands between the MLP's two products.
     pub activation: Activation,
+    /// Whether the MLP reads what attention reads, `x += attention(norm(x)) + mlp(norm'(x))`, not
+    /// what attention has added to (GPT-J, GPT-NeoX: Black et al. 2022, arXiv 2204.06745, section 2.1).
+    pub parallel_residual: bool,
     /// Whether `layers.{i}.qkv` has a bias.
     pub qkv_bias: bool,
     /// Whether `layers.{i}.attn_out` has a bias.
@@ -60,6 +63,9 @@ pub struct Config {
 pub enum Family {
     /// GPT-2: learned positions, LayerNorm, GELU, biases everywhere.
     Gpt2,
+    /// GPT-NeoX and Pythia: rotary positions in part of each head, LayerNorm, GELU, biases,
+    /// attention and MLP in parallel.
+    GptNeox,
     /// Llama 1 to 3, SmolLM2 and everything written as `LlamaForCausalLM`.
     Llama,
     /// Mistral: Llama with a sliding window.
@@ -184,6 +190,7 @@ impl Config {
             norm: Norm::Layer { eps: 1e-5 },
             position: Position::Learned,
             activation: Activation::GeluTanh,
+            parallel_residual: false,
             qkv_bias: true,
             attn_out_bias: true,
             mlp_bias: true,
@@ -276,8 +283,11 @@ impl Config {
             format!("kv_heads ({kv_heads}) does not divide heads ({heads})"),
         );
         require(
-            self.family != Family::Gpt2 || heads.saturating_mul(head_dim) == self.width,
-            format!("heads ({heads}) times head_dim ({head_dim}) is not the width ({}), as in GPT-2", self.width),
+            !matches!(self.family, Family::Gpt2 | Family::GptNeox) || heads.saturating_mul(head_dim) == self.width,
+            format!(
+                "heads ({heads}) times head_dim ({head_dim}) is not the width ({}), as in {:?}",
+                self.width, self.family
+            ),
         );
         let (Norm::Layer { eps } | Norm::Rms { eps }) = self.norm;
         require(eps > 0.0 && eps < 1.0, format!("norm eps is {eps}; it must lie between 0 and 1"));

@@ -243,8 +243,10 @@ impl Decoder {
         for (i, block) in self.blocks.iter().enumerate() {
             let qkv = self.project(block, &x, positions)?;
             let attended = block.attn_out.forward(&attend(i, &qkv)?)?;
+            let entered = self.config.parallel_residual.then(|| x.clone());
             x = (x + keys.drop(&attended, 2 * i as u64)?)?;
-            let fed = kernels::feed_forward(&block.mlp_norm.forward(&x)?, &block.mlp)?;
+            let read = entered.as_ref().unwrap_or(&x);
+            let fed = kernels::feed_forward(&block.mlp_norm.forward(read)?, &block.mlp)?;
             x = (x + keys.drop(&fed, 2 * i as u64 + 1)?)?;
         }
         self.norm.forward(&x)

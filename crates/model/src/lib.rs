@@ -1,9 +1,9 @@
 //! One decoder, driven by a description, that reads and writes what transformers does.
 //!
-//! GPT-2, Llama, Mistral, Qwen2 and Qwen3 differ in a table of names and a handful of choices, so
-//! there is one forward pass ([`Decoder::hidden`]) over packed batches, one decoding loop
-//! ([`generate`]) over a key-value cache, and one [`Config`] that says which choices. A family is
-//! a table in one file. There is no loss here.
+//! GPT-2, GPT-NeoX, Llama, Mistral, Qwen2 and Qwen3 differ in a table of names and a handful of
+//! choices, so there is one forward pass ([`Decoder::hidden`]) over packed batches, one decoding
+//! loop ([`generate`]) over a key-value cache, and one [`Config`] that says which choices. A family
+//! is a table in one file. There is no loss here.
 //!
 //! ```
 //! use instruct_model::{Config, Decoder, HeadKind, Request, Sampling, generate};

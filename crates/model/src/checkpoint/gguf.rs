@@ -125,6 +125,7 @@ impl Gguf {
             norm: Norm::Rms { eps: self.number(&key("attention.layer_norm_rms_epsilon"))?.unwrap_or(1e-6) },
             position: Position::Rotary(self.rotary(architecture, head_dim)?),
             activation: Activation::SwiGlu,
+            parallel_residual: false,
             qkv_bias: self.tensors.contains_key("blk.0.attn_q.bias"),
             attn_out_bias: self.tensors.contains_key("blk.0.attn_output.bias"),
             mlp_bias: self.tensors.contains_key("blk.0.ffn_up.bias"),

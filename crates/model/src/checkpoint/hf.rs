@@ -197,7 +197,7 @@ pub(crate) fn open(folder: &Path) -> Result<Checkpoint> {
         pieces: table.pieces(&config, head),
         prefix: table.prefix,
         harmless: &|name| table.harmless.iter().any(|ending| name.ends_with(ending)),
-        unembedding: "lm_head.weight",
+        unembedding: table.unembedding,
     }
     .resolve(&store)?;
     let norm_dtype = pieces.iter().find(|piece| piece.canonical == "norm.bias").and_then(|p| store.dtype(&p.disk));

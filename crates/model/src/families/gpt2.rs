@@ -10,6 +10,7 @@ pub(crate) static GPT2: Table = Table {
     class: "GPT2",
     language: "LMHeadModel",
     value_head: "classifier",
+    unembedding: "lm_head.weight",
     prefix: "transformer.",
     harmless: &[".attn.bias", ".attn.masked_bias"],
     read,
@@ -29,7 +30,7 @@ fn read(fields: &Fields) -> Config {
     Config {
         inner: fields.count_opt("n_inner").unwrap_or(width.saturating_mul(4)),
         norm: Norm::Layer { eps: fields.number("layer_norm_epsilon", 1e-5) },
-        activation: activation(fields),
+        activation: activation(fields, "activation_function", Activation::GeluTanh),
         tied: fields.flag("tie_word_embeddings", true),
         bos: fields.id("bos_token_id"),
         eos: fields.ids("eos_token_id"),
@@ -42,15 +43,22 @@ fn context(fields: &Fields) -> usize {
     fields.count(if fields.has("n_positions") { "n_positions" } else { "n_ctx" })
 }
 
-fn activation(fields: &Fields) -> Activation {
-    match fields.text("activation_function").unwrap_or("gelu_new") {
-        "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
-        "gelu" => Activation::GeluErf,
-        other => {
-            fields.refuse("activation_function", &format!("is {other:?}; known are gelu_new, gelu_pytorch_tanh, gelu"));
-            Activation::GeluTanh
+/// Which GELU `field` names; `default` where it is absent.
+pub(crate) fn activation(fields: &Fields, field: &str, default: Activation) -> Activation {
+    match fields.text(field) {
+        None => default,
+        Some("gelu_new" | "gelu_pytorch_tanh") => Activation::GeluTanh,
+        Some("gelu") => Activation::GeluErf,
+        Some(other) => {
+            fields.refuse(field, &format!("is {other:?}; known are gelu_new, gelu_pytorch_tanh, gelu"));
+            default
         }
     }
+}
+
+/// Transformers' name of a GELU.
+pub(crate) fn activation_name(activation: Activation) -> &'static str {
+    if activation == Activation::GeluErf { "gelu" } else { "gelu_new" }
 }
 
 fn write(config: &Config) -> Map<String, Value> {
@@ -63,7 +71,7 @@ fn write(config: &Config) -> Map<String, Value> {
     set("n_layer", json!(config.layers));
     set("n_positions", json!(config.context));
     set("layer_norm_epsilon", json!(eps));
-    set("activation_function", json!(if config.activation == Activation::GeluErf { "gelu" } else { "gelu_new" }));
+    set("activation_function", json!(activation_name(config.activation)));
     // Dropout belongs to a recipe, not to a model; transformers' defaults would bring 0.1 back.
     for site in ["attn_pdrop", "embd_pdrop", "resid_pdrop", "summary_first_dropout", "classifier_dropout"] {
         set(site, json!(0.0));

@@ -13,6 +13,7 @@ pub(crate) static LLAMA: Table = Table {
     class: "Llama",
     language: "ForCausalLM",
     value_head: "score",
+    unembedding: "lm_head.weight",
     prefix: "model.",
     harmless: &["rotary_emb.inv_freq"],
     read: |fields| Config {
@@ -97,8 +98,9 @@ fn read(fields: &Fields, family: Family, head_dim: Option<usize>) -> Config {
         inner: fields.count("intermediate_size"),
         context: fields.count("max_position_embeddings"),
         norm: Norm::Rms { eps: fields.number("rms_norm_eps", 1e-6) },
-        position: Position::Rotary(rotary(fields, head_dim)),
+        position: Position::Rotary(rotary(fields, head_dim, ("rope_theta", 10_000.0), ("partial_rotary_factor", 1.0))),
         activation: Activation::SwiGlu,
+        parallel_residual: false,
         qkv_bias: false,
         attn_out_bias: false,
         mlp_bias: false,
@@ -110,16 +112,26 @@ fn read(fields: &Fields, family: Family, head_dim: Option<usize>) -> Config {
     }
 }
 
-/// Transformers 5 writes `rope_parameters`, 4 wrote `rope_theta` beside `rope_scaling`.
-fn rotary(fields: &Fields, head_dim: usize) -> Rotary {
+/// Transformers 5 writes `rope_parameters`; 4 wrote fields of the families' own names, here with
+/// their defaults, beside `rope_scaling`.
+pub(crate) fn rotary(fields: &Fields, head_dim: usize, theta: (&str, f64), partial: (&str, f64)) -> Rotary {
     let parameters = fields.object("rope_parameters");
-    let theta = parameters.as_ref().filter(|inner| inner.has("rope_theta")).unwrap_or(fields);
-    let partial = parameters.as_ref().filter(|inner| inner.has("partial_rotary_factor")).unwrap_or(fields);
+    let number = |name: &str, (older, default): (&str, f64)| match &parameters {
+        Some(inner) if inner.has(name) => inner.number(name, default),
+        _ => fields.number(older, default),
+    };
     Rotary {
-        theta: theta.number("rope_theta", 10_000.0),
-        dim: (head_dim as f64 * partial.number("partial_rotary_factor", 1.0)).round() as usize,
-        scaling: parameters.or_else(|| fields.object("rope_scaling")).map_or(Scaling::None, |inner| scaling(&inner)),
+        theta: number("rope_theta", theta),
+        // Cut off, not rounded, as transformers does.
+        dim: (head_dim as f64 * number("partial_rotary_factor", partial)) as usize,
+        scaling: parameters.as_ref().or(fields.object("rope_scaling").as_ref()).map_or(Scaling::None, scaling),
     }
+}
+
+/// The share of a head that is rotated, such that the product with `head_dim`, cut off, is `dim`.
+pub(crate) fn rotary_factor(dim: usize, head_dim: usize) -> f64 {
+    let share = dim as f64 / head_dim as f64;
+    if (share * head_dim as f64) as usize == dim { share } else { share.next_up() }
 }
 
 fn scaling(fields: &Fields) -> Scaling {
@@ -184,13 +196,13 @@ fn write(config: &Config) -> Map<String, Value> {
         set("rope_theta", json!(rotary.theta));
         set("rope_scaling", write_scaling(rotary.scaling));
         if rotary.dim != config.head_dim {
-            set("partial_rotary_factor", json!(rotary.dim as f64 / config.head_dim as f64));
+            set("partial_rotary_factor", json!(rotary_factor(rotary.dim, config.head_dim)));
         }
     }
     fields
 }
 
-fn write_scaling(scaling: Scaling) -> Value {
+pub(crate) fn write_scaling(scaling: Scaling) -> Value {
     match scaling {
         Scaling::None => Value::Null,
         Scaling::Linear { factor } => json!({ "factor": factor, "rope_type": "linear" }),
@@ -264,6 +276,7 @@ pub(crate) fn example(family: Family) -> Config {
             scaling: Scaling::None,
         }),
         activation: Activation::SwiGlu,
+        parallel_residual: false,
         qkv_bias: family == Family::Qwen2,
         attn_out_bias: false,
         mlp_bias: false,

@@ -3,6 +3,7 @@
 
 mod fields;
 mod gpt2;
+mod gpt_neox;
 mod llama;
 
 use std::ops::Range;
@@ -37,6 +38,12 @@ pub(crate) enum Order {
     /// disk is row `half * head_dim / 2 + j` here. Llama GGUF and llama2.c files.
     Interleaved {
         /// Rows per head.
+        head_dim: usize,
+    },
+    /// Query, key and value of one head next to each other, head after head: row
+    /// `(3 h + part) D + d` on disk is row `(part H + h) D + d` here. GPT-NeoX.
+    ByHead {
+        /// Rows per head of each part, `D`.
         head_dim: usize,
     },
 }
@@ -98,6 +105,11 @@ impl Piece {
                 let (head, within) = (row / head_dim, row % head_dim);
                 head * head_dim + within % 2 * (head_dim / 2) + within / 2
             }
+            Order::ByHead { head_dim } => {
+                let (block, within) = (row / head_dim, row % head_dim);
+                let heads = self.rows.len() / (3 * head_dim);
+                (block % 3 * heads + block / 3) * head_dim + within
+            }
         };
         let start = (self.rows.start + row) * columns;
         start..start + columns
@@ -114,6 +126,8 @@ pub(crate) struct Table {
     language: &'static str,
     /// Name of a value model's head on disk.
     value_head: &'static str,
+    /// Name of an untied language head's matrix on disk.
+    pub(crate) unembedding: &'static str,
     /// Prefix of the trunk's tensor names; checkpoints of bare trunks leave it out.
     pub(crate) prefix: &'static str,
     /// Endings of tensors that hold no parameter (masks, rotary tables in older files).
@@ -128,12 +142,14 @@ pub(crate) struct Table {
 /// class: it loads the language model and mentions the two tensors.
 pub(crate) const VALUE_BESIDE: &str = "v_head.summary";
 
-const TABLES: [&Table; 5] = [&gpt2::GPT2, &llama::LLAMA, &llama::MISTRAL, &llama::QWEN2, &llama::QWEN3];
+const TABLES: [&Table; 6] =
+    [&gpt2::GPT2, &gpt_neox::GPT_NEOX, &llama::LLAMA, &llama::MISTRAL, &llama::QWEN2, &llama::QWEN3];
 
 /// The table of a family.
 pub(crate) fn table(family: Family) -> &'static Table {
     match family {
         Family::Gpt2 => &gpt2::GPT2,
+        Family::GptNeox => &gpt_neox::GPT_NEOX,
         Family::Llama => &llama::LLAMA,
         Family::Mistral => &llama::MISTRAL,
         Family::Qwen2 => &llama::QWEN2,
@@ -180,7 +196,7 @@ impl Table {
             piece.disk.insert_str(0, self.prefix);
         }
         if head.is_language() && !config.tied {
-            pieces.push(Piece::whole("lm_head.weight", "lm_head.weight", config.vocab));
+            pieces.push(Piece::whole(self.unembedding, "lm_head.weight", config.vocab));
         }
         match head {
             HeadKind::LanguageModel => {}
@@ -222,6 +238,7 @@ mod tests {
         check(1..6, 9, 1, Order::Transposed);
         check(4..12, 16, 5, Order::Interleaved { head_dim: 4 });
         check(0..6, 6, 1, Order::Interleaved { head_dim: 6 });
+        check(0..18, 18, 2, Order::ByHead { head_dim: 3 });
     }
 
     #[test]
@@ -230,6 +247,9 @@ mod tests {
         let whole = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5];
         assert_eq!(piece(Order::Transposed).take(&whole, 2), [0.0, 1.0, 2.0, 3.0, 0.5, 1.5, 2.5, 3.5]);
         assert_eq!(piece(Order::Transposed).disk_shape(&[4, 2]), [2, 4]);
+        // Two heads of one element: queries 0 and 1, keys 2 and 3, values 4 and 5.
+        let by_head = Piece { rows: 0..6, ..piece(Order::ByHead { head_dim: 1 }) };
+        assert_eq!(by_head.take(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0], 1), [0.0, 2.0, 4.0, 1.0, 3.0, 5.0]);
         // Halves (0, 1) and (2, 3) become pairs (0, 2) and (1, 3).
         let interleaved = piece(Order::Interleaved { head_dim: 4 });
         assert_eq!(interleaved.take(&whole, 2), [0.0, 0.5, 2.0, 2.5, 1.0, 1.5, 3.0, 3.5]);
@@ -237,11 +257,13 @@ mod tests {
 
     #[test]
     fn every_parameter_is_covered_exactly_once() {
-        let mut config = Config::tiny_gpt2(11, 12, 2, 3, 8);
-        for family in [Family::Gpt2, Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3] {
-            if family != Family::Gpt2 {
-                config = llama::example(family);
-            }
+        use Family::{Gpt2, GptNeox, Llama, Mistral, Qwen2, Qwen3};
+        for family in [Gpt2, GptNeox, Llama, Mistral, Qwen2, Qwen3] {
+            let config = match family {
+                Gpt2 => Config::tiny_gpt2(11, 12, 2, 3, 8),
+                GptNeox => gpt_neox::example(),
+                _ => llama::example(family),
+            };
             for head in [HeadKind::LanguageModel, HeadKind::Value, HeadKind::LanguageModelWithValue] {
                 let pieces = table(family).pieces(&config, head);
                 for (name, shape) in config.specs(head) {

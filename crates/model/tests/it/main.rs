@@ -71,7 +71,7 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 /// Small descriptions that between them have every part a decoder can have, odd sizes throughout.
-fn families() -> [Config; 3] {
+fn families() -> [Config; 4] {
     let gpt2 = Config::tiny_gpt2(53, 18, 2, 3, 32);
     let rotary = |dim| Position::Rotary(Rotary { theta: 1e4, dim, scaling: Scaling::None });
     let mistral = Config {
@@ -100,7 +100,15 @@ fn families() -> [Config; 3] {
         sliding_window: None,
         ..mistral.clone()
     };
-    [gpt2, mistral, qwen]
+    let neox = Config {
+        family: Family::GptNeox,
+        position: rotary(4),
+        activation: Activation::GeluErf,
+        parallel_residual: true,
+        tied: false,
+        ..gpt2.clone()
+    };
+    [gpt2, mistral, qwen, neox]
 }
 
 /// A decoder in which every parameter matters: gains around 1, everything else around 0.

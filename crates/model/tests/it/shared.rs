@@ -128,6 +128,7 @@ fn stories(file: &FilePath) -> Decoder {
         attn_out_bias: false,
         mlp_bias: false,
         tied: true,
+        parallel_residual: false,
         qk_norm: false,
         sliding_window: None,
         bos: Some(1),
