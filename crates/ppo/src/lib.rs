@@ -57,6 +57,8 @@ mod kl;
 mod loss;
 mod metrics;
 mod plan;
+#[cfg(test)]
+mod published;
 mod rollout;
 mod train;
 mod update;
@@ -65,7 +67,7 @@ pub use crate::{
     advantage::{gae, rewards, whiten},
     best_of_n::best_of_n,
     error::{Error, Result},
-    kl::{KlControl, k1, k3},
+    kl::{KlControl, k1, k2, k3},
     loss::{PolicyLoss, ValueLoss, policy_loss, value_loss},
     metrics::Metrics,
     plan::{Critic, LrSchedule, MissingEos, Plan, Preset, WhitenScope},

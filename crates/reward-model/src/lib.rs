@@ -24,6 +24,8 @@
 mod error;
 mod group;
 mod loss;
+#[cfg(test)]
+mod published;
 mod train;
 
 pub use crate::{
