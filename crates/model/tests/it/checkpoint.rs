@@ -211,7 +211,11 @@ fn descriptions_are_refused_by_field() {
         &["config.json", "cannot read", "give a folder"],
     );
     refuses("gpt2-tied", |f| fs::write(f.join("config.json"), "{").unwrap(), &["no JSON object", "line 1"]);
-    refuses("gpt2-tied", config("model_type", Some(json!("bert"))), &["model_type is \"bert\"", "gpt2, gpt_neox, llama"]);
+    refuses(
+        "gpt2-tied",
+        config("model_type", Some(json!("bert"))),
+        &["model_type is \"bert\"", "gpt2, gpt_neox, llama"],
+    );
     refuses("gpt2-tied", config("model_type", None), &["model_type is missing"]);
     refuses("gpt2-tied", config("n_embd", None), &["n_embd is missing"]);
     refuses("gpt2-tied", config("n_layer", Some(json!("three"))), &["n_layer is \"three\", not a whole number"]);

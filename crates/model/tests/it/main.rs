@@ -28,7 +28,40 @@ fn fixtures() -> PathBuf {
 }
 
 /// The cases in it.
-const CASES: [&str; 7] = ["gpt2-tied", "gpt2-untied", "llama-untied", "llama3-tied", "mistral", "qwen2-tied", "qwen3"];
+const CASES: [&str; 12] = [
+    "gpt2-tied",
+    "gpt2-untied",
+    "gpt2-odd-heads",
+    "llama-untied",
+    "llama3-tied",
+    "llama-1-to-1",
+    "llama-8-to-1",
+    "mistral",
+    "qwen2-tied",
+    "qwen3",
+    "neox-parallel",
+    "neox-sequential",
+];
+
+/// Tensors by name, with their shapes.
+type Golden = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// The sequences of token ids that stand one after the other in `ids`.
+fn split(golden: &Golden, ids: &str, lengths: &str) -> Vec<Vec<u32>> {
+    let mut ids = golden[ids].1.iter().map(|&id| id as u32);
+    golden[lengths].1.iter().map(|&length| ids.by_ref().take(length as usize).collect()).collect()
+}
+
+/// The golden sequences.
+fn sequences(golden: &Golden) -> Vec<Vec<u32>> {
+    split(golden, "input_ids", "lengths")
+}
+
+/// Number of places at which two texts differ, one of them having ended included.
+fn other_tokens(found: &[u32], wanted: &[u32]) -> usize {
+    let differ = found.iter().zip(wanted).filter(|(a, b)| a != b).count();
+    differ + found.len().abs_diff(wanted.len())
+}
 
 /// A file of material that is not in the repository, or `None` with a note.
 fn shared(path: &str) -> Option<PathBuf> {
@@ -42,7 +75,7 @@ fn shared(path: &str) -> Option<PathBuf> {
 }
 
 /// All tensors of one safetensors file, F32 and I64 alike as `f32`, with their shapes.
-fn tensors(file: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+fn tensors(file: &Path) -> Golden {
     let bytes = std::fs::read(file).unwrap();
     let parsed = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let read = |view: safetensors::tensor::TensorView| match view.dtype() {
