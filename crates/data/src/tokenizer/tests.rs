@@ -1,6 +1,8 @@
 use super::*;
 use crate::{bpe::train_bpe, gguf::GgufTokenizer, read::tests::shared};
 use proptest::prelude::*;
+use sha2::{Digest, Sha256};
+use std::path::Path;
 
 fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -43,10 +45,59 @@ fn gpt2s_two_files_give_gpt2s_ids() {
     assert!(!tokenizer.encode("Hello<|endoftext|>").unwrap().contains(&50256));
     assert_eq!(tokenizer.decode(&[15496, 50256, 995]).unwrap(), "Hello world");
     assert_eq!(tokenizer.decode_with_specials(&[15496, 50256]).unwrap(), "Hello<|endoftext|>");
-    let Some(text) = shared("data/text/wikitext-2/valid.txt") else { return };
-    for line in std::fs::read_to_string(text).unwrap().split_inclusive('\n') {
-        assert_eq!(tokenizer.decode(&tokenizer.encode(line).unwrap()).unwrap(), line);
+}
+
+/// Hashes by Python's tokenizers (`fixtures/reference/tokenizer.py`): every id of ten thousand lines of
+/// real text, and what the ids decode to.
+#[test]
+fn ten_thousand_lines_are_encoded_and_decoded_as_in_python() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/reference/tokenizer/golden.json");
+    let golden: Golden = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();
+    let Some(gpt2) = shared("tokenizers/gpt2") else { return };
+    let tokenizer = Tokenizer::from_folder(gpt2).unwrap();
+    let mut text = String::new();
+    for file in &golden.files {
+        let Some(file) = shared(file) else { return };
+        text += &std::fs::read_to_string(file).unwrap();
     }
+    let lines: Vec<&str> = text.split_inclusive('\n').take(golden.lines).collect();
+    let chunks = lines.chunks(golden.lines_per_chunk);
+    assert_eq!((lines.len(), chunks.len()), (10_000, golden.chunks.len()));
+    let differ = chunks.zip(&golden.chunks).filter(|(lines, wanted)| hashes(&tokenizer, lines) != **wanted).count();
+    instruct_claims::holds(
+        "round-trips/tokenizer",
+        "10,000 lines with GPT-2's vocabulary, chunks that differ",
+        differ as f64,
+        0.0,
+    );
+}
+
+#[derive(serde::Deserialize)]
+struct Golden {
+    files: Vec<String>,
+    lines: usize,
+    lines_per_chunk: usize,
+    chunks: Vec<Hashes>,
+}
+
+/// SHA-256 of the ids as little-endian words, and of the text that they decode to.
+#[derive(PartialEq, serde::Deserialize)]
+struct Hashes {
+    ids: String,
+    text: String,
+}
+
+fn hashes(tokenizer: &Tokenizer, lines: &[&str]) -> Hashes {
+    let (mut ids, mut text) = (Sha256::new(), Sha256::new());
+    for line in lines {
+        let encoded = tokenizer.encode(line).unwrap();
+        let decoded = tokenizer.decode(&encoded).unwrap();
+        assert_eq!(decoded, *line);
+        encoded.iter().for_each(|id| ids.update(id.to_le_bytes()));
+        text.update(decoded);
+    }
+    let hex = |hash: Sha256| hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Hashes { ids: hex(ids), text: hex(text) }
 }
 
 #[test]
