@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use instruct_model::{Checkpoint, Config, Error, HeadKind, Precision, save};
+use instruct_model::{Checkpoint, Config, Error, HeadKind, Position, Precision, Rotary, save};
 use serde_json::{Value, json};
 
 use crate::{CASES, copy_folder, fixtures, tensors};
@@ -29,6 +29,27 @@ fn folders_survive_the_round_trip() {
         let ours = tensors(&written.path().join("model.safetensors"));
         assert_eq!(ours, theirs.into_iter().collect(), "{case}");
     }
+}
+
+/// Transformers 5 puts the rotation into `rope_parameters`; 4 had names of NeoX's own for it.
+#[test]
+fn neox_rotates_as_much_as_either_spelling_says() {
+    let rotary = |changes: &[(&str, Option<Value>)]| {
+        let folder = tempfile::tempdir().unwrap();
+        copy_folder(&fixtures().join("neox-parallel"), folder.path());
+        for (field, value) in changes {
+            edit("config.json", field, value.clone())(folder.path());
+        }
+        match Checkpoint::open(folder.path()).unwrap().config().position {
+            Position::Rotary(Rotary { theta, dim, .. }) => (theta, dim),
+            Position::Learned => panic!("learned positions"),
+        }
+    };
+    assert_eq!(rotary(&[]), (10_000.0, 4));
+    let bare = ("rope_parameters", None);
+    assert_eq!(rotary(std::slice::from_ref(&bare)), (10_000.0, 2), "a quarter of eight");
+    let pythia = [bare, ("rotary_pct", Some(json!(0.8))), ("rotary_emb_base", Some(json!(700)))];
+    assert_eq!(rotary(&pythia), (700.0, 6), "6.4, cut off");
 }
 
 #[test]
@@ -231,6 +252,13 @@ fn descriptions_are_refused_by_field() {
         config("rope_parameters", Some(json!({"rope_type": "yarn"}))),
         &["rope_parameters.rope_type is \"yarn\""],
     );
+    refuses("neox-parallel", config("hidden_act", Some(json!("relu"))), &["hidden_act is \"relu\""]);
+    refuses("neox-parallel", config("num_attention_heads", Some(json!(5))), &["(5) does not divide hidden_size (24)"]);
+    refuses(
+        "neox-parallel",
+        config("rope_parameters", Some(json!({"partial_rotary_factor": 0.4}))),
+        &["rotary dim 3 must be even"],
+    );
     let sliding = |folder: &Path| {
         config("use_sliding_window", Some(json!(true)))(folder);
         config("layer_types", None)(folder);
@@ -260,6 +288,11 @@ fn tensors_are_refused_together_and_by_name() {
             "misshaped: transformer.h.1.attn.c_attn.weight is [60, 20], not [20, 60]",
         ],
     );
+    // A token classifier of transformers has a bias, and a reward model one score.
+    let headless = retensor(|map| drop(map.remove("classifier.bias")));
+    refuses("incoming/neox-values", headless, &["missing: classifier.bias [1]"]);
+    let classes = retensor(|map| drop(map.insert("score.weight".to_owned(), (vec![2, 12], vec![0.5; 24]))));
+    refuses("incoming/llama-scores", classes, &["misshaped: score.weight is [2, 12], not [1, 12]"]);
     let other = retensor(|map| drop(map.insert("lm_head.weight".to_owned(), (vec![51, 20], vec![0.5; 51 * 20]))));
     refuses("gpt2-tied", other, &["unexpected: lm_head.weight"]);
     refuses("gpt2-tied", edit("config.json", "tie_word_embeddings", Some(json!(false))), &["missing: lm_head.weight"]);
