@@ -3,13 +3,17 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use candle_core::{
-    Device, Tensor,
+    DType, Device, Tensor,
     quantized::{
         GgmlDType, QTensor,
         gguf_file::{self, Value},
     },
 };
-use instruct_model::{Checkpoint, Config, Family, HeadKind, Precision, save};
+use instruct_claims::holds;
+use instruct_kernels::Path::Fused;
+use instruct_model::{Checkpoint, Config, Decoder, Family, HeadKind, Precision, Request, Sampling, generate, save};
+use instruct_random::Source;
+use sha2::{Digest, Sha256};
 
 use crate::{fixtures, tensors};
 
@@ -273,5 +277,46 @@ fn cut_and_flipped_files_neither_panic_nor_exhaust_memory() {
             fs::write(&file, bytes).unwrap();
             let _ = opens();
         }
+    }
+}
+
+/// The greedy text of a file, of all prompts in one batch, is what transformers made of it.
+#[track_caller]
+fn check_greedy(file: &Path, case: &str) {
+    let golden = fs::read(fixtures().join(format!("gguf/{case}.json"))).unwrap();
+    let golden: serde_json::Value = serde_json::from_slice(&golden).unwrap();
+    let found: String = Sha256::digest(fs::read(file).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(found, golden["sha256"], "{case} is not the file that transformers read: run `cargo xtask reference`");
+    let checkpoint = Checkpoint::open(file).unwrap();
+    let decoder = Decoder::from_checkpoint(&checkpoint, &Device::Cpu, Fused, DType::F32).unwrap();
+    let ids = |prompt: &serde_json::Value, field: &str| -> Vec<u32> {
+        prompt[field].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+    };
+    let prompts = golden["prompts"].as_array().unwrap();
+    let request = |(episode, prompt)| Request { episode, prompt: ids(prompt, "ids") };
+    let requests: Vec<Request> = (0..).zip(prompts).map(request).collect();
+    let sampling = Sampling { temperature: 0.0, ..Sampling::plain(decoder.config().eos.clone(), 24) };
+    let completions = generate(&decoder, &requests, &sampling, Source::new(1, "greedy")).unwrap();
+    let others: usize =
+        completions.iter().zip(prompts).map(|(c, prompt)| crate::other_tokens(&c.ids, &ids(prompt, "greedy"))).sum();
+    holds("generation/gguf-greedy", case, others as f64, 0.0);
+
+    let texts = prompts.iter().filter_map(|prompt| Some((prompt["text"].as_str()?, ids(prompt, "ids"))));
+    for (text, ids) in texts {
+        let tokenizer = instruct_data::Tokenizer::from_gguf(checkpoint.tokenizer().unwrap()).unwrap();
+        assert_eq!(tokenizer.encode(text).unwrap(), ids, "{text:?}");
+    }
+}
+
+#[test]
+fn a_quantised_file_says_what_transformers_makes_it_say() {
+    check_greedy(&fixtures().join("gguf/tiny.gguf"), "tiny");
+}
+
+/// The same of the file that the script `get-smollm2.sh` fetches, where it has run.
+#[test]
+fn smollm2_says_what_transformers_makes_it_say() {
+    if let Some(file) = crate::smollm2() {
+        check_greedy(&file, "smollm2");
     }
 }

@@ -74,6 +74,17 @@ fn shared(path: &str) -> Option<PathBuf> {
     None
 }
 
+/// The file that the script `get-smollm2.sh` fetches, or `None` with a note.
+fn smollm2() -> Option<PathBuf> {
+    let cache = std::env::var("XDG_CACHE_HOME").or(std::env::var("HOME").map(|home| format!("{home}/.cache")));
+    let file = PathBuf::from(cache.unwrap_or_default()).join("instruct/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf");
+    if file.exists() {
+        return Some(file);
+    }
+    println!("skipped: SmolLM2 has not been fetched");
+    None
+}
+
 /// All tensors of one safetensors file, F32 and I64 alike as `f32`, with their shapes.
 fn tensors(file: &Path) -> Golden {
     let bytes = std::fs::read(file).unwrap();

@@ -201,13 +201,7 @@ fn stories_tells_its_documented_story() {
 /// The file that the script `get-smollm2.sh` fetches, where it has run.
 #[test]
 fn smollm2_opens() {
-    let cache = std::env::var("XDG_CACHE_HOME").or(std::env::var("HOME").map(|home| format!("{home}/.cache")));
-    let file =
-        cache.map(|cache| format!("{cache}/instruct/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")).unwrap_or_default();
-    if !FilePath::new(&file).exists() {
-        println!("skipped: SmolLM2 has not been fetched");
-        return;
-    }
+    let Some(file) = crate::smollm2() else { return };
     let checkpoint = Checkpoint::open(&file).unwrap();
     let config = checkpoint.config();
     assert_eq!((config.vocab, config.width, config.layers, config.heads, config.kv_heads), (49152, 576, 30, 9, 3));
