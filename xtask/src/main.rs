@@ -53,6 +53,8 @@ enum Command {
     Fixtures(commands::fixtures::Args),
     /// Make the golden values of the tests anew with torch and transformers, or compare
     Reference(commands::reference::Args),
+    /// Gather what the tests measure against references into docs/correctness.md, or compare
+    Correctness(commands::correctness::Args),
     /// Say what this machine and this build offer
     Doctor,
     /// Everything that continuous integration runs
@@ -88,6 +90,7 @@ fn run(command: Command) -> Result<()> {
         Command::Data(args) => commands::data::run(&args),
         Command::Fixtures(args) => commands::fixtures::run(&args),
         Command::Reference(args) => commands::reference::run(&args),
+        Command::Correctness(args) => commands::correctness::run(&args),
         Command::Doctor => commands::doctor::run(),
         Command::Ci(args) => commands::ci::run(&args),
         Command::Completions { shell } => {

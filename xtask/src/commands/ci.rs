@@ -30,7 +30,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // Lints and documentation share one set of dependencies; the tests share those of this program.
     ci.step("lints", "cargo", "clippy --release --workspace --all-targets -- -D warnings", &[])?;
     ci.step("documentation", "cargo", "doc --release --workspace --no-deps", &[("RUSTDOCFLAGS", "-D warnings")])?;
-    ci.step("tests", "cargo", "test --release --workspace", &[])?;
+    let measured = format!("target/ci-measured-{}", std::process::id());
+    let measures = ci.root.join(&measured).display().to_string();
+    ci.step("tests", "cargo", "test --release --workspace", &[(instruct_claims::FILE, &measures)])?;
+    ci.step("correctness", &this, &format!("correctness --check --measured {measured}"), &[])?;
+    std::fs::remove_file(measures).context("cannot remove the measurements")?;
     ci.step("fixtures", &this, "fixtures --check", &[])?;
     if !args.quick {
         ci.smoke(&this)?;
@@ -74,8 +78,9 @@ impl Ci {
 }
 
 /// The workspace: beside the manifest that cargo names to the programs it runs.
-fn root() -> Result<PathBuf> {
-    let manifest = env::var_os("CARGO_MANIFEST_DIR").context("`ci` checks a repository: run it as `cargo xtask ci`")?;
+pub(super) fn root() -> Result<PathBuf> {
+    let manifest =
+        env::var_os("CARGO_MANIFEST_DIR").context("this checks a repository: run it through `cargo xtask`")?;
     let root = Path::new(&manifest).parent().context("xtask lies in the workspace")?;
     Ok(root.to_owned())
 }

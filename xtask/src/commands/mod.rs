@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub(crate) mod ci;
+pub(crate) mod correctness;
 pub(crate) mod data;
 pub(crate) mod doctor;
 pub(crate) mod fixtures;
