@@ -310,28 +310,36 @@ impl Kernel for SwiGluBackward<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{Case, check, numbers};
+    use crate::{
+        check::{Case, X, check, numbers},
+        definitions,
+    };
     use candle_core::Device;
 
     #[track_caller]
-    fn row(rows: usize, width: usize, spread: f32) {
-        let case = Case { rows, width, spread, parameters: &[] };
-        check(&case, |x, _| gelu_tanh(x));
-        check(&case, |x, _| gelu_erf(x));
-        if width.is_multiple_of(2) {
-            check(&case, |x, _| swiglu(x));
+    fn row(x: X, rows: usize, width: usize) {
+        for (op, kind) in [
+            ("gelu_tanh", Nonlinearity::GeluTanh),
+            ("gelu_erf", Nonlinearity::GeluErf),
+            ("swiglu", Nonlinearity::SwiGlu),
+        ] {
+            if kind != Nonlinearity::SwiGlu || width.is_multiple_of(2) {
+                let case = Case { op, rows, width, x, parameters: &[] };
+                check(&case, |x, _| kind.apply(x), |v| definitions::activation(kind, &v["x"], width));
+            }
         }
     }
 
     #[test]
     fn fused_and_composed_agree() {
-        row(1, 1, 1.0);
-        row(1, 2, 1.0);
-        row(3, 10, 3.0);
-        row(2, 16, 1e-3);
-        row(70, 66, 2.0);
-        row(300, 64, 5.0);
-        row(4, 34, 1e-40);
+        row(X::Normal(1.0), 1, 1);
+        row(X::Normal(1.0), 1, 2);
+        row(X::Normal(3.0), 3, 10);
+        row(X::Normal(1e-3), 2, 16);
+        row(X::Normal(2.0), 70, 66);
+        row(X::Normal(5.0), 300, 64);
+        row(X::Extreme(1e4), 5, 34);
+        row(X::Denormal, 4, 34);
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub fn denormals_flushed() -> Vec<bool> {
 /// Rust assumes the default floating-point environment when it folds constants. What this changes
 /// is whether numbers below 1.2e-38 are 0, which no result here may depend on.
 #[cfg(target_arch = "x86_64")]
-fn flush() {
+pub(crate) fn flush() {
     const FLUSH_TO_ZERO: u32 = 1 << 15;
     const DENORMALS_ARE_ZERO: u32 = 1 << 6;
     let mut control = 0u32;
@@ -34,7 +34,7 @@ fn flush() {
 
 /// As on x86-64; one bit covers operands and results.
 #[cfg(target_arch = "aarch64")]
-fn flush() {
+pub(crate) fn flush() {
     const FLUSH_TO_ZERO: u64 = 1 << 24;
     // SAFETY: the instructions touch only the control register, and the bit is defined in all of
     // ARMv8.
@@ -48,7 +48,7 @@ fn flush() {
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn flush() {}
+pub(crate) fn flush() {}
 
 /// Kept out of line, because the compiler may move arithmetic past a change of the control register.
 #[inline(never)]

@@ -91,19 +91,40 @@ impl CustomOp1 for Mask {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{Case, check, numbers};
+    use crate::check::{Case, X, check, numbers};
     use candle_core::DType;
 
     fn keys(rows: std::ops::Range<u64>) -> Vec<DropKey> {
         rows.map(|row| (Source::new(3, "dropout"), [row, 1, 2])).collect()
     }
 
+    /// Two channels share a draw of 32 bits, the even one its lower half.
+    fn definition(x: &[f64], width: usize, p: f64) -> Vec<f64> {
+        let steps = (p * 65536.0).round();
+        let rows = x.chunks(width).zip(keys(0..x.len() as u64));
+        let row = |(x, (source, at)): (&[f64], DropKey)| {
+            let mut draws = source.at(at);
+            let halves: Vec<u32> = (0..width).map(|_| draws.u32()).flat_map(|u| [u % 65536, u / 65536]).collect();
+            let kept = |half: u32| if f64::from(half) < steps { 0.0 } else { 65536.0 / (65536.0 - steps) };
+            x.iter().zip(halves).map(|(x, half)| x * kept(half)).collect::<Vec<f64>>()
+        };
+        rows.flat_map(row).collect()
+    }
+
+    #[track_caller]
+    fn row(x: X, rows: usize, width: usize, p: f32) {
+        let case = Case { op: &format!("dropout of {p}"), rows, width, x, parameters: &[] };
+        check(&case, |x, _| dropout(x, p, &keys(0..rows as u64)), |v| definition(&v["x"], width, f64::from(p)));
+    }
+
     #[test]
     fn fused_and_composed_agree() {
-        for (rows, width, p) in [(1, 1, 0.5), (3, 17, 0.2), (130, 5, 0.9), (4, 4, 0.0)] {
-            let case = Case { rows, width, spread: 1.0, parameters: &[] };
-            check(&case, |x, _| dropout(x, p, &keys(0..rows as u64)));
-        }
+        row(X::Normal(1.0), 1, 1, 0.5);
+        row(X::Normal(1.0), 3, 17, 0.2);
+        row(X::Normal(1.0), 130, 5, 0.9);
+        row(X::Normal(1.0), 4, 4, 0.0);
+        row(X::Extreme(1e4), 5, 13, 0.1);
+        row(X::Denormal, 5, 13, 0.1);
     }
 
     #[test]

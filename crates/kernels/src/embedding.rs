@@ -67,19 +67,34 @@ impl CustomOp1 for Lookup {
 mod tests {
     use super::*;
     use crate::{
-        check::{Case, check},
+        check::{Case, X, check},
+        definitions,
         op::dims2,
     };
 
-    #[test]
-    fn repeated_ids_add_their_gradients() {
-        let case = Case { rows: 7, width: 5, spread: 1.0, parameters: &[("table", &[4, 5])] };
-        check(&case, |x, p| {
-            assert_eq!(dims2("test", "x", x)?, (7, 5));
+    #[track_caller]
+    fn row(x: X, ids: &[u32], vocabulary: usize, width: usize) {
+        let parameters = [("table", &[vocabulary, width][..])];
+        let case = Case { op: "embedding", rows: ids.len(), width, x, parameters: &parameters };
+        let op = |x: &Tensor, p: &crate::Params| {
+            assert_eq!(dims2("test", "x", x)?, (ids.len(), width));
             // Only a tracked input asks for a tracked table.
             let sentinel = x.track_op().then(|| p.sentinel());
-            Ok((x + embedding(&[3, 0, 3, 1, 3, 0, 3], &p.get("table")?, sentinel)?)?)
+            Ok((x + embedding(ids, &p.get("table")?, sentinel)?)?)
+        };
+        check(&case, op, |v| {
+            let looked_up = definitions::rows(&v["table"], ids, width);
+            v["x"].iter().zip(looked_up).map(|(x, y)| x + y).collect()
         });
+    }
+
+    #[test]
+    fn repeated_ids_add_their_gradients() {
+        row(X::Normal(1.0), &[3, 0, 3, 1, 3, 0, 3], 4, 5);
+        row(X::Normal(1.0), &[0], 1, 1);
+        row(X::Normal(1.0), &(0..300).map(|i| i * i % 17).collect::<Vec<u32>>(), 19, 33);
+        row(X::Extreme(1e4), &[2, 2, 0], 3, 7);
+        row(X::Denormal, &[2, 2, 0], 3, 7);
     }
 
     #[test]

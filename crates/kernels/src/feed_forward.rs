@@ -116,7 +116,8 @@ mod tests {
     use super::*;
     use crate::{
         Params,
-        check::{Case, check, numbers},
+        check::{Case, X, check, numbers},
+        definitions,
     };
 
     fn layer(params: &Params, nonlinearity: Nonlinearity, biased: bool) -> FeedForward {
@@ -127,27 +128,40 @@ mod tests {
     }
 
     #[track_caller]
-    fn row(rows: usize, width: usize, inner: usize, nonlinearity: Nonlinearity) {
-        let gated = nonlinearity.output(inner);
+    fn row(x: X, rows: usize, width: usize, inner: usize, kind: Nonlinearity) {
+        let gated = kind.output(inner);
         let (up, down) = ([inner, width], [width, gated]);
-        let parameters = [("up", &up[..]), ("up_bias", &up[..1]), ("down", &down), ("down_bias", &down[..1])];
-        let case = Case { rows, width, spread: 1.0, parameters: &parameters };
+        let parameters = [("down", &down[..]), ("up", &up), ("down_bias", &down[..1]), ("up_bias", &up[..1])];
         for biased in [true, false] {
-            check(&case, |x, p| {
-                let layer = layer(p, nonlinearity, biased);
+            let parameters = if biased { &parameters[..] } else { &parameters[..2] };
+            let op = &format!("feed_forward {kind:?} {inner}{}", if biased { ", biased" } else { "" });
+            let case = Case { op, rows, width, x, parameters };
+            let op = |x: &Tensor, p: &Params| {
+                let layer = layer(p, kind, biased);
                 let (one, apart) = (feed_forward(x, &layer)?, composed(x, &layer)?);
                 assert_eq!(numbers(&one), numbers(&apart), "one operation and three");
                 Ok(one)
+            };
+            check(&case, op, |v| {
+                let bias = |name: &str| biased.then(|| v[name].to_vec());
+                let up = definitions::linear(&v["x"], &v["up"], bias("up_bias").as_deref(), width);
+                let after = definitions::activation(kind, &up, inner);
+                definitions::linear(&after, &v["down"], bias("down_bias").as_deref(), gated)
             });
         }
     }
 
     #[test]
     fn fused_and_composed_agree() {
-        row(1, 1, 2, Nonlinearity::GeluTanh);
-        row(3, 4, 10, Nonlinearity::SwiGlu);
-        row(9, 17, 66, Nonlinearity::GeluErf);
-        row(70, 33, 130, Nonlinearity::SwiGlu);
-        row(130, 40, 160, Nonlinearity::GeluTanh);
+        row(X::Normal(1.0), 1, 1, 2, Nonlinearity::GeluTanh);
+        row(X::Normal(1.0), 3, 4, 10, Nonlinearity::SwiGlu);
+        row(X::Normal(1.0), 9, 17, 66, Nonlinearity::GeluErf);
+        row(X::Normal(1.0), 70, 33, 130, Nonlinearity::SwiGlu);
+        row(X::Normal(1.0), 130, 40, 160, Nonlinearity::GeluTanh);
+        for kind in [Nonlinearity::GeluTanh, Nonlinearity::GeluErf, Nonlinearity::SwiGlu] {
+            // A gate multiplies two projections.
+            row(X::Extreme(if kind == Nonlinearity::SwiGlu { 1e2 } else { 1e4 }), 5, 7, 22, kind);
+            row(X::Denormal, 5, 7, 22, kind);
+        }
     }
 }

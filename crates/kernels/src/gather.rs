@@ -43,12 +43,23 @@ impl CustomOp1 for Gather {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{Case, check};
+    use crate::{
+        check::{Case, X, check},
+        definitions,
+    };
+
+    #[track_caller]
+    fn row(x: X, rows: usize, width: usize, picked: &[u32]) {
+        let case = Case { op: &format!("gather_rows of {}", picked.len()), rows, width, x, parameters: &[] };
+        check(&case, |x, _| gather_rows(x, picked), |v| definitions::rows(&v["x"], picked, width));
+    }
 
     #[test]
     fn rows_picked_twice_add_their_gradients() {
-        let case = Case { rows: 9, width: 3, spread: 1.0, parameters: &[] };
-        check(&case, |x, _| gather_rows(x, &[8, 0, 8, 8, 2]));
-        check(&case, |x, _| gather_rows(x, &[1]));
+        row(X::Normal(1.0), 9, 3, &[8, 0, 8, 8, 2]);
+        row(X::Normal(1.0), 9, 3, &[1]);
+        row(X::Normal(1.0), 200, 33, &(0..500).map(|i| i * i % 199).collect::<Vec<u32>>());
+        row(X::Extreme(1e4), 9, 3, &[8, 0, 8]);
+        row(X::Denormal, 9, 3, &[8, 0, 8]);
     }
 }

@@ -95,7 +95,9 @@ pub(crate) fn add_product(out: &mut [f32], a: Matrix, b: Matrix) {
 /// Cuts the depth of `a b` into panels of at most [`DEPTH`], first to last.
 fn panels<'a>(a: Matrix<'a>, b: Matrix<'a>) -> impl Iterator<Item = (Matrix<'a>, Matrix<'a>)> {
     assert_eq!(a.columns, b.rows, "the depths of a product");
-    (0..a.columns).step_by(DEPTH).map(move |start| {
+    // Without rows or columns there is nothing to add to, and no element where a panel would start.
+    let depth = if a.rows * b.columns == 0 { 0 } else { a.columns };
+    (0..depth).step_by(DEPTH).map(move |start| {
         let depth = DEPTH.min(a.columns - start);
         let left = Matrix { elements: &a.elements[start * a.column_stride..], columns: depth, ..a };
         let right = Matrix { elements: &b.elements[start * b.row_stride..], rows: depth, ..b };

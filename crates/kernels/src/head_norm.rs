@@ -144,21 +144,28 @@ impl Kernel for Backward<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{Case, check};
+    use crate::{
+        check::{Case, X, check},
+        definitions,
+    };
 
     #[track_caller]
-    fn row(rows: usize, heads: usize, kv_heads: usize, head_dim: usize) {
+    fn row(x: X, rows: usize, heads: usize, kv_heads: usize, head_dim: usize) {
         let layout = HeadLayout { heads, kv_heads, head_dim };
         let parameters = [("q_gain", &[head_dim][..]), ("k_gain", &[head_dim])];
-        let case = Case { rows, width: layout.qkv_dim(), spread: 1.0, parameters: &parameters };
-        check(&case, |x, p| head_norm(x, &p.get("q_gain")?, &p.get("k_gain")?, 1e-6, layout));
+        let op = &format!("head_norm {heads}:{kv_heads} heads of {head_dim}");
+        let case = Case { op, rows, width: layout.qkv_dim(), x, parameters: &parameters };
+        let op = |x: &Tensor, p: &crate::Params| head_norm(x, &p.get("q_gain")?, &p.get("k_gain")?, 1e-6, layout);
+        check(&case, op, |v| definitions::head_norm(&v["x"], &v["q_gain"], &v["k_gain"], 1e-6, layout));
     }
 
     #[test]
     fn fused_and_composed_agree() {
-        row(1, 1, 1, 1);
-        row(2, 2, 1, 5);
-        row(3, 3, 3, 16);
-        row(70, 4, 2, 20);
+        row(X::Normal(1.0), 1, 1, 1, 1);
+        row(X::Normal(1.0), 2, 2, 1, 5);
+        row(X::Normal(1.0), 3, 3, 3, 16);
+        row(X::Normal(1.0), 70, 4, 2, 20);
+        row(X::Extreme(1e4), 5, 3, 1, 17);
+        row(X::Denormal, 5, 3, 1, 17);
     }
 }

@@ -142,23 +142,28 @@ impl Kernel for Backward<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{Case, check};
+    use crate::{
+        check::{Case, X, check},
+        definitions,
+    };
 
     #[track_caller]
-    fn row(rows: usize, width: usize, spread: f32) {
-        let case = Case { rows, width, spread, parameters: &[("gain", &[width]), ("bias", &[width])] };
-        check(&case, |x, p| layer_norm(x, &p.get("gain")?, &p.get("bias")?, 1e-5));
+    fn row(x: X, rows: usize, width: usize) {
+        let parameters = [("gain", &[width][..]), ("bias", &[width])];
+        let case = Case { op: "layer_norm", rows, width, x, parameters: &parameters };
+        let op = |x: &Tensor, p: &crate::Params| layer_norm(x, &p.get("gain")?, &p.get("bias")?, 1e-5);
+        check(&case, op, |v| definitions::norm(&v["x"], &v["gain"], Some(&v["bias"]), 1e-5));
     }
 
     #[test]
     fn fused_and_composed_agree() {
-        row(1, 1, 1.0);
-        row(1, 7, 1.0);
-        row(4, 16, 1.0);
-        row(3, 17, 30.0);
-        row(65, 33, 1.0);
-        row(200, 128, 1.0);
-        row(5, 48, 1e4);
-        row(5, 48, 1e-40);
+        row(X::Normal(1.0), 1, 1);
+        row(X::Normal(1.0), 1, 7);
+        row(X::Normal(1.0), 4, 16);
+        row(X::Normal(30.0), 3, 17);
+        row(X::Normal(1.0), 65, 33);
+        row(X::Normal(1.0), 200, 128);
+        row(X::Extreme(1e4), 5, 48);
+        row(X::Denormal, 5, 48);
     }
 }

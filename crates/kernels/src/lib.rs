@@ -80,6 +80,8 @@ mod attention;
 #[cfg(test)]
 mod check;
 mod decode;
+#[cfg(test)]
+mod definitions;
 mod denormals;
 mod device;
 mod dropout;

@@ -108,26 +108,37 @@ pub(crate) fn backward(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{Case, check};
+    use crate::{
+        check::{Case, X, check},
+        definitions,
+    };
 
     #[track_caller]
-    fn row(rows: usize, input: usize, output: usize) {
+    fn row(x: X, rows: usize, input: usize, output: usize) {
         let parameters = [("w", &[output, input][..]), ("b", &[output])];
-        let case = Case { rows, width: input, spread: 1.0, parameters: &parameters };
-        check(&case, |x, p| linear(x, &p.get("w")?, Some(&p.get("b")?)));
-        check(&case, |x, p| linear(x, &p.get("w")?, None));
+        let op = &format!("linear to {output}");
+        let case = Case { op, rows, width: input, x, parameters: &parameters };
+        let biased = |x: &Tensor, p: &crate::Params| linear(x, &p.get("w")?, Some(&p.get("b")?));
+        check(&case, biased, |v| definitions::linear(&v["x"], &v["w"], Some(&v["b"]), input));
+        let op = &format!("logits of {output}");
+        let case = Case { op, parameters: &parameters[..1], ..case };
+        check(&case, |x, p| logits(x, &p.get("w")?), |v| definitions::linear(&v["x"], &v["w"], None, input));
     }
 
     #[test]
     fn fused_and_composed_agree() {
-        row(1, 1, 1);
-        row(1, 5, 3);
-        row(3, 4, 40);
-        row(7, 17, 33);
-        row(8, 16, 64);
-        row(65, 33, 129);
-        row(200, 600, 31);
-        row(130, 48, 1);
+        row(X::Normal(1.0), 0, 4, 700);
+        row(X::Normal(1.0), 1, 1, 1);
+        row(X::Normal(1.0), 1, 5, 3);
+        row(X::Normal(1.0), 3, 4, 40);
+        row(X::Normal(1.0), 7, 17, 33);
+        row(X::Normal(1.0), 8, 16, 64);
+        row(X::Normal(1.0), 65, 33, 129);
+        row(X::Normal(1.0), 200, 600, 31);
+        row(X::Normal(1.0), 130, 48, 1);
+        row(X::Extreme(1e4), 7, 17, 33);
+        row(X::Denormal, 7, 17, 33);
+        row(X::Denormal, 9, 5, 3);
     }
 
     #[test]

@@ -260,8 +260,8 @@ impl CustomOp1 for TokenNll {
     }
 }
 
-/// What a pass over a row of logits z leaves, with s the scale: the greatest `s z`, the sum of
-/// `exp(s z - greatest)`, and the sum of that times `s z - greatest`.
+/// What a pass over a row of logits z leaves, with s the scale: the greatest z, the sum of
+/// `exp(s (z - greatest))`, and the sum of that times `s (z - greatest)`.
 #[derive(Clone, Copy)]
 struct Softmaxed {
     greatest: f32,
@@ -272,7 +272,7 @@ struct Softmaxed {
 impl Softmaxed {
     /// Exact for logits of any size, since the greatest is taken off before anything is rounded.
     fn logprob(self, logit: f32, scale: f32) -> f32 {
-        logit * scale - self.greatest - self.sum.ln()
+        (logit - self.greatest) * scale - self.sum.ln()
     }
 
     /// `- sum p log p = log(sum) - weighted / sum`.
@@ -281,7 +281,7 @@ impl Softmaxed {
     }
 }
 
-/// Replaces a row of logits by `exp(s z - greatest)`.
+/// Replaces a row of logits by `exp(s (z - greatest))`.
 struct Softmax<'a> {
     row: &'a mut [f32],
     scale: f32,
@@ -296,15 +296,15 @@ impl Kernel for Softmax<'_> {
         let scale = lanes.splat(scale);
         let mut greatest = lanes.splat(f32::NEG_INFINITY);
         for at in (0..row.len()).step_by(LANES) {
-            let z = lanes.mul(load(lanes, row, at, f32::NEG_INFINITY), scale);
-            greatest = lanes.max(greatest, z);
+            greatest = lanes.max(greatest, load(lanes, row, at, f32::NEG_INFINITY));
         }
         let greatest = lanes.greatest(greatest);
         let (mut sum, mut weighted) = (lanes.splat(0.0), lanes.splat(0.0));
         for at in (0..row.len()).step_by(LANES) {
-            let z = lanes.mul(load(lanes, row, at, f32::NEG_INFINITY), scale);
+            // Scaled only now: at 1e4 a scaled logit is rounded to a thousandth, the difference is exact.
+            let z = lanes.sub(load(lanes, row, at, f32::NEG_INFINITY), lanes.splat(greatest));
             // Below -1000 the exponential is 0, and minus infinity times it would not be a number.
-            let z = lanes.max(lanes.splat(-1000.0), lanes.sub(z, lanes.splat(greatest)));
+            let z = lanes.max(lanes.splat(-1000.0), lanes.mul(z, scale));
             let e = lanes.exp(z);
             sum = lanes.add(sum, e);
             weighted = lanes.mul_add(e, z, weighted);
@@ -337,36 +337,65 @@ mod tests {
     use super::*;
     use crate::{
         Params, Spec,
-        check::{Case, check, normals, numbers},
+        check::{Case, X, check, normals, numbers},
+        definitions,
         linear::logits,
     };
     use candle_core::{DType, Device};
+    use instruct_claims::{holds, relative};
     use instruct_random::Source;
 
     #[track_caller]
-    fn row(rows: usize, width: usize, vocabulary: usize, predictions: usize, spread: f32) {
+    fn row(x: X, rows: usize, width: usize, vocabulary: usize, predictions: usize) {
         let mut draws = Source::new(5, "predictions").at([predictions as u64]);
         let mut below = |n: usize| (0..predictions).map(|_| draws.below(n as u64) as u32).collect::<Vec<u32>>();
         let (picked, targets) = (below(rows), below(vocabulary));
         let weights = normals("weights", predictions);
-        let case = Case { rows, width, spread, parameters: &[("w", &[vocabulary, width])] };
-        check(&case, |x, p| token_nll(x, &p.get("w")?, &picked, &targets, &weights));
-        for temperature in [1.0, 0.7] {
-            // Differences would see the entropy, whose gradient is deliberately missing.
-            check(&case, |x, p| Ok(token_logprob(x, &p.get("w")?, &picked, &targets, temperature)?.narrow(1, 0, 1)?));
+        let sizes = format!("of {vocabulary}, {predictions} predictions");
+        let shape = [vocabulary, width];
+        let parameters = [("w", &shape[..])];
+        let op = &format!("token_nll {sizes}");
+        let case = Case { op, rows, width, x, parameters: &parameters };
+        check(
+            &case,
+            |x, p| token_nll(x, &p.get("w")?, &picked, &targets, &weights),
+            |v| {
+                let logprobs = definitions::logprobs((&v["x"], &v["w"]), width, &picked, &targets, 1.0);
+                vec![-logprobs.iter().zip(&weights).map(|(l, w)| l * f64::from(*w)).sum::<f64>()]
+            },
+        );
+        // Only a power of two keeps exact logits exact on the composed path.
+        let second = if matches!(x, X::Exact { .. }) { 0.5 } else { 0.7 };
+        for temperature in [1.0, second] {
+            let op = &format!("token_logprob {sizes}, temperature {temperature}");
+            check(
+                &Case { op, ..case },
+                // Differences would see the entropy, whose gradient is deliberately missing.
+                |x, p| Ok(token_logprob(x, &p.get("w")?, &picked, &targets, temperature)?.narrow(1, 0, 1)?),
+                |v| {
+                    definitions::logprobs(
+                        (&v["x"], &v["w"]),
+                        width,
+                        &picked,
+                        &targets,
+                        1.0 / f64::from(1.0 / temperature),
+                    )
+                },
+            );
         }
     }
 
     #[test]
     fn fused_and_composed_agree() {
-        row(1, 1, 1, 1, 1.0);
-        row(1, 3, 2, 1, 1.0);
-        row(3, 5, 7, 4, 1.0);
-        row(4, 8, 40, 9, 1.0);
-        row(40, 17, 33, 70, 0.5);
-        row(30, 48, 130, 600, 0.3);
-        row(5, 16, 50, 20, 1e4);
-        row(5, 16, 50, 20, 1e-40);
+        row(X::Normal(1.0), 1, 1, 1, 1);
+        row(X::Normal(1.0), 1, 3, 2, 1);
+        row(X::Normal(1.0), 3, 5, 7, 4);
+        row(X::Normal(1.0), 4, 8, 40, 9);
+        row(X::Normal(0.5), 40, 17, 33, 70);
+        row(X::Normal(0.3), 30, 48, 130, 600);
+        row(X::Extreme(1e4), 5, 16, 50, 20);
+        row(X::Exact { every: 16, below: 16 }, 5, 16, 50, 20);
+        row(X::Denormal, 5, 16, 50, 20);
     }
 
     fn fused(w: &[f32], vocabulary: usize) -> (Params, Param) {
@@ -390,6 +419,16 @@ mod tests {
     }
 
     #[test]
+    fn close_logits_of_any_size_keep_their_distance() {
+        let (_params, w) = fused(&[1.0, 0.0, 1.0, 1.0], 2);
+        let hidden = Tensor::new(&[[16_384f32, 0.125]], &Device::Cpu).unwrap();
+        let out = token_logprob(&hidden, &w, &[0, 0], &[0, 1], 0.7).unwrap();
+        let wanted = definitions::log_softmax(&[16_384.0 / 0.7, 16_384.125 / 0.7]);
+        let found: Vec<f32> = numbers(&out).into_iter().step_by(2).collect();
+        holds("kernels/extreme", "token_logprob of 2 logits, temperature 0.7", relative(&found, &wanted, 0.0), 1e-5);
+    }
+
+    #[test]
     fn entropy_is_that_of_the_definition() {
         let (_params, w) = fused(&normals("w", 37 * 8), 37);
         let hidden = Tensor::from_vec(normals("hidden", 5 * 8), (5, 8), &Device::Cpu).unwrap();
@@ -397,13 +436,14 @@ mod tests {
         let got = token_logprob(&hidden, &w, &rows, &targets, 1.3).unwrap();
         let got = got.to_vec2::<f32>().unwrap();
         let all = logits(&hidden, &w).unwrap().to_vec2::<f32>().unwrap();
-        for ((pair, row), target) in got.iter().zip(rows).zip(targets) {
+        let wanted = rows.into_iter().zip(targets).flat_map(|(row, target)| {
             let z: Vec<f64> = all[row as usize].iter().map(|z| f64::from(*z) / 1.3).collect();
-            let log_sum = z.iter().map(|z| z.exp()).sum::<f64>().ln();
-            let entropy: f64 = z.iter().map(|z| (z - log_sum).exp() * (log_sum - z)).sum();
-            let expected = [z[target as usize] - log_sum, entropy];
-            assert!(pair.iter().zip(expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5), "{pair:?} {expected:?}");
-        }
+            let log_p = definitions::log_softmax(&z);
+            [log_p[target as usize], -log_p.iter().map(|l| l.exp() * l).sum::<f64>()]
+        });
+        let wanted: Vec<f64> = wanted.collect();
+        let difference = relative(&got.concat(), &wanted, 0.0);
+        holds("kernels/composed", "token_logprob of 37, log-probability and entropy", difference, 1e-5);
     }
 
     /// What a sampler records one token at a time is what training recomputes in one batch.

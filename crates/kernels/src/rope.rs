@@ -179,95 +179,40 @@ fn compose(qkv: &Tensor, positions: &[u32], table: &Rope, layout: HeadLayout) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{DType, Var};
-    use instruct_random::Source;
+    use crate::{
+        check::{Case, Inputs, X, check, normals},
+        definitions,
+    };
+    use candle_core::DType;
 
-    fn numbers(seed: u64, len: usize) -> Vec<f32> {
-        let mut draws = Source::new(seed, "rope test").at([]);
-        (0..len).map(|_| draws.uniform() * 2.0 - 1.0).collect()
-    }
-
-    /// Rotates pair by pair, as the paper writes it.
-    fn oracle(qkv: &[f32], positions: &[u32], rotary_dim: usize, theta: f64, layout: HeadLayout) -> Vec<f64> {
-        let mut out: Vec<f64> = qkv.iter().map(|x| f64::from(*x)).collect();
-        for (row, position) in out.chunks_exact_mut(layout.qkv_dim()).zip(positions) {
-            for head in 0..layout.heads + layout.kv_heads {
-                for i in 0..rotary_dim / 2 {
-                    let (a, b) = (head * layout.head_dim + i, head * layout.head_dim + i + rotary_dim / 2);
-                    let angle = f64::from(*position) * theta.powf(-2.0 * i as f64 / rotary_dim as f64);
-                    (row[a], row[b]) =
-                        (row[a] * angle.cos() - row[b] * angle.sin(), row[b] * angle.cos() + row[a] * angle.sin());
-                }
-            }
-        }
-        out
-    }
-
-    /// Fused and composed agree with the oracle, and each gradient is the opposite rotation: turning
-    /// the gradient of a turned tensor back gives the tensor itself.
     #[track_caller]
-    fn check(rotary_dim: usize, (heads, kv_heads, head_dim): (usize, usize, usize), positions: &[u32]) {
+    fn row(x: X, rotary_dim: usize, (heads, kv_heads, head_dim): (usize, usize, usize), positions: &[u32]) {
         let layout = HeadLayout { heads, kv_heads, head_dim };
         let table = Arc::new(Rope::new(rotary_dim, 3000, 10_000.0, None).unwrap());
-        let x = numbers(1, positions.len() * layout.qkv_dim());
-        let want = oracle(&x, positions, rotary_dim, 10_000.0, layout);
-        for dtype in [DType::F32, DType::F64] {
-            let shape = (positions.len(), layout.qkv_dim());
-            let x = Tensor::from_slice(&x, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
-            let x = Var::from_tensor(&x).unwrap();
-            let y = rope(&x, positions, &table, layout).unwrap();
-            let loss = (&y * y.detach()).unwrap().sum_all().unwrap();
-            let grad = loss.backward().unwrap().remove(&x).unwrap();
-            let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
-            for (got, want) in wide(&y).iter().zip(&want) {
-                assert!((got - want).abs() < 1e-6, "{dtype:?}: {got} is not {want}");
-            }
-            for (got, want) in wide(&grad).iter().zip(wide(&x)) {
-                assert!((got - want).abs() < 1e-6, "{dtype:?} gradient: {got} is not {want}");
-            }
-        }
+        let op = &format!("rope of {rotary_dim} in {heads}:{kv_heads} heads of {head_dim}");
+        let case = Case { op, rows: positions.len(), width: layout.qkv_dim(), x, parameters: &[] };
+        let definition = |v: &Inputs| definitions::rope(&v["x"], positions, rotary_dim, 10_000.0, layout);
+        check(&case, |x, _| rope(x, positions, &table, layout), definition);
     }
 
     #[test]
     fn rotates_queries_and_keys() {
-        check(8, (2, 1, 8), &[0, 1, 2, 1, 2999]);
-        check(2, (1, 1, 2), &[5]);
-        check(4, (3, 3, 16), &[7, 0, 30]);
-        check(64, (4, 2, 64), &(0..200).collect::<Vec<_>>());
+        row(X::Normal(1.0), 8, (2, 1, 8), &[0, 1, 2, 1, 2999]);
+        row(X::Normal(1.0), 2, (1, 1, 2), &[5]);
+        row(X::Normal(1.0), 4, (3, 3, 16), &[7, 0, 30]);
+        row(X::Normal(1.0), 6, (3, 1, 7), &[2, 2, 0]);
+        row(X::Normal(1.0), 64, (4, 2, 64), &(0..200).collect::<Vec<_>>());
+        row(X::Extreme(1e4), 4, (2, 1, 5), &[0, 1, 2999]);
+        row(X::Denormal, 4, (2, 1, 5), &[0, 1, 2999]);
     }
 
     #[test]
     fn position_0_is_left_alone() {
         let layout = HeadLayout { heads: 2, kv_heads: 1, head_dim: 6 };
         let table = Arc::new(Rope::new(6, 4, 10_000.0, None).unwrap());
-        let x = numbers(2, 2 * layout.qkv_dim());
+        let x = normals("x", 2 * layout.qkv_dim());
         let y = rope(&Tensor::from_slice(&x, (2, 24), &Device::Cpu).unwrap(), &[0, 0], &table, layout).unwrap();
         assert_eq!(y.flatten_all().unwrap().to_vec1::<f32>().unwrap(), x);
-    }
-
-    #[test]
-    fn gradients_are_central_differences() {
-        let layout = HeadLayout { heads: 1, kv_heads: 1, head_dim: 6 };
-        let table = Arc::new(Rope::new(4, 9, 100.0, None).unwrap());
-        let (x, weights) = (numbers(3, 36), numbers(4, 36));
-        let run = |x: &Tensor| {
-            let weights = Tensor::from_slice(&weights, (2, 18), &Device::Cpu).unwrap();
-            (rope(x, &[3, 8], &table, layout).unwrap() * weights).unwrap().sum_all().unwrap()
-        };
-        let tensor = |x: &[f32]| Tensor::from_slice(x, (2, 18), &Device::Cpu).unwrap();
-        let var = Var::from_tensor(&tensor(&x)).unwrap();
-        let grad = run(&var).backward().unwrap().remove(&var).unwrap();
-        let grad = grad.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        for (i, grad) in grad.iter().enumerate() {
-            let at = |step: f32| {
-                let mut x = x.clone();
-                x[i] += step;
-                run(&tensor(&x)).to_scalar::<f32>().unwrap()
-            };
-            // The rotation is linear, so a large step costs no accuracy.
-            let slope = (at(1.0) - at(-1.0)) / 2.0;
-            assert!((slope - grad).abs() < 1e-5, "element {i}: {grad} against {slope}");
-        }
     }
 
     #[test]

@@ -160,6 +160,10 @@ enum Kind {
 impl Level {
     /// The fastest level of this processor.
     pub(crate) fn best() -> Level {
+        #[cfg(test)]
+        if let Some(level) = FORCED.get() {
+            return level;
+        }
         static BEST: OnceLock<Level> = OnceLock::new();
         *BEST.get_or_init(|| Level::available()[0])
     }
@@ -194,6 +198,17 @@ impl Level {
             Kind::Avx2 => unsafe { x86::run_avx2(kernel) },
             Kind::Portable => kernel.run(Portable),
         }
+    }
+}
+
+#[cfg(test)]
+thread_local!(static FORCED: std::cell::Cell<Option<Level>> = const { std::cell::Cell::new(None) });
+
+#[cfg(test)]
+impl Level {
+    /// Makes this the best level of the calling thread: tests run what other processors would.
+    pub(crate) fn force(self) {
+        FORCED.set(Some(self));
     }
 }
 

@@ -1,7 +1,12 @@
 //! Attention against a slow double in `f64`, at every level of the processor and composed.
 
 use super::{Columns, attention, attention_composed, fused::attention_at};
-use crate::{HeadLayout, Result, Span, simd::Level};
+use crate::{
+    HeadLayout, Params, Result, Span,
+    check::{self, X},
+    definitions,
+    simd::Level,
+};
 use candle_core::{DType, Device, Tensor, Var};
 use instruct_random::Source;
 use proptest::prelude::*;
@@ -214,26 +219,33 @@ fn half_precision_is_close() {
     close("gradient", &got.1, &grad, 2e-2);
 }
 
+/// Composed in double precision and by central differences of the definition, recorded.
+#[track_caller]
+fn row(x: X, groups: &[&[usize]], heads: (usize, usize, usize), window: Option<usize>) {
+    let Case { spans, layout, .. } = Case::new(groups, heads, window);
+    let (rows, spans) = (groups.concat().iter().sum(), Arc::from(spans));
+    // A power of two, which leaves exact scores exact.
+    let scale = 1.0 / (layout.head_dim as f32).sqrt().log2().round().exp2();
+    let op = &format!("attention {groups:?}, {heads:?} heads, window {window:?}");
+    let case = check::Case { op, rows, width: layout.qkv_dim(), x, parameters: &[] };
+    let op = |x: &Tensor, _: &Params| attention(x, &spans, layout, scale, window);
+    check::check(&case, op, |v| definitions::attention(&v["x"], &spans, layout, f64::from(scale), window));
+}
+
 #[test]
-fn gradients_are_central_differences() {
-    let case = Case::new(&[&[6, 4, 3]], (2, 1, 3), Some(5));
-    let (_, grad) = oracle(&case);
-    let weights = Tensor::new(case.out_grad(), &Device::Cpu).unwrap().to_dtype(DType::F64).unwrap();
-    let loss = |x: Vec<f64>| {
-        let x = Tensor::from_vec(x, (case.rows(), case.layout.qkv_dim()), &Device::Cpu).unwrap();
-        let out = attention_composed(&x, &case.spans(), case.layout, case.scale(), case.window).unwrap();
-        (out.flatten_all().unwrap() * &weights).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap()
-    };
-    let qkv: Vec<f64> = case.qkv().into_iter().map(f64::from).collect();
-    for (i, grad) in grad.iter().enumerate() {
-        let at = |step: f64| {
-            let mut x = qkv.clone();
-            x[i] += step;
-            loss(x)
-        };
-        let slope = (at(1e-5) - at(-1e-5)) / 2e-5;
-        assert!((slope - grad).abs() < 1e-8, "element {i}: {grad} against {slope}");
-    }
+fn fused_and_composed_agree() {
+    row(X::Normal(1.0), &[&[1]], (1, 1, 1), None);
+    row(X::Normal(1.0), &[&[1], &[1], &[5], &[1]], (2, 1, 7), None);
+    row(X::Normal(1.0), &[&[0], &[4], &[0], &[3, 0, 2], &[0]], (2, 2, 3), None);
+    row(X::Normal(1.0), &[&[6, 4, 3]], (2, 1, 3), Some(5));
+    row(X::Normal(1.0), &[&[5, 1, 1, 3], &[1, 1]], (3, 1, 9), None);
+    row(X::Normal(1.0), &[&[37], &[20, 9, 31]], (6, 3, 20), Some(17));
+    row(X::Normal(1.0), &[&[733]], (2, 1, 16), None);
+    row(X::Normal(1.0), &[&[701, 40, 1], &[1]], (2, 2, 8), Some(600));
+    // The first channel of every query and key is large, values are not.
+    row(X::Exact { every: 16, below: 6 * 16 }, &[&[60], &[20, 9, 31], &[1]], (4, 2, 16), None);
+    row(X::Exact { every: 4, below: 4 * 4 }, &[&[60], &[20, 9, 31]], (2, 2, 4), Some(7));
+    row(X::Denormal, &[&[33], &[20, 9, 31], &[1]], (4, 2, 7), None);
 }
 
 fn bits(x: &Tensor) -> Vec<Vec<u32>> {
