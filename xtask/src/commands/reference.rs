@@ -5,7 +5,7 @@ use crate::{print, say};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, safetensors};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -16,7 +16,7 @@ pub(crate) struct Args {
     /// Compare new values with the committed ones, and change nothing
     #[arg(long)]
     check: bool,
-    /// A Python that has torch, transformers, safetensors and numpy; without one, an environment with
+    /// A Python that has the packages of every versions.json there; without one, an environment with
     /// the recorded versions is made under target/ (several gigabytes of packages)
     #[arg(long)]
     python: Option<PathBuf>,
@@ -44,31 +44,62 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// The scripts, and the folder that each writes to.
+const SCRIPTS: [(&str, &str); 6] = [
+    ("reference.py", ""),
+    ("traces.py", "traces"),
+    ("pieces.py", "pieces"),
+    ("optimizer.py", "optimizer"),
+    ("tokenizer.py", "tokenizer"),
+    ("gguf_greedy.py", "gguf"),
+];
+
+/// What has to be the same to the byte, besides tensors within the tolerance.
+const EXACT: [&str; 5] =
+    ["outgoing.json", "gguf/tiny.gguf", "gguf/tiny.json", "gguf/smollm2.json", "tokenizer/golden.json"];
+
+/// Those that a script leaves out where material that is not in the repository is absent.
+const OUTSIDE: [&str; 2] = ["gguf/smollm2.json", "tokenizer/golden.json"];
+
 /// Runs the scripts of `folder`, which write to `out`.
 fn make(python: &Path, folder: &Path, out: &Path) -> Result<()> {
-    execute(Command::new(python).arg(folder.join("reference.py")).arg(out))?;
-    execute(Command::new(python).arg(folder.join("traces.py")).arg(out.join("traces")))
+    for (script, place) in SCRIPTS {
+        execute(Command::new(python).arg(folder.join(script)).arg(out.join(place)))?;
+    }
+    // Folders go out through the very code that the tests hold to what transformers makes of them.
+    let folders = tempfile::tempdir()?;
+    let write =
+        ["test", "--release", "-p", "instruct-model", "--test", "it", "--", "--ignored", "folders_for_transformers"];
+    execute(Command::new("cargo").args(write).env("INSTRUCT_OUT", folders.path()))?;
+    execute(Command::new(python).arg(folder.join("roundtrip.py")).arg(folders.path()).arg(out))
 }
 
-/// An environment with the packages of `versions.json`, made once.
+/// An environment with the packages of every `versions.json`, made once.
 fn environment(folder: &Path) -> Result<PathBuf> {
     let place = Path::new("target/reference-environment");
     let python = place.join("bin/python");
-    let path = folder.join("versions.json");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let versions: BTreeMap<String, serde_json::Value> = serde_json::from_str(&text)?;
-    let pinned = |name: &str| -> Result<String> {
-        let version = versions.get(name).and_then(|v| v.as_str());
-        let version = version.with_context(|| format!("{} names no version of {name}", path.display()))?;
-        // What follows a plus names the build, which differs between machines.
-        Ok(format!("{name}=={}", version.split('+').next().unwrap_or(version)))
-    };
     if !python.exists() {
         execute(Command::new("python3").args(["-m", "venv"]).arg(place))?;
     }
-    let packages = [pinned("torch")?, pinned("transformers")?, "safetensors".to_owned(), "numpy".to_owned()];
+    let packages = packages(folder)?.into_iter().chain(["safetensors".to_owned(), "numpy".to_owned()]);
     execute(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages))?;
     Ok(python)
+}
+
+/// The packages that the values were made with, as pip pins them.
+fn packages(folder: &Path) -> Result<BTreeSet<String>> {
+    let mut pinned = BTreeSet::new();
+    for path in SCRIPTS.map(|(_, place)| folder.join(place).join("versions.json")).iter().filter(|path| path.exists()) {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let versions: BTreeMap<String, serde_json::Value> =
+            serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+        let versions = versions.iter().filter_map(|(name, version)| Some((name, version.as_str()?)));
+        // What follows a plus names the build, which differs between machines.
+        let pin =
+            |(name, version): (&String, &str)| format!("{name}=={}", version.split('+').next().unwrap_or(version));
+        pinned.extend(versions.filter(|(name, _)| *name != "python").map(pin));
+    }
+    Ok(pinned)
 }
 
 fn execute(command: &mut Command) -> Result<()> {
@@ -84,6 +115,17 @@ fn execute(command: &mut Command) -> Result<()> {
 ///
 /// Errors: a file, a tensor or a shape differs, or a value does by more than [`TOLERANCE`].
 fn compare(committed: &Path, new: &Path) -> Result<f64> {
+    for name in EXACT {
+        let (was, is) = (committed.join(name), new.join(name));
+        if OUTSIDE.contains(&name) && !is.exists() {
+            say(&format!("skipped: {name} needs material that is not in the repository"));
+            continue;
+        }
+        let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        if read(&was)? != read(&is)? {
+            bail!("{} is another: run `cargo xtask reference` and look at what changed", was.display());
+        }
+    }
     let mut worst = 0.0;
     let files = tensor_files(committed)?;
     if files.is_empty() {
@@ -161,5 +203,13 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         assert!(compare(&folder, empty.path()).is_err());
         assert!(compare(empty.path(), &folder).is_err());
+    }
+
+    #[test]
+    fn packages_are_pinned_without_their_builds() {
+        let folder = tempfile::tempdir().unwrap();
+        let versions = r#"{"seed": 1, "python": "3.11.7", "torch": "2.15.0+cu132"}"#;
+        fs::write(folder.path().join("versions.json"), versions).unwrap();
+        assert_eq!(packages(folder.path()).unwrap(), ["torch==2.15.0".to_owned()].into());
     }
 }
