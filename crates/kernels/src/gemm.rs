@@ -2,7 +2,7 @@
 //!
 //! The `gemm` crate chooses its way by the shape of the whole product, and some of the ways add in
 //! another order: matrix-vector products, products of at most 256 results, and depths over 512,
-//! which it cuts differently for small and for large products. [`Rows`] avoids all three, so that
+//! which it cuts differently for small and for large products. [`rows_product`] avoids all three, so that
 //! the logits of a token are the same bits whether it is decoded alone or trained on in a batch.
 
 use rayon::prelude::*;

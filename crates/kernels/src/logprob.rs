@@ -398,6 +398,26 @@ mod tests {
         row(X::Denormal, 5, 16, 50, 20);
     }
 
+    /// The table that embeds also unembeds: one parameter, used twice, whose gradients add.
+    #[test]
+    fn a_tied_table_receives_both_gradients() {
+        let (rows, targets, weights) = ([0, 2, 2, 6], [3, 0, 10, 3], [0.5, -1.0, 0.25, 2.0]);
+        let ids = [1, 3, 3, 10, 0, 1, 3];
+        let parameters = [("w", &[11, 5][..])];
+        let case = Case { op: "tied token_nll", rows: 7, width: 5, x: X::Normal(1.0), parameters: &parameters };
+        let op = |x: &Tensor, p: &Params| {
+            let w = p.get("w")?;
+            let embedded = crate::embedding(&ids, &w, x.track_op().then(|| p.sentinel()))?;
+            token_nll(&(x + embedded)?, &w, &rows, &targets, &weights)
+        };
+        check(&case, op, |v| {
+            let embedded = definitions::rows(&v["w"], &ids, 5);
+            let hidden: Vec<f64> = v["x"].iter().zip(embedded).map(|(x, y)| x + y).collect();
+            let logprobs = definitions::logprobs((&hidden, &v["w"]), 5, &rows, &targets, 1.0);
+            vec![-logprobs.iter().zip(weights).map(|(l, w)| l * f64::from(w)).sum::<f64>()]
+        });
+    }
+
     fn fused(w: &[f32], vocabulary: usize) -> (Params, Param) {
         let spec = Spec::new("w", [vocabulary, w.len() / vocabulary]);
         let params = Params::zeros(vec![spec], &Device::Cpu, Path::Fused, DType::F32).unwrap();

@@ -32,7 +32,8 @@ pub fn grad_norm(grads: &[f32]) -> f64 {
 
 /// Scales `grads` so that their norm is at most `max_norm`, and returns the norm from before.
 ///
-/// A `max_norm` of 0 turns clipping off. [`crate::AdamW`] clips inside its own pass; this function
+/// A `max_norm` of 0 turns clipping off. Of a gradient that is not finite nothing can be rescued: it
+/// stays so, and the norm that is returned says it. [`crate::AdamW`] clips inside its own pass; this function
 /// is for loops that bring another optimizer.
 pub fn clip_grad_norm(grads: &mut [f32], max_norm: f64) -> f64 {
     let norm = grad_norm(grads);
@@ -112,6 +113,15 @@ mod tests {
         check_clip(5.0, 5.0);
         check_clip(6.0, 5.0);
         check_clip(0.0, 5.0);
+    }
+
+    #[test]
+    fn clipping_never_hides_what_is_not_finite() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut grads = vec![3.0, bad];
+            assert!(!clip_grad_norm(&mut grads, 1.0).is_finite());
+            assert!(!grad_norm(&grads).is_finite(), "{grads:?}");
+        }
     }
 
     #[test]
