@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Fields, Order, Piece, Table, both,
     gpt2::{activation, activation_name},
-    llama::{rotary, rotary_factor, write_scaling},
+    llama::{rotary, write_scaling},
 };
 use crate::{Activation, Config, Family, Norm, Position};
 
@@ -79,6 +79,12 @@ fn write(config: &Config) -> Map<String, Value> {
     fields
 }
 
+/// The share of a head that is rotated, such that the product with `head_dim`, cut off, is `dim`.
+fn rotary_factor(dim: usize, head_dim: usize) -> f64 {
+    let share = dim as f64 / head_dim as f64;
+    if (share * head_dim as f64) as usize == dim { share } else { share.next_up() }
+}
+
 fn trunk(config: &Config) -> Vec<Piece> {
     let width = config.width;
     let mut pieces = vec![Piece::whole("embed_in.weight", "embed.weight", config.vocab)];
@@ -111,5 +117,20 @@ pub(crate) fn example() -> Config {
         parallel_residual: true,
         tied: false,
         ..Config::tiny_gpt2(37, 21, 2, 3, 32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rotary_dimension_reads_back() {
+        for head_dim in 1..=512 {
+            for dim in 0..=head_dim {
+                let read = (head_dim as f64 * rotary_factor(dim, head_dim)) as usize;
+                assert_eq!(read, dim, "of {head_dim}");
+            }
+        }
     }
 }

@@ -87,6 +87,11 @@ fn read(fields: &Fields, family: Family, head_dim: Option<usize>) -> Config {
     if !matches!(fields.text("hidden_act").unwrap_or("silu"), "silu" | "swish") {
         fields.refuse("hidden_act", "is not silu, the only gate of this family");
     }
+    let rotary = rotary(fields, head_dim, ("rope_theta", 10_000.0), ("partial_rotary_factor", 1.0));
+    if rotary.dim != head_dim {
+        // Transformers passes over the field in these families, so the weights' author did not mean it.
+        fields.refuse("partial_rotary_factor", "is not 1; this family rotates whole heads");
+    }
     Config {
         family,
         vocab: fields.count("vocab_size"),
@@ -98,7 +103,7 @@ fn read(fields: &Fields, family: Family, head_dim: Option<usize>) -> Config {
         inner: fields.count("intermediate_size"),
         context: fields.count("max_position_embeddings"),
         norm: Norm::Rms { eps: fields.number("rms_norm_eps", 1e-6) },
-        position: Position::Rotary(rotary(fields, head_dim, ("rope_theta", 10_000.0), ("partial_rotary_factor", 1.0))),
+        position: Position::Rotary(rotary),
         activation: Activation::SwiGlu,
         parallel_residual: false,
         qkv_bias: false,
@@ -126,12 +131,6 @@ pub(crate) fn rotary(fields: &Fields, head_dim: usize, theta: (&str, f64), parti
         dim: (head_dim as f64 * number("partial_rotary_factor", partial)) as usize,
         scaling: parameters.as_ref().or(fields.object("rope_scaling").as_ref()).map_or(Scaling::None, scaling),
     }
-}
-
-/// The share of a head that is rotated, such that the product with `head_dim`, cut off, is `dim`.
-pub(crate) fn rotary_factor(dim: usize, head_dim: usize) -> f64 {
-    let share = dim as f64 / head_dim as f64;
-    if (share * head_dim as f64) as usize == dim { share } else { share.next_up() }
 }
 
 fn scaling(fields: &Fields) -> Scaling {
@@ -195,9 +194,6 @@ fn write(config: &Config) -> Map<String, Value> {
     if let Position::Rotary(rotary) = config.position {
         set("rope_theta", json!(rotary.theta));
         set("rope_scaling", write_scaling(rotary.scaling));
-        if rotary.dim != config.head_dim {
-            set("partial_rotary_factor", json!(rotary_factor(rotary.dim, config.head_dim)));
-        }
     }
     fields
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use instruct_model::{Checkpoint, Config, Error, HeadKind, Position, Precision, Rotary, save};
+use instruct_model::{Checkpoint, Config, Error, HeadKind, Position, Precision, Rotary, Scaling, save};
 use serde_json::{Value, json};
 
 use crate::{CASES, copy_folder, fixtures, tensors};
@@ -172,6 +172,12 @@ fn a_description_that_a_family_cannot_express_is_not_written() {
     let zeros = |_: &str| unreachable!("no weight is asked for");
     let error = save(folder.path(), &config, HeadKind::LanguageModel, &zeros, Precision::F32).unwrap_err();
     assert!(error.to_string().contains("gpt2 cannot express"), "{error}");
+
+    // Transformers would rotate all of each head.
+    let mut config = Checkpoint::open(fixtures().join("llama-1-to-1")).unwrap().config().clone();
+    config.position = Position::Rotary(Rotary { theta: 1e4, dim: 2, scaling: Scaling::None });
+    let error = save(folder.path(), &config, HeadKind::LanguageModel, &zeros, Precision::F32).unwrap_err();
+    assert!(error.to_string().contains("llama cannot express"), "{error}");
 }
 
 /// Damages a copy of `case` and expects a message with all of `expected`.
@@ -251,6 +257,11 @@ fn descriptions_are_refused_by_field() {
         "llama3-tied",
         config("rope_parameters", Some(json!({"rope_type": "yarn"}))),
         &["rope_parameters.rope_type is \"yarn\""],
+    );
+    refuses(
+        "llama-1-to-1",
+        config("rope_parameters", Some(json!({"partial_rotary_factor": 0.5}))),
+        &["partial_rotary_factor is not 1"],
     );
     refuses("neox-parallel", config("hidden_act", Some(json!("relu"))), &["hidden_act is \"relu\""]);
     refuses("neox-parallel", config("num_attention_heads", Some(json!(5))), &["(5) does not divide hidden_size (24)"]);
