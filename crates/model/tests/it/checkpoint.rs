@@ -314,18 +314,32 @@ fn tensors_are_refused_together_and_by_name() {
     );
 }
 
-#[test]
-fn harmless_extras_and_bare_trunks_open() {
+/// A folder with more than its parameters, and without the trunk's prefix, opens as the original.
+#[track_caller]
+fn opens(case: &str, prefix: &str, head: Option<(&str, &str)>, extras: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
-    copy_folder(&fixtures().join("gpt2-tied"), folder.path());
+    copy_folder(&fixtures().join(case), folder.path());
     let original = Checkpoint::open(folder.path()).unwrap().tensors().unwrap();
     let change = retensor(|map| {
-        map.insert("lm_head.weight".to_owned(), map["transformer.wte.weight"].clone());
-        map.insert("transformer.h.0.attn.bias".to_owned(), (vec![1, 1, 1, 1], vec![1.0]));
-        *map = map.iter().map(|(name, t)| (name.trim_start_matches("transformer.").to_owned(), t.clone())).collect();
+        if let Some((head, embedding)) = head {
+            map.insert(head.to_owned(), map[embedding].clone());
+        }
+        map.extend(extras.iter().map(|&extra| (extra.to_owned(), (vec![1], vec![1.0]))));
+        *map = map.iter().map(|(name, t)| (name.trim_start_matches(prefix).to_owned(), t.clone())).collect();
     });
     change(folder.path());
-    assert_eq!(Checkpoint::open(folder.path()).unwrap().tensors().unwrap(), original);
+    assert_eq!(Checkpoint::open(folder.path()).unwrap().tensors().unwrap(), original, "{case}");
+}
+
+#[test]
+fn harmless_extras_and_bare_trunks_open() {
+    let tied = Some(("lm_head.weight", "transformer.wte.weight"));
+    opens("gpt2-tied", "transformer.", tied, &["transformer.h.0.attn.bias"]);
+    let tied = Some(("embed_out.weight", "gpt_neox.embed_in.weight"));
+    let masks = ["bias", "masked_bias", "rotary_emb.inv_freq"].map(|m| format!("gpt_neox.layers.1.attention.{m}"));
+    opens("neox-sequential", "gpt_neox.", tied, &masks.each_ref().map(String::as_str));
+    opens("neox-parallel", "-", None, &masks.each_ref().map(String::as_str));
+    opens("llama-1-to-1", "model.", None, &["model.layers.0.self_attn.rotary_emb.inv_freq"]);
 }
 
 #[test]
