@@ -398,7 +398,7 @@ fn mean(values: &[f64]) -> f64 {
 }
 
 /// The most memory that this process has held, where the system tells it.
-fn peak_memory_mb() -> f64 {
+pub(crate) fn peak_memory_mb() -> f64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with("VmHWM"));
     let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());

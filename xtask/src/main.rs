@@ -55,6 +55,8 @@ enum Command {
     Reference(commands::reference::Args),
     /// Gather what the tests measure against references into docs/correctness.md, or compare
     Correctness(commands::correctness::Args),
+    /// Measure the speed and memory of every stage, beside torch and TRL, against the machine's ceilings
+    Bench(commands::bench::Args),
     /// Say what this machine and this build offer
     Doctor,
     /// Everything that continuous integration runs
@@ -91,6 +93,7 @@ fn run(command: Command) -> Result<()> {
         Command::Fixtures(args) => commands::fixtures::run(&args),
         Command::Reference(args) => commands::reference::run(&args),
         Command::Correctness(args) => commands::correctness::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
         Command::Doctor => commands::doctor::run(),
         Command::Ci(args) => commands::ci::run(&args),
         Command::Completions { shell } => {

@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub(crate) mod bench;
 pub(crate) mod ci;
 pub(crate) mod correctness;
 pub(crate) mod data;
@@ -12,8 +13,9 @@ pub(crate) mod pretrain;
 pub(crate) mod reference;
 pub(crate) mod score;
 
-use anyhow::{Context, Result};
-use std::path::Path;
+use crate::say;
+use anyhow::{Context, Result, bail};
+use std::{path::Path, process::Command};
 
 /// Writes a whole file, so that a failure leaves the old content or none.
 pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
@@ -23,4 +25,16 @@ pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
     std::fs::write(staged, content)
         .and_then(|()| std::fs::rename(staged, path))
         .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Says what it starts, and waits for it.
+///
+/// Errors: it does not start, or fails.
+pub(crate) fn execute(command: &mut Command) -> Result<()> {
+    say(&format!("{command:?}"));
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    if status.success() {
+        return Ok(());
+    }
+    bail!("{command:?} failed with {status}")
 }

@@ -1,6 +1,7 @@
 //! `reference`: makes the golden values of `fixtures/reference` anew with torch and transformers, or
 //! compares.
 
+use super::execute;
 use crate::{print, say};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, safetensors};
@@ -100,15 +101,6 @@ fn packages(folder: &Path) -> Result<BTreeSet<String>> {
         pinned.extend(versions.filter(|(name, _)| *name != "python").map(pin));
     }
     Ok(pinned)
-}
-
-fn execute(command: &mut Command) -> Result<()> {
-    say(&format!("{command:?}"));
-    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
-    if status.success() {
-        return Ok(());
-    }
-    bail!("{command:?} failed with {status}")
 }
 
 /// The worst difference between two folders of golden values.

@@ -1,0 +1,137 @@
+//! `bench`: how fast and how large every stage is, beside PyTorch, transformers and TRL on the same
+//! machine, and against what the machine can do.
+
+use crate::{commands::write_whole, print, say};
+use anyhow::{Context, Result, bail};
+use shapes::Shape;
+use stages::{Sizes, Stage};
+use std::{path::PathBuf, process::Command};
+
+mod ceilings;
+mod peer;
+mod report;
+mod shapes;
+mod stages;
+mod sweeps;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The stages to measure; all of them without this
+    #[arg(long, value_enum)]
+    stage: Vec<Stage>,
+    /// tiny, gpt2, smollm2, or LAYERS,WIDTH,HEADS,VOCABULARY in the shape of GPT-2
+    #[arg(long, default_values = ["tiny"], value_parser = shapes::parse)]
+    shape: Vec<Shape>,
+    /// Measure torch, transformers and TRL too, taking turns; makes an environment under target/
+    /// (gigabytes of packages)
+    #[arg(long)]
+    peer: bool,
+    /// A Python that has torch, transformers, trl and datasets, instead of that environment
+    #[arg(long, requires = "peer")]
+    python: Option<PathBuf>,
+    /// How often each side has its turn
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Measure how cost grows as well: tokens per batch, context, K, prompt, vocabulary
+    #[arg(long)]
+    sweeps: bool,
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+    /// Write results.json and table.txt to a folder
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Measure one stage of these sizes in this process and print it: how the command calls itself
+    #[arg(long, hide = true, value_parser = stages::parse_sizes)]
+    alone: Option<Sizes>,
+    /// Steps of one turn; the first is not counted
+    #[arg(long, default_value_t = 4)]
+    steps: usize,
+}
+
+/// One turn of one side: a process of its own.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Turn {
+    /// Seconds of every step but the first.
+    seconds: Vec<f64>,
+    /// Tokens that one step handles.
+    tokens: usize,
+    /// Most memory that the process held, in megabytes.
+    peak_mb: f64,
+}
+
+impl Turn {
+    /// Tokens per second in the median step.
+    fn rate(&self) -> f64 {
+        self.tokens as f64 / median(&self.seconds)
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0,
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let stages = if args.stage.is_empty() { Stage::ALL.to_vec() } else { args.stage.clone() };
+    if let Some(sizes) = args.alone {
+        let turn = stages::measure(stages[0], &args.shape[0], sizes, args.steps)?;
+        print(&serde_json::to_string(&turn)?);
+        return Ok(());
+    }
+    let peer = args.peer.then(|| peer::Peer::find(args.python.as_deref())).transpose()?;
+    let mut report = report::Report::new(ceilings::measure()?, peer.as_ref().map(peer::Peer::versions).transpose()?);
+    for shape in &args.shape {
+        for &stage in &stages {
+            let sizes = stage.sizes(shape);
+            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            for round in 1..=args.rounds.max(1) {
+                say(&format!("{shape} {stage}: round {round} of {}", args.rounds.max(1)));
+                if let Some(peer) = peer.as_ref().filter(|_| stage.has_peer()) {
+                    theirs.push(peer.turn(stage, shape, sizes, args.steps)?);
+                }
+                ours.push(own_turn(stage, shape, sizes, args.steps)?);
+            }
+            report.add(stage, shape, ours, theirs);
+        }
+    }
+    if args.sweeps {
+        report.sweeps = sweeps::measure(args.steps)?;
+    }
+    if let Some(folder) = &args.out {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        write_whole(&folder.join("results.json"), (serde_json::to_string_pretty(&report)? + "\n").as_bytes())?;
+        write_whole(&folder.join("table.txt"), report.table().as_bytes())?;
+    }
+    print(&if args.json { serde_json::to_string(&report)? } else { report.table() });
+    Ok(())
+}
+
+/// One stage in a process of its own, so that its memory is its own.
+fn own_turn(stage: Stage, shape: &Shape, sizes: Sizes, steps: usize) -> Result<Turn> {
+    let this = std::env::current_exe().context("this program has no path")?;
+    let mut process = Command::new(this);
+    process.args(["bench", "--alone", &sizes.to_string(), "--stage", &stage.to_string(), "--shape", &shape.name]);
+    parse_turn(process.args(["--steps", &steps.to_string()]))
+}
+
+/// Runs a process whose last line is a [`Turn`].
+fn parse_turn(process: &mut Command) -> Result<Turn> {
+    let output = process.output().with_context(|| format!("cannot start {process:?}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        bail!("{process:?} failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let line = text.lines().last().unwrap_or_default();
+    serde_json::from_str(line).with_context(|| format!("{process:?} printed `{line}`"))
+}
+
+/// Most memory that this process has held, in megabytes; NaN where the system does not tell.
+fn peak_mb() -> f64 {
+    crate::evaluate::peak_memory_mb()
+}

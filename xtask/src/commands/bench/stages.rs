@@ -1,0 +1,245 @@
+//! Every stage through the very calls that a training run makes, on made-up tokens.
+
+use super::{Shape, Turn, peak_mb};
+use anyhow::{Result, bail};
+use candle_core::{DType, Device};
+use instruct_kernels::Path as KernelPath;
+use instruct_model::{Decoder, HeadKind, Request, Sampling, generate};
+use instruct_ppo as ppo;
+use instruct_random::Source;
+use instruct_reward_model as reward_model;
+use instruct_sft as sft;
+use instruct_train::{AdamConfig, Event, Flow, TrainError};
+use std::{fmt, time::Instant};
+
+/// How much one step handles.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    /// Prompts, or sequences, or episodes.
+    pub(super) prompts: usize,
+    /// Completions per prompt.
+    pub(super) k: usize,
+    /// Tokens of a prompt.
+    pub(super) prompt: usize,
+    /// Tokens of a completion.
+    pub(super) completion: usize,
+}
+
+impl fmt::Display for Sizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{},{},{}", self.prompts, self.k, self.prompt, self.completion)
+    }
+}
+
+/// Reads what is displayed.
+pub(super) fn parse_sizes(text: &str) -> Result<Sizes, String> {
+    let numbers: Vec<usize> = text.split(',').filter_map(|part| part.parse().ok()).collect();
+    match numbers[..] {
+        [prompts, k, prompt, completion] => Ok(Sizes { prompts, k, prompt, completion }),
+        _ => Err("not PROMPTS,K,PROMPT,COMPLETION".to_owned()),
+    }
+}
+
+/// What is measured. Names are those of the command line and of the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Stage {
+    /// Steps of SFT on sequences of 128 tokens
+    Sft,
+    /// Steps of the reward model on rankings of 4, prompts and completions of 64 tokens
+    RewardModel,
+    /// The same on rankings of 9 with prompts of 192 tokens
+    RewardModelLong,
+    /// 16 completions of 64 tokens after prompts of 64
+    Generate,
+    /// One completion of 64 tokens after a prompt of 64
+    Decode,
+    /// PPO iterations of 16 episodes with 4 minibatches and a value model
+    Ppo,
+    /// The same with the pretraining mix, one window of 128 tokens an episode
+    PpoPtx,
+}
+
+impl Stage {
+    pub(super) const ALL: [Stage; 7] = [
+        Stage::Sft,
+        Stage::RewardModel,
+        Stage::RewardModelLong,
+        Stage::Generate,
+        Stage::Decode,
+        Stage::Ppo,
+        Stage::PpoPtx,
+    ];
+
+    /// Whether the peer has it.
+    pub(super) fn has_peer(self) -> bool {
+        self != Stage::PpoPtx
+    }
+
+    /// What one step of the comparison handles.
+    pub(super) fn sizes(self, shape: &Shape) -> Sizes {
+        let [prompts, k, prompt, completion] = match self {
+            Stage::Sft => [shape.sequences, 1, 1, 127],
+            Stage::RewardModel => [shape.rankings, 4, 64, 64],
+            Stage::RewardModelLong => [shape.long_rankings, 9, 192, 64],
+            Stage::Decode => [1, 1, 64, 64],
+            Stage::Generate | Stage::Ppo | Stage::PpoPtx => [16, 1, 64, 64],
+        };
+        Sizes { prompts, k, prompt, completion }
+    }
+
+    /// Tokens that a step is said to handle: all of them in training, where a peer computes a prompt
+    /// once for each completion; the new ones where text is generated.
+    fn tokens(self, sizes: Sizes) -> usize {
+        let Sizes { prompts, k, prompt, completion } = sizes;
+        match self {
+            Stage::Sft | Stage::RewardModel | Stage::RewardModelLong => prompts * k * (prompt + completion),
+            Stage::Generate | Stage::Decode | Stage::Ppo | Stage::PpoPtx => prompts * completion,
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stage::Sft => "sft",
+            Stage::RewardModel => "reward-model",
+            Stage::RewardModelLong => "reward-model-long",
+            Stage::Generate => "generate",
+            Stage::Decode => "decode",
+            Stage::Ppo => "ppo",
+            Stage::PpoPtx => "ppo-ptx",
+        })
+    }
+}
+
+/// Measures `steps` steps and one before them, which is not counted.
+pub(super) fn measure(stage: Stage, shape: &Shape, sizes: Sizes, steps: usize) -> Result<Turn> {
+    let mut clock = Clock { steps: steps as u64 + 1, last: Instant::now(), seconds: Vec::new() };
+    match stage {
+        Stage::Sft => fine_tune(shape, sizes, &mut clock)?,
+        Stage::RewardModel | Stage::RewardModelLong => rank(shape, sizes, &mut clock)?,
+        Stage::Generate | Stage::Decode => complete(shape, sizes, &mut clock)?,
+        Stage::Ppo | Stage::PpoPtx => reinforce(stage, shape, sizes, &mut clock)?,
+    }
+    if clock.seconds.len() != steps + 1 {
+        bail!("{} of {} steps were measured", clock.seconds.len(), steps + 1);
+    }
+    Ok(Turn { seconds: clock.seconds.split_off(1), tokens: stage.tokens(sizes), peak_mb: peak_mb() })
+}
+
+/// Seconds from one step to the next.
+struct Clock {
+    steps: u64,
+    last: Instant,
+    seconds: Vec<f64>,
+}
+
+impl Clock {
+    fn tick(&mut self) {
+        self.seconds.push(self.last.elapsed().as_secs_f64());
+        self.last = Instant::now();
+    }
+
+    /// A listener that ticks at every step.
+    fn listener<S>(&mut self) -> impl FnMut(Event<'_, S>) -> Result<Flow, TrainError> {
+        self.last = Instant::now();
+        |event| {
+            if let Event::Step { .. } = event {
+                self.tick();
+            }
+            Ok(Flow::Continue)
+        }
+    }
+}
+
+fn model(shape: &Shape, head: HeadKind) -> Result<Decoder> {
+    let decoder = Decoder::zeros(shape.config.clone(), head, &Device::Cpu, KernelPath::Fused, DType::F32)?;
+    decoder.initialise(1)?;
+    Ok(decoder)
+}
+
+/// `n` tokens that no other call with another number has.
+fn tokens(shape: &Shape, number: usize, n: usize) -> Vec<u32> {
+    let mut draws = Source::new(1, "bench").at([number as u64]);
+    (0..n).map(|_| draws.below(shape.config.vocab as u64) as u32).collect()
+}
+
+fn fine_tune(shape: &Shape, sizes: Sizes, clock: &mut Clock) -> Result<()> {
+    let Sizes { prompts: sequences, prompt, completion, .. } = sizes;
+    let example =
+        |i| sft::Example { prompt: tokens(shape, 2 * i, prompt), completion: tokens(shape, 2 * i + 1, completion) };
+    let examples: Vec<sft::Example> = (0..sequences).map(example).collect();
+    let plan = sft::Plan { epochs: clock.steps, batch: sequences, dropout: 0.0, ..sft::Plan::default() };
+    let mut state = sft::State::new(model(shape, HeadKind::LanguageModel)?, &plan)?;
+    let data = sft::Data { demonstrations: &examples, pretraining: &[] };
+    Ok(sft::train(&mut state, &data, &plan, &mut clock.listener())?)
+}
+
+fn rank(shape: &Shape, sizes: Sizes, clock: &mut Clock) -> Result<()> {
+    let Sizes { prompts, k, prompt, completion } = sizes;
+    let group = |i: usize| reward_model::Group {
+        prompt: tokens(shape, i, prompt),
+        completions: (0..k).map(|j| tokens(shape, 1_000 + i * k + j, completion)).collect(),
+        ranks: (1..=k as u32).collect(),
+    };
+    let groups: Vec<reward_model::Group> = (0..prompts).map(group).collect();
+    let adam = AdamConfig::default();
+    let plan = reward_model::Plan { epochs: clock.steps, batch: prompts, lr: 9e-6, adam, micro_tokens: 4_096, seed: 1 };
+    let mut state = reward_model::State::new(model(shape, HeadKind::Score)?, &plan)?;
+    Ok(reward_model::train(&mut state, &groups, &plan, &mut clock.listener())?)
+}
+
+fn complete(shape: &Shape, sizes: Sizes, clock: &mut Clock) -> Result<()> {
+    let Sizes { prompts, prompt, completion, .. } = sizes;
+    let decoder = model(shape, HeadKind::LanguageModel)?;
+    let request = |i: usize| Request { episode: i as u64, prompt: tokens(shape, i, prompt) };
+    let requests: Vec<Request> = (0..prompts).map(request).collect();
+    clock.last = Instant::now();
+    for step in 0..clock.steps {
+        let drawn = generate(&decoder, &requests, &Sampling::plain([].into(), completion), Source::new(step, "bench"))?;
+        if drawn.iter().any(|drawn| drawn.ids.len() != completion) {
+            bail!("a completion ended early");
+        }
+        clock.tick();
+    }
+    Ok(())
+}
+
+fn reinforce(stage: Stage, shape: &Shape, sizes: Sizes, clock: &mut Clock) -> Result<()> {
+    let Sizes { prompts: episodes, prompt, completion, .. } = sizes;
+    let ptx = if stage == Stage::PpoPtx { 1 } else { 0 };
+    let plan = ppo::Plan {
+        episodes: clock.steps * episodes as u64,
+        batch: episodes,
+        minibatch: episodes / 4,
+        max_new_tokens: completion,
+        gamma_ptx: f64::from(ptx as u32),
+        ptx_examples: ptx,
+        ..ppo::Plan::preset(ppo::Preset::InstructGpt)
+    };
+    let policy = model(shape, HeadKind::LanguageModel)?;
+    let (reference, reward) = (policy.deep_copy()?, model(shape, HeadKind::Score)?);
+    let prompts: Vec<Vec<u32>> = (0..64).map(|i| tokens(shape, i, prompt)).collect();
+    let windows: Vec<Vec<u32>> = (0..64).map(|i| tokens(shape, 1_000 + i, 128)).collect();
+    let micro_tokens = 4_096;
+    let score = |episodes: &[ppo::Episode]| {
+        let items: Vec<reward_model::Item> = episodes
+            .iter()
+            .map(|episode| reward_model::Item { prompt: &episode.prompt, completion: &episode.completion })
+            .collect();
+        Ok(reward_model::scores(&reward, &items, micro_tokens)?)
+    };
+    let task = ppo::Task {
+        reference: &reference,
+        prompts: &prompts,
+        pretraining: &windows,
+        score: &score,
+        decode: &|_| String::new(),
+        stop: [].into(),
+        seed: 1,
+        micro_tokens,
+    };
+    let value = model(shape, HeadKind::Value)?;
+    let mut state = ppo::State::new(policy, Some(value), &plan)?;
+    Ok(ppo::train(&mut state, &task, &plan, &mut clock.listener())?)
+}
