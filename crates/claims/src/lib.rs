@@ -2,8 +2,11 @@
 //! tolerance, and that is written down as it was measured.
 //!
 //! ```
-//! let (found, wanted) = (0.300_000_1, 0.3);
-//! instruct_claims::holds("examples/addition", "0.1 + 0.2", f64::abs(found - wanted), 1e-6);
+//! use instruct_claims::{holds, relative, worst};
+//! fn check(found: &[f32], wanted: &[f32]) {
+//!     holds("networks/logits", "gpt2-tied", worst(found, wanted), 1e-4);
+//!     holds("networks/gradients", "gpt2-tied embed.weight", relative(found, wanted, 1e-3), 1e-3);
+//! }
 //! ```
 //!
 //! A test says what it compares through [`holds`]; `cargo xtask correctness` runs the tests, gathers
