@@ -3,8 +3,10 @@
 //! The `gemm` crate chooses its way by the shape of the whole product, and some of the ways add in
 //! another order: matrix-vector products, products of at most 256 results, and depths over 512,
 //! which it cuts differently for small and for large products. [`rows_product`] avoids all three, so that
-//! the logits of a token are the same bits whether it is decoded alone or trained on in a batch.
+//! the logits of a token are the same bits whether it is decoded alone or trained on in a batch; few
+//! rows take a way of our own ([`few_rows`]) that adds in the same order.
 
+use crate::{few_rows, simd::Level};
 use rayon::prelude::*;
 
 /// Depth that the `gemm` crate never cuts, whatever the rest of the shape. Longer sums are cut
@@ -46,6 +48,9 @@ impl<'a> Matrix<'a> {
 pub(crate) fn rows_product(x: &[f32], w: &[f32], n: usize, k: usize, out: usize) -> Vec<f32> {
     if out <= NARROW || k <= 2 {
         return narrow_product(x, w, k, out);
+    }
+    if n <= few_rows::MOST_ROWS && Level::best().fuses() {
+        return few_rows::product(x, w, n, k, out, DEPTH);
     }
     if n >= MIN_ROWS {
         return product(Matrix::new(x, n, k), Matrix::new(w, out, k).t());

@@ -53,13 +53,37 @@ pub fn token_nll(hidden: &Tensor, w: &Param, rows: &[u32], targets: &[u32], weig
     op::apply(hidden, TokenNll { head, weights: weights.into(), gradient })
 }
 
-/// The log-probability of `target` and the entropy of `softmax(logits / temperature)`, in nats, by
-/// the arithmetic of [`token_logprob`]: a sampler that records what it drew with this function
-/// records the very bits that training will recompute. `target` must be below `logits.len()`.
-pub fn logprob_of(logits: &[f32], target: u32, temperature: f32) -> (f32, f32) {
-    let mut row = logits.to_vec();
-    let softmax = Level::best().run(Softmax { row: &mut row, scale: 1.0 / temperature });
-    (softmax.logprob(logits[target as usize], 1.0 / temperature), softmax.entropy())
+/// `softmax(logits / temperature)` of one row, by the arithmetic of [`token_logprob`]: a sampler that
+/// records what it drew with this records the very bits that training will recompute.
+#[derive(Clone, Debug)]
+pub struct RowSoftmax {
+    numerators: Vec<f32>,
+    softmax: Softmaxed,
+    scale: f32,
+}
+
+impl RowSoftmax {
+    /// Of `logits (V)`; the temperature is above 0.
+    pub fn new(logits: &[f32], temperature: f32) -> RowSoftmax {
+        let (mut numerators, scale) = (logits.to_vec(), 1.0 / temperature);
+        let softmax = Level::best().run(Softmax { row: &mut numerators, scale });
+        RowSoftmax { numerators, softmax, scale }
+    }
+
+    /// Probabilities times one common factor, `exp((logit - greatest) / temperature)`: `(V)`.
+    pub fn numerators(&self) -> &[f32] {
+        &self.numerators
+    }
+
+    /// Log-probability of the token with this logit, in nats.
+    pub fn logprob(&self, logit: f32) -> f32 {
+        self.softmax.logprob(logit, self.scale)
+    }
+
+    /// Entropy of the distribution, in nats.
+    pub fn entropy(&self) -> f32 {
+        self.softmax.entropy()
+    }
 }
 
 /// Predictions per chunk: enough for the products to run at full speed, few enough that the logits
@@ -262,7 +286,7 @@ impl CustomOp1 for TokenNll {
 
 /// What a pass over a row of logits z leaves, with s the scale: the greatest z, the sum of
 /// `exp(s (z - greatest))`, and the sum of that times `s (z - greatest)`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Softmaxed {
     greatest: f32,
     sum: f32,
@@ -477,8 +501,10 @@ mod tests {
         let batch = token_logprob(&hidden, &w, &rows, &targets, 0.9).unwrap().to_vec2::<f32>().unwrap();
         for row in [0, 1, 255, 256, 511, 512, 599] {
             let alone = logits(&hidden.narrow(0, row, 1).unwrap(), &w).unwrap();
-            let (logprob, entropy) = logprob_of(&numbers(&alone), targets[row], 0.9);
-            assert_eq!([logprob, entropy].map(f32::to_bits), [batch[row][0], batch[row][1]].map(f32::to_bits));
+            let alone = numbers(&alone);
+            let softmax = RowSoftmax::new(&alone, 0.9);
+            let found = [softmax.logprob(alone[targets[row] as usize]), softmax.entropy()];
+            assert_eq!(found.map(f32::to_bits), [batch[row][0], batch[row][1]].map(f32::to_bits));
         }
     }
 }

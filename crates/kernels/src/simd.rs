@@ -185,6 +185,11 @@ impl Level {
         levels
     }
 
+    /// Whether `mul_add` rounds once, as it does in the `gemm` crate wherever the processor can.
+    pub(crate) fn fuses(self) -> bool {
+        self.0 != Kind::Portable
+    }
+
     /// Runs a kernel compiled for this level.
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {

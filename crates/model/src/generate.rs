@@ -197,23 +197,21 @@ fn choose(logits: &[f32], sampling: &Sampling, uniform: f32) -> (u32, f32) {
     let greedy = sampling.temperature == 0.0;
     let temperature = if greedy { 1.0 } else { sampling.temperature };
     // The arithmetic of the training forward, so that both give the same bits.
-    let logprob = |id: usize| kernels::logprob_of(logits, id as u32, temperature).0;
-    if greedy {
-        let best = (0..logits.len()).fold(0, |best, id| if logits[id] > logits[best] { id } else { best });
-        return (best as u32, logprob(best));
-    }
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weight = |id: usize| f64::from(((logits[id] - max) / temperature).exp());
-    let kept = kept(logits, sampling, &weight);
-    let id = match &kept {
-        None => invert(0..logits.len(), &weight, uniform),
-        Some(ids) => invert(ids.iter().copied(), &weight, uniform),
+    let softmax = kernels::RowSoftmax::new(logits, temperature);
+    let numerators = softmax.numerators();
+    let id = if greedy {
+        (0..logits.len()).fold(0, |best, id| if logits[id] > logits[best] { id } else { best })
+    } else {
+        match kept(logits, sampling, numerators) {
+            None => invert(0..logits.len(), numerators, uniform),
+            Some(ids) => invert(ids.into_iter(), numerators, uniform),
+        }
     };
-    (id as u32, logprob(id))
+    (id as u32, softmax.logprob(logits[id]))
 }
 
 /// The ids that top-k and top-p leave, ascending; `None` when they leave all.
-fn kept(logits: &[f32], sampling: &Sampling, weight: &dyn Fn(usize) -> f64) -> Option<Vec<usize>> {
+fn kept(logits: &[f32], sampling: &Sampling, numerators: &[f32]) -> Option<Vec<usize>> {
     let top_k = if sampling.top_k == 0 { logits.len() } else { sampling.top_k.min(logits.len()) };
     if top_k == logits.len() && sampling.top_p >= 1.0 {
         return None;
@@ -221,10 +219,10 @@ fn kept(logits: &[f32], sampling: &Sampling, weight: &dyn Fn(usize) -> f64) -> O
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
     order.truncate(top_k);
-    let total: f64 = order.iter().map(|&id| weight(id)).sum();
+    let total: f64 = order.iter().map(|&id| f64::from(numerators[id])).sum();
     let mut sum = 0.0;
     let enough = order.iter().position(|&id| {
-        sum += weight(id);
+        sum += f64::from(numerators[id]);
         sum >= f64::from(sampling.top_p) * total
     });
     order.truncate(enough.map_or(order.len(), |last| last + 1));
@@ -232,12 +230,12 @@ fn kept(logits: &[f32], sampling: &Sampling, weight: &dyn Fn(usize) -> f64) -> O
     Some(order)
 }
 
-fn invert(ids: impl Iterator<Item = usize> + Clone, weight: &dyn Fn(usize) -> f64, uniform: f32) -> usize {
-    let total: f64 = ids.clone().map(weight).sum();
+fn invert(ids: impl Iterator<Item = usize> + Clone, numerators: &[f32], uniform: f32) -> usize {
+    let total: f64 = ids.clone().map(|id| f64::from(numerators[id])).sum();
     let target = f64::from(uniform) * total;
     let (mut sum, mut last) = (0.0, 0);
     for id in ids {
-        let w = weight(id);
+        let w = f64::from(numerators[id]);
         if w > 0.0 {
             sum += w;
             last = id;
@@ -266,8 +264,8 @@ mod tests {
         for i in 0..n {
             let (id, logprob) = choose(logits, &sampling, (f32::from(i) + 0.5) / f32::from(n));
             shares[id as usize] += 1.0 / f64::from(n);
-            let whole = kernels::logprob_of(logits, id, if temperature == 0.0 { 1.0 } else { temperature }).0;
-            assert_eq!(logprob, whole, "the whole softmax, whatever was cut away");
+            let whole = kernels::RowSoftmax::new(logits, if temperature == 0.0 { 1.0 } else { temperature });
+            assert_eq!(logprob, whole.logprob(logits[id as usize]), "the whole softmax, whatever was cut away");
         }
         for (share, wanted) in shares.iter().zip(wanted) {
             assert!((share - wanted).abs() < 2e-4, "{shares:?}, wanted {wanted:?}");

@@ -19,7 +19,7 @@ pub(crate) struct Args {
     #[arg(long)]
     check: bool,
     /// Break the formulas of fixtures/reference/breaks.toml one by one, in a copy of the repository, and
-    /// record which tests fail (a quarter of an hour)
+    /// record which tests fail (half an hour at first, which builds everything again)
     #[arg(long, conflicts_with = "check")]
     breaks: bool,
     /// What the tests measured; without it they are run

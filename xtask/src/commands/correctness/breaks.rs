@@ -91,7 +91,8 @@ impl Break {
     }
 }
 
-/// A copy of the repository that shares its compiled dependencies.
+/// A copy of the repository, built in a folder of its own: cargo takes the crates of two checkouts for
+/// the same, and would leave broken ones to the original.
 struct Copy {
     root: PathBuf,
     original: PathBuf,
@@ -99,7 +100,7 @@ struct Copy {
 
 impl Copy {
     fn of(original: &Path) -> Result<Copy> {
-        let root = original.join("target/breaks");
+        let root = original.join("target/breaks/copy");
         if root.exists() {
             fs::remove_dir_all(&root)?;
         }
@@ -117,7 +118,7 @@ impl Copy {
     fn failing(&self, package: &str) -> Result<Vec<String>> {
         let mut tests = Command::new("cargo");
         tests.args(["test", "--release", "--offline", "--no-fail-fast", "--lib", "--tests", "--package", package]);
-        tests.current_dir(&self.root).env("CARGO_TARGET_DIR", self.original.join("target"));
+        tests.current_dir(&self.root).env("CARGO_TARGET_DIR", self.original.join("target/breaks/target"));
         tests.env_remove(instruct_claims::FILE).env("RUST_BACKTRACE", "0");
         let shared = std::env::var_os("INSTRUCT_SHARED").map_or_else(|| "../shared".into(), PathBuf::from);
         tests.env("INSTRUCT_SHARED", self.original.join(shared));

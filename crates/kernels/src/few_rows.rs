@@ -1,0 +1,120 @@
+//! `x wᵀ` for few rows, where reading the weights is all the work: decoding.
+//!
+//! The `gemm` crate repacks its operands at every call, which costs a decoding step several readings
+//! of the weights. Here every weight is read once, where it lies: sixteen rows of `w` by sixteen
+//! channels are turned in registers, so that one vector holds one channel of sixteen results, and then
+//! serve all rows of `x`. Each result is one chain of fused multiply-adds in the order of the
+//! channels, cut into panels like the products of [`crate::gemm`], and so has the same bits.
+
+use crate::{
+    attention::Shared,
+    norm::load,
+    simd::{Kernel, LANES, Lanes, Level, Vector},
+};
+use rayon::prelude::*;
+
+/// Most rows that are worth it: beyond, the `gemm` crate's packing pays off.
+pub(crate) const MOST_ROWS: usize = 32;
+
+/// Multiply-adds below which a task is not worth handing to another thread.
+const TASK: usize = 1 << 18;
+
+/// `x wᵀ` for `x (n, k)` and `w (out, k)`: `(n, out)`, with n at most [`MOST_ROWS`]. `depth` is where
+/// sums are cut.
+pub(crate) fn product(x: &[f32], w: &[f32], n: usize, k: usize, out: usize, depth: usize) -> Vec<f32> {
+    let mut y = vec![0.0; n * out];
+    let shared = Shared::new(&mut y);
+    let tasks = w.par_chunks(LANES * k).enumerate().with_min_len((TASK / (n * k * LANES).max(1)).max(1));
+    tasks.for_each(|(block, w)| {
+        let mut sums = [[0.0; LANES]; MOST_ROWS];
+        Level::best().run(Block { x, w, n, k, depth, sums: &mut sums });
+        let width = w.len() / k;
+        for (row, sums) in sums[..n].iter().enumerate() {
+            // SAFETY: these columns of every row belong to this block alone.
+            #[allow(unsafe_code)]
+            let y = unsafe { shared.slice(row * out + block * LANES, width) };
+            y.copy_from_slice(&sums[..width]);
+        }
+    });
+    y
+}
+
+/// Sixteen columns of the result, or fewer at its edge.
+struct Block<'a> {
+    x: &'a [f32],
+    /// Their rows of weights.
+    w: &'a [f32],
+    n: usize,
+    k: usize,
+    depth: usize,
+    /// One vector for each row of `x`.
+    sums: &'a mut [Vector; MOST_ROWS],
+}
+
+impl Kernel for Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Block { x, w, n, k, depth, sums } = self;
+        for start in (0..k).step_by(depth) {
+            let end = k.min(start + depth);
+            let mut panel = [[0.0; LANES]; MOST_ROWS];
+            for at in (start..end).step_by(LANES) {
+                let channels = turned(lanes, w, k, at, end);
+                let used = LANES.min(end - at);
+                let mut row = 0;
+                while row + 4 <= n {
+                    add::<L, 4>(lanes, x, k, at, &channels[..used], row, &mut panel);
+                    row += 4;
+                }
+                while row < n {
+                    add::<L, 1>(lanes, x, k, at, &channels[..used], row, &mut panel);
+                    row += 1;
+                }
+            }
+            for (sum, panel) in sums[..n].iter_mut().zip(&panel) {
+                let total = if start == 0 { lanes.load(panel) } else { lanes.add(lanes.load(sum), lanes.load(panel)) };
+                lanes.store(total, sum);
+            }
+        }
+    }
+}
+
+/// Channels `at..end`, sixteen at most, of all rows of `w`: one vector per channel.
+#[inline(always)]
+fn turned<L: Lanes>(lanes: L, w: &[f32], k: usize, at: usize, end: usize) -> [Vector; LANES] {
+    let mut rows = [lanes.splat(0.0); LANES];
+    for (vector, row) in rows.iter_mut().zip(w.chunks_exact(k)) {
+        *vector = load(lanes, &row[at..end.min(at + LANES)], 0, 0.0);
+    }
+    let mut channels = [[0.0; LANES]; LANES];
+    for (channel, vector) in channels.iter_mut().zip(lanes.transpose(rows)) {
+        lanes.store(vector, channel);
+    }
+    channels
+}
+
+/// Adds the products of `R` rows of `x`, from `row` on, with these channels.
+#[inline(always)]
+fn add<L: Lanes, const R: usize>(
+    lanes: L,
+    x: &[f32],
+    k: usize,
+    at: usize,
+    channels: &[Vector],
+    row: usize,
+    panel: &mut [Vector; MOST_ROWS],
+) {
+    let x: [&[f32]; R] = std::array::from_fn(|r| &x[(row + r) * k + at..][..channels.len()]);
+    let mut sums: [L::V; R] = std::array::from_fn(|r| lanes.load(&panel[row + r]));
+    for (j, channel) in channels.iter().enumerate() {
+        let channel = lanes.load(channel);
+        for r in 0..R {
+            sums[r] = lanes.mul_add(lanes.splat(x[r][j]), channel, sums[r]);
+        }
+    }
+    for r in 0..R {
+        lanes.store(sums[r], &mut panel[row + r]);
+    }
+}
