@@ -85,7 +85,11 @@ impl Kernel for Block<'_> {
 #[inline(always)]
 fn turned<L: Lanes>(lanes: L, w: &[f32], k: usize, at: usize, end: usize) -> [Vector; LANES] {
     let mut rows = [lanes.splat(0.0); LANES];
-    for (vector, row) in rows.iter_mut().zip(w.chunks_exact(k)) {
+    // Sixteen rows are read side by side, which no processor foresees. The next sixteen are asked for
+    // meanwhile, in the order in which they lie.
+    let ahead = w.as_ptr().wrapping_add(LANES * (k + at));
+    for (i, (vector, row)) in rows.iter_mut().zip(w.chunks_exact(k)).enumerate() {
+        lanes.prefetch(ahead.wrapping_add(LANES * i));
         *vector = load(lanes, &row[at..end.min(at + LANES)], 0, 0.0);
     }
     let mut channels = [[0.0; LANES]; LANES];

@@ -59,14 +59,25 @@ pub(crate) trait Lanes: Copy {
     /// step of a transposition. `stride` is 1, 2, 4 or 8.
     fn exchange(self, a: Self::V, b: Self::V, stride: usize) -> (Self::V, Self::V);
 
+    /// Asks for the memory at `at` to be near soon. It need not be anybody's.
+    fn prefetch(self, at: *const f32);
+
     /// The transpose of sixteen vectors.
     #[inline(always)]
-    fn transpose(self, mut rows: [Self::V; LANES]) -> [Self::V; LANES] {
-        for stride in [8, 4, 2, 1] {
-            for i in 0..LANES {
-                if i & stride == 0 {
-                    (rows[i], rows[i + stride]) = self.exchange(rows[i], rows[i + stride], stride);
-                }
+    fn transpose(self, rows: [Self::V; LANES]) -> [Self::V; LANES] {
+        // Written out, because a loop over the four would keep the vectors in memory.
+        let rows = self.exchange_all::<8>(rows);
+        let rows = self.exchange_all::<4>(rows);
+        let rows = self.exchange_all::<2>(rows);
+        self.exchange_all::<1>(rows)
+    }
+
+    /// One step of a transposition.
+    #[inline(always)]
+    fn exchange_all<const STRIDE: usize>(self, mut rows: [Self::V; LANES]) -> [Self::V; LANES] {
+        for i in 0..LANES {
+            if i & STRIDE == 0 {
+                (rows[i], rows[i + STRIDE]) = self.exchange(rows[i], rows[i + STRIDE], STRIDE);
             }
         }
         rows
@@ -293,6 +304,8 @@ impl Lanes for Portable {
         })
     }
     #[inline(always)]
+    fn prefetch(self, _at: *const f32) {}
+    #[inline(always)]
     fn exchange(self, a: Vector, b: Vector, stride: usize) -> (Vector, Vector) {
         let low = lanewise(|i| if i & stride == 0 { a[i] } else { b[i - stride] });
         let high = lanewise(|i| if i & stride == 0 { a[i + stride] } else { b[i] });
@@ -400,6 +413,11 @@ mod x86 {
             unsafe { _mm512_scalef_ps(v, n) }
         }
         #[inline(always)]
+        fn prefetch(self, at: *const f32) {
+            // SAFETY: a prefetch of any address has no effect that a program could see.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
+        #[inline(always)]
         fn exchange(self, a: __m512, b: __m512, stride: usize) -> (__m512, __m512) {
             // Lanes of `b` are numbered from 16 on.
             let low: [i32; LANES] =
@@ -502,6 +520,11 @@ mod x86 {
                     |n| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127))));
                 _mm256_mul_ps(_mm256_mul_ps(v[i], power(half)), power(_mm256_sub_epi32(n, half)))
             })
+        }
+        #[inline(always)]
+        fn prefetch(self, at: *const f32) {
+            // SAFETY: a prefetch of any address has no effect that a program could see.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         }
         #[inline(always)]
         fn exchange(self, a: [__m256; 2], b: [__m256; 2], stride: usize) -> ([__m256; 2], [__m256; 2]) {
