@@ -117,4 +117,4 @@ mod tests;
 
 pub use composed::attention_composed;
 pub(crate) use composed::{Sequence, Split, compose};
-pub(crate) use fused::{Columns, Shared, for_each};
+pub(crate) use fused::{Columns, for_each};

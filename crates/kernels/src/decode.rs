@@ -3,8 +3,9 @@
 use crate::{
     Error, HeadLayout, Result,
     attend::{Attend, PutRows, Query, put_transposed, seen, vectors},
-    attention::{Columns, Sequence, Shared, Split, check, check_layout, compose, for_each},
+    attention::{Columns, Sequence, Split, check, check_layout, compose, for_each},
     op,
+    shared::Shared,
     simd::{LANES, Level, Vector},
 };
 use candle_core::{DType, Device, Tensor};

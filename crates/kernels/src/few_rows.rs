@@ -7,13 +7,13 @@
 //! channels, cut into panels like the products of [`crate::gemm`], and so has the same bits.
 
 use crate::{
-    attention::Shared,
     norm::load,
+    shared::Shared,
     simd::{Kernel, LANES, Lanes, Level, Vector},
 };
 use rayon::prelude::*;
 
-/// Most rows that are worth it: beyond, the `gemm` crate's packing pays off.
+/// Most rows that are worth it: beyond about these the `gemm` crate's packing pays off.
 pub(crate) const MOST_ROWS: usize = 32;
 
 /// Multiply-adds below which a task is not worth handing to another thread.
@@ -23,6 +23,9 @@ const TASK: usize = 1 << 18;
 /// sums are cut.
 pub(crate) fn product(x: &[f32], w: &[f32], n: usize, k: usize, out: usize, depth: usize) -> Vec<f32> {
     let mut y = vec![0.0; n * out];
+    if n == 0 {
+        return y;
+    }
     let shared = Shared::new(&mut y);
     let tasks = w.par_chunks(LANES * k).enumerate().with_min_len((TASK / (n * k * LANES).max(1)).max(1));
     tasks.for_each(|(block, w)| {

@@ -177,6 +177,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::on;
     use instruct_random::Source;
 
     fn random(purpose: &str, len: usize) -> Vec<f32> {
@@ -202,6 +203,14 @@ mod tests {
                 let same = part.iter().zip(&whole[first * out..]).all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(same && part.len() == n * out, "k {k}, out {out}, rows {first}+{n}, {threads} threads");
             }
+        }
+        // Few rows take a way of our own, which has its own instructions at every level.
+        for (level, n) in
+            Level::available().into_iter().flat_map(|level| [1, 7, few_rows::MOST_ROWS].map(|n| (level, n)))
+        {
+            let part = on(level, 2, false, || rows_product(&x[..n * k], &w, n, k, out));
+            let same = part.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "k {k}, out {out}, {n} rows, {level:?}");
         }
     }
 

@@ -101,5 +101,6 @@ mod op;
 mod parameters;
 mod rms_norm;
 mod rope;
+mod shared;
 mod simd;
 mod threads;

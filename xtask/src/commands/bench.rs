@@ -78,6 +78,9 @@ fn median(values: &[f64]) -> f64 {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.steps == 0 || args.rounds == 0 {
+        bail!("--steps and --rounds are at least 1");
+    }
     let stages = if args.stage.is_empty() { Stage::ALL.to_vec() } else { args.stage.clone() };
     if let Some(sizes) = args.alone {
         let turn = stages::measure(stages[0], &args.shape[0], sizes, args.steps)?;
@@ -90,8 +93,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         for &stage in &stages {
             let sizes = stage.sizes(shape);
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-            for round in 1..=args.rounds.max(1) {
-                say(&format!("{shape} {stage}: round {round} of {}", args.rounds.max(1)));
+            for round in 1..=args.rounds {
+                say(&format!("{shape} {stage}: round {round} of {}", args.rounds));
                 if let Some(peer) = peer.as_ref().filter(|_| stage.has_peer()) {
                     theirs.push(peer.turn(stage, shape, sizes, args.steps)?);
                 }
@@ -129,9 +132,4 @@ fn parse_turn(process: &mut Command) -> Result<Turn> {
     }
     let line = text.lines().last().unwrap_or_default();
     serde_json::from_str(line).with_context(|| format!("{process:?} printed `{line}`"))
-}
-
-/// Most memory that this process has held, in megabytes; NaN where the system does not tell.
-fn peak_mb() -> f64 {
-    crate::evaluate::peak_memory_mb()
 }

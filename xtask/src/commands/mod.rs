@@ -15,7 +15,10 @@ pub(crate) mod score;
 
 use crate::say;
 use anyhow::{Context, Result, bail};
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// Writes a whole file, so that a failure leaves the old content or none.
 pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
@@ -37,4 +40,15 @@ pub(crate) fn execute(command: &mut Command) -> Result<()> {
         return Ok(());
     }
     bail!("{command:?} failed with {status}")
+}
+
+/// The Python of an environment at `place` that has these packages; made when it is not there.
+pub(crate) fn python_environment(place: &Path, packages: impl Iterator<Item = String>) -> Result<PathBuf> {
+    let python = place.join("bin/python");
+    if !python.exists() {
+        say(&format!("an environment with gigabytes of packages is made at {}", place.display()));
+        execute(Command::new("python3").args(["-m", "venv"]).arg(place))?;
+    }
+    execute(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages))?;
+    Ok(python)
 }

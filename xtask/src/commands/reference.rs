@@ -1,7 +1,7 @@
 //! `reference`: makes the golden values of `fixtures/reference` anew with torch and transformers, or
 //! compares.
 
-use super::execute;
+use super::{execute, python_environment};
 use crate::{print, say};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, safetensors};
@@ -77,14 +77,8 @@ fn make(python: &Path, folder: &Path, out: &Path) -> Result<()> {
 
 /// An environment with the packages of every `versions.json`, made once.
 fn environment(folder: &Path) -> Result<PathBuf> {
-    let place = Path::new("target/reference-environment");
-    let python = place.join("bin/python");
-    if !python.exists() {
-        execute(Command::new("python3").args(["-m", "venv"]).arg(place))?;
-    }
     let packages = packages(folder)?.into_iter().chain(["safetensors".to_owned(), "numpy".to_owned()]);
-    execute(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages))?;
-    Ok(python)
+    python_environment(Path::new("target/reference-environment"), packages)
 }
 
 /// The packages that the values were made with, as pip pins them.

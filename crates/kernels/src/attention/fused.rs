@@ -8,13 +8,13 @@ use crate::{
         Attend, AttendBackward, Gradient, PutRows, PutTransposed, Query, Scratch, Softmax, get_row, seen, vectors,
     },
     op,
+    shared::Shared,
     simd::{LANES, Level, Vector},
 };
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 use rayon::prelude::*;
 use std::{
     cell::RefCell,
-    marker::PhantomData,
     ops::Range,
     sync::{Arc, OnceLock},
 };
@@ -318,29 +318,4 @@ pub(crate) fn for_each<T: Send>(
     let run = |item| SCRATCH.with_borrow_mut(|scratch| f(item, scratch));
     let min = if work < SERIAL_BELOW { items.len() } else { 1 };
     items.with_min_len(min.max(1)).with_max_len(min.max(1)).for_each(run);
-}
-
-/// Elements that tasks write concurrently, each task its own.
-pub(crate) struct Shared<'a, T>(*mut T, usize, PhantomData<&'a mut [T]>);
-
-// SAFETY: the only access is `slice`, whose callers promise that no two threads meet.
-#[allow(unsafe_code)]
-unsafe impl<T: Send> Sync for Shared<'_, T> {}
-
-impl<'a, T> Shared<'a, T> {
-    pub(crate) fn new(elements: &'a mut [T]) -> Shared<'a, T> {
-        Shared(elements.as_mut_ptr(), elements.len(), PhantomData)
-    }
-
-    /// Elements `start..start + len`.
-    ///
-    /// # Safety
-    ///
-    /// While the slice lives, nobody else asks for any of its elements.
-    #[allow(unsafe_code, clippy::mut_from_ref)]
-    pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
-        assert!(len <= self.1 && start <= self.1 - len, "a slice outside the shared elements");
-        // SAFETY: inside the borrowed elements by the assertion, and unshared by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
-    }
 }

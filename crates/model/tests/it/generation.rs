@@ -98,7 +98,7 @@ fn what_was_recorded_is_what_training_computes() {
                 let trained = kernels::token_logprob(&hidden, unembedding, &rows, &targets, at).unwrap();
                 let trained: Vec<f32> = trained.to_vec2::<f32>().unwrap().iter().map(|row| row[0]).collect();
                 let recorded: Vec<f32> = completions.iter().flat_map(|c| &c.logprobs).copied().collect();
-                let case = format!("{:?} at {temperature}", config.family);
+                let case = format!("{:?} at {temperature}, top-k {top_k}, top-p {top_p}", config.family);
                 holds("generation/recorded-logprobs", &case, worst(&recorded, &trained), 0.0);
             }
         }

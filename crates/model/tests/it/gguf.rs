@@ -299,7 +299,7 @@ fn check_greedy(file: &Path, case: &str) {
     let completions = generate(&decoder, &requests, &sampling, Source::new(1, "greedy")).unwrap();
     let others: usize =
         completions.iter().zip(prompts).map(|(c, prompt)| crate::other_tokens(&c.ids, &ids(prompt, "greedy"))).sum();
-    holds("generation/gguf-greedy", case, others as f64, 0.0);
+    holds(&format!("generation/gguf-greedy-{case}"), case, others as f64, 0.0);
 
     let texts = prompts.iter().filter_map(|prompt| Some((prompt["text"].as_str()?, ids(prompt, "ids"))));
     for (text, ids) in texts {

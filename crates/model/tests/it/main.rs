@@ -101,6 +101,11 @@ fn tensors(file: &Path) -> Golden {
     parsed.iter().map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), read(view)))).collect()
 }
 
+/// All elements of a tensor of any float dtype.
+fn numbers(tensor: &candle_core::Tensor) -> Vec<f32> {
+    tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
 /// Little-endian `f32`.
 fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect()

@@ -1,7 +1,7 @@
 //! The other side: torch, transformers and TRL in processes of their own (peer.py).
 
 use super::{Shape, Sizes, Stage, Turn, parse_turn};
-use crate::{commands::execute, say};
+use crate::commands::python_environment;
 use anyhow::{Context, Result, bail};
 use instruct_model::Family;
 use std::{
@@ -11,7 +11,7 @@ use std::{
 };
 
 /// TRL 1.12 is the last release whose PPO lies in `trl.experimental.ppo`.
-const PACKAGES: [&str; 4] = ["torch", "transformers", "trl==1.12.0", "datasets"];
+const PACKAGES: [&str; 4] = ["torch==2.15.0", "transformers==5.23.0", "trl==1.12.0", "datasets"];
 
 /// A Python that has the packages, and the script that it runs.
 pub(super) struct Peer {
@@ -24,7 +24,9 @@ impl Peer {
     pub(super) fn find(python: Option<&Path>) -> Result<Peer> {
         let script = tempfile::Builder::new().suffix(".py").tempfile()?;
         std::fs::write(script.path(), include_str!("peer.py"))?;
-        let python = python.map_or_else(environment, |python| Ok(python.to_owned()))?;
+        let place = Path::new("target/bench-environment");
+        let made = || python_environment(place, PACKAGES.map(str::to_owned).into_iter());
+        let python = python.map_or_else(made, |python| Ok(python.to_owned()))?;
         Ok(Peer { python, script })
     }
 
@@ -51,15 +53,4 @@ impl Peer {
         process.arg(rayon::current_num_threads().to_string());
         parse_turn(&mut process)
     }
-}
-
-fn environment() -> Result<PathBuf> {
-    let place = Path::new("target/bench-environment");
-    let python = place.join("bin/python");
-    if !python.exists() {
-        say("making an environment with torch, transformers and TRL under target/ (gigabytes)");
-        execute(Command::new("python3").args(["-m", "venv"]).arg(place))?;
-    }
-    execute(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PACKAGES))?;
-    Ok(python)
 }

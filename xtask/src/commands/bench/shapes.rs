@@ -37,8 +37,8 @@ pub(super) fn parse(text: &str) -> Result<Shape, String> {
         "gpt2" => of(gpt2(12, 768, 12, 50_257), 8, 4, 2),
         "smollm2" => of(smollm2(), 8, 4, 2),
         _ => {
-            let numbers: Vec<usize> = text.split(',').filter_map(|part| part.parse().ok()).collect();
-            let &[layers, width, heads, vocab] = &numbers[..] else {
+            let numbers: Result<Vec<usize>, _> = text.split(',').map(str::parse).collect();
+            let Ok(&[layers, width, heads, vocab]) = numbers.as_deref() else {
                 return Err("not tiny, gpt2, smollm2 or LAYERS,WIDTH,HEADS,VOCABULARY".to_owned());
             };
             let config = gpt2(layers, width, heads, vocab);
@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(parameters("gpt2"), 124_439_808);
         assert_eq!(parameters("smollm2"), 134_515_008);
         assert_eq!(parameters("12,768,12,50257"), parameters("gpt2"));
-        for text in ["", "huge", "1,2,3", "4,250,3,100"] {
+        for text in ["", "huge", "1,2,3", "4,250,3,100", "4,256,x,4,4096"] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

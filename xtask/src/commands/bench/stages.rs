@@ -1,6 +1,7 @@
 //! Every stage through the very calls that a training run makes, on made-up tokens.
 
-use super::{Shape, Turn, peak_mb};
+use super::{Shape, Turn};
+use crate::evaluate::peak_memory_mb;
 use anyhow::{Result, bail};
 use candle_core::{DType, Device};
 use instruct_kernels::Path as KernelPath;
@@ -33,9 +34,9 @@ impl fmt::Display for Sizes {
 
 /// Reads what is displayed.
 pub(super) fn parse_sizes(text: &str) -> Result<Sizes, String> {
-    let numbers: Vec<usize> = text.split(',').filter_map(|part| part.parse().ok()).collect();
-    match numbers[..] {
-        [prompts, k, prompt, completion] => Ok(Sizes { prompts, k, prompt, completion }),
+    let numbers: Result<Vec<usize>, _> = text.split(',').map(str::parse).collect();
+    match numbers.as_deref() {
+        Ok(&[prompts, k, prompt, completion]) => Ok(Sizes { prompts, k, prompt, completion }),
         _ => Err("not PROMPTS,K,PROMPT,COMPLETION".to_owned()),
     }
 }
@@ -124,7 +125,7 @@ pub(super) fn measure(stage: Stage, shape: &Shape, sizes: Sizes, steps: usize) -
     if clock.seconds.len() != steps + 1 {
         bail!("{} of {} steps were measured", clock.seconds.len(), steps + 1);
     }
-    Ok(Turn { seconds: clock.seconds.split_off(1), tokens: stage.tokens(sizes), peak_mb: peak_mb() })
+    Ok(Turn { seconds: clock.seconds.split_off(1), tokens: stage.tokens(sizes), peak_mb: peak_memory_mb() })
 }
 
 /// Seconds from one step to the next.
