@@ -70,7 +70,10 @@ enum Command {
 
 fn main() -> ExitCode {
     instruct_kernels::settle_threads();
-    match run(Cli::parse().command) {
+    let command = Cli::parse().command;
+    // On a thread of the pool, or every parallel operation would begin by waking it and going to sleep:
+    // a third of the time of a decoding step of a small model.
+    match rayon::scope(|_| run(command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&format!("error: {error:#}"));

@@ -65,15 +65,19 @@ impl Kernel for Block<'_> {
             let mut panel = [[0.0; LANES]; MOST_ROWS];
             for at in (start..end).step_by(LANES) {
                 let channels = turned(lanes, w, k, at, end);
-                let used = LANES.min(end - at);
+                let channels = &channels[..LANES.min(end - at)];
                 let mut row = 0;
-                while row + 4 <= n {
-                    add::<L, 4>(lanes, x, k, at, &channels[..used], row, &mut panel);
-                    row += 4;
+                // Eight chains of additions at a time hide how long each addition takes.
+                while row + 8 <= n {
+                    add::<L, 8>(lanes, x, k, at, channels, row, &mut panel);
+                    row += 8;
                 }
-                while row < n {
-                    add::<L, 1>(lanes, x, k, at, &channels[..used], row, &mut panel);
-                    row += 1;
+                while row + 2 <= n {
+                    add::<L, 2>(lanes, x, k, at, channels, row, &mut panel);
+                    row += 2;
+                }
+                if row < n {
+                    add::<L, 1>(lanes, x, k, at, channels, row, &mut panel);
                 }
             }
             for (sum, panel) in sums[..n].iter_mut().zip(&panel) {
@@ -113,15 +117,32 @@ fn add<L: Lanes, const R: usize>(
     row: usize,
     panel: &mut [Vector; MOST_ROWS],
 ) {
-    let x: [&[f32]; R] = std::array::from_fn(|r| &x[(row + r) * k + at..][..channels.len()]);
     let mut sums: [L::V; R] = std::array::from_fn(|r| lanes.load(&panel[row + r]));
-    for (j, channel) in channels.iter().enumerate() {
-        let channel = lanes.load(channel);
-        for r in 0..R {
-            sums[r] = lanes.mul_add(lanes.splat(x[r][j]), channel, sums[r]);
+    match channels.as_array::<LANES>() {
+        Some(channels) => {
+            let x: [&Vector; R] = std::array::from_fn(|r| first(&x[(row + r) * k + at..]));
+            for j in 0..LANES {
+                let channel = lanes.load(&channels[j]);
+                for r in 0..R {
+                    sums[r] = lanes.mul_add(lanes.splat(x[r][j]), channel, sums[r]);
+                }
+            }
+        }
+        None => {
+            for (j, channel) in channels.iter().enumerate() {
+                let channel = lanes.load(channel);
+                for r in 0..R {
+                    sums[r] = lanes.mul_add(lanes.splat(x[(row + r) * k + at + j]), channel, sums[r]);
+                }
+            }
         }
     }
     for r in 0..R {
         lanes.store(sums[r], &mut panel[row + r]);
     }
+}
+
+#[inline(always)]
+fn first(x: &[f32]) -> &Vector {
+    x.first_chunk().expect("a full block of channels lies inside its row")
 }
