@@ -40,6 +40,11 @@ impl Sampling {
         Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, stop, max_new_tokens, slots: 64 }
     }
 
+    /// What logits are divided by: at temperature 0 the greedy choice is recorded as at 1.
+    fn scale(&self) -> f32 {
+        if self.temperature == 0.0 { 1.0 } else { self.temperature }
+    }
+
     fn check(&self) -> Result<()> {
         let refuse = |problem| Err(Error::Sampling { problem });
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
@@ -53,7 +58,7 @@ impl Sampling {
 }
 
 /// One drawn completion of `T` tokens.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Completion {
     /// The request's episode.
     pub episode: u64,
@@ -62,6 +67,8 @@ pub struct Completion {
     /// Log-probability of each under the whole softmax at the sampling temperature (at 1 when
     /// greedy), before top-k and top-p, in nats, `(T,)`.
     pub logprobs: Vec<f32>,
+    /// Entropy of the same softmax before each token, in nats, `(T,)`.
+    pub entropies: Vec<f32>,
     /// Whether a stop token ended it, rather than the cap.
     pub ended_by_eos: bool,
 }
@@ -139,7 +146,7 @@ impl<'a> Batch<'a> {
         for slot in self.slots.iter_mut().filter(|slot| slot.is_none()) {
             let Some(request) = self.waiting.pop_front() else { break };
             let Request { episode, ref prompt } = self.requests[request];
-            let completion = Completion { episode, ids: Vec::new(), logprobs: Vec::new(), ended_by_eos: false };
+            let completion = Completion { episode, ..Completion::default() };
             *slot = Some(Running { request, pending: prompt.clone(), cached: 0, completion });
         }
         self.slots.iter().any(Option::is_some)
@@ -163,11 +170,14 @@ impl<'a> Batch<'a> {
         let logits = logits.to_dtype(candle_core::DType::F32)?.to_vec2::<f32>()?;
         let mut running: Vec<&mut Running> = self.slots.iter_mut().flatten().collect();
         running.par_iter_mut().zip(logits).for_each(|(running, row)| {
-            let Completion { episode, ids, logprobs, .. } = &mut running.completion;
+            let Completion { episode, ids, logprobs, entropies, .. } = &mut running.completion;
             let uniform = source.at([*episode, ids.len() as u64]).uniform();
-            let (id, logprob) = choose(&row, sampling, uniform);
+            // The arithmetic of the training forward, so that both give the same bits.
+            let softmax = kernels::RowSoftmax::new(&row, sampling.scale());
+            let id = choose(&row, &softmax, sampling, uniform);
             ids.push(id);
-            logprobs.push(logprob);
+            logprobs.push(softmax.logprob(row[id as usize]));
+            entropies.push(softmax.entropy());
             running.pending.push(id);
         });
         self.retire(&sampling.stop);
@@ -192,22 +202,17 @@ impl<'a> Batch<'a> {
 }
 
 /// The token that `uniform` in `[0, 1)` falls on, by inversion over ids in ascending order (over
-/// the kept ones when truncated), and its log-probability under the whole softmax.
-fn choose(logits: &[f32], sampling: &Sampling, uniform: f32) -> (u32, f32) {
-    let greedy = sampling.temperature == 0.0;
-    let temperature = if greedy { 1.0 } else { sampling.temperature };
-    // The arithmetic of the training forward, so that both give the same bits.
-    let softmax = kernels::RowSoftmax::new(logits, temperature);
+/// the kept ones when truncated).
+fn choose(logits: &[f32], softmax: &kernels::RowSoftmax, sampling: &Sampling, uniform: f32) -> u32 {
+    if sampling.temperature == 0.0 {
+        return (0..logits.len()).fold(0, |best, id| if logits[id] > logits[best] { id } else { best }) as u32;
+    }
     let numerators = softmax.numerators();
-    let id = if greedy {
-        (0..logits.len()).fold(0, |best, id| if logits[id] > logits[best] { id } else { best })
-    } else {
-        match kept(logits, sampling, numerators) {
-            None => invert(0..logits.len(), numerators, uniform),
-            Some(ids) => invert(ids.into_iter(), numerators, uniform),
-        }
+    let id = match kept(logits, sampling, numerators) {
+        None => invert(0..logits.len(), numerators, uniform),
+        Some(ids) => invert(ids.into_iter(), numerators, uniform),
     };
-    (id as u32, softmax.logprob(logits[id]))
+    id as u32
 }
 
 /// The ids that top-k and top-p leave, ascending; `None` when they leave all.
@@ -262,10 +267,9 @@ mod tests {
         let n = 10_000u16;
         let mut shares = vec![0.0; logits.len()];
         for i in 0..n {
-            let (id, logprob) = choose(logits, &sampling, (f32::from(i) + 0.5) / f32::from(n));
+            let softmax = kernels::RowSoftmax::new(logits, sampling.scale());
+            let id = choose(logits, &softmax, &sampling, (f32::from(i) + 0.5) / f32::from(n));
             shares[id as usize] += 1.0 / f64::from(n);
-            let whole = kernels::RowSoftmax::new(logits, if temperature == 0.0 { 1.0 } else { temperature });
-            assert_eq!(logprob, whole.logprob(logits[id as usize]), "the whole softmax, whatever was cut away");
         }
         for (share, wanted) in shares.iter().zip(wanted) {
             assert!((share - wanted).abs() < 2e-4, "{shares:?}, wanted {wanted:?}");
@@ -297,8 +301,9 @@ mod tests {
     #[test]
     fn the_ends_of_the_line_belong_to_the_first_and_last_token() {
         let plain = Sampling::plain([].into(), 1);
-        assert_eq!(choose(&LOGITS, &plain, 0.0).0, 0);
-        assert_eq!(choose(&LOGITS, &plain, 1.0 - f32::EPSILON / 2.0).0, 3);
-        assert_eq!(choose(&[0.0, f32::NEG_INFINITY], &plain, 1.0 - f32::EPSILON / 2.0).0, 0);
+        let choose = |logits: &[f32], uniform| choose(logits, &kernels::RowSoftmax::new(logits, 1.0), &plain, uniform);
+        assert_eq!(choose(&LOGITS, 0.0), 0);
+        assert_eq!(choose(&LOGITS, 1.0 - f32::EPSILON / 2.0), 3);
+        assert_eq!(choose(&[0.0, f32::NEG_INFINITY], 1.0 - f32::EPSILON / 2.0), 0);
     }
 }

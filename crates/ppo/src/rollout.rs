@@ -9,7 +9,7 @@ use crate::{
 };
 use candle_core::{DType, Tensor};
 use instruct_data::Packed;
-use instruct_kernels::token_logprob;
+use instruct_kernels::{Path, token_logprob};
 use instruct_model::{Decoder, Pass, Request, Sampling, generate};
 use instruct_random::Source;
 use std::{collections::BTreeSet, ops::Range};
@@ -45,7 +45,8 @@ pub struct Rollout {
     pub tokens: Vec<Range<usize>>,
     /// Log-probabilities recorded while sampling, `(M,)`.
     pub sampled: Vec<f32>,
-    /// Log-probabilities under the policy before the update, `(M,)`.
+    /// Log-probabilities under the policy before the update, `(M,)`; those of sampling where the path
+    /// makes them the same bits.
     pub old: Vec<f32>,
     /// Log-probabilities under the reference, `(M,)`.
     pub reference: Vec<f32>,
@@ -61,6 +62,9 @@ pub struct Rollout {
 
 impl Rollout {
     /// Samples one completion per request at the plan's temperature, without truncation.
+    ///
+    /// On the fused path what is recorded while sampling has the bits of the training forward, and so
+    /// is the old log-probability already; the first minibatch of the update checks that it is.
     pub fn sample(
         policy: &Decoder,
         requests: &[(usize, Request)],
@@ -76,6 +80,7 @@ impl Rollout {
             let start = rollout.sampled.len();
             rollout.tokens.push(start..start + completion.ids.len());
             rollout.sampled.extend(completion.logprobs);
+            rollout.entropy.extend(completion.entropies);
             rollout.episodes.push(Episode {
                 id: request.episode,
                 group: *group,
@@ -84,6 +89,9 @@ impl Rollout {
                 completion: completion.ids,
                 ended_by_eos: completion.ended_by_eos,
             });
+        }
+        if policy.params().path() == Path::Fused {
+            rollout.old.clone_from(&rollout.sampled);
         }
         Ok(rollout)
     }
@@ -115,26 +123,29 @@ impl Rollout {
         }
     }
 
-    /// Recomputes the log-probabilities of every completion token in the training forward, under
-    /// the policy and under the reference, and the policy's entropy.
+    /// Computes the log-probabilities of every completion token in the training forward, under the
+    /// reference and, where sampling has not left them, under the policy, with the policy's entropy.
     pub fn logprobs(&mut self, policy: &Decoder, reference: &Decoder, plan: &Plan, micro_tokens: usize) -> Result<()> {
-        let read = |model: &Decoder| -> Result<(Vec<f32>, Vec<f32>)> {
-            let (mut logprobs, mut entropies) = (Vec::new(), Vec::new());
-            for micro in self.micro_batches(&self.all(), micro_tokens) {
-                let batch = self.pack(&micro);
-                let hidden = model.hidden(&batch, Pass::Infer)?;
-                let both = token_logprobs(model, &hidden, &batch, plan.temperature)?;
-                for row in both.to_vec2::<f32>()? {
-                    logprobs.push(row[0]);
-                    entropies.push(row[1]);
-                }
-            }
-            Ok((logprobs, entropies))
-        };
-        let (old, entropy) = read(policy)?;
-        let (reference, _) = read(reference)?;
-        (self.old, self.entropy, self.reference) = (old, entropy, reference);
+        if self.old.is_empty() {
+            (self.old, self.entropy) = self.read(policy, plan, micro_tokens)?;
+        }
+        (self.reference, _) = self.read(reference, plan, micro_tokens)?;
         Ok(())
+    }
+
+    /// Log-probability and entropy of every completion token under a model, `(M,)` each.
+    fn read(&self, model: &Decoder, plan: &Plan, micro_tokens: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+        let (mut logprobs, mut entropies) = (Vec::new(), Vec::new());
+        for micro in self.micro_batches(&self.all(), micro_tokens) {
+            let batch = self.pack(&micro);
+            let hidden = model.hidden(&batch, Pass::Infer)?;
+            let both = token_logprobs(model, &hidden, &batch, plan.temperature)?;
+            for row in both.to_vec2::<f32>()? {
+                logprobs.push(row[0]);
+                entropies.push(row[1]);
+            }
+        }
+        Ok((logprobs, entropies))
     }
 
     /// Reads the value of every state, at the row that predicts its token.

@@ -101,18 +101,23 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 ours.push(own_turn(stage, shape, sizes, args.steps)?);
             }
             report.add(stage, shape, ours, theirs);
+            save(args, &report)?;
         }
     }
     if args.sweeps {
         report.sweeps = sweeps::measure(args.steps)?;
-    }
-    if let Some(folder) = &args.out {
-        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        write_whole(&folder.join("results.json"), (serde_json::to_string_pretty(&report)? + "\n").as_bytes())?;
-        write_whole(&folder.join("table.txt"), report.table().as_bytes())?;
+        save(args, &report)?;
     }
     print(&if args.json { serde_json::to_string(&report)? } else { report.table() });
     Ok(())
+}
+
+/// Writes what is measured so far: a run takes long, and what ends it early should cost one stage.
+fn save(args: &Args, report: &report::Report) -> Result<()> {
+    let Some(folder) = &args.out else { return Ok(()) };
+    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    write_whole(&folder.join("results.json"), (serde_json::to_string_pretty(report)? + "\n").as_bytes())?;
+    write_whole(&folder.join("table.txt"), report.table().as_bytes())
 }
 
 /// One stage in a process of its own, so that its memory is its own.

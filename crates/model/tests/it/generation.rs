@@ -96,8 +96,9 @@ fn what_was_recorded_is_what_training_computes() {
                 let at = if temperature == 0.0 { 1.0 } else { temperature };
                 let unembedding = decoder.unembedding().unwrap();
                 let trained = kernels::token_logprob(&hidden, unembedding, &rows, &targets, at).unwrap();
-                let trained: Vec<f32> = trained.to_vec2::<f32>().unwrap().iter().map(|row| row[0]).collect();
-                let recorded: Vec<f32> = completions.iter().flat_map(|c| &c.logprobs).copied().collect();
+                let trained = trained.to_vec2::<f32>().unwrap().concat();
+                let both = |c: &Completion| c.logprobs.iter().zip(&c.entropies).flat_map(|(&l, &e)| [l, e]).collect();
+                let recorded: Vec<f32> = completions.iter().flat_map(|c| -> Vec<f32> { both(c) }).collect();
                 let case = format!("{:?} at {temperature}, top-k {top_k}, top-p {top_p}", config.family);
                 holds("generation/recorded-logprobs", &case, worst(&recorded, &trained), 0.0);
             }
@@ -187,8 +188,8 @@ fn check_ends(change: impl Fn(&mut Sampling)) {
     let (requests, mut sampling) = (requests(), sampling(1.0));
     change(&mut sampling);
     for (request, completion) in requests.iter().zip(draw(&decoder, &requests, &sampling)) {
-        let Completion { episode, ids, logprobs, ended_by_eos } = completion;
-        assert_eq!((episode, logprobs.len()), (request.episode, ids.len()));
+        let Completion { episode, ids, logprobs, entropies, ended_by_eos } = completion;
+        assert_eq!((episode, logprobs.len(), entropies.len()), (request.episode, ids.len(), ids.len()));
         let (last, before) = ids.split_last().unwrap();
         assert!(before.iter().all(|id| !sampling.stop.contains(id)), "it went on after a stop");
         assert_eq!(ended_by_eos, sampling.stop.contains(last));
