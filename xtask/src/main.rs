@@ -71,8 +71,7 @@ enum Command {
 fn main() -> ExitCode {
     instruct_kernels::settle_threads();
     let command = Cli::parse().command;
-    // On a thread of the pool, or every parallel operation would begin by waking it and going to sleep:
-    // a third of the time of a decoding step of a small model.
+    // On a thread of the pool, or every parallel operation would begin by waking it and going to sleep.
     match rayon::scope(|_| run(command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

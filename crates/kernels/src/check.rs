@@ -57,9 +57,8 @@ const TOLERANCE: f64 = 1e-5;
 /// The same among denormal numbers, which near 1e-40 have 17 bits.
 const DENORMAL_TOLERANCE: f64 = 5e-4;
 
-/// Added to norms where denormals are flushed to zero. A norm divides by the root of its epsilon, and so
-/// makes of the smallest number that is
-/// left, 1.2e-38, some 4e-36.
+/// Added to norms where denormals are flushed to zero, so that what is lost may be 5e-36: a normalisation
+/// divides by the root of its epsilon, and makes some 4e-36 of the smallest number left, 1.2e-38.
 const FLUSHED_FLOOR: f64 = 1e-32;
 
 /// Added to norms: below it a gradient is what is left of terms that cancel (width 1 in a norm).

@@ -1,7 +1,7 @@
 //! `x wᵀ` for few rows, where reading the weights is all the work: decoding.
 //!
-//! The `gemm` crate repacks its operands at every call, which costs a decoding step several readings
-//! of the weights. Here every weight is read once, where it lies: sixteen rows of `w` by sixteen
+//! The `gemm` crate repacks its operands at every call, which pays off over many rows and not over
+//! few. Here every weight is read once, where it lies: sixteen rows of `w` by sixteen
 //! channels are turned in registers, so that one vector holds one channel of sixteen results, and then
 //! serve all rows of `x`. Each result is one chain of fused multiply-adds in the order of the
 //! channels, cut into panels like the products of [`crate::gemm`], and so has the same bits.
@@ -13,7 +13,7 @@ use crate::{
 };
 use rayon::prelude::*;
 
-/// Most rows that are worth it: beyond about these the `gemm` crate's packing pays off.
+/// Most rows that come here: what a batch of decoding has. It was not tuned.
 pub(crate) const MOST_ROWS: usize = 32;
 
 /// Multiply-adds below which a task is not worth handing to another thread.

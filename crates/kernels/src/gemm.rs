@@ -13,7 +13,8 @@ use rayon::prelude::*;
 /// here, the same way for every number of rows.
 const DEPTH: usize = 512;
 
-/// Fewest rows for which the products of [`rows_product`] agree; fewer are padded with zeros.
+/// Fewest rows for which products of the `gemm` crate agree; where fewer come to it, because
+/// [`few_rows`] would round otherwise, they are padded with zeros.
 const MIN_ROWS: usize = 8;
 
 /// Widest result for which `MIN_ROWS` rows would still count as a small product.

@@ -194,7 +194,7 @@ fn versions(folder: &Path) -> Result<BTreeMap<String, String>> {
 }
 
 const FRONT: &str = "\
-# Every number against an independent reference
+# What is held to a reference, and how far from it
 
 Written by `cargo xtask correctness` from what the tests measured; CI compares it with a new run
 (`--check`). Golden values lie in [fixtures/reference](../fixtures/reference), each beside the script that made
