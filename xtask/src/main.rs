@@ -70,6 +70,7 @@ enum Command {
 
 fn main() -> ExitCode {
     instruct_kernels::settle_threads();
+    instruct_kernels::keep_freed_memory();
     let command = Cli::parse().command;
     // On a thread of the pool, or every parallel operation would begin by waking it and going to sleep.
     match rayon::scope(|_| run(command)) {

@@ -1,7 +1,7 @@
 //! One check for every operation: fused against composed at every level of the processor, gradients
 //! against differences of the operation's definition, one thread against several.
 
-use crate::{Params, Path, Result, Spec, denormals, embedding, simd::Level};
+use crate::{Params, Path, Result, Spec, bf16::Unit, denormals, embedding, simd::Level};
 use candle_core::{DType, Device, Tensor};
 use instruct_claims::{holds, relative};
 use instruct_random::Source;
@@ -54,6 +54,10 @@ struct Outcome {
 /// shown, in outputs and gradients alike.
 const TOLERANCE: f64 = 1e-5;
 
+/// The same where factors of products are rounded to bf16: each loses up to 1/512 of itself, and what comes
+/// out of two and three such products one after the other some more.
+const BF16_TOLERANCE: f64 = 1e-2;
+
 /// The same among denormal numbers, which near 1e-40 have 17 bits.
 const DENORMAL_TOLERANCE: f64 = 5e-4;
 
@@ -94,6 +98,16 @@ pub(crate) fn check(
             wanted.compare(case, level, &fused);
         }
     }
+    if matches!(case.x, X::Normal(_)) {
+        for unit in Unit::available() {
+            let [half, other] = [1, 3].map(|threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).start_handler(move |_| unit.force());
+                pool.build().unwrap().install(|| outcome(case, Path::Fused, DType::BF16, &op))
+            });
+            assert!(half == other, "{}: on three threads, {unit:?}", case.op);
+            case.hold("kernels/bf16", &format!("bf16, {unit:?}"), &half, &oracle, FLOOR, BF16_TOLERANCE);
+        }
+    }
     let fused = outcome(case, Path::Fused, DType::F32, &op);
     for path in [Path::Fused, Path::Composed] {
         let params = parameters(case, path, DType::F32);
@@ -116,10 +130,14 @@ impl Case<'_> {
     /// Holds output and gradients to the tolerance, recorded as one difference each.
     #[track_caller]
     fn compare(&self, way: &str, found: &Outcome, wanted: &Outcome, floor: f64) {
-        let claim = self.claim();
+        let tolerance = if self.x == X::Denormal { DENORMAL_TOLERANCE } else { TOLERANCE };
+        self.hold(self.claim(), way, found, wanted, floor, tolerance);
+    }
+
+    #[track_caller]
+    fn hold(&self, claim: &str, way: &str, found: &Outcome, wanted: &Outcome, floor: f64, tolerance: f64) {
         let Case { op, rows, width, .. } = self;
         let case = |what: &str| format!("{op} {rows}x{width}, {what}, {way}");
-        let tolerance = if self.x == X::Denormal { DENORMAL_TOLERANCE } else { TOLERANCE };
         holds(claim, &case("output"), relative(&found.output, &wanted.output, floor), tolerance);
         for ((name, found), (_, wanted)) in found.gradients.iter().zip(&wanted.gradients) {
             holds(claim, &case(&format!("gradient of {name}")), relative(found, wanted, floor), tolerance);

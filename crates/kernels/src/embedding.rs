@@ -13,7 +13,7 @@ use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 ///
 /// Errors: a table that is not a matrix; an id that is not below V.
 pub fn embedding(ids: &[u32], table: &Param, sentinel: Option<&Tensor>) -> Result<Tensor> {
-    let (rows, width) = op::dims2("embedding", "table", table.tensor())?;
+    let (rows, width) = op::matrix("embedding", "table", table)?;
     op::check_indices("embedding", "ids", ids, rows)?;
     if table.path() == Path::Composed {
         return composed(ids, table, sentinel.is_some());
@@ -26,8 +26,8 @@ pub fn embedding(ids: &[u32], table: &Param, sentinel: Option<&Tensor>) -> Resul
 }
 
 fn composed(ids: &[u32], table: &Param, tracked: bool) -> Result<Tensor> {
-    let ids = Tensor::new(ids, table.tensor().device())?;
-    Ok(table.value(tracked).index_select(&ids, 0)?)
+    let ids = Tensor::new(ids, table.value(tracked)?.device())?;
+    Ok(table.value(tracked)?.index_select(&ids, 0)?)
 }
 
 /// In the graph it stands on the sentinel, since the table itself is untracked.
@@ -39,8 +39,10 @@ struct Lookup {
 
 impl Lookup {
     fn rows(&self) -> candle_core::Result<Vec<f32>> {
-        let table = Elements::of(self.table.tensor())?;
-        Ok(op::gather(&table, &self.ids, self.width))
+        Ok(match self.table.held() {
+            Some(held) => self.ids.iter().flat_map(|&id| held.row(id as usize)).collect(),
+            None => op::gather(&*self.table.elements()?, &self.ids, self.width),
+        })
     }
 }
 

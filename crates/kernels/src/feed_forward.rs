@@ -62,7 +62,7 @@ struct Sizes {
 fn sizes(x: &Tensor, layer: &FeedForward) -> Result<Sizes> {
     let name = "feed_forward";
     let (_, width) = op::dims2(name, "x", x)?;
-    let (inner, _) = op::dims2(name, "up", layer.up.tensor())?;
+    let (inner, _) = op::matrix(name, "up", &layer.up)?;
     let gated = layer.nonlinearity.output(inner);
     op::check_shape(name, "up", layer.up.shape(), &[inner, width])?;
     op::check_shape(name, "down", layer.down.shape(), &[width, gated])?;

@@ -18,7 +18,7 @@ const DEPTH: usize = 512;
 const MIN_ROWS: usize = 8;
 
 /// Widest result for which `MIN_ROWS` rows would still count as a small product.
-const NARROW: usize = 256 / MIN_ROWS;
+pub(crate) const NARROW: usize = 256 / MIN_ROWS;
 
 /// A matrix in row-major order, or the transpose of one.
 #[derive(Clone, Copy)]

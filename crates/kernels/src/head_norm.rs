@@ -34,7 +34,7 @@ fn composed(qkv: &Tensor, q_gain: &Param, k_gain: &Param, eps: f64, layout: Head
     let part = |first: usize, count: usize| qkv.narrow(1, first * head_dim, count * head_dim);
     let normed = |first: usize, count: usize, gain: &Param| -> Result<Tensor> {
         let heads = part(first, count)?.reshape((n, count, head_dim))?;
-        Ok(rms_norm::composed(&heads, gain.value(tracked), eps)?.reshape((n, count * head_dim))?)
+        Ok(rms_norm::composed(&heads, gain.value(tracked)?, eps)?.reshape((n, count * head_dim))?)
     };
     let (q, k) = (normed(0, heads, q_gain)?, normed(heads, kv_heads, k_gain)?);
     Ok(Tensor::cat(&[q, k, part(heads + kv_heads, kv_heads)?], 1)?)
@@ -54,7 +54,7 @@ impl CustomOp1 for HeadNorm {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let x = op::elements(x, layout)?;
-        let gains = (&*Elements::of(self.q_gain.tensor())?, &*Elements::of(self.k_gain.tensor())?);
+        let gains = (&*self.q_gain.elements()?, &*self.k_gain.elements()?);
         let (width, eps) = (self.layout.qkv_dim(), self.eps);
         let (y, _) = op::build_blocks(x.len(), width, |first, y| {
             let x = &x[first * width..][..y.len()];
@@ -66,7 +66,7 @@ impl CustomOp1 for HeadNorm {
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let dy = dy.contiguous()?;
         let (x_elements, dy) = (&*Elements::of(x)?, &*Elements::of(&dy)?);
-        let gains = (&*Elements::of(self.q_gain.tensor())?, &*Elements::of(self.k_gain.tensor())?);
+        let gains = (&*self.q_gain.elements()?, &*self.k_gain.elements()?);
         let (width, eps) = (self.layout.qkv_dim(), self.eps);
         let (dx, partial) = op::build_blocks(dy.len(), width, |first, dx| {
             let here = first * width..first * width + dx.len();

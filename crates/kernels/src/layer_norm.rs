@@ -29,7 +29,7 @@ fn composed(x: &Tensor, gain: &Param, bias: &Param, eps: f64) -> Result<Tensor> 
     let centred = wide.broadcast_sub(&wide.mean_keepdim(1)?)?;
     let scale = (centred.sqr()?.mean_keepdim(1)? + eps)?.sqrt()?;
     let unit = centred.broadcast_div(&scale)?.to_dtype(x.dtype())?;
-    Ok(unit.broadcast_mul(gain.value(tracked))?.broadcast_add(bias.value(tracked))?)
+    Ok(unit.broadcast_mul(gain.value(tracked)?)?.broadcast_add(bias.value(tracked)?)?)
 }
 
 /// The dtype for sums over channels: half precision would lose their small terms.
@@ -59,8 +59,8 @@ impl CustomOp1 for Norm {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let (x, width, eps) = (op::elements(x, layout)?, self.width, self.eps);
-        let gain = &*Elements::of(self.gain.tensor())?;
-        let bias = self.bias.as_ref().map(|bias| Elements::of(bias.tensor())).transpose()?;
+        let gain = &*self.gain.elements()?;
+        let bias = self.bias.as_ref().map(|bias| bias.elements()).transpose()?;
         let bias = bias.as_deref();
         let (y, moments) = op::build_blocks(x.len(), width, |first, y| {
             let x = &x[first * width..][..y.len()];
@@ -74,7 +74,7 @@ impl CustomOp1 for Norm {
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let dy = dy.contiguous()?;
         let (x_elements, dy, width) = (&*Elements::of(x)?, &*Elements::of(&dy)?, self.width);
-        let gain = &*Elements::of(self.gain.tensor())?;
+        let gain = &*self.gain.elements()?;
         let moments = self.moments.get().map_or(&[][..], Vec::as_slice);
         let (dx, partial) = op::build_blocks(dy.len(), width, |first, dx| {
             let here = first * width..first * width + dx.len();

@@ -54,7 +54,10 @@
 //! weights and gradients live on the host on every path.
 
 pub use activation::{Nonlinearity, gelu_erf, gelu_tanh, swiglu};
+#[cfg(feature = "mimalloc")]
+pub use allocator::keep_freed_memory;
 pub use attention::{attention, attention_composed};
+pub use bf16::bf16_unit;
 pub use decode::{CacheRow, KvCache, cached_attention};
 pub use denormals::{denormals_flushed, flush_denormals_everywhere};
 pub use device::{DeviceChoice, probe_device};
@@ -75,8 +78,11 @@ pub use simd::cpu_level;
 pub use threads::settle_threads;
 
 mod activation;
+#[cfg(feature = "mimalloc")]
+mod allocator;
 mod attend;
 mod attention;
+mod bf16;
 #[cfg(test)]
 mod check;
 mod decode;
@@ -104,3 +110,4 @@ mod rope;
 mod shared;
 mod simd;
 mod threads;
+mod weights;

@@ -2,8 +2,8 @@
 
 use crate::{
     Param, Path, Result,
-    gemm::{Matrix, add_product, product, rows_product},
     op::{self, Elements, ROWS},
+    weights::Weights,
 };
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 use rayon::prelude::*;
@@ -37,9 +37,9 @@ pub fn logits(hidden: &Tensor, w: &Param) -> Result<Tensor> {
 
 fn composed(x: &Tensor, w: &Param, b: Option<&Param>) -> Result<Tensor> {
     let tracked = x.track_op();
-    let product = x.matmul(&w.value(tracked).t()?)?;
+    let product = x.matmul(&w.value(tracked)?.t()?)?;
     Ok(match b {
-        Some(b) => product.broadcast_add(b.value(tracked))?,
+        Some(b) => product.broadcast_add(b.value(tracked)?)?,
         None => product,
     })
 }
@@ -77,9 +77,9 @@ pub(crate) fn forward(
     input: usize,
     output: usize,
 ) -> candle_core::Result<Vec<f32>> {
-    let mut y = rows_product(x, &Elements::of(w.tensor())?, x.len() / input, input, output);
+    let mut y = Weights::of(w, x.len() / input)?.forward(x);
     if let Some(b) = b {
-        let b = &*Elements::of(b.tensor())?;
+        let b = &*b.elements()?;
         y.par_chunks_mut((ROWS * output).max(1))
             .for_each(|rows| rows.chunks_exact_mut(b.len()).for_each(|row| op::add(row, b)));
     }
@@ -95,14 +95,13 @@ pub(crate) fn backward(
     input: usize,
     output: usize,
 ) -> candle_core::Result<Vec<f32>> {
-    let n = x.len() / input;
-    let dy_matrix = Matrix::new(dy, n, output);
-    w.accumulate(|dw| add_product(dw, dy_matrix.t(), Matrix::new(x, n, input)));
+    let weights = Weights::of(w, x.len() / input)?;
+    w.accumulate(|dw| weights.add_gradient(dw, dy, x));
     if let Some(b) = b {
         let sums = op::column_sums(dy, output);
         b.accumulate(|db| op::add(db, &sums));
     }
-    Ok(product(dy_matrix, Matrix::new(&Elements::of(w.tensor())?, output, input)))
+    weights.backward(dy)
 }
 
 #[cfg(test)]

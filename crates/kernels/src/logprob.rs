@@ -6,11 +6,11 @@
 
 use crate::{
     Param, Path, Result,
-    gemm::{Matrix, add_product, product, rows_product},
     layer_norm::wide,
     norm::{load, store},
     op::{self, Elements},
     simd::{Kernel, LANES, Lanes, Level},
+    weights::Weights,
 };
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor};
 use rayon::prelude::*;
@@ -118,7 +118,7 @@ impl Head {
         temperature: f32,
     ) -> Result<Head> {
         let (n, width) = op::dims2(op, "hidden", hidden)?;
-        let (vocabulary, _) = op::dims2(op, "w", w.tensor())?;
+        let (vocabulary, _) = op::matrix(op, "w", w)?;
         op::check_shape(op, "w", w.shape(), &[vocabulary, width])?;
         op::check_shape(op, "targets", &[targets.len()], &[rows.len()])?;
         op::check_indices(op, "rows", rows, n)?;
@@ -132,7 +132,7 @@ impl Head {
     fn composed(&self, hidden: &Tensor) -> Result<Tensor> {
         let device = hidden.device();
         let picked = hidden.index_select(&Tensor::new(&*self.rows, device)?, 0)?;
-        let logits = picked.matmul(&self.w.value(hidden.track_op()).t()?)?;
+        let logits = picked.matmul(&self.w.value(hidden.track_op())?.t()?)?;
         let logits = logits.to_dtype(wide(logits.dtype()))?;
         // The greatest comes off before the temperature rounds what is large.
         let greatest = logits.detach().max_keepdim(D::Minus1)?;
@@ -145,12 +145,14 @@ impl Head {
     }
 
     /// Goes through the predictions chunk by chunk, first to last.
-    fn for_each_chunk(&self, hidden: &[f32], w: &[f32], mut f: impl FnMut(Chunk)) {
+    fn for_each_chunk(&self, hidden: &[f32], w: &Weights, mut f: impl FnMut(Chunk) -> candle_core::Result<()>,
+    ) -> candle_core::Result<()> {
         for (i, rows) in self.rows.chunks(CHUNK).enumerate() {
             let hidden = op::gather(hidden, rows, self.width);
-            let logits = rows_product(&hidden, w, rows.len(), self.width, self.vocabulary);
-            f(Chunk { first: i * CHUNK, hidden, logits });
+            let logits = w.forward(&hidden);
+            f(Chunk { first: i * CHUNK, hidden, logits })?;
         }
+        Ok(())
     }
 
     /// Turns the logits of a chunk into softmax numerators and returns, for each prediction,
@@ -175,12 +177,21 @@ impl Head {
     }
 
     /// Carries gradients of a chunk's logits back to `dhidden (N, C)` and `dw (V, C)`.
-    fn backward(&self, chunk: &Chunk, w: &[f32], dhidden: &mut [f32], dw: &mut [f32]) {
+    fn backward(
+        &self,
+        chunk: &Chunk,
+        w: &Weights,
+        dhidden: &mut [f32],
+        dw: &mut [f32],
+    ) -> candle_core::Result<()> {
         let rows = &self.rows[chunk.first..][..chunk.hidden.len() / self.width];
-        let dlogits = Matrix::new(&chunk.logits, rows.len(), self.vocabulary);
-        let dpicked = product(dlogits, Matrix::new(w, self.vocabulary, self.width));
-        op::scatter_add(dhidden, rows, &dpicked, self.width);
-        add_product(dw, dlogits.t(), Matrix::new(&chunk.hidden, rows.len(), self.width));
+        op::scatter_add(dhidden, rows, &w.backward(&chunk.logits)?, self.width);
+        w.add_gradient(dw, &chunk.logits, &chunk.hidden);
+        Ok(())
+    }
+
+    fn weights(&self) -> candle_core::Result<Weights<'_>> {
+        Weights::of(&self.w, self.rows.len())
     }
 }
 
@@ -193,12 +204,12 @@ impl CustomOp1 for TokenLogprob {
 
     fn cpu_fwd(&self, hidden: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let head = &self.0;
-        let w = Elements::of(head.w.tensor())?;
         let mut out = Vec::with_capacity(2 * head.rows.len());
-        head.for_each_chunk(op::elements(hidden, layout)?, &w, |mut chunk| {
+        head.for_each_chunk(op::elements(hidden, layout)?, &head.weights()?, |mut chunk| {
             let pairs = head.softmax(&mut chunk, |_, _, softmax, logprob| [logprob, softmax.entropy()]);
             out.extend_from_slice(pairs.as_flattened());
-        });
+            Ok(())
+        })?;
         op::output(out, (head.rows.len(), 2))
     }
 
@@ -206,16 +217,17 @@ impl CustomOp1 for TokenLogprob {
     fn bwd(&self, hidden: &Tensor, _out: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let head = &self.0;
         let grad = grad.contiguous()?;
-        let (w, grad) = (Elements::of(head.w.tensor())?, Elements::of(&grad)?);
+        let (w, grad) = (head.weights()?, Elements::of(&grad)?);
         let (grad, _): (&[[f32; 2]], _) = grad.as_chunks();
         let mut dhidden = vec![0.0; hidden.elem_count()];
         let elements = Elements::of(hidden)?;
-        head.w.accumulate(|dw| {
+        let accumulated = head.w.accumulate(|dw| {
             head.for_each_chunk(&elements, &w, |mut chunk| {
                 head.softmax(&mut chunk, |m, row, softmax, _| head.differentiate(m, row, softmax, -grad[m][0]));
-                head.backward(&chunk, &w, &mut dhidden, dw);
-            });
+                head.backward(&chunk, &w, &mut dhidden, dw)
+            })
         });
+        accumulated.ok_or_else(|| candle_core::Error::msg("weights held in bf16 are for inference"))??;
         op::gradient(dhidden, hidden)
     }
 }
@@ -235,25 +247,26 @@ struct HeadGradient {
 
 impl TokenNll {
     fn loss(&self, hidden: &[f32]) -> candle_core::Result<f32> {
-        let w = Elements::of(self.head.w.tensor())?;
         let mut loss = 0.0;
-        self.head.for_each_chunk(hidden, &w, |mut chunk| {
+        self.head.for_each_chunk(hidden, &self.head.weights()?, |mut chunk| {
             loss += self.weighted(self.head.softmax(&mut chunk, |m, _, _, logprob| (m, logprob)));
-        });
+            Ok(())
+        })?;
         Ok(loss as f32)
     }
 
     fn loss_and_gradient(&self, hidden: &[f32]) -> candle_core::Result<(f32, HeadGradient)> {
-        let (head, w) = (&self.head, Elements::of(self.head.w.tensor())?);
-        let mut gradient = HeadGradient { hidden: vec![0.0; hidden.len()], w: vec![0.0; w.len()] };
+        let (head, w) = (&self.head, self.head.weights()?);
+        let mut gradient =
+            HeadGradient { hidden: vec![0.0; hidden.len()], w: vec![0.0; head.vocabulary * head.width] };
         let mut loss = 0.0;
         head.for_each_chunk(hidden, &w, |mut chunk| {
             loss += self.weighted(head.softmax(&mut chunk, |m, row, softmax, logprob| {
                 head.differentiate(m, row, softmax, self.weights[m]);
                 (m, logprob)
             }));
-            head.backward(&chunk, &w, &mut gradient.hidden, &mut gradient.w);
-        });
+            head.backward(&chunk, &w, &mut gradient.hidden, &mut gradient.w)
+        })?;
         Ok((loss as f32, gradient))
     }
 

@@ -1,6 +1,6 @@
 //! What every fused operation needs: its inputs as slices, its place in the graph, blocks of rows.
 
-use crate::{Error, Result};
+use crate::{Error, Param, Result};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Storage, StorageRef, Tensor};
 use rayon::prelude::*;
 use std::ops::{Deref, Range};
@@ -104,7 +104,16 @@ pub(crate) fn add(sum: &mut [f32], x: &[f32]) {
 
 /// The two dimensions of `x`, or an error that names the operation and the argument.
 pub(crate) fn dims2(op: &'static str, argument: &'static str, x: &Tensor) -> Result<(usize, usize)> {
-    match *x.dims() {
+    matrix_dims(op, argument, x.dims())
+}
+
+/// The two dimensions of a parameter, or an error that names the operation and the argument.
+pub(crate) fn matrix(op: &'static str, argument: &'static str, w: &Param) -> Result<(usize, usize)> {
+    matrix_dims(op, argument, w.shape())
+}
+
+fn matrix_dims(op: &'static str, argument: &'static str, dims: &[usize]) -> Result<(usize, usize)> {
+    match *dims {
         [n, width] if width > 0 => Ok((n, width)),
         ref got => Err(Error::Shape { op, argument, expected: "a matrix with columns".to_owned(), got: got.to_vec() }),
     }

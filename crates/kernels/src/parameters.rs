@@ -1,6 +1,11 @@
 //! All parameters of a model in one flat buffer, and the flat gradient beside it.
 
-use crate::{Error, Result, op::Elements};
+use crate::{
+    Error, Result,
+    bf16::Right,
+    op::Elements,
+    weights::{Packed, is_halved},
+};
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
 use std::{
     cell::RefCell,
@@ -32,8 +37,9 @@ impl Spec {
 /// The way the operations on a set of parameters are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
-    /// Own kernels in `f32` on the CPU: parameters are untracked views of the flat buffer, and
-    /// backward passes add weight gradients straight into the flat gradient.
+    /// Own kernels on the CPU: parameters are untracked views of the flat buffer, and backward
+    /// passes add weight gradients straight into the flat gradient. Everything is `f32`, but that a
+    /// compute dtype of `bf16` rounds the factors of matrix products, whose sums stay `f32`.
     Fused,
     /// Plain Candle operations on any device: parameters are ordinary variables. Slower, and the
     /// oracle that the fused path is tested against.
@@ -82,11 +88,12 @@ pub struct Params {
 
 impl Params {
     /// Parameters of these names and shapes, all zero. `compute` is the dtype of the composed
-    /// path's variables; masters are `f32` whatever it is.
+    /// path's variables, and on the fused path, where it is `f32` or `bf16`, that of the factors of matrix
+    /// products; masters are `f32` whatever it is.
     ///
     /// Errors: a name given twice; the fused path on a device or in a dtype it does not have.
     pub fn zeros(specs: Vec<Spec>, device: &Device, path: Path, compute: DType) -> Result<Params> {
-        if path == Path::Fused && !(device.is_cpu() && compute == DType::F32) {
+        if path == Path::Fused && !(device.is_cpu() && matches!(compute, DType::F32 | DType::BF16)) {
             return Err(Error::FusedElsewhere { dtype: compute.as_str(), device: format!("{device:?}") });
         }
         let slots = lay_out(specs)?;
@@ -169,6 +176,28 @@ impl Params {
         Ok(copy)
     }
 
+    /// The same parameters for inference alone, at half the memory: matrices of more than a few rows are
+    /// held in bf16 and have no place in the flat buffer, so that [`Params::slots`] names only the others.
+    /// Whoever backpropagates through them gets an error.
+    ///
+    /// Errors: parameters of the composed path.
+    pub fn held_in_bf16(&self) -> Result<Params> {
+        if self.path != Path::Fused {
+            let (dtype, device) = (self.compute.as_str(), format!("{:?}", self.device));
+            return Err(Error::FusedElsewhere { dtype, device });
+        }
+        let (halved, rest): (Vec<&Slot>, Vec<&Slot>) = self.slots.iter().partition(|slot| is_halved(&slot.shape));
+        let specs = rest.iter().map(|slot| Spec::new(slot.name.as_str(), slot.shape.as_slice())).collect();
+        let mut held = Params::zeros(specs, &self.device, self.path, DType::BF16)?;
+        rest.iter().try_for_each(|slot| held.set(&slot.name, &self.read(&slot.name)?))?;
+        for slot in halved {
+            let rows = self.with_weights(|weights| Right::rows_of(&weights[slot.range()], slot.shape[0], slot.shape[1]))?;
+            let inner = Inner { slot: slot.clone(), kind: Kind::Held(Arc::new(rows)) };
+            held.params.insert(slot.name.clone(), Param { inner: Arc::new(inner) });
+        }
+        Ok(held)
+    }
+
     /// The tracked scalar that enters at [`crate::embedding`] when a graph is to be recorded. It
     /// carries no number; it only makes what is computed from it tracked.
     pub fn sentinel(&self) -> &Tensor {
@@ -222,7 +251,10 @@ impl Params {
         for slot in &slots {
             let view = weights.narrow(0, slot.offset, slot.len)?.reshape(slot.shape.as_slice())?;
             let kind = match path {
-                Path::Fused => Kind::Fused { view, gradient: gradient.clone() },
+                Path::Fused => {
+                    let halved = compute == DType::BF16 && is_halved(&slot.shape);
+                    Kind::Fused { view, gradient: gradient.clone(), packed: halved.then(Packed::default) }
+                }
                 Path::Composed => {
                     let var = Var::from_tensor(&view.to_device(device)?.to_dtype(compute)?)?;
                     Kind::Composed { detached: var.as_detached_tensor(), var }
@@ -230,7 +262,8 @@ impl Params {
             };
             params.insert(slot.name.clone(), Param { inner: Arc::new(Inner { slot: slot.clone(), kind }) });
         }
-        let sentinel = Var::zeros((), compute, device)?;
+        let carried = if path == Path::Fused { DType::F32 } else { compute };
+        let sentinel = Var::zeros((), carried, device)?;
         Ok(Params { slots, params, weights, gradient, sentinel, device: device.clone(), path, compute })
     }
 
@@ -242,7 +275,14 @@ impl Params {
     /// Copies a master weight into the variable that computes with it; on the fused path they are
     /// the same memory.
     fn refill(&self, slot: &Slot) -> Result<()> {
-        let Kind::Composed { var, .. } = &self.params[&slot.name].inner.kind else { return Ok(()) };
+        let var = match &self.params[&slot.name].inner.kind {
+            Kind::Composed { var, .. } => var,
+            Kind::Fused { packed, .. } => {
+                packed.iter().for_each(Packed::drop_kept);
+                return Ok(());
+            }
+            Kind::Held(_) => return Ok(()),
+        };
         let master = self.weights.narrow(0, slot.offset, slot.len)?.reshape(slot.shape.as_slice())?;
         Ok(var.set(&master.to_device(&self.device)?.to_dtype(self.compute)?)?)
     }
@@ -255,11 +295,6 @@ pub struct Param {
 }
 
 impl Param {
-    /// The weights as an untracked tensor, for inference or inspection.
-    pub fn tensor(&self) -> &Tensor {
-        self.value(false)
-    }
-
     /// The parameter's name.
     pub fn name(&self) -> &str {
         &self.inner.slot.name
@@ -273,27 +308,52 @@ impl Param {
     /// How operations on this parameter are computed.
     pub fn path(&self) -> Path {
         match self.inner.kind {
-            Kind::Fused { .. } => Path::Fused,
+            Kind::Fused { .. } | Kind::Held(_) => Path::Fused,
             Kind::Composed { .. } => Path::Composed,
         }
     }
 
-    /// The tensor for plain Candle operations. On the composed path it is tracked when the
-    /// operation's input is, so that inference records nothing.
-    pub(crate) fn value(&self, tracked: bool) -> &Tensor {
+    /// The tensor for plain Candle operations, tracked when the operation's input is, so that inference
+    /// records nothing.
+    ///
+    /// Errors: a parameter of the fused path that is held in bf16.
+    pub(crate) fn value(&self, tracked: bool) -> candle_core::Result<&Tensor> {
         match &self.inner.kind {
-            Kind::Fused { view, .. } => view,
-            Kind::Composed { var, .. } if tracked => var.as_tensor(),
-            Kind::Composed { detached, .. } => detached,
+            Kind::Fused { view, .. } => Ok(view),
+            Kind::Composed { var, .. } if tracked => Ok(var.as_tensor()),
+            Kind::Composed { detached, .. } => Ok(detached),
+            Kind::Held(_) => candle_core::bail!("{} is held in bf16", self.name()),
+        }
+    }
+
+    /// The weights in row-major order.
+    ///
+    /// Errors: a parameter that is held in bf16, or on another device.
+    pub(crate) fn elements(&self) -> candle_core::Result<Elements<'_>> {
+        Elements::of(self.value(false)?)
+    }
+
+    /// The weights of a matrix that is held in bf16, its rows as columns of a product.
+    pub(crate) fn held(&self) -> Option<&Arc<Right>> {
+        match &self.inner.kind {
+            Kind::Held(held) => Some(held),
+            _ => None,
+        }
+    }
+
+    /// Where to keep the weights packed, for a matrix whose products are of bf16.
+    pub(crate) fn packed(&self) -> Option<&Packed> {
+        match &self.inner.kind {
+            Kind::Fused { packed, .. } => packed.as_ref(),
+            _ => None,
         }
     }
 
     /// Lends this parameter's part of the gradient, in row-major order, to a fused backward pass.
     /// On the composed path there is none to lend: Candle collects it.
-    pub(crate) fn accumulate(&self, f: impl FnOnce(&mut [f32])) {
-        if let Kind::Fused { gradient, .. } = &self.inner.kind {
-            f(&mut gradient.lock()[self.inner.slot.range()]);
-        }
+    pub(crate) fn accumulate<R>(&self, f: impl FnOnce(&mut [f32]) -> R) -> Option<R> {
+        let Kind::Fused { gradient, .. } = &self.inner.kind else { return None };
+        Some(f(&mut gradient.lock()[self.inner.slot.range()]))
     }
 }
 
@@ -305,7 +365,9 @@ struct Inner {
 
 #[derive(Debug)]
 enum Kind {
-    Fused { view: Tensor, gradient: Gradient },
+    Fused { view: Tensor, gradient: Gradient, packed: Option<Packed> },
+    /// A matrix in bf16 alone, for inference on the fused path.
+    Held(Arc<Right>),
     Composed { var: Var, detached: Tensor },
 }
 
@@ -408,8 +470,8 @@ mod tests {
         let message = params.set("a", &[1.0; 5]).unwrap_err().to_string();
         assert_eq!(message, "parameter a has shape [2, 3], which is not 5 values");
         assert_eq!(params.get("b").unwrap_err().to_string(), "there is no parameter named b");
-        let half = Params::zeros(vec![], &Device::Cpu, Path::Fused, DType::BF16).unwrap_err();
-        assert!(matches!(half, Error::FusedElsewhere { dtype: "bf16", .. }));
+        let half = Params::zeros(vec![], &Device::Cpu, Path::Fused, DType::F16).unwrap_err();
+        assert!(matches!(half, Error::FusedElsewhere { dtype: "f16", .. }));
     }
 
     #[test]
@@ -423,12 +485,12 @@ mod tests {
                 weights.iter().sum::<f32>()
             });
             assert_eq!(sum.unwrap(), params.len() as f32);
-            assert_eq!(a.tensor().to_vec2::<f32>().unwrap(), [[1.0; 3]; 2], "{path:?}");
+            assert_eq!(a.value(false).unwrap().to_vec2::<f32>().unwrap(), [[1.0; 3]; 2], "{path:?}");
             assert_eq!(params.read("b").unwrap(), [1.0; 4]);
             assert_eq!(before.read("a").unwrap(), [0.0; 6], "{path:?}: a copy follows its original");
             assert_eq!(before.grad("a").unwrap(), [0.0; 6]);
             before.set("b", &[7.0; 4]).unwrap();
-            assert_eq!(params.get("b").unwrap().tensor().to_vec1::<f32>().unwrap(), [1.0; 4]);
+            assert_eq!(params.get("b").unwrap().value(false).unwrap().to_vec1::<f32>().unwrap(), [1.0; 4]);
         }
     }
 

@@ -16,7 +16,7 @@ pub fn rms_norm(x: &Tensor, gain: &Param, eps: f64) -> Result<Tensor> {
     op::check_shape("rms_norm", "gain", gain.shape(), &[width])?;
     match gain.path() {
         Path::Fused => op::apply(x, Norm::new(gain, None, eps, width)),
-        Path::Composed => composed(x, gain.value(x.track_op()), eps),
+        Path::Composed => composed(x, gain.value(x.track_op())?, eps),
     }
 }
 

@@ -74,7 +74,7 @@ struct NormParams {
 
 impl Decoder {
     /// A decoder whose parameters are all zero, to be filled by [`Decoder::initialise`] or from a
-    /// checkpoint. `compute` other than `f32` needs [`Path::Composed`].
+    /// checkpoint. [`Params::zeros`] says what `compute` means.
     ///
     /// Errors: the description does not hold together; the path does not exist on the device.
     pub fn zeros(config: Config, head: HeadKind, device: &Device, path: Path, compute: DType) -> Result<Decoder> {
@@ -94,6 +94,14 @@ impl Decoder {
     /// The same weights in storage of their own: a reference policy, or an average that starts here.
     pub fn deep_copy(&self) -> Result<Decoder> {
         Decoder::over(self.config.clone(), self.head, self.params.deep_copy()?)
+    }
+
+    /// The same decoder for inference alone, its matrices held in bf16
+    /// ([`instruct_kernels::Params::held_in_bf16`]): a reference policy or a reward model at half the memory.
+    ///
+    /// Errors: the composed path.
+    pub fn held_in_bf16(&self) -> Result<Decoder> {
+        Decoder::over(self.config.clone(), self.head, self.params.held_in_bf16()?)
     }
 
     /// The same trunk under another head, whose own parameters take their initial values: how a

@@ -22,6 +22,10 @@ pub(crate) struct Args {
     /// tiny, gpt2, smollm2, or LAYERS,WIDTH,HEADS,VOCABULARY in the shape of GPT-2
     #[arg(long, default_values = ["tiny"], value_parser = shapes::parse)]
     shape: Vec<Shape>,
+    /// f32, or bf16: factors of products rounded, reference and reward model held in it; the peer's whole
+    /// model is in it
+    #[arg(long, value_enum, default_value_t)]
+    precision: Precision,
     /// Measure torch, transformers and TRL too, taking turns; makes an environment under target/
     /// (gigabytes of packages)
     #[arg(long)]
@@ -47,6 +51,24 @@ pub(crate) struct Args {
     /// Steps of one turn; the first is not counted
     #[arg(long, default_value_t = 4)]
     steps: usize,
+}
+
+/// What both sides compute in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Precision {
+    #[default]
+    F32,
+    Bf16,
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        })
+    }
 }
 
 /// One turn of one side: a process of its own.
@@ -83,7 +105,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let stages = if args.stage.is_empty() { Stage::ALL.to_vec() } else { args.stage.clone() };
     if let Some(sizes) = args.alone {
-        let turn = stages::measure(stages[0], &args.shape[0], sizes, args.steps)?;
+        let turn = stages::measure(stages[0], &args.shape[0], sizes, args.precision, args.steps)?;
         print(&serde_json::to_string(&turn)?);
         return Ok(());
     }
@@ -96,9 +118,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             for round in 1..=args.rounds {
                 say(&format!("{shape} {stage}: round {round} of {}", args.rounds));
                 if let Some(peer) = peer.as_ref().filter(|_| stage.has_peer()) {
-                    theirs.push(peer.turn(stage, shape, sizes, args.steps)?);
+                    theirs.push(peer.turn(stage, shape, sizes, args.precision, args.steps)?);
                 }
-                ours.push(own_turn(stage, shape, sizes, args.steps)?);
+                ours.push(own_turn(stage, shape, sizes, args.precision, args.steps)?);
             }
             report.add(stage, shape, ours, theirs);
             save(args, &report)?;
@@ -121,10 +143,11 @@ fn save(args: &Args, report: &report::Report) -> Result<()> {
 }
 
 /// One stage in a process of its own, so that its memory is its own.
-fn own_turn(stage: Stage, shape: &Shape, sizes: Sizes, steps: usize) -> Result<Turn> {
+fn own_turn(stage: Stage, shape: &Shape, sizes: Sizes, precision: Precision, steps: usize) -> Result<Turn> {
     let this = std::env::current_exe().context("this program has no path")?;
     let mut process = Command::new(this);
     process.args(["bench", "--alone", &sizes.to_string(), "--stage", &stage.to_string(), "--shape", &shape.name]);
+    process.args(["--precision", &precision.to_string()]);
     parse_turn(process.args(["--steps", &steps.to_string()]))
 }
 

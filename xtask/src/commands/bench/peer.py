@@ -1,7 +1,8 @@
-"""One turn of the peer: a stage in torch, transformers and TRL's PPO, with random weights, in float32.
+"""One turn of the peer: a stage in torch, transformers and TRL's PPO, with random weights, all of it in float32
+or in bfloat16.
 
     peer.py versions
-    peer.py STAGE FAMILY LAYERS WIDTH HEADS KV_HEADS INNER VOCAB PROMPTS K PROMPT COMPLETION STEPS THREADS
+    peer.py STAGE FAMILY LAYERS WIDTH HEADS KV_HEADS INNER VOCAB PROMPTS K PROMPT COMPLETION STEPS THREADS PRECISION
 
 The strongest plain form of each stage: whole sequences without padding, one forward and backward a
 step, the fused loss that the library offers, its AdamW. Prints one JSON line: seconds of every step but
@@ -23,6 +24,9 @@ import torch
 import transformers
 
 
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
+
 def configuration(family, layers, width, heads, kv_heads, inner, vocab):
     ends = dict(bos_token_id=vocab - 1, eos_token_id=vocab - 1, pad_token_id=vocab - 2, num_labels=1)
     if family == "gpt2":
@@ -38,11 +42,11 @@ def configuration(family, layers, width, heads, kv_heads, inner, vocab):
 
 
 def language_model(config):
-    return transformers.AutoModelForCausalLM.from_config(config)
+    return transformers.AutoModelForCausalLM.from_config(config).to(DTYPES[sys.argv[-1]])
 
 
 def scorer(config):
-    return transformers.AutoModelForSequenceClassification.from_config(config)
+    return transformers.AutoModelForSequenceClassification.from_config(config).to(DTYPES[sys.argv[-1]])
 
 
 def adamw(model):
@@ -150,7 +154,7 @@ def main():
         print(json.dumps(dict(torch=torch.__version__, transformers=transformers.__version__, trl=trl.__version__)))
         return
     stage, family = sys.argv[1:3]
-    layers, width, heads, kv_heads, inner, vocab, prompts, k, prompt, completion, steps, threads = map(int, sys.argv[3:])
+    layers, width, heads, kv_heads, inner, vocab, prompts, k, prompt, completion, steps, threads = map(int, sys.argv[3:-1])
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(threads)
     torch.manual_seed(0)

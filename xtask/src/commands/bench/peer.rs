@@ -1,6 +1,6 @@
 //! The other side: torch, transformers and TRL in processes of their own (peer.py).
 
-use super::{Shape, Sizes, Stage, Turn, parse_turn};
+use super::{Precision, Shape, Sizes, Stage, Turn, parse_turn};
 use crate::commands::python_environment;
 use anyhow::{Context, Result, bail};
 use instruct_model::Family;
@@ -40,7 +40,14 @@ impl Peer {
     }
 
     /// One turn with as many threads as we use.
-    pub(super) fn turn(&self, stage: Stage, shape: &Shape, sizes: Sizes, steps: usize) -> Result<Turn> {
+    pub(super) fn turn(
+        &self,
+        stage: Stage,
+        shape: &Shape,
+        sizes: Sizes,
+        precision: Precision,
+        steps: usize,
+    ) -> Result<Turn> {
         let config = &shape.config;
         let family = if config.family == Family::Gpt2 { "gpt2" } else { "llama" };
         let mut process = Command::new(&self.python);
@@ -50,7 +57,7 @@ impl Peer {
                 .map(|n| n.to_string()),
         );
         process.args([sizes.prompts, sizes.k, sizes.prompt, sizes.completion, steps].map(|n| n.to_string()));
-        process.arg(rayon::current_num_threads().to_string());
+        process.args([rayon::current_num_threads().to_string(), precision.to_string()]);
         parse_turn(&mut process)
     }
 }

@@ -1,6 +1,6 @@
 //! Every stage through the very calls that a training run makes, on made-up tokens.
 
-use super::{Shape, Turn};
+use super::{Precision, Shape, Turn};
 use crate::evaluate::peak_memory_mb;
 use anyhow::{Result, bail};
 use candle_core::{DType, Device};
@@ -114,13 +114,14 @@ impl fmt::Display for Stage {
 }
 
 /// Measures `steps` steps and one before them, which is not counted.
-pub(super) fn measure(stage: Stage, shape: &Shape, sizes: Sizes, steps: usize) -> Result<Turn> {
+pub(super) fn measure(stage: Stage, shape: &Shape, sizes: Sizes, precision: Precision, steps: usize) -> Result<Turn> {
     let mut clock = Clock { steps: steps as u64 + 1, last: Instant::now(), seconds: Vec::new() };
+    let maker = Maker { shape, precision };
     match stage {
-        Stage::Sft => fine_tune(shape, sizes, &mut clock)?,
-        Stage::RewardModel | Stage::RewardModelLong => rank(shape, sizes, &mut clock)?,
-        Stage::Generate | Stage::Decode => complete(shape, sizes, &mut clock)?,
-        Stage::Ppo | Stage::PpoPtx => reinforce(stage, shape, sizes, &mut clock)?,
+        Stage::Sft => fine_tune(&maker, sizes, &mut clock)?,
+        Stage::RewardModel | Stage::RewardModelLong => rank(&maker, sizes, &mut clock)?,
+        Stage::Generate | Stage::Decode => complete(&maker, sizes, &mut clock)?,
+        Stage::Ppo | Stage::PpoPtx => reinforce(stage, &maker, sizes, &mut clock)?,
     }
     if clock.seconds.len() != steps + 1 {
         bail!("{} of {} steps were measured", clock.seconds.len(), steps + 1);
@@ -153,47 +154,68 @@ impl Clock {
     }
 }
 
-fn model(shape: &Shape, head: HeadKind) -> Result<Decoder> {
-    let decoder = Decoder::zeros(shape.config.clone(), head, &Device::Cpu, KernelPath::Fused, DType::F32)?;
-    decoder.initialise(1)?;
-    Ok(decoder)
+/// Makes models and tokens of one shape.
+struct Maker<'a> {
+    shape: &'a Shape,
+    precision: Precision,
 }
 
-/// `n` tokens that no other call with another number has.
-fn tokens(shape: &Shape, number: usize, n: usize) -> Vec<u32> {
-    let mut draws = Source::new(1, "bench").at([number as u64]);
-    (0..n).map(|_| draws.below(shape.config.vocab as u64) as u32).collect()
+impl Maker<'_> {
+    /// A model that is trained.
+    fn model(&self, head: HeadKind) -> Result<Decoder> {
+        let compute = match self.precision {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+        };
+        let decoder = Decoder::zeros(self.shape.config.clone(), head, &Device::Cpu, KernelPath::Fused, compute)?;
+        decoder.initialise(1)?;
+        Ok(decoder)
+    }
+
+    /// The same model as one that is not trained.
+    fn frozen(&self, model: &Decoder) -> Result<Decoder> {
+        Ok(match self.precision {
+            Precision::F32 => model.deep_copy()?,
+            Precision::Bf16 => model.held_in_bf16()?,
+        })
+    }
+
+    /// `n` tokens that no other call with another number has.
+    fn tokens(&self, number: usize, n: usize) -> Vec<u32> {
+        let mut draws = Source::new(1, "bench").at([number as u64]);
+        (0..n).map(|_| draws.below(self.shape.config.vocab as u64) as u32).collect()
+    }
 }
 
-fn fine_tune(shape: &Shape, sizes: Sizes, clock: &mut Clock) -> Result<()> {
+fn fine_tune(maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Result<()> {
     let Sizes { prompts: sequences, prompt, completion, .. } = sizes;
     let example =
-        |i| sft::Example { prompt: tokens(shape, 2 * i, prompt), completion: tokens(shape, 2 * i + 1, completion) };
+        |i| sft::Example { prompt: maker.tokens(2 * i, prompt), completion: maker.tokens(2 * i + 1, completion) };
     let examples: Vec<sft::Example> = (0..sequences).map(example).collect();
     let plan = sft::Plan { epochs: clock.steps, batch: sequences, dropout: 0.0, ..sft::Plan::default() };
-    let mut state = sft::State::new(model(shape, HeadKind::LanguageModel)?, &plan)?;
+    let mut state = sft::State::new(maker.model(HeadKind::LanguageModel)?, &plan)?;
     let data = sft::Data { demonstrations: &examples, pretraining: &[] };
     Ok(sft::train(&mut state, &data, &plan, &mut clock.listener())?)
 }
 
-fn rank(shape: &Shape, sizes: Sizes, clock: &mut Clock) -> Result<()> {
+fn rank(maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Result<()> {
     let Sizes { prompts, k, prompt, completion } = sizes;
     let group = |i: usize| reward_model::Group {
-        prompt: tokens(shape, i, prompt),
-        completions: (0..k).map(|j| tokens(shape, 1_000 + i * k + j, completion)).collect(),
+        prompt: maker.tokens(i, prompt),
+        completions: (0..k).map(|j| maker.tokens(1_000 + i * k + j, completion)).collect(),
         ranks: (1..=k as u32).collect(),
     };
     let groups: Vec<reward_model::Group> = (0..prompts).map(group).collect();
     let adam = AdamConfig::default();
     let plan = reward_model::Plan { epochs: clock.steps, batch: prompts, lr: 9e-6, adam, micro_tokens: 4_096, seed: 1 };
-    let mut state = reward_model::State::new(model(shape, HeadKind::Score)?, &plan)?;
+    let mut state = reward_model::State::new(maker.model(HeadKind::Score)?, &plan)?;
     Ok(reward_model::train(&mut state, &groups, &plan, &mut clock.listener())?)
 }
 
-fn complete(shape: &Shape, sizes: Sizes, clock: &mut Clock) -> Result<()> {
+fn complete(maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Result<()> {
     let Sizes { prompts, prompt, completion, .. } = sizes;
-    let decoder = model(shape, HeadKind::LanguageModel)?;
-    let request = |i: usize| Request { episode: i as u64, prompt: tokens(shape, i, prompt) };
+    let decoder = maker.model(HeadKind::LanguageModel)?;
+    let request = |i: usize| Request { episode: i as u64, prompt: maker.tokens(i, prompt) };
     let requests: Vec<Request> = (0..prompts).map(request).collect();
     clock.last = Instant::now();
     for step in 0..clock.steps {
@@ -206,7 +228,7 @@ fn complete(shape: &Shape, sizes: Sizes, clock: &mut Clock) -> Result<()> {
     Ok(())
 }
 
-fn reinforce(stage: Stage, shape: &Shape, sizes: Sizes, clock: &mut Clock) -> Result<()> {
+fn reinforce(stage: Stage, maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Result<()> {
     let Sizes { prompts: episodes, prompt, completion, .. } = sizes;
     let ptx = if stage == Stage::PpoPtx { 1 } else { 0 };
     let plan = ppo::Plan {
@@ -218,10 +240,10 @@ fn reinforce(stage: Stage, shape: &Shape, sizes: Sizes, clock: &mut Clock) -> Re
         ptx_examples: ptx,
         ..ppo::Plan::preset(ppo::Preset::InstructGpt)
     };
-    let policy = model(shape, HeadKind::LanguageModel)?;
-    let (reference, reward) = (policy.deep_copy()?, model(shape, HeadKind::Score)?);
-    let prompts: Vec<Vec<u32>> = (0..64).map(|i| tokens(shape, i, prompt)).collect();
-    let windows: Vec<Vec<u32>> = (0..64).map(|i| tokens(shape, 1_000 + i, 128)).collect();
+    let policy = maker.model(HeadKind::LanguageModel)?;
+    let (reference, reward) = (maker.frozen(&policy)?, maker.frozen(&maker.model(HeadKind::Score)?)?);
+    let prompts: Vec<Vec<u32>> = (0..64).map(|i| maker.tokens(i, prompt)).collect();
+    let windows: Vec<Vec<u32>> = (0..64).map(|i| maker.tokens(1_000 + i, 128)).collect();
     let micro_tokens = 4_096;
     let score = |episodes: &[ppo::Episode]| {
         let items: Vec<reward_model::Item> = episodes
@@ -240,7 +262,7 @@ fn reinforce(stage: Stage, shape: &Shape, sizes: Sizes, clock: &mut Clock) -> Re
         seed: 1,
         micro_tokens,
     };
-    let value = model(shape, HeadKind::Value)?;
+    let value = maker.model(HeadKind::Value)?;
     let mut state = ppo::State::new(policy, Some(value), &plan)?;
     Ok(ppo::train(&mut state, &task, &plan, &mut clock.listener())?)
 }

@@ -1,6 +1,6 @@
 //! How cost grows with one size at a time.
 
-use super::{Sizes, Stage, Turn, own_turn, shapes};
+use super::{Precision, Sizes, Stage, Turn, own_turn, shapes};
 use crate::say;
 use anyhow::Result;
 use std::fmt;
@@ -33,7 +33,7 @@ pub(super) fn measure(steps: usize) -> Result<Vec<Point>> {
 fn point((sweep, size, stage, sizes, vocabulary): Row, steps: usize) -> Result<Point> {
     say(&format!("{sweep}: {size}"));
     let shape = shapes::parse(&format!("4,256,4,{vocabulary}")).map_err(anyhow::Error::msg)?;
-    Ok(Point { sweep, size, turn: own_turn(stage, &shape, sizes, steps)? })
+    Ok(Point { sweep, size, turn: own_turn(stage, &shape, sizes, Precision::F32, steps)? })
 }
 
 fn rows() -> Vec<Row> {

@@ -1,0 +1,365 @@
+//! Products on AMX: registers of sixteen rows of 64 bytes, multiplied as whole matrices.
+//!
+//! A tile of [`super::Right`] is sixteen of its lines as they lie, one of [`super::Left`] sixteen
+//! of its rows by one line. Two of each are multiplied crosswise, so that each is read once for two
+//! products. What the four instructions do is behind [`Tiles`], which tests give in plain code too.
+
+use super::{
+    pack::{LANES, Left, Line, Right},
+    tile::{Area, Target},
+};
+use std::ops::Range;
+
+/// Blocks of columns that are worked on together.
+pub(super) const BLOCKS: usize = 2;
+
+/// Rows of a register.
+const ROWS: usize = 16;
+
+/// Eight registers of sixteen rows of 64 bytes. 0 to 3 are sums, 4 and 5 of the left factor, 6 and 7
+/// of the right one.
+trait Tiles {
+    /// Sets a register to zero.
+    fn zero<const T: usize>(&mut self);
+    /// Loads sixteen rows, `stride` bytes apart.
+    ///
+    /// # Safety
+    ///
+    /// They are readable.
+    #[allow(unsafe_code)]
+    unsafe fn load<const T: usize>(&mut self, from: *const f32, stride: usize);
+    /// Stores sixteen rows, `stride` bytes apart.
+    ///
+    /// # Safety
+    ///
+    /// They are writable.
+    #[allow(unsafe_code)]
+    unsafe fn store<const T: usize>(&mut self, to: *mut f32, stride: usize);
+    /// `sums += left right` of pairs of bf16.
+    fn multiply<const SUMS: usize, const LEFT: usize, const RIGHT: usize>(&mut self);
+}
+
+/// Adds the products of a panel of pairs to an area, or sets the area to them.
+///
+/// # Safety
+///
+/// Nobody else accesses the area; [`permitted`] has said yes.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+pub(super) unsafe fn fill(
+    area: &Area,
+    panel: Range<usize>,
+    left: &Left,
+    right: &Right,
+    target: &Target,
+    accumulate: bool,
+) {
+    // SAFETY: the caller's promises.
+    unsafe { fill_with(&mut x86::Hardware::new(), area, panel, left, right, target, accumulate) }
+}
+
+/// # Safety
+///
+/// Nobody else accesses the area.
+#[allow(unsafe_code)]
+unsafe fn fill_with(
+    tiles: &mut impl Tiles,
+    area: &Area,
+    panel: Range<usize>,
+    left: &Left,
+    right: &Right,
+    target: &Target,
+    accumulate: bool,
+) {
+    for row in area.rows.clone().step_by(2 * ROWS) {
+        let second_row = (row + ROWS < area.rows.end).then_some(row + ROWS);
+        let second_block = (area.blocks.len() > 1).then_some(area.blocks.start + 1);
+        let corner = |row: Option<usize>, block: Option<usize>| {
+            Some(Corner { row: row?, block: block?, rows: ROWS.min(area.rows.end - row?), target, accumulate })
+        };
+        let block = area.blocks.start;
+        let corners = [
+            corner(Some(row), Some(block)),
+            corner(Some(row), second_block),
+            corner(second_row, Some(block)),
+            corner(second_row, second_block),
+        ];
+        // SAFETY: the corners are inside the area; a factor's lines are read inside its slices, of
+        // which the left one is filled up to whole tiles.
+        unsafe {
+            corners[0].iter().for_each(|corner| corner.load::<0>(tiles));
+            corners[1].iter().for_each(|corner| corner.load::<1>(tiles));
+            corners[2].iter().for_each(|corner| corner.load::<2>(tiles));
+            corners[3].iter().for_each(|corner| corner.load::<3>(tiles));
+            for start in panel.clone().step_by(LANES) {
+                load_left::<4>(tiles, left, row, start);
+                load_right::<6>(tiles, right, block, start);
+                tiles.multiply::<0, 4, 6>();
+                if let Some(block) = second_block {
+                    load_right::<7>(tiles, right, block, start);
+                    tiles.multiply::<1, 4, 7>();
+                }
+                if let Some(row) = second_row {
+                    load_left::<5>(tiles, left, row, start);
+                    tiles.multiply::<2, 5, 6>();
+                    if second_block.is_some() {
+                        tiles.multiply::<3, 5, 7>();
+                    }
+                }
+            }
+            corners[0].iter().for_each(|corner| corner.store::<0>(tiles));
+            corners[1].iter().for_each(|corner| corner.store::<1>(tiles));
+            corners[2].iter().for_each(|corner| corner.store::<2>(tiles));
+            corners[3].iter().for_each(|corner| corner.store::<3>(tiles));
+        }
+    }
+}
+
+/// Sixteen rows of `left` by the line that begins at pair `start`.
+#[allow(unsafe_code)]
+fn load_left<const T: usize>(tiles: &mut impl Tiles, left: &Left, row: usize, start: usize) {
+    let lines = &left.from_row(row)[start / LANES..];
+    assert!(lines.len() > (ROWS - 1) * left.stride(), "rows of a tile");
+    // SAFETY: the last of the rows begins inside `lines` by the assertion.
+    unsafe { tiles.load::<T>(lines.as_ptr().cast(), left.stride() * size_of::<Line>()) }
+}
+
+/// Sixteen lines of a block of `right`, from pair `start` on.
+#[allow(unsafe_code)]
+fn load_right<const T: usize>(tiles: &mut impl Tiles, right: &Right, block: usize, start: usize) {
+    let lines = &right.block(block)[start..][..LANES];
+    // SAFETY: sixteen lines by the slice.
+    unsafe { tiles.load::<T>(lines.as_ptr().cast(), size_of::<Line>()) }
+}
+
+/// One register's part of the result.
+struct Corner<'a> {
+    row: usize,
+    block: usize,
+    /// Rows of it that exist.
+    rows: usize,
+    target: &'a Target<'a>,
+    accumulate: bool,
+}
+
+#[allow(unsafe_code)]
+impl Corner<'_> {
+    /// # Safety
+    ///
+    /// Its rows and columns exist, and nobody else accesses them.
+    unsafe fn load<const T: usize>(&self, tiles: &mut impl Tiles) {
+        if !self.accumulate {
+            return tiles.zero::<T>();
+        }
+        let width = self.target.width(self.block);
+        if self.rows == ROWS && width == LANES {
+            let stride = self.target.stride() * size_of::<f32>();
+            // SAFETY: sixteen whole rows, by the caller's promise.
+            return unsafe { tiles.load::<T>(self.target.at(self.row, self.block), stride) };
+        }
+        let mut sums = [[0.0; LANES]; ROWS];
+        for (r, sums) in sums[..self.rows].iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            let row = unsafe { std::slice::from_raw_parts(self.target.at(self.row + r, self.block), width) };
+            sums[..width].copy_from_slice(row);
+        }
+        // SAFETY: sixteen rows of 64 bytes.
+        unsafe { tiles.load::<T>(sums.as_ptr().cast(), size_of::<Line>()) }
+    }
+
+    /// # Safety
+    ///
+    /// Its rows and columns exist, and nobody else accesses them.
+    unsafe fn store<const T: usize>(&self, tiles: &mut impl Tiles) {
+        let width = self.target.width(self.block);
+        if self.rows == ROWS && width == LANES {
+            let stride = self.target.stride() * size_of::<f32>();
+            // SAFETY: sixteen whole rows, by the caller's promise.
+            return unsafe { tiles.store::<T>(self.target.at(self.row, self.block), stride) };
+        }
+        let mut sums = [[0.0; LANES]; ROWS];
+        // SAFETY: sixteen rows of 64 bytes.
+        unsafe { tiles.store::<T>(sums.as_mut_ptr().cast(), size_of::<Line>()) };
+        for (r, sums) in sums[..self.rows].iter().enumerate() {
+            // SAFETY: the caller's promise.
+            let row = unsafe { std::slice::from_raw_parts_mut(self.target.at(self.row + r, self.block), width) };
+            row.copy_from_slice(&sums[..width]);
+        }
+    }
+}
+
+/// Whether the processor has AMX for bf16 and the system lets this process use it; asks once.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn permitted() -> bool {
+    use std::sync::OnceLock;
+    static PERMITTED: OnceLock<bool> = OnceLock::new();
+    *PERMITTED.get_or_init(x86::ask)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod x86 {
+    use super::Tiles;
+    use std::arch::{asm, x86_64::*};
+
+    /// The tile registers of this thread, configured while this lives.
+    pub(super) struct Hardware(());
+
+    /// The 64 bytes that say how large every register is: palette 1, 64 bytes by 16 rows in all eight.
+    #[repr(C, align(64))]
+    struct Configuration([u8; 64]);
+
+    static WHOLE: Configuration = {
+        let mut bytes = [0; 64];
+        bytes[0] = 1;
+        let mut register = 0;
+        while register < 8 {
+            bytes[16 + 2 * register] = 64;
+            bytes[48 + register] = 16;
+            register += 1;
+        }
+        Configuration(bytes)
+    };
+
+    impl Hardware {
+        /// # Safety
+        ///
+        /// [`super::permitted`] has said yes.
+        pub(super) unsafe fn new() -> Hardware {
+            // SAFETY: the instruction reads 64 bytes; that it exists is the caller's promise.
+            unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const WHOLE, options(nostack, readonly)) };
+            Hardware(())
+        }
+    }
+
+    impl Drop for Hardware {
+        /// Gives the registers back, or the system would save 8 KiB at every switch of threads.
+        fn drop(&mut self) {
+            // SAFETY: a value exists only where the instruction does.
+            unsafe { asm!("tilerelease", options(nostack, nomem)) };
+        }
+    }
+
+    impl Tiles for Hardware {
+        #[inline(always)]
+        fn zero<const T: usize>(&mut self) {
+            // SAFETY: a value exists only where the instruction does.
+            unsafe { asm!("tilezero tmm{}", const T, options(nostack, nomem)) };
+        }
+
+        #[inline(always)]
+        unsafe fn load<const T: usize>(&mut self, from: *const f32, stride: usize) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                asm!("tileloadd tmm{}, [{} + {}]", const T, in(reg) from, in(reg) stride, options(nostack, readonly))
+            };
+        }
+
+        #[inline(always)]
+        unsafe fn store<const T: usize>(&mut self, to: *mut f32, stride: usize) {
+            // SAFETY: the caller's promise.
+            unsafe { asm!("tilestored [{} + {}], tmm{}", in(reg) to, in(reg) stride, const T, options(nostack)) };
+        }
+
+        #[inline(always)]
+        fn multiply<const SUMS: usize, const LEFT: usize, const RIGHT: usize>(&mut self) {
+            // SAFETY: a value exists only where the instruction does.
+            unsafe {
+                asm!("tdpbf16ps tmm{}, tmm{}, tmm{}", const SUMS, const LEFT, const RIGHT, options(nostack, nomem))
+            };
+        }
+    }
+
+    /// Asks the processor, and then the system.
+    pub(super) fn ask() -> bool {
+        /// Of leaf 7, register EDX.
+        const AMX_BF16: u32 = 1 << 22;
+        const AMX_TILE: u32 = 1 << 24;
+        let features = if __cpuid(0).eax >= 7 { __cpuid_count(7, 0).edx } else { 0 };
+        features & AMX_BF16 != 0 && features & AMX_TILE != 0 && request()
+    }
+
+    /// Linux saves tile registers only for processes that have asked for it (since 5.16).
+    #[cfg(target_os = "linux")]
+    fn request() -> bool {
+        const ARCH_PRCTL: usize = 158;
+        const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
+        const XFEATURE_XTILEDATA: usize = 18;
+        let result: isize;
+        // SAFETY: the call writes no memory; the kernel clobbers rcx and r11.
+        unsafe {
+            asm!(
+                "syscall",
+                inlateout("rax") ARCH_PRCTL => result,
+                in("rdi") ARCH_REQ_XCOMP_PERM,
+                in("rsi") XFEATURE_XTILEDATA,
+                lateout("rcx") _,
+                lateout("r11") _,
+                options(nostack)
+            );
+        }
+        result == 0
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn request() -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bf16::{tests::check_product, tile::add_pairs};
+
+    /// The four instructions in plain code.
+    struct Plain([[[f32; LANES]; ROWS]; 8]);
+
+    #[allow(unsafe_code)]
+    impl Tiles for Plain {
+        fn zero<const T: usize>(&mut self) {
+            self.0[T] = [[0.0; LANES]; ROWS];
+        }
+
+        unsafe fn load<const T: usize>(&mut self, from: *const f32, stride: usize) {
+            for (r, row) in self.0[T].iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                *row = unsafe { *from.byte_add(r * stride).cast() };
+            }
+        }
+
+        unsafe fn store<const T: usize>(&mut self, to: *mut f32, stride: usize) {
+            for (r, row) in self.0[T].iter().enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe { *to.byte_add(r * stride).cast() = *row };
+            }
+        }
+
+        fn multiply<const SUMS: usize, const LEFT: usize, const RIGHT: usize>(&mut self) {
+            let lines = self.0[RIGHT].map(Line);
+            for (row, pairs) in self.0[LEFT].into_iter().enumerate() {
+                pairs.iter().zip(&lines).for_each(|(pair, line)| add_pairs(&mut self.0[SUMS][row], *pair, line));
+            }
+        }
+    }
+
+    /// The loops over registers are tested on any processor; the instructions themselves only where
+    /// they are, by the test of all units.
+    #[test]
+    fn loops_over_registers_make_products() {
+        for (m, k, n) in [(1, 1, 1), (16, 32, 16), (17, 33, 40), (40, 100, 33), (32, 64, 32), (5, 700, 50)] {
+            check_product("tiles in plain code", m, k, n, |left, right, out, accumulate| {
+                let target = Target::new(out, n);
+                for first in (0..right.blocks()).step_by(BLOCKS) {
+                    let area = Area { rows: 0..m, blocks: first..right.blocks().min(first + BLOCKS) };
+                    let tiles = &mut Plain([[[f32::NAN; LANES]; ROWS]; 8]);
+                    // SAFETY: the areas are inside the result and one after the other.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        fill_with(tiles, &area, 0..left.pairs(), left, right, &target, accumulate)
+                    };
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Rounds matrices of `f32` to bf16 and lays them out in pairs along the depth of a product.
+
+use super::{Kind, Unit};
+use crate::simd::{Kernel, Lanes, Level, Vector};
+use rayon::prelude::*;
+use std::mem::MaybeUninit;
+
+/// Pairs of a line.
+pub(super) const LANES: usize = crate::simd::LANES;
+
+/// Channels of a line.
+const CHANNELS: usize = 2 * LANES;
+
+/// Sixteen pairs of bf16, the earlier of a pair in the lower half. They are carried as the bits of
+/// `f32`, which is what the transposition of [`crate::simd`] moves.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Line(pub(super) Vector);
+
+const ZERO: Line = Line([0.0; LANES]);
+
+/// The left factor: row-major, every row in whole lines, filled up with zeros.
+pub(crate) struct Left {
+    lines: Vec<Line>,
+    rows: usize,
+    depth: usize,
+}
+
+/// The right factor: blocks of sixteen columns, a line for each pair of the depth, filled up with zeros.
+#[derive(Debug)]
+pub(crate) struct Right {
+    lines: Vec<Line>,
+    columns: usize,
+    depth: usize,
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.map(f32::to_bits).fmt(f)
+    }
+}
+
+impl Left {
+    /// The rows of `x (n, depth)`.
+    pub(crate) fn rows_of(x: &[f32], n: usize, depth: usize) -> Left {
+        let unit = Unit::best();
+        Left::make(n, depth, |first, row_lines, out| {
+            for (i, line) in out.iter_mut().enumerate() {
+                let (row, at) = (first + i / row_lines, CHANNELS * (i % row_lines));
+                let whole = if row < n { &x[row * depth..(row + 1) * depth] } else { &[] };
+                line.write(unit.round(whole.get(at..).unwrap_or_default()));
+            }
+        })
+    }
+
+    /// The columns of `x (depth, n)`: the transpose of `x`.
+    pub(crate) fn columns_of(x: &[f32], depth: usize, n: usize) -> Left {
+        let unit = Unit::best();
+        Left::make(n, depth, |first, row_lines, out| {
+            for at in 0..row_lines {
+                let mut lines = [ZERO; LANES];
+                for (pair, line) in lines.iter_mut().enumerate() {
+                    *line = unit.interleave(x, n, 2 * (LANES * at + pair), first);
+                }
+                transpose(&mut lines);
+                for (row, line) in lines.into_iter().enumerate() {
+                    out[row * row_lines + at].write(line);
+                }
+            }
+        })
+    }
+
+    /// `f(first row, lines of a row, lines)` writes all lines of sixteen rows.
+    fn make(rows: usize, depth: usize, f: impl Fn(usize, usize, &mut [MaybeUninit<Line>]) + Sync) -> Left {
+        let row_lines = row_lines(depth);
+        let lines = filled(rows.next_multiple_of(LANES) * row_lines, LANES * row_lines, |block, out| {
+            f(block * LANES, row_lines, out)
+        });
+        Left { lines, rows, depth }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Pairs of the depth, whole lines of them.
+    pub(super) fn pairs(&self) -> usize {
+        pairs(self.depth)
+    }
+
+    /// Lines from one row to the next.
+    pub(super) fn stride(&self) -> usize {
+        row_lines(self.depth)
+    }
+
+    /// All lines of the row and those after it.
+    pub(super) fn from_row(&self, row: usize) -> &[Line] {
+        &self.lines[row * self.stride()..]
+    }
+}
+
+impl Right {
+    /// The rows of `w (n, depth)` as columns: `x wᵀ` is a product with this.
+    pub(crate) fn rows_of(w: &[f32], n: usize, depth: usize) -> Right {
+        let unit = Unit::best();
+        Right::make(n, depth, |first, out| {
+            for (at, out) in out.chunks_mut(LANES).enumerate() {
+                let mut lines = [ZERO; LANES];
+                for (row, line) in (first..n).zip(&mut lines) {
+                    let whole = &w[row * depth..(row + 1) * depth];
+                    *line = unit.round(whole.get(CHANNELS * at..).unwrap_or_default());
+                }
+                transpose(&mut lines);
+                out.iter_mut().zip(lines).for_each(|(out, line)| _ = out.write(line));
+            }
+        })
+    }
+
+    /// The columns of `x (depth, n)`: `x` itself.
+    pub(crate) fn columns_of(x: &[f32], depth: usize, n: usize) -> Right {
+        let unit = Unit::best();
+        Right::make(n, depth, |first, out| {
+            for (pair, line) in out.iter_mut().enumerate() {
+                line.write(unit.interleave(x, n, 2 * pair, first));
+            }
+        })
+    }
+
+    /// `f(first column, lines)` writes all lines of a block of columns.
+    fn make(columns: usize, depth: usize, f: impl Fn(usize, &mut [MaybeUninit<Line>]) + Sync) -> Right {
+        let lines =
+            filled(columns.div_ceil(LANES) * pairs(depth), pairs(depth), |block, out| f(block * LANES, out));
+        Right { lines, columns, depth }
+    }
+
+    /// Number `row` of the rows that [`Right::rows_of`] was made of, as rounded.
+    pub(crate) fn row(&self, row: usize) -> impl Iterator<Item = f32> + '_ {
+        let halves = move |line: &Line| {
+            let bits = line.0[row % LANES].to_bits();
+            [bits << 16, bits & 0xffff_0000].map(f32::from_bits)
+        };
+        self.block(row / LANES).iter().flat_map(halves).take(self.depth)
+    }
+
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    pub(crate) fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Blocks of columns.
+    pub(super) fn blocks(&self) -> usize {
+        self.columns.div_ceil(LANES)
+    }
+
+    /// The lines of a block, one for each pair of the depth.
+    pub(super) fn block(&self, block: usize) -> &[Line] {
+        let pairs = pairs(self.depth);
+        &self.lines[block * pairs..][..pairs]
+    }
+}
+
+fn pairs(depth: usize) -> usize {
+    depth.div_ceil(CHANNELS) * LANES
+}
+
+/// An odd number, so that the rows of a tile do not fall on each other in a cache.
+fn row_lines(depth: usize) -> usize {
+    depth.div_ceil(CHANNELS) | 1
+}
+
+/// `len` lines, of which `f(i, lines)` writes chunk i of `chunk`, in parallel.
+fn filled(len: usize, chunk: usize, f: impl Fn(usize, &mut [MaybeUninit<Line>]) + Sync) -> Vec<Line> {
+    /// Lines that make a task.
+    const TASK: usize = 1 << 10;
+    let mut lines = Vec::with_capacity(len);
+    let chunks = lines.spare_capacity_mut()[..len].par_chunks_mut(chunk.max(1)).enumerate();
+    chunks.with_min_len(TASK / chunk.max(1)).for_each(|(i, lines)| f(i, lines));
+    // SAFETY: every chunk has been written whole, which is what both callers' closures are for.
+    #[allow(unsafe_code)]
+    unsafe {
+        lines.set_len(len)
+    };
+    lines
+}
+
+/// Turns sixteen lines of sixteen pairs.
+fn transpose(lines: &mut [Line; LANES]) {
+    Level::best().run(Transpose(lines));
+}
+
+struct Transpose<'a>(&'a mut [Line; LANES]);
+
+impl Kernel for Transpose<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let rows = std::array::from_fn(|i| lanes.load(&self.0[i].0));
+        lanes.transpose(rows).into_iter().zip(self.0).for_each(|(v, line)| lanes.store(v, &mut line.0));
+    }
+}
+
+impl Unit {
+    /// The first channels of `x`, at most a line of them.
+    fn round(self, x: &[f32]) -> Line {
+        let x = &x[..x.len().min(CHANNELS)];
+        match self.0 {
+            Kind::Portable => Line(std::array::from_fn(|i| {
+                let at = |i: usize| x.get(i).copied().unwrap_or(0.0);
+                pair(at(2 * i), at(2 * i + 1))
+            })),
+            // SAFETY: the unit is the proof of the instructions.
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code)]
+            _ => unsafe { x86::round(x) },
+        }
+    }
+
+    /// Rows `row` and `row + 1` of `x (_, n)`, columns from `first` on, as pairs; zero beyond the edges.
+    fn interleave(self, x: &[f32], n: usize, row: usize, first: usize) -> Line {
+        let part = |row: usize| {
+            let whole = x.get(row * n..(row + 1) * n).unwrap_or_default();
+            &whole[first.min(whole.len())..whole.len().min(first + LANES)]
+        };
+        let (even, odd) = (part(row), part(row + 1));
+        match self.0 {
+            Kind::Portable => Line(std::array::from_fn(|i| {
+                let at = |x: &[f32]| x.get(i).copied().unwrap_or(0.0);
+                pair(at(even), at(odd))
+            })),
+            // SAFETY: the unit is the proof of the instructions.
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code)]
+            _ => unsafe { x86::interleave(even, odd) },
+        }
+    }
+}
+
+/// A pair in one word.
+fn pair(even: f32, odd: f32) -> f32 {
+    f32::from_bits(rounded(even) | rounded(odd) << 16)
+}
+
+/// The bits of the nearest bf16, of the even one of two; denormals become zero, as the instructions have it.
+fn rounded(x: f32) -> u32 {
+    let bits = x.to_bits();
+    match x.classify() {
+        std::num::FpCategory::Nan => bits >> 16 | 0x40,
+        std::num::FpCategory::Subnormal => bits >> 16 & 0x8000,
+        _ => (bits + 0x7fff + (bits >> 16 & 1)) >> 16,
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod x86 {
+    use super::{LANES, Line};
+    use std::arch::x86_64::*;
+
+    /// At most 32 numbers as a line.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(super) fn round(x: &[f32]) -> Line {
+        let low = some(x);
+        let high = some(x.get(LANES..).unwrap_or_default());
+        let mut line = Line([0.0; LANES]);
+        // SAFETY: a line is 64 bytes, and so is a vector of 32 bf16.
+        unsafe { _mm512_store_ps(line.0.as_mut_ptr(), std::mem::transmute(_mm512_cvtne2ps_pbh(high, low))) };
+        line
+    }
+
+    /// At most 16 numbers each, in pairs.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(super) fn interleave(even: &[f32], odd: &[f32]) -> Line {
+        let both = _mm512_cvtne2ps_pbh(some(odd), some(even));
+        let order: [u16; 32] = const {
+            let mut order = [0; 32];
+            let mut i = 0;
+            while i < 32 {
+                order[i] = (i / 2 + i % 2 * 16) as u16;
+                i += 1;
+            }
+            order
+        };
+        let mut line = Line([0.0; LANES]);
+        // SAFETY: 32 indices are 64 bytes; so are a line and a vector of 32 bf16.
+        unsafe {
+            let order = _mm512_loadu_si512(order.as_ptr().cast());
+            let pairs = _mm512_permutexvar_epi16(order, std::mem::transmute::<__m512bh, __m512i>(both));
+            _mm512_store_si512(line.0.as_mut_ptr().cast(), pairs);
+        }
+        line
+    }
+
+    /// The first sixteen of `x`, or all and then zeros.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    fn some(x: &[f32]) -> __m512 {
+        let mask = if x.len() >= LANES { 0xffff } else { (1u16 << x.len()) - 1 };
+        // SAFETY: only the masked numbers are read, and they lie inside `x`.
+        unsafe { _mm512_maskz_loadu_ps(mask, x.as_ptr()) }
+    }
+}

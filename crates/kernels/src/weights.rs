@@ -1,0 +1,119 @@
+//! A matrix of parameters as the factor of products, in the precision its parameters compute in.
+
+use crate::{
+    Param,
+    bf16::{self, Left, Right},
+    few_rows::MOST_ROWS,
+    gemm::{self, Matrix, NARROW},
+    op::Elements,
+};
+use std::{
+    cell::OnceCell,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// `W (out, in)` of a linear layer or an unembedding, ready for the three products of training. It may be
+/// used for several batches, which share what has to be prepared.
+pub(crate) struct Weights<'a> {
+    factor: Factor<'a>,
+    out: usize,
+    input: usize,
+}
+
+enum Factor<'a> {
+    /// `f32` throughout.
+    Single(Elements<'a>),
+    /// Factors rounded to bf16, sums in `f32`.
+    Half {
+        forward: Arc<Right>,
+        /// None where the weights are only held in bf16, for inference.
+        master: Option<Elements<'a>>,
+        backward: OnceCell<Right>,
+    },
+}
+
+/// Whether a matrix of this shape is multiplied in bf16 where its parameters ask for that. Heads of few
+/// outputs are not: they cost nothing and decide much.
+pub(crate) fn is_halved(shape: &[usize]) -> bool {
+    matches!(shape, [out, input] if *out > NARROW && *input > 0)
+}
+
+/// Weights packed for products, made when first asked for and dropped when the weights change.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Packed(Arc<Mutex<Option<Arc<Right>>>>);
+
+impl Packed {
+    /// The kept packing, or a new one, which is kept when `keep`.
+    fn get(&self, keep: bool, make: impl FnOnce() -> Right) -> Arc<Right> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let packed = kept.clone().unwrap_or_else(|| Arc::new(make()));
+        if keep {
+            *kept = Some(packed.clone());
+        }
+        packed
+    }
+
+    /// Forgets what the weights were.
+    pub(crate) fn drop_kept(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl<'a> Weights<'a> {
+    /// Of a matrix, for products with `rows` rows at a time. Decoding asks for few rows and many times,
+    /// so what is prepared for that is kept.
+    pub(crate) fn of(w: &'a Param, rows: usize) -> candle_core::Result<Weights<'a>> {
+        let &[out, input] = w.shape() else { candle_core::bail!("{} is no matrix", w.name()) };
+        let half = |forward, master| Factor::Half { forward, master, backward: OnceCell::new() };
+        let factor = match (w.held(), w.packed()) {
+            (Some(held), _) => half(held.clone(), None),
+            (None, Some(packed)) => {
+                let master = w.elements()?;
+                half(packed.get(rows <= MOST_ROWS, || Right::rows_of(&master, out, input)), Some(master))
+            }
+            (None, None) => Factor::Single(w.elements()?),
+        };
+        Ok(Weights { factor, out, input })
+    }
+
+    /// `x Wᵀ` of `x (n, in)`: `(n, out)`, each row with the same bits whatever n.
+    pub(crate) fn forward(&self, x: &[f32]) -> Vec<f32> {
+        let n = x.len() / self.input;
+        match &self.factor {
+            Factor::Single(w) => gemm::rows_product(x, w, n, self.input, self.out),
+            Factor::Half { forward, .. } => {
+                let mut y = vec![0.0; n * self.out];
+                bf16::multiply(&Left::rows_of(x, n, self.input), forward, &mut y, false);
+                y
+            }
+        }
+    }
+
+    /// `dy W` of `dy (n, out)`: `(n, in)`.
+    ///
+    /// Errors: weights that are held for inference only.
+    pub(crate) fn backward(&self, dy: &[f32]) -> candle_core::Result<Vec<f32>> {
+        let (n, out, input) = (dy.len() / self.out, self.out, self.input);
+        match &self.factor {
+            Factor::Single(w) => Ok(gemm::product(Matrix::new(dy, n, out), Matrix::new(w, out, input))),
+            Factor::Half { master: None, .. } => candle_core::bail!("weights held in bf16 are for inference"),
+            Factor::Half { master: Some(w), backward, .. } => {
+                let mut dx = vec![0.0; n * input];
+                let w = backward.get_or_init(|| Right::columns_of(w, out, input));
+                bf16::multiply(&Left::rows_of(dy, n, out), w, &mut dx, false);
+                Ok(dx)
+            }
+        }
+    }
+
+    /// `dw += dyᵀ x` of `dy (n, out)` and `x (n, in)`.
+    pub(crate) fn add_gradient(&self, dw: &mut [f32], dy: &[f32], x: &[f32]) {
+        let (n, out, input) = (dy.len() / self.out, self.out, self.input);
+        match &self.factor {
+            Factor::Single(_) => gemm::add_product(dw, Matrix::new(dy, n, out).t(), Matrix::new(x, n, input)),
+            Factor::Half { .. } => {
+                bf16::multiply(&Left::columns_of(dy, n, out), &Right::columns_of(x, n, input), dw, true);
+            }
+        }
+    }
+}
