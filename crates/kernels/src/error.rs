@@ -69,7 +69,9 @@ pub enum Error {
         got: usize,
     },
     /// The fused path computes in `f32` on the CPU and nowhere else.
-    #[error("the fused path computes in f32 on the CPU, not in {dtype} on {device}: use the composed path there")]
+    #[error(
+        "the fused path computes in f32 or bf16 on the CPU, not in {dtype} on {device}: use the composed path there"
+    )]
     FusedElsewhere {
         /// The dtype asked for.
         dtype: &'static str,

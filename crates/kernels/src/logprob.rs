@@ -145,7 +145,11 @@ impl Head {
     }
 
     /// Goes through the predictions chunk by chunk, first to last.
-    fn for_each_chunk(&self, hidden: &[f32], w: &Weights, mut f: impl FnMut(Chunk) -> candle_core::Result<()>,
+    fn for_each_chunk(
+        &self,
+        hidden: &[f32],
+        w: &Weights,
+        mut f: impl FnMut(Chunk) -> candle_core::Result<()>,
     ) -> candle_core::Result<()> {
         for (i, rows) in self.rows.chunks(CHUNK).enumerate() {
             let hidden = op::gather(hidden, rows, self.width);
@@ -177,13 +181,7 @@ impl Head {
     }
 
     /// Carries gradients of a chunk's logits back to `dhidden (N, C)` and `dw (V, C)`.
-    fn backward(
-        &self,
-        chunk: &Chunk,
-        w: &Weights,
-        dhidden: &mut [f32],
-        dw: &mut [f32],
-    ) -> candle_core::Result<()> {
+    fn backward(&self, chunk: &Chunk, w: &Weights, dhidden: &mut [f32], dw: &mut [f32]) -> candle_core::Result<()> {
         let rows = &self.rows[chunk.first..][..chunk.hidden.len() / self.width];
         op::scatter_add(dhidden, rows, &w.backward(&chunk.logits)?, self.width);
         w.add_gradient(dw, &chunk.logits, &chunk.hidden);
@@ -257,8 +255,7 @@ impl TokenNll {
 
     fn loss_and_gradient(&self, hidden: &[f32]) -> candle_core::Result<(f32, HeadGradient)> {
         let (head, w) = (&self.head, self.head.weights()?);
-        let mut gradient =
-            HeadGradient { hidden: vec![0.0; hidden.len()], w: vec![0.0; head.vocabulary * head.width] };
+        let mut gradient = HeadGradient { hidden: vec![0.0; hidden.len()], w: vec![0.0; head.vocabulary * head.width] };
         let mut loss = 0.0;
         head.for_each_chunk(hidden, &w, |mut chunk| {
             loss += self.weighted(head.softmax(&mut chunk, |m, row, softmax, logprob| {

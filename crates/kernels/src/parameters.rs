@@ -191,7 +191,8 @@ impl Params {
         let mut held = Params::zeros(specs, &self.device, self.path, DType::BF16)?;
         rest.iter().try_for_each(|slot| held.set(&slot.name, &self.read(&slot.name)?))?;
         for slot in halved {
-            let rows = self.with_weights(|weights| Right::rows_of(&weights[slot.range()], slot.shape[0], slot.shape[1]))?;
+            let rows =
+                self.with_weights(|weights| Right::rows_of(&weights[slot.range()], slot.shape[0], slot.shape[1]))?;
             let inner = Inner { slot: slot.clone(), kind: Kind::Held(Arc::new(rows)) };
             held.params.insert(slot.name.clone(), Param { inner: Arc::new(inner) });
         }
@@ -365,16 +366,30 @@ struct Inner {
 
 #[derive(Debug)]
 enum Kind {
-    Fused { view: Tensor, gradient: Gradient, packed: Option<Packed> },
+    Fused {
+        view: Tensor,
+        gradient: Gradient,
+        packed: Option<Packed>,
+    },
     /// A matrix in bf16 alone, for inference on the fused path.
     Held(Arc<Right>),
-    Composed { var: Var, detached: Tensor },
+    Composed {
+        var: Var,
+        detached: Tensor,
+    },
 }
 
 /// The flat gradient, shared by the parameters and by the operations recorded in a graph.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Gradient {
     sum: Arc<Mutex<Vec<f32>>>,
+}
+
+impl std::fmt::Debug for Gradient {
+    /// Without its numbers, which are as many as the model's parameters.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Gradient({})", self.lock().len())
+    }
 }
 
 impl Gradient {

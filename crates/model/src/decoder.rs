@@ -176,13 +176,35 @@ impl Decoder {
     ///
     /// Errors: a sequence longer than the context, a token outside the vocabulary.
     pub fn hidden(&self, batch: &Packed, pass: Pass) -> Result<Tensor> {
+        self.hidden_of(batch, None, pass)
+    }
+
+    /// [`Decoder::hidden`] of some rows only, `(R, C)`: the very same numbers, for less. Nobody sees
+    /// the other rows of the last block but through their keys and values, so the rest of that block is
+    /// computed for these rows alone: a reward model reads one row of a sequence, a policy its completion. A
+    /// row may be named several times.
+    ///
+    /// Errors: as [`Decoder::hidden`]; a row outside the batch.
+    pub fn hidden_at(&self, batch: &Packed, rows: &[u32], pass: Pass) -> Result<Tensor> {
+        self.hidden_of(batch, Some(rows), pass)
+    }
+
+    /// [`Decoder::hidden_at`] of the rows that predict, `(M, C)`: row m belongs to the batch's prediction m.
+    ///
+    /// Errors: as [`Decoder::hidden`].
+    pub fn predicting(&self, batch: &Packed, pass: Pass) -> Result<Tensor> {
+        let rows: Vec<u32> = batch.predictions().iter().map(|prediction| prediction.row).collect();
+        self.hidden_at(batch, &rows, pass)
+    }
+
+    fn hidden_of(&self, batch: &Packed, wanted: Option<&[u32]>, pass: Pass) -> Result<Tensor> {
         self.check_context(batch.positions())?;
         let sentinel = (!matches!(pass, Pass::Infer)).then(|| self.params.sentinel());
         let spans: Arc<[Span]> = spans(batch).into();
         let scale = self.config.attention_scale() as f32;
         let keys = DropKeys::new(batch, pass);
         let x = self.enter(batch.ids(), batch.positions(), sentinel)?;
-        self.blocks(x, batch.positions(), &keys, &mut |_, qkv| {
+        self.blocks(x, batch.positions(), wanted, keys, &mut |_, qkv| {
             Ok(kernels::attention(qkv, &spans, self.layout(), scale, self.config.sliding_window)?)
         })
     }
@@ -194,7 +216,7 @@ impl Decoder {
         self.check_context(&positions)?;
         let scale = self.config.attention_scale() as f32;
         let x = self.enter(ids, &positions, None)?;
-        self.blocks(x, &positions, &DropKeys::none(), &mut |layer, qkv| {
+        self.blocks(x, &positions, None, DropKeys::none(), &mut |layer, qkv| {
             Ok(kernels::cached_attention(qkv, layer, cache, rows, scale, self.config.sliding_window)?)
         })
     }
@@ -245,12 +267,18 @@ impl Decoder {
         &self,
         mut x: Tensor,
         positions: &[u32],
-        keys: &DropKeys,
+        wanted: Option<&[u32]>,
+        mut keys: DropKeys,
         attend: &mut dyn FnMut(usize, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         for (i, block) in self.blocks.iter().enumerate() {
             let qkv = self.project(block, &x, positions)?;
-            let attended = block.attn_out.forward(&attend(i, &qkv)?)?;
+            let mut attended = attend(i, &qkv)?;
+            if let Some(rows) = wanted.filter(|_| i + 1 == self.blocks.len()) {
+                (attended, x) = (kernels::gather_rows(&attended, rows)?, kernels::gather_rows(&x, rows)?);
+                keys = keys.at(rows);
+            }
+            let attended = block.attn_out.forward(&attended)?;
             let entered = self.config.parallel_residual.then(|| x.clone());
             x = (x + keys.drop(&attended, 2 * i as u64)?)?;
             let read = entered.as_ref().unwrap_or(&x);
@@ -343,6 +371,14 @@ impl DropKeys {
         };
         let rows = batch.segments().iter().flat_map(row).collect::<Vec<_>>();
         DropKeys { dropout: Some(dropout), rows }
+    }
+
+    /// Those of these rows.
+    fn at(self, rows: &[u32]) -> DropKeys {
+        if self.dropout.is_none() {
+            return self;
+        }
+        DropKeys { rows: rows.iter().map(|&row| self.rows[row as usize]).collect(), ..self }
     }
 
     fn drop(&self, x: &Tensor, site: u64) -> Result<Tensor> {

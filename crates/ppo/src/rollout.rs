@@ -138,7 +138,7 @@ impl Rollout {
         let (mut logprobs, mut entropies) = (Vec::new(), Vec::new());
         for micro in self.micro_batches(&self.all(), micro_tokens) {
             let batch = self.pack(&micro);
-            let hidden = model.hidden(&batch, Pass::Infer)?;
+            let hidden = model.predicting(&batch, Pass::Infer)?;
             let both = token_logprobs(model, &hidden, &batch, plan.temperature)?;
             for row in both.to_vec2::<f32>()? {
                 logprobs.push(row[0]);
@@ -153,7 +153,7 @@ impl Rollout {
         let mut values = Vec::new();
         for micro in self.micro_batches(&self.all(), micro_tokens) {
             let batch = self.pack(&micro);
-            let hidden = value.hidden(&batch, Pass::Infer)?;
+            let hidden = value.predicting(&batch, Pass::Infer)?;
             values.extend(value.scalars(&hidden, &rows(&batch))?.to_dtype(DType::F32)?.to_vec1::<f32>()?);
         }
         self.values = values;
@@ -253,7 +253,7 @@ pub(crate) fn token_logprobs(model: &Decoder, hidden: &Tensor, batch: &Packed, t
     Ok(both.to_dtype(DType::F32)?)
 }
 
-/// The row that predicts each prediction's token.
+/// Every prediction's row of [`Decoder::predicting`].
 pub(crate) fn rows(batch: &Packed) -> Vec<u32> {
-    batch.predictions().iter().map(|p| p.row).collect()
+    (0..batch.predictions().len() as u32).collect()
 }

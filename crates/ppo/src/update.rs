@@ -82,7 +82,7 @@ impl<'a> Minibatch<'a> {
         advantages: &[f32],
         stats: &mut UpdateStats,
     ) -> Result<()> {
-        let hidden = policy.hidden(batch, Pass::Train)?;
+        let hidden = policy.predicting(batch, Pass::Train)?;
         let logprobs = token_logprobs(policy, &hidden, batch, plan.temperature)?.narrow(1, 0, 1)?.flatten_all()?;
         let old = self.rollout.pick(&self.rollout.old, micro);
         let out = policy_loss(&logprobs.to_vec1::<f32>()?, &old, advantages, plan.clip, self.tokens);
@@ -110,7 +110,7 @@ impl<'a> Minibatch<'a> {
         let mut tree = GradTree::new(self.micro.len());
         for micro in &self.micro {
             let batch = self.rollout.pack(micro);
-            let hidden = value.hidden(&batch, Pass::Train)?;
+            let hidden = value.predicting(&batch, Pass::Train)?;
             let values = value.scalars(&hidden, &rows(&batch))?.to_dtype(DType::F32)?;
             value.params().backward(&self.value_surrogate(&values, plan, coefficient, micro, stats)?)?;
             value.params().with_grads(|grads| tree.push(grads))?;
@@ -139,7 +139,7 @@ impl<'a> Minibatch<'a> {
 /// Adds the gradient of `gamma * (mean over all ptx tokens of -log p)` and returns this batch's
 /// share of the mean, without gamma.
 fn ptx_micro(policy: &Decoder, batch: &Packed, gamma: f64, tokens: usize) -> Result<f64> {
-    let hidden = policy.hidden(batch, Pass::Train)?;
+    let hidden = policy.predicting(batch, Pass::Train)?;
     let targets: Vec<u32> = batch.predictions().iter().map(|p| p.target).collect();
     let weights = vec![(gamma / tokens as f64) as f32; targets.len()];
     let loss = token_nll(&hidden, policy.unembedding()?, &rows(batch), &targets, &weights)?;

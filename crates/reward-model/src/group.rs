@@ -1,6 +1,7 @@
 //! A ranking as token ids, and how several of them share one packed batch.
 
 use crate::Result;
+use candle_core::{DType, Tensor};
 use instruct_data::Packed;
 use instruct_model::{Decoder, Pass};
 
@@ -46,9 +47,7 @@ pub fn scores(model: &Decoder, items: &[Item], micro_tokens: usize) -> Result<Ve
             batch.push(items[from], from as u64);
             from += 1;
         }
-        let hidden = model.hidden(&batch.packed, Pass::Infer)?;
-        let scores = model.scalars(&hidden, &batch.rows)?.to_dtype(candle_core::DType::F32)?.to_vec1::<f32>()?;
-        out.extend(scores);
+        out.extend(batch.scores(model, Pass::Infer)?.to_vec1::<f32>()?);
     }
     Ok(out)
 }
@@ -62,6 +61,13 @@ pub(crate) struct ItemBatch<'a> {
 }
 
 impl<'a> ItemBatch<'a> {
+    /// Scores of the completions, `(n,)` in `f32`.
+    pub(crate) fn scores(&self, model: &Decoder, pass: Pass) -> Result<Tensor> {
+        let hidden = model.hidden_at(&self.packed, &self.rows, pass)?;
+        let rows: Vec<u32> = (0..self.rows.len() as u32).collect();
+        Ok(model.scalars(&hidden, &rows)?.to_dtype(DType::F32)?)
+    }
+
     pub(crate) fn push(&mut self, item: Item<'a>, example: u64) {
         let prefix = match self.prompt {
             Some((prompt, segment)) if prompt == item.prompt => segment,

@@ -6,7 +6,7 @@ use crate::{
     loss::{pairs, ranking_loss},
     scores,
 };
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use instruct_model::{Decoder, Pass};
 use instruct_random::Source;
 use instruct_train::{
@@ -164,8 +164,7 @@ fn gradients(model: &Decoder, groups: &[&Group], micro_tokens: usize) -> Result<
                 batch.push(Item { prompt: &group.prompt, completion }, example);
             }
         }
-        let hidden = model.hidden(&batch.packed, Pass::Train)?;
-        let scores = model.scalars(&hidden, &batch.rows)?.to_dtype(DType::F32)?;
+        let scores = batch.scores(model, Pass::Train)?;
         let gradient = losses(&scores.to_vec1::<f32>()?, groups_here, groups.len() as f64, &mut sums);
         let surrogate = (&scores * Tensor::new(gradient, scores.device())?)?.sum_all()?;
         model.params().backward(&surrogate)?;

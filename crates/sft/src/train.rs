@@ -222,8 +222,9 @@ fn gradients(state: &State, micros: &[Micro], plan: &Plan) -> Result<Losses> {
 
 /// The sum of `weight * -log p(target)` over a micro-batch, as a graph and as a number.
 fn weighted_nll(model: &Decoder, micro: &Micro, weights: &[f32], pass: Pass) -> Result<(Tensor, f64)> {
-    let hidden = model.hidden(&micro.packed, pass)?;
-    let (rows, targets): (Vec<u32>, Vec<u32>) = micro.packed.predictions().iter().map(|p| (p.row, p.target)).unzip();
+    let hidden = model.predicting(&micro.packed, pass)?;
+    let (rows, targets): (Vec<u32>, Vec<u32>) =
+        (0..).zip(micro.packed.predictions()).map(|(m, p)| (m, p.target)).unzip();
     let loss = token_nll(&hidden, model.unembedding()?, &rows, &targets, weights)?;
     let sum = f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
     Ok((loss, sum))

@@ -22,10 +22,8 @@ pub(crate) struct Args {
     /// tiny, gpt2, smollm2, or LAYERS,WIDTH,HEADS,VOCABULARY in the shape of GPT-2
     #[arg(long, default_values = ["tiny"], value_parser = shapes::parse)]
     shape: Vec<Shape>,
-    /// f32, or bf16: factors of products rounded, reference and reward model held in it; the peer's whole
-    /// model is in it
-    #[arg(long, value_enum, default_value_t)]
-    precision: Precision,
+    #[command(flatten)]
+    numbers: Numbers,
     /// Measure torch, transformers and TRL too, taking turns; makes an environment under target/
     /// (gigabytes of packages)
     #[arg(long)]
@@ -53,13 +51,44 @@ pub(crate) struct Args {
     steps: usize,
 }
 
-/// What both sides compute in.
+/// What numbers are used.
+#[derive(Clone, Copy, Debug, clap::Args, serde::Serialize)]
+pub(crate) struct Numbers {
+    /// f32, or bf16: factors of products are rounded to it; the peer's whole model is in it
+    #[arg(long, value_enum, default_value_t)]
+    precision: Precision,
+    /// What PPO's reference and reward model are held in; the same without this
+    #[arg(long, value_enum)]
+    frozen: Option<Precision>,
+}
+
+impl Numbers {
+    fn frozen(self) -> Precision {
+        self.frozen.unwrap_or(self.precision)
+    }
+}
+
+/// A format of numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Precision {
     #[default]
     F32,
     Bf16,
+}
+
+impl Precision {
+    fn dtype(self) -> candle_core::DType {
+        match self {
+            Precision::F32 => candle_core::DType::F32,
+            Precision::Bf16 => candle_core::DType::BF16,
+        }
+    }
+
+    /// Bytes of a number.
+    fn bytes(self) -> f64 {
+        self.dtype().size_in_bytes() as f64
+    }
 }
 
 impl std::fmt::Display for Precision {
@@ -105,12 +134,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let stages = if args.stage.is_empty() { Stage::ALL.to_vec() } else { args.stage.clone() };
     if let Some(sizes) = args.alone {
-        let turn = stages::measure(stages[0], &args.shape[0], sizes, args.precision, args.steps)?;
+        let turn = stages::measure(stages[0], &args.shape[0], sizes, args.numbers, args.steps)?;
         print(&serde_json::to_string(&turn)?);
         return Ok(());
     }
     let peer = args.peer.then(|| peer::Peer::find(args.python.as_deref())).transpose()?;
-    let mut report = report::Report::new(ceilings::measure()?, peer.as_ref().map(peer::Peer::versions).transpose()?);
+    let mut report = report::Report::new(args.numbers, peer.as_ref().map(peer::Peer::versions).transpose()?)?;
     for shape in &args.shape {
         for &stage in &stages {
             let sizes = stage.sizes(shape);
@@ -118,16 +147,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             for round in 1..=args.rounds {
                 say(&format!("{shape} {stage}: round {round} of {}", args.rounds));
                 if let Some(peer) = peer.as_ref().filter(|_| stage.has_peer()) {
-                    theirs.push(peer.turn(stage, shape, sizes, args.precision, args.steps)?);
+                    theirs.push(peer.turn(stage, shape, sizes, args.numbers, args.steps)?);
                 }
-                ours.push(own_turn(stage, shape, sizes, args.precision, args.steps)?);
+                ours.push(own_turn(stage, shape, sizes, args.numbers, args.steps)?);
             }
             report.add(stage, shape, ours, theirs);
             save(args, &report)?;
         }
     }
     if args.sweeps {
-        report.sweeps = sweeps::measure(args.steps)?;
+        report.sweeps = sweeps::measure(args.numbers, args.steps)?;
         save(args, &report)?;
     }
     print(&if args.json { serde_json::to_string(&report)? } else { report.table() });
@@ -143,11 +172,11 @@ fn save(args: &Args, report: &report::Report) -> Result<()> {
 }
 
 /// One stage in a process of its own, so that its memory is its own.
-fn own_turn(stage: Stage, shape: &Shape, sizes: Sizes, precision: Precision, steps: usize) -> Result<Turn> {
+fn own_turn(stage: Stage, shape: &Shape, sizes: Sizes, numbers: Numbers, steps: usize) -> Result<Turn> {
     let this = std::env::current_exe().context("this program has no path")?;
     let mut process = Command::new(this);
     process.args(["bench", "--alone", &sizes.to_string(), "--stage", &stage.to_string(), "--shape", &shape.name]);
-    process.args(["--precision", &precision.to_string()]);
+    process.args(["--precision", &numbers.precision.to_string(), "--frozen", &numbers.frozen().to_string()]);
     parse_turn(process.args(["--steps", &steps.to_string()]))
 }
 

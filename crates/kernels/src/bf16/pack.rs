@@ -27,16 +27,16 @@ pub(crate) struct Left {
 }
 
 /// The right factor: blocks of sixteen columns, a line for each pair of the depth, filled up with zeros.
-#[derive(Debug)]
 pub(crate) struct Right {
     lines: Vec<Line>,
     columns: usize,
     depth: usize,
 }
 
-impl std::fmt::Debug for Line {
+impl std::fmt::Debug for Right {
+    /// Without its numbers, which are as many as the matrix has.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.map(f32::to_bits).fmt(f)
+        write!(f, "Right({} x {})", self.depth, self.columns)
     }
 }
 
@@ -132,8 +132,7 @@ impl Right {
 
     /// `f(first column, lines)` writes all lines of a block of columns.
     fn make(columns: usize, depth: usize, f: impl Fn(usize, &mut [MaybeUninit<Line>]) + Sync) -> Right {
-        let lines =
-            filled(columns.div_ceil(LANES) * pairs(depth), pairs(depth), |block, out| f(block * LANES, out));
+        let lines = filled(columns.div_ceil(LANES) * pairs(depth), pairs(depth), |block, out| f(block * LANES, out));
         Right { lines, columns, depth }
     }
 

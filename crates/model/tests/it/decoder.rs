@@ -277,6 +277,39 @@ fn what_does_not_fit_is_refused() {
         let broken = Config { kv_heads: 5, ..config.clone() };
         let made = |config, dtype| Decoder::zeros(config, HeadKind::Score, &Device::Cpu, Path::Fused, dtype);
         refused(made(broken, DType::F32), "kv_heads (5) does not divide heads");
-        refused(made(config, DType::BF16), "bf16");
+        refused(made(config, DType::F16), "f16");
+    }
+}
+
+/// What a loss reads is the same, gradients included, whether the last block computes all rows or those.
+#[test]
+fn rows_that_nobody_reads_may_be_left_out() {
+    for config in families() {
+        for path in PATHS {
+            let decoder = random(&config, HeadKind::LanguageModel, path);
+            for batch in [pack(true), pack(false)] {
+                let dropout = Dropout { rate: 0.3, source: Source::new(3, "dropout"), step: 2 };
+                for pass in [Pass::Infer, Pass::Train, Pass::TrainWithDropout(dropout)] {
+                    let rows = rows(&batch);
+                    let all = decoder.hidden(&batch, pass).unwrap();
+                    let some = decoder.predicting(&batch, pass).unwrap();
+                    let picked = kernels::gather_rows(&all, &rows).unwrap();
+                    let numbers = |x: &Tensor| x.to_vec2::<f32>().unwrap();
+                    if path == Path::Fused {
+                        assert_eq!(numbers(&some), numbers(&picked));
+                    }
+                    if matches!(pass, Pass::Infer) {
+                        continue;
+                    }
+                    let gradient = |hidden: &Tensor| {
+                        decoder.params().zero_grad().unwrap();
+                        decoder.params().backward(&hidden.sqr().unwrap().sum_all().unwrap()).unwrap();
+                        decoder.params().with_grads(|grads| grads.to_vec()).unwrap()
+                    };
+                    let difference = instruct_claims::relative(&gradient(&some), &gradient(&picked), 1e-3);
+                    assert!(difference < 1e-5, "{:?} {path:?}: {difference}", config.family);
+                }
+            }
+        }
     }
 }

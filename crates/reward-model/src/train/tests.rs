@@ -1,7 +1,8 @@
 //! Training and scoring against slow readings of equation 1.
 
 use super::*;
-use candle_core::Device;
+use candle_core::{DType, Device};
+
 use instruct_data::Packed;
 use instruct_kernels::Path;
 use instruct_model::{Config, HeadKind};

@@ -1,5 +1,6 @@
 //! What this machine can do at most: products of large matrices, and reading memory.
 
+use super::Precision;
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use instruct_kernels::{Params, Path, Spec, linear};
@@ -9,20 +10,21 @@ use std::time::Instant;
 /// The most that any stage could reach here.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub(super) struct Ceilings {
-    /// Billions of additions and multiplications a second in products of square matrices.
+    /// Billions of additions and multiplications a second in products of square matrices, in the precision
+    /// of the run.
     pub(super) gflops: f64,
     /// Billions of bytes read a second by all threads together.
     pub(super) gigabytes: f64,
 }
 
 /// The best of several tries each.
-pub(super) fn measure() -> Result<Ceilings> {
-    Ok(Ceilings { gflops: products()?, gigabytes: reading()? })
+pub(super) fn measure(precision: Precision) -> Result<Ceilings> {
+    Ok(Ceilings { gflops: products(precision)?, gigabytes: reading()? })
 }
 
-fn products() -> Result<f64> {
+fn products(precision: Precision) -> Result<f64> {
     const N: usize = 2_048;
-    let params = Params::zeros(vec![Spec::new("w", vec![N, N])], &Device::Cpu, Path::Fused, DType::F32)?;
+    let params = Params::zeros(vec![Spec::new("w", vec![N, N])], &Device::Cpu, Path::Fused, precision.dtype())?;
     params.set("w", &vec![0.5; N * N])?;
     let (w, x) = (params.get("w")?, Tensor::ones((N, N), DType::F32, &Device::Cpu)?);
     let best = best_of(6, || Ok(linear(&x, &w, None)?))?;

@@ -1,6 +1,12 @@
 //! Results: medians, spreads and ratios, and each stage's share of what the machine can do.
 
-use super::{Shape, Stage, Turn, ceilings::Ceilings, median, stages::Sizes};
+use super::{
+    Numbers, Shape, Stage, Turn,
+    ceilings::{self, Ceilings},
+    median,
+    stages::Sizes,
+};
+use anyhow::Result;
 use instruct_model::{HeadKind, Position};
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -10,6 +16,9 @@ pub(super) struct Report {
     cpu: String,
     threads: usize,
     kernels: &'static str,
+    /// What multiplies bf16.
+    bf16: Option<&'static str>,
+    numbers: Numbers,
     /// Packages of the peer.
     peer: Option<BTreeMap<String, String>>,
     ceilings: Ceilings,
@@ -36,10 +45,13 @@ struct Row {
 }
 
 impl Report {
-    pub(super) fn new(ceilings: Ceilings, peer: Option<BTreeMap<String, String>>) -> Report {
+    /// Nothing but the machine, whose ceilings are measured now.
+    pub(super) fn new(numbers: Numbers, peer: Option<BTreeMap<String, String>>) -> Result<Report> {
+        let ceilings = ceilings::measure(numbers.precision)?;
         let cpu = crate::commands::doctor::cpu_model();
         let (threads, kernels) = (rayon::current_num_threads(), instruct_kernels::cpu_level());
-        Report { cpu, threads, kernels, peer, ceilings, rows: Vec::new(), sweeps: Vec::new() }
+        let (bf16, rows, sweeps) = (instruct_kernels::bf16_unit(), Vec::new(), Vec::new());
+        Ok(Report { cpu, threads, kernels, bf16, numbers, peer, ceilings, rows, sweeps })
     }
 
     pub(super) fn add(&mut self, stage: Stage, shape: &Shape, ours: Vec<Turn>, theirs: Vec<Turn>) {
@@ -53,8 +65,8 @@ impl Report {
             peak_mb: peak(&ours),
             peer_rate: has_peer.then(|| rate(&theirs)),
             peer_peak_mb: has_peer.then(|| peak(&theirs)),
-            share: share(stage, shape, rate(&ours), self.ceilings),
-            floor_mb: floor_mb(stage, shape),
+            share: share(stage, shape, rate(&ours), self.ceilings, self.numbers),
+            floor_mb: floor_mb(stage, shape, self.numbers),
             ours,
             theirs,
         });
@@ -62,12 +74,17 @@ impl Report {
 
     /// For a person.
     pub(super) fn table(&self) -> String {
-        let mut text = format!("{}, {} threads, {}\n", self.cpu, self.threads, self.kernels);
+        let Numbers { precision, .. } = self.numbers;
+        let bf16 = self.bf16.unwrap_or("no unit for bf16");
+        let mut text = format!("{}, {} threads, {}, {bf16}\n", self.cpu, self.threads, self.kernels);
+        let _ =
+            writeln!(text, "products in {precision}, PPO's reference and reward model in {}", self.numbers.frozen());
         for (package, version) in self.peer.iter().flatten() {
             let _ = write!(text, "{package} {version}  ");
         }
         let Ceilings { gflops, gigabytes } = self.ceilings;
-        let _ = writeln!(text, "\nceilings: {gflops:.0} GFLOP/s in f32 products, {gigabytes:.1} GB/s of reading\n");
+        let _ =
+            writeln!(text, "\nceilings: {gflops:.0} GFLOP/s in {precision} products, {gigabytes:.1} GB/s of reading\n");
         let _ = writeln!(
             text,
             "{:>8} {:>18} {:>9} {:>13} {:>9} {:>13} {:>6} {:>8} {:>8} {:>6} {:>8} {:>7}",
@@ -131,7 +148,7 @@ fn matmul_parameters(shape: &Shape, head: HeadKind) -> f64 {
 /// SFT: six operations per matrix element and token, and attention, over the ceiling of products
 /// (recomputation is not counted, the optimizer's time is). Decoding: weights and cache read per
 /// token, over the ceiling of reading. Other stages mix the two.
-fn share(stage: Stage, shape: &Shape, rate: f64, ceilings: Ceilings) -> Option<f64> {
+fn share(stage: Stage, shape: &Shape, rate: f64, ceilings: Ceilings, numbers: Numbers) -> Option<f64> {
     let config = &shape.config;
     let weights = matmul_parameters(shape, HeadKind::LanguageModel);
     let Sizes { prompt, completion, .. } = stage.sizes(shape);
@@ -145,30 +162,33 @@ fn share(stage: Stage, shape: &Shape, rate: f64, ceilings: Ceilings) -> Option<f
         Stage::Decode => {
             let seen = prompt as f64 + completion as f64 / 2.0;
             let cache = 2.0 * (config.kv_heads * config.head_dim * config.layers) as f64 * seen;
-            Some(rate * 4.0 * (weights + cache) / (ceilings.gigabytes * 1e9))
+            let bytes = numbers.precision.bytes() * weights + 4.0 * cache;
+            Some(rate * bytes / (ceilings.gigabytes * 1e9))
         }
         _ => None,
     }
 }
 
 /// Parameters of every model of the stage, with gradient and two moments where it learns, and the
-/// averaged policy.
-fn floor_mb(stage: Stage, shape: &Shape) -> f64 {
+/// averaged policy, in `f32` but for what is frozen.
+fn floor_mb(stage: Stage, shape: &Shape, numbers: Numbers) -> f64 {
     let of = |head| shape.config.parameters(head) as f64;
     let (language, scalar) = (of(HeadKind::LanguageModel), of(HeadKind::Score));
-    let elements = match stage {
-        Stage::Sft => 4.0 * language,
-        Stage::RewardModel | Stage::RewardModelLong => 4.0 * scalar,
-        Stage::Generate | Stage::Decode => language,
-        Stage::Ppo | Stage::PpoPtx => (4.0 + 1.0 + 1.0) * language + (4.0 + 1.0) * scalar,
+    let bytes = match stage {
+        Stage::Sft => 16.0 * language,
+        Stage::RewardModel | Stage::RewardModelLong => 16.0 * scalar,
+        Stage::Generate | Stage::Decode => 4.0 * language,
+        Stage::Ppo | Stage::PpoPtx => {
+            (16.0 + 4.0) * language + 16.0 * scalar + numbers.frozen().bytes() * (language + scalar)
+        }
     };
-    4.0 * elements / 1e6
+    bytes / 1e6
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::bench::shapes::parse;
+    use crate::commands::bench::{Precision, shapes::parse};
 
     #[test]
     fn gpt2_has_85_million_block_weights_and_its_unembedding() {
@@ -178,8 +198,12 @@ mod tests {
         // The scalar head is a matrix of one row.
         assert_eq!(matmul_parameters(&shape, HeadKind::Score), blocks + 768.0);
         let ceilings = Ceilings { gflops: 300.0, gigabytes: 20.0 };
-        let reading = share(Stage::Decode, &shape, 40.0, ceilings).unwrap();
+        let numbers = Numbers { precision: Precision::F32, frozen: None };
+        let reading = share(Stage::Decode, &shape, 40.0, ceilings, numbers).unwrap();
         assert!((reading - 40.0 * 4.0 * (123.53e6 + 1.77e6) / 20e9).abs() < 1e-3, "{reading}");
-        assert!(share(Stage::Ppo, &shape, 40.0, ceilings).is_none());
+        assert!(share(Stage::Ppo, &shape, 40.0, ceilings, numbers).is_none());
+        let halved = Numbers { precision: Precision::Bf16, ..numbers };
+        let reading = share(Stage::Decode, &shape, 40.0, ceilings, halved).unwrap();
+        assert!((reading - 40.0 * (2.0 * 123.53e6 + 4.0 * 1.77e6) / 20e9).abs() < 1e-3, "{reading}");
     }
 }

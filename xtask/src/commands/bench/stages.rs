@@ -1,9 +1,9 @@
 //! Every stage through the very calls that a training run makes, on made-up tokens.
 
-use super::{Precision, Shape, Turn};
+use super::{Numbers, Precision, Shape, Turn};
 use crate::evaluate::peak_memory_mb;
 use anyhow::{Result, bail};
-use candle_core::{DType, Device};
+use candle_core::Device;
 use instruct_kernels::Path as KernelPath;
 use instruct_model::{Decoder, HeadKind, Request, Sampling, generate};
 use instruct_ppo as ppo;
@@ -114,9 +114,9 @@ impl fmt::Display for Stage {
 }
 
 /// Measures `steps` steps and one before them, which is not counted.
-pub(super) fn measure(stage: Stage, shape: &Shape, sizes: Sizes, precision: Precision, steps: usize) -> Result<Turn> {
+pub(super) fn measure(stage: Stage, shape: &Shape, sizes: Sizes, numbers: Numbers, steps: usize) -> Result<Turn> {
     let mut clock = Clock { steps: steps as u64 + 1, last: Instant::now(), seconds: Vec::new() };
-    let maker = Maker { shape, precision };
+    let maker = Maker { shape, numbers };
     match stage {
         Stage::Sft => fine_tune(&maker, sizes, &mut clock)?,
         Stage::RewardModel | Stage::RewardModelLong => rank(&maker, sizes, &mut clock)?,
@@ -157,16 +157,13 @@ impl Clock {
 /// Makes models and tokens of one shape.
 struct Maker<'a> {
     shape: &'a Shape,
-    precision: Precision,
+    numbers: Numbers,
 }
 
 impl Maker<'_> {
     /// A model that is trained.
     fn model(&self, head: HeadKind) -> Result<Decoder> {
-        let compute = match self.precision {
-            Precision::F32 => DType::F32,
-            Precision::Bf16 => DType::BF16,
-        };
+        let compute = self.numbers.precision.dtype();
         let decoder = Decoder::zeros(self.shape.config.clone(), head, &Device::Cpu, KernelPath::Fused, compute)?;
         decoder.initialise(1)?;
         Ok(decoder)
@@ -174,7 +171,7 @@ impl Maker<'_> {
 
     /// The same model as one that is not trained.
     fn frozen(&self, model: &Decoder) -> Result<Decoder> {
-        Ok(match self.precision {
+        Ok(match self.numbers.frozen() {
             Precision::F32 => model.deep_copy()?,
             Precision::Bf16 => model.held_in_bf16()?,
         })
