@@ -1,12 +1,13 @@
 //! The configuration of a run: TOML over documented defaults, every problem reported at once.
 
 use anyhow::{Result, bail};
+use candle_core::DType;
 use instruct_ppo as ppo;
 use instruct_reward_model as reward_model;
 use instruct_sft as sft;
 use instruct_train::AdamConfig;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::{fmt, path::Path};
 use toml::{Table, Value};
 
 /// Everything a run can be told. A configuration file states what differs from the defaults here.
@@ -37,6 +38,37 @@ pub(crate) enum DeviceName {
     Auto,
 }
 
+/// A format of numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// The upper 16 of them.
+    Bf16,
+}
+
+impl Precision {
+    pub(crate) fn dtype(self) -> DType {
+        match self {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+        }
+    }
+
+    /// Bytes of a number.
+    pub(crate) fn bytes(self) -> f64 {
+        self.dtype().size_in_bytes() as f64
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.dtype().as_str())
+    }
+}
+
 /// The pretrained decoder and how prompts are put to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -51,6 +83,12 @@ pub(crate) struct ModelConfig {
     pub(crate) max_completion: usize,
     /// Tokens computed at a time in training; changes memory and, in the last bits, sums.
     pub(crate) micro_tokens: usize,
+    /// What the factors of matrix products are rounded to on the CPU, where its processor multiplies
+    /// `bf16`; weights, sums and everything else are `f32`. CUDA computes in `bf16` either way.
+    pub(crate) precision: Precision,
+    /// What PPO and the evaluation hold the reference and the reward model in on the CPU, under the same
+    /// condition: `bf16` halves their memory.
+    pub(crate) frozen: Precision,
 }
 
 /// Where people's words come from, and how they are split.
@@ -159,6 +197,8 @@ impl Default for Config {
                 max_prompt: 1_024,
                 max_completion: 1_024,
                 micro_tokens: 4_096,
+                precision: Precision::F32,
+                frozen: Precision::F32,
             },
             data: DataConfig {
                 demonstrations: vec!["embedded:demonstrations.jsonl".into()],

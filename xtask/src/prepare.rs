@@ -1,14 +1,14 @@
 //! From files to token ids: the base model with its tokenizer and template, and every data set
 //! read, cleaned, split by user and tokenised.
 
-use crate::config::{Config, DataConfig, DeviceName};
+use crate::config::{Config, DataConfig, DeviceName, Precision};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 use instruct_data::{
     Caps, Demonstration, EncodeReport, Encoder, LeakCheck, Limits, Overlong, PretrainText, Prompt, Ranking, Record,
     Split, SplitPlan, Template, Tokenizer, cap_per_user, dedup, read, text_windows,
 };
-use instruct_kernels::{DeviceChoice, Path as KernelPath, probe_device};
+use instruct_kernels::{DeviceChoice, Path as KernelPath, bf16_unit, probe_device};
 use instruct_model::{Checkpoint, Decoder};
 use instruct_reward_model::Group;
 use instruct_sft::Example;
@@ -59,19 +59,27 @@ pub(crate) fn device(name: DeviceName) -> Result<Device> {
     })?)
 }
 
+/// What can be had of a wish for bf16: without instructions for it, it would only be slow.
+pub(crate) fn available(wish: Precision) -> Precision {
+    if bf16_unit().is_some() { wish } else { Precision::F32 }
+}
+
 /// Opens a decoder from a Hugging Face folder or a GGUF file, with the fast path of its device.
-pub(crate) fn open_decoder(path: &Path, device: &Device) -> Result<(Checkpoint, Decoder)> {
+pub(crate) fn open_decoder(path: &Path, device: &Device, precision: Precision) -> Result<(Checkpoint, Decoder)> {
     let checkpoint = Checkpoint::open(path)?;
-    let (kernels, compute) =
-        if device.is_cpu() { (KernelPath::Fused, DType::F32) } else { (KernelPath::Composed, DType::BF16) };
+    let (kernels, compute) = if device.is_cpu() {
+        (KernelPath::Fused, available(precision).dtype())
+    } else {
+        (KernelPath::Composed, DType::BF16)
+    };
     let decoder = Decoder::from_checkpoint(&checkpoint, device, kernels, compute)?;
     Ok((checkpoint, decoder))
 }
 
 /// Opens a language model with its tokenizer, and the template that puts prompts to it: `template`
 /// when it is not empty, else the model's own.
-pub(crate) fn open_base(path: &Path, template: &str, device: &Device) -> Result<Base> {
-    let (checkpoint, decoder) = open_decoder(path, device)?;
+pub(crate) fn open_base(path: &Path, template: &str, device: &Device, precision: Precision) -> Result<Base> {
+    let (checkpoint, decoder) = open_decoder(path, device, precision)?;
     let tokenizer = match checkpoint.tokenizer() {
         Some(fields) => Tokenizer::from_gguf(fields)?,
         None => Tokenizer::from_folder(path)?,

@@ -2,13 +2,14 @@
 //! when it is already there.
 
 use crate::{
-    config::{Config, SftConfig},
+    config::{self, Config, SftConfig},
     listen::{INTERRUPTED, Watch},
-    prepare::{Base, Material, PromptIds, open_decoder},
+    prepare::{Base, Material, PromptIds, available, open_decoder},
     saved::Saved,
 };
 use anyhow::{Context, Result, bail};
 use instruct_data::Tokenizer;
+use instruct_kernels as kernels;
 use instruct_model::{Decoder, HeadKind, Precision, Request, Sampling, generate};
 use instruct_ppo::{self as ppo, Critic, Episode};
 use instruct_random::Source;
@@ -171,6 +172,19 @@ impl Run<'_> {
         })
     }
 
+    /// A model as PPO and the evaluation keep it: they never train it.
+    pub(crate) fn frozen(&self, model: Decoder) -> Result<Decoder> {
+        let halves = available(self.config.model.frozen) == config::Precision::Bf16
+            && model.params().path() == kernels::Path::Fused;
+        Ok(if halves { model.held_in_bf16()? } else { model })
+    }
+
+    /// The model that an earlier stage has finished, to be trained further.
+    fn finished(&self, name: &str) -> Result<Decoder> {
+        let artefact = self.dir.artefact(name)?;
+        self.open(artefact.model().with_context(|| format!("{name} is not finished"))?)
+    }
+
     fn train_ppo(
         &self,
         artefact: Artefact,
@@ -179,11 +193,12 @@ impl Run<'_> {
         reward_model: &Decoder,
     ) -> Result<Decoder> {
         let plan = ppo::Plan { gamma_ptx, ..self.config.ppo.clone() };
+        let start = self.finished("sft-init")?;
         let (policy, value) = match plan.critic {
             Critic::Separate { .. } => {
-                (sft_init.deep_copy()?, Some(reward_model.with_head(HeadKind::Value, self.config.seed)?))
+                (start, Some(self.finished("reward-model")?.with_head(HeadKind::Value, self.config.seed)?))
             }
-            Critic::Head { .. } => (with_zero_head(sft_init)?, None),
+            Critic::Head { .. } => (with_zero_head(&start)?, None),
         };
         let mut state = ppo::State::new(policy, value, &plan)?;
         let mut watch = self.watch(artefact, &mut state)?;
@@ -250,7 +265,7 @@ impl Run<'_> {
 
     /// Opens a model of this run.
     pub(crate) fn open(&self, folder: &Path) -> Result<Decoder> {
-        Ok(open_decoder(folder, self.base.decoder.params().device())?.1)
+        Ok(open_decoder(folder, self.base.decoder.params().device(), self.config.model.precision)?.1)
     }
 
     /// Writes a model with the run's tokenizer.

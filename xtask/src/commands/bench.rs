@@ -1,7 +1,7 @@
 //! `bench`: how fast and how large every stage is, beside PyTorch, transformers and TRL on the same
 //! machine, and against what the machine can do.
 
-use crate::{commands::write_whole, print, say};
+use crate::{commands::write_whole, config::Precision, print, say};
 use anyhow::{Context, Result, bail};
 use shapes::Shape;
 use stages::{Sizes, Stage};
@@ -65,38 +65,6 @@ pub(crate) struct Numbers {
 impl Numbers {
     fn frozen(self) -> Precision {
         self.frozen.unwrap_or(self.precision)
-    }
-}
-
-/// A format of numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Precision {
-    #[default]
-    F32,
-    Bf16,
-}
-
-impl Precision {
-    fn dtype(self) -> candle_core::DType {
-        match self {
-            Precision::F32 => candle_core::DType::F32,
-            Precision::Bf16 => candle_core::DType::BF16,
-        }
-    }
-
-    /// Bytes of a number.
-    fn bytes(self) -> f64 {
-        self.dtype().size_in_bytes() as f64
-    }
-}
-
-impl std::fmt::Display for Precision {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-        })
     }
 }
 

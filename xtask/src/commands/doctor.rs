@@ -2,7 +2,7 @@
 
 use crate::{config::DeviceName, prepare::device, print};
 use anyhow::Result;
-use instruct_kernels::{cpu_level, denormals_flushed};
+use instruct_kernels::{bf16_unit, cpu_level, denormals_flushed};
 
 pub(crate) fn run() -> Result<()> {
     let flushed = denormals_flushed();
@@ -12,6 +12,7 @@ pub(crate) fn run() -> Result<()> {
         ("device", format!("{:?}", device(DeviceName::Auto)?)),
         ("cpu", cpu_model()),
         ("kernels", format!("{}, f32", cpu_level())),
+        ("bf16 products", bf16_unit().unwrap_or("no instructions for them").to_owned()),
         ("threads", rayon::current_num_threads().to_string()),
         ("memory", memory()),
         ("denormals flushed", format!("on {} of {} threads", flushed.iter().filter(|&&on| on).count(), flushed.len())),

@@ -3,6 +3,7 @@
 
 use crate::{
     commands::pretrain::{END, Recipe, fresh, pretrain},
+    config::Precision,
     prepare::{Base, open_base},
     print, say,
     stages::save_model,
@@ -351,7 +352,7 @@ fn check_models(folder: &Path, world: &World) -> Result<()> {
 }
 
 fn open(folder: &Path) -> Result<Base> {
-    open_base(&folder.join("base"), TEMPLATE, &Device::Cpu)
+    open_base(&folder.join("base"), TEMPLATE, &Device::Cpu, Precision::F32)
 }
 
 fn encoder(base: &Base) -> Encoder<'_> {

@@ -1,7 +1,7 @@
 //! `generate`: completions of prompts as JSON lines, or a chat on a terminal.
 
 use crate::{
-    config::DeviceName,
+    config::{DeviceName, Precision},
     prepare::{Base, device, open_base},
     print, say,
 };
@@ -49,6 +49,9 @@ pub(crate) struct Args {
     /// Where to write; without it, standard output
     #[arg(long)]
     out: Option<PathBuf>,
+    /// What the factors of matrix products are rounded to, where the processor multiplies bf16
+    #[arg(long, value_enum, default_value_t)]
+    precision: Precision,
     /// Where to compute
     #[arg(long, value_enum, default_value = "cpu")]
     device: DeviceName,
@@ -64,7 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.n == 0 || args.max_new_tokens == 0 {
         bail!("-n and --max-new-tokens must be above 0");
     }
-    let base = open_base(&args.model, &args.template, &device(args.device)?)?;
+    let base = open_base(&args.model, &args.template, &device(args.device)?, args.precision)?;
     match (&args.prompt, &args.prompts) {
         (Some(prompt), _) => {
             let prompts = [("prompt".to_owned(), Content::Text(prompt.clone()))];

@@ -1,10 +1,10 @@
 //! `pipeline` and its single stages: the whole flow in one run folder, resumable anywhere.
 
 use crate::{
-    config::Config,
+    config::{Config, DeviceName},
     embedded, evaluate,
     listen::on_interrupt,
-    prepare::{Base, Material, device, expand, open_base},
+    prepare::{Base, Material, available, device, expand, open_base},
     print, say,
     stages::{Run, earlier_seconds},
 };
@@ -86,6 +86,10 @@ fn one(config: &Config, folder: &Path, start: Start, until: Until) -> Result<Opt
     }
     let (base, material) = prepare(config, folder)?;
     say(&format!("run folder {}", folder.display()));
+    let wishes = [config.model.precision, config.model.frozen];
+    if config.device == DeviceName::Cpu && wishes.iter().any(|&wish| wish != available(wish)) {
+        say("warning: this processor has no instructions for bf16: computing in f32");
+    }
     material.report.iter().for_each(|line| say(&format!("  {line}")));
     let mut run = Run { dir: &dir, config, base: &base, material: &material, seconds: earlier_seconds(folder) };
     stages(&mut run, until)
@@ -103,6 +107,7 @@ fn stages(run: &mut Run<'_>, until: Until) -> Result<Option<evaluate::Results>> 
         return Ok(None);
     }
     let sft_init = run.sft_init()?;
+    let (sft_init, reward_model) = (run.frozen(sft_init)?, run.frozen(reward_model)?);
     let plain = run.ppo("ppo", 0.0, &sft_init, &reward_model)?;
     let mixed = run.ppo("ppo-ptx", run.config.ppo.gamma_ptx, &sft_init, &reward_model)?;
     if until == Until::Ppo {
@@ -124,7 +129,7 @@ fn prepare(config: &Config, folder: &Path) -> Result<(Base, Material)> {
     if !base.exists() {
         bail!("`model.base`: {} does not exist; name a model folder, a .gguf file, or `embedded`", base.display());
     }
-    let base = open_base(&base, &config.model.template, &device(config.device)?)?;
+    let base = open_base(&base, &config.model.template, &device(config.device)?, config.model.precision)?;
     let material = Material::prepare(config, &base, &embedded)?;
     Ok((base, material))
 }
@@ -140,6 +145,7 @@ fn environment(config: &Config) -> Result<serde_json::Value> {
         "features": if cfg!(feature = "cuda") { vec!["cuda"] } else { vec![] },
         "device": format!("{:?}", device(config.device)?),
         "cpu": super::doctor::cpu_model(),
+        "bf16": instruct_kernels::bf16_unit(),
         "threads": rayon::current_num_threads(),
         "seed": config.seed,
     }))

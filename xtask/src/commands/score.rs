@@ -1,7 +1,7 @@
 //! `score`: what a model says of given texts, as JSON lines.
 
 use crate::{
-    config::DeviceName,
+    config::{DeviceName, Precision},
     prepare::{device, open_decoder},
     print,
 };
@@ -47,7 +47,7 @@ struct Tokens {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let (checkpoint, decoder) = open_decoder(&args.model, &device(args.device)?)?;
+    let (checkpoint, decoder) = open_decoder(&args.model, &device(args.device)?, Precision::F32)?;
     let tokenizer = match checkpoint.tokenizer() {
         Some(fields) => Tokenizer::from_gguf(fields)?,
         None => Tokenizer::from_folder(&args.model)?,

@@ -1,6 +1,6 @@
 //! What this machine can do at most: products of large matrices, and reading memory.
 
-use super::Precision;
+use crate::config::Precision;
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use instruct_kernels::{Params, Path, Spec, linear};

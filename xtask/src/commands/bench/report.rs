@@ -188,7 +188,7 @@ fn floor_mb(stage: Stage, shape: &Shape, numbers: Numbers) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::bench::{Precision, shapes::parse};
+    use crate::{commands::bench::shapes::parse, config::Precision};
 
     #[test]
     fn gpt2_has_85_million_block_weights_and_its_unembedding() {

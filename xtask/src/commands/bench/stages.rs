@@ -1,7 +1,7 @@
 //! Every stage through the very calls that a training run makes, on made-up tokens.
 
-use super::{Numbers, Precision, Shape, Turn};
-use crate::evaluate::peak_memory_mb;
+use super::{Numbers, Shape, Turn};
+use crate::{config::Precision, evaluate::peak_memory_mb};
 use anyhow::{Result, bail};
 use candle_core::Device;
 use instruct_kernels::Path as KernelPath;
