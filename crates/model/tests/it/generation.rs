@@ -1,6 +1,7 @@
 //! Decoding against slow readings of the same definitions.
 
-use crate::{families, ids, random};
+use crate::{families, ids, random, random_in};
+use candle_core::DType;
 use instruct_claims::{holds, worst};
 use instruct_data::Packed;
 use instruct_kernels::{self as kernels, Path};
@@ -79,8 +80,10 @@ fn the_cache_changes_no_token() {
 
 #[test]
 fn what_was_recorded_is_what_training_computes() {
-    for config in families() {
-        let decoder = random(&config, HeadKind::LanguageModel, Path::Fused);
+    for (config, compute) in
+        families().into_iter().flat_map(|config| [DType::F32, DType::BF16].map(|d| (config.clone(), d)))
+    {
+        let decoder = random_in(&config, HeadKind::LanguageModel, Path::Fused, compute);
         for temperature in [0.0, 0.7, 1.0, 1.5] {
             for (top_k, top_p) in [(0, 1.0), (5, 0.9)] {
                 let requests = requests();
@@ -99,7 +102,7 @@ fn what_was_recorded_is_what_training_computes() {
                 let trained = trained.to_vec2::<f32>().unwrap().concat();
                 let both = |c: &Completion| c.logprobs.iter().zip(&c.entropies).flat_map(|(&l, &e)| [l, e]).collect();
                 let recorded: Vec<f32> = completions.iter().flat_map(|c| -> Vec<f32> { both(c) }).collect();
-                let case = format!("{:?} at {temperature}, top-k {top_k}, top-p {top_p}", config.family);
+                let case = format!("{:?} in {compute:?} at {temperature}, top-k {top_k}, top-p {top_p}", config.family);
                 holds("generation/recorded-logprobs", &case, worst(&recorded, &trained), 0.0);
             }
         }

@@ -162,7 +162,11 @@ fn families() -> [Config; 4] {
 
 /// A decoder in which every parameter matters: gains around 1, everything else around 0.
 fn random(config: &Config, head: HeadKind, path: instruct_kernels::Path) -> Decoder {
-    let decoder = Decoder::zeros(config.clone(), head, &Device::Cpu, path, DType::F32).unwrap();
+    random_in(config, head, path, DType::F32)
+}
+
+fn random_in(config: &Config, head: HeadKind, path: instruct_kernels::Path, compute: DType) -> Decoder {
+    let decoder = Decoder::zeros(config.clone(), head, &Device::Cpu, path, compute).unwrap();
     for slot in decoder.params().slots() {
         let mut draws = Source::new(1, &slot.name).at([]);
         let centre = if slot.name.ends_with("norm.weight") { 1.0 } else { 0.0 };

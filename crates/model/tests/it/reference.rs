@@ -95,6 +95,41 @@ fn check(case: &str) {
         }
         continue_greedily(&load(), &golden, &format!("{case} {path:?} {dtype:?}"));
     }
+    compare_bf16(&checkpoint, &golden, &wanted, case);
+}
+
+/// Products of bf16 factors against the reference in `f32`: how far rounding carries through these
+/// layers, and decoding, which still gives the bits of the forward over whole sequences. Weights held in bf16
+/// make the very same products where the others round them each time.
+#[track_caller]
+fn compare_bf16(checkpoint: &Checkpoint, golden: &Golden, wanted: &BTreeMap<String, Vec<f32>>, case: &str) {
+    let decoder = Decoder::from_checkpoint(checkpoint, &Device::Cpu, Path::Fused, DType::BF16).unwrap();
+    let label = format!("{case}, bf16");
+    let (batch, rows) = pack(&sequences(golden), 1.0 / golden["logprobs"].1.len() as f32, Layout::Shared);
+    let targets: Vec<u32> = batch.predictions().iter().map(|p| p.target).collect();
+    let weights: Vec<f32> = batch.predictions().iter().map(|p| p.weight).collect();
+    let places: Vec<u32> = (0..targets.len() as u32).collect();
+    let hidden = decoder.predicting(&batch, Pass::Train).unwrap();
+    let loss = kernels::token_nll(&hidden, decoder.unembedding().unwrap(), &places, &targets, &weights).unwrap();
+    holds("networks/bf16-loss", &label, worst(&crate::numbers(&loss), &golden["loss"].1), 1e-2);
+    decoder.params().backward(&loss).unwrap();
+    let found = wanted.keys().flat_map(|name| decoder.params().grad(name).unwrap()).collect::<Vec<f32>>();
+    let all = wanted.values().flatten().copied().collect::<Vec<f32>>();
+    holds("networks/bf16-gradients", &label, relative(&found, &all, 0.0), 3e-2);
+
+    decode(&decoder, golden, Layout::Shared, &label);
+    let held = decoder.held_in_bf16().unwrap();
+    let whole = held.hidden(&batch, Pass::Infer).unwrap();
+    let ordered = kernels::gather_rows(&whole, &rows.concat()).unwrap();
+    let logits = crate::numbers(&kernels::logits(&ordered, held.unembedding().unwrap()).unwrap());
+    holds("networks/bf16-held", &label, relative(&logits, &golden["logits"].1, 0.0), 3e-2);
+    let refused = held.params().backward(
+        &kernels::logits(&held.hidden(&batch, Pass::Train).unwrap(), held.unembedding().unwrap())
+            .unwrap()
+            .sum_all()
+            .unwrap(),
+    );
+    assert!(refused.unwrap_err().to_string().contains("held in bf16"), "{label}");
 }
 
 #[track_caller]
