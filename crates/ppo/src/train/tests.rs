@@ -676,3 +676,28 @@ fn a_critic_that_is_not_the_plans_is_refused() {
     mismatched(HeadKind::LanguageModel, None, &head, "the policy has no value head");
     mismatched(HeadKind::LanguageModelWithValue, Some(HeadKind::Value), &head, "a value head needs no value model");
 }
+
+/// Sampling, the training forward and a reference held in bf16 round alike, wide enough that matrices are
+/// multiplied in bf16.
+#[test]
+fn in_bf16_the_first_ratio_is_one_and_a_reference_may_be_held_in_it() {
+    let config = Config::tiny_gpt2(53, 48, 2, 3, 32);
+    let make = |head| {
+        let model = Decoder::zeros(config.clone(), head, &Device::Cpu, Path::Fused, DType::BF16).unwrap();
+        model.initialise(4).unwrap();
+        model
+    };
+    let plan = Plan { minibatch: 4, gamma_ptx: 1.0, ..plan() };
+    let (policy, value) = (make(HeadKind::LanguageModel), make(HeadKind::Value));
+    let reference = policy.held_in_bf16().unwrap();
+    let mut state = State::new(policy, Some(value), &plan).unwrap();
+    let before = state.policy.params().with_weights(<[f32]>::to_vec).unwrap();
+    let (steps, _) = run(&mut state, &reference, &plan, 40);
+    for step in &steps {
+        assert_eq!(step["ppo/policy/ratio_first_minibatch"], 0.0);
+        assert_eq!(step["ppo/sampling_gap"], 0.0);
+    }
+    // The policy looks up its embedding in f32 and the reference the rounded one, so they are not quite one.
+    assert!(steps[0]["objective/kl"].abs() < 0.01, "{}", steps[0]["objective/kl"]);
+    assert_ne!(state.policy.params().with_weights(<[f32]>::to_vec).unwrap(), before);
+}
