@@ -3,7 +3,7 @@
 //! bf16 is the upper half of an `f32`: its range, 8 bits of precision. Processors multiply pairs of
 //! them at twice the rate of `f32` (AVX-512-BF16) and more (AMX), so factors are packed in pairs
 //! that are neighbours along the depth. A product is made in two moves: [`Left`] and [`Right`] round and
-//! pack what lies in memory as `f32`, [`multiply`] adds products of pairs to the result.
+//! pack what lies in memory as `f32`, [`product`] and [`add_product`] add up products of pairs.
 //!
 //! Every result is one chain of additions along the depth, continued through memory where the depth is
 //! cut, so that its bits depend neither on the other rows nor on how the work is shared out. They do
@@ -92,16 +92,33 @@ const TASK_ROWS: usize = 64;
 /// Multiplications of pairs below which a task is not worth handing to another thread.
 const TASK: usize = 1 << 17;
 
-/// `out = left right`, or `out += left right` when `accumulate`: `(rows, columns)` in row-major order.
-pub(crate) fn multiply(left: &Left, right: &Right, out: &mut [f32], accumulate: bool) {
-    assert_eq!(left.depth(), right.depth(), "the depths of a product");
-    assert_eq!(out.len(), left.rows() * right.columns(), "the result of a product");
-    if out.is_empty() {
-        return;
-    }
+/// `left right`: `(rows, columns)` in row-major order.
+pub(crate) fn product(left: &Left, right: &Right) -> Vec<f32> {
+    let len = left.rows() * right.columns();
     if left.depth() == 0 {
-        // The sum of nothing.
-        out.iter_mut().filter(|_| !accumulate).for_each(|x| *x = 0.0);
+        return vec![0.0; len];
+    }
+    let mut out = Vec::with_capacity(len);
+    let target = tile::Target::new(out.as_mut_ptr(), right.columns());
+    fill(left, right, target, false);
+    // SAFETY: `fill` has written every element of every row.
+    #[allow(unsafe_code)]
+    unsafe {
+        out.set_len(len)
+    };
+    out
+}
+
+/// `out += left right`.
+pub(crate) fn add_product(out: &mut [f32], left: &Left, right: &Right) {
+    assert_eq!(out.len(), left.rows() * right.columns(), "the result of a product");
+    fill(left, right, tile::Target::new(out.as_mut_ptr(), right.columns()), true);
+}
+
+/// Sets every element of the target to the product, or adds the product to it.
+fn fill(left: &Left, right: &Right, target: tile::Target, accumulate: bool) {
+    assert_eq!(left.depth(), right.depth(), "the depths of a product");
+    if left.rows() == 0 || right.columns() == 0 {
         return;
     }
     let unit = Unit::best();
@@ -110,7 +127,6 @@ pub(crate) fn multiply(left: &Left, right: &Right, out: &mut [f32], accumulate: 
     let rows = (left.rows() * groups).div_ceil(4 * rayon::current_num_threads()).max(TASK_ROWS).next_multiple_of(32);
     let cuts = left.rows().div_ceil(rows);
     let work = rows.min(left.rows()) * unit.group() * pack::LANES * left.pairs();
-    let target = tile::Target::new(out, right.columns());
     let tasks = (0..groups * cuts).into_par_iter().with_min_len((TASK / work.max(1)).max(1));
     tasks.for_each(|task| {
         let (group, cut) = (task / cuts, task % cuts);
@@ -226,6 +242,14 @@ mod tests {
         }
     }
 
+    fn multiply(left: &Left, right: &Right, out: &mut [f32], accumulate: bool) {
+        if accumulate {
+            add_product(out, left, right);
+        } else {
+            out.copy_from_slice(&product(left, right));
+        }
+    }
+
     fn on<R: Send>(unit: Unit, threads: usize, f: impl FnOnce() -> R + Send) -> R {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).start_handler(move |_| unit.force());
         pool.build().unwrap().install(f)
@@ -250,10 +274,10 @@ mod tests {
                 }
             }
             let mut out = [1.0; 4];
-            multiply(&Left::rows_of(&[], 2, 0), &Right::rows_of(&[], 2, 0), &mut out, true);
+            let (left, right) = (Left::rows_of(&[], 2, 0), Right::rows_of(&[], 2, 0));
+            add_product(&mut out, &left, &right);
             assert_eq!(out, [1.0; 4]);
-            multiply(&Left::rows_of(&[], 2, 0), &Right::rows_of(&[], 2, 0), &mut out, false);
-            assert_eq!(out, [0.0; 4]);
+            assert_eq!(product(&left, &right), [0.0; 4]);
         }
     }
 
@@ -262,9 +286,7 @@ mod tests {
         let (k, n, most) = (300, 75, 200);
         let (x, right) = (normals("x", most * k), Right::rows_of(&normals("w", n * k), n, k));
         let product = |rows: std::ops::Range<usize>| {
-            let mut out = vec![0.0; rows.len() * n];
-            multiply(&Left::rows_of(&x[rows.start * k..rows.end * k], rows.len(), k), &right, &mut out, false);
-            out
+            product(&Left::rows_of(&x[rows.start * k..rows.end * k], rows.len(), k), &right)
         };
         for unit in Unit::available() {
             let whole = on(unit, 1, || product(0..most));

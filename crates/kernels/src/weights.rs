@@ -81,11 +81,7 @@ impl<'a> Weights<'a> {
         let n = x.len() / self.input;
         match &self.factor {
             Factor::Single(w) => gemm::rows_product(x, w, n, self.input, self.out),
-            Factor::Half { forward, .. } => {
-                let mut y = vec![0.0; n * self.out];
-                bf16::multiply(&Left::rows_of(x, n, self.input), forward, &mut y, false);
-                y
-            }
+            Factor::Half { forward, .. } => bf16::product(&Left::rows_of(x, n, self.input), forward),
         }
     }
 
@@ -98,10 +94,8 @@ impl<'a> Weights<'a> {
             Factor::Single(w) => Ok(gemm::product(Matrix::new(dy, n, out), Matrix::new(w, out, input))),
             Factor::Half { master: None, .. } => candle_core::bail!("weights held in bf16 are for inference"),
             Factor::Half { master: Some(w), backward, .. } => {
-                let mut dx = vec![0.0; n * input];
                 let w = backward.get_or_init(|| Right::columns_of(w, out, input));
-                bf16::multiply(&Left::rows_of(dy, n, out), w, &mut dx, false);
-                Ok(dx)
+                Ok(bf16::product(&Left::rows_of(dy, n, out), w))
             }
         }
     }
@@ -112,7 +106,7 @@ impl<'a> Weights<'a> {
         match &self.factor {
             Factor::Single(_) => gemm::add_product(dw, Matrix::new(dy, n, out).t(), Matrix::new(x, n, input)),
             Factor::Half { .. } => {
-                bf16::multiply(&Left::columns_of(dy, n, out), &Right::columns_of(x, n, input), dw, true);
+                bf16::add_product(dw, &Left::columns_of(dy, n, out), &Right::columns_of(x, n, input));
             }
         }
     }

@@ -43,7 +43,7 @@ trait Tiles {
 ///
 /// # Safety
 ///
-/// Nobody else accesses the area; [`permitted`] has said yes.
+/// Nobody else accesses the area, which is initialised if it is added to; [`permitted`] has said yes.
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 pub(super) unsafe fn fill(
@@ -138,7 +138,7 @@ struct Corner<'a> {
     block: usize,
     /// Rows of it that exist.
     rows: usize,
-    target: &'a Target<'a>,
+    target: &'a Target,
     accumulate: bool,
 }
 
@@ -160,8 +160,7 @@ impl Corner<'_> {
         let mut sums = [[0.0; LANES]; ROWS];
         for (r, sums) in sums[..self.rows].iter_mut().enumerate() {
             // SAFETY: the caller's promise.
-            let row = unsafe { std::slice::from_raw_parts(self.target.at(self.row + r, self.block), width) };
-            sums[..width].copy_from_slice(row);
+            unsafe { self.target.read(self.row + r, self.block, sums) };
         }
         // SAFETY: sixteen rows of 64 bytes.
         unsafe { tiles.load::<T>(sums.as_ptr().cast(), size_of::<Line>()) }
@@ -182,8 +181,7 @@ impl Corner<'_> {
         unsafe { tiles.store::<T>(sums.as_mut_ptr().cast(), size_of::<Line>()) };
         for (r, sums) in sums[..self.rows].iter().enumerate() {
             // SAFETY: the caller's promise.
-            let row = unsafe { std::slice::from_raw_parts_mut(self.target.at(self.row + r, self.block), width) };
-            row.copy_from_slice(&sums[..width]);
+            unsafe { self.target.write(self.row + r, self.block, sums) };
         }
     }
 }
@@ -349,7 +347,7 @@ mod tests {
     fn loops_over_registers_make_products() {
         for (m, k, n) in [(1, 1, 1), (16, 32, 16), (17, 33, 40), (40, 100, 33), (32, 64, 32), (5, 700, 50)] {
             check_product("tiles in plain code", m, k, n, |left, right, out, accumulate| {
-                let target = Target::new(out, n);
+                let target = Target::new(out.as_mut_ptr(), n);
                 for first in (0..right.blocks()).step_by(BLOCKS) {
                     let area = Area { rows: 0..m, blocks: first..right.blocks().min(first + BLOCKS) };
                     let tiles = &mut Plain([[[f32::NAN; LANES]; ROWS]; 8]);

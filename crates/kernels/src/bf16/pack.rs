@@ -45,10 +45,8 @@ impl Left {
     pub(crate) fn rows_of(x: &[f32], n: usize, depth: usize) -> Left {
         let unit = Unit::best();
         Left::make(n, depth, |first, row_lines, out| {
-            for (i, line) in out.iter_mut().enumerate() {
-                let (row, at) = (first + i / row_lines, CHANNELS * (i % row_lines));
-                let whole = if row < n { &x[row * depth..(row + 1) * depth] } else { &[] };
-                line.write(unit.round(whole.get(at..).unwrap_or_default()));
+            for (row, out) in (first..).zip(out.chunks_mut(row_lines)) {
+                unit.round(if row < n { &x[row * depth..(row + 1) * depth] } else { &[] }, out);
             }
         })
     }
@@ -58,12 +56,9 @@ impl Left {
         let unit = Unit::best();
         Left::make(n, depth, |first, row_lines, out| {
             for at in 0..row_lines {
-                let mut lines = [ZERO; LANES];
-                for (pair, line) in lines.iter_mut().enumerate() {
-                    *line = unit.interleave(x, n, 2 * (LANES * at + pair), first);
-                }
-                transpose(&mut lines);
-                for (row, line) in lines.into_iter().enumerate() {
+                let mut lines = [MaybeUninit::new(ZERO); LANES];
+                unit.interleave(x, n, CHANNELS * at, first, &mut lines);
+                for (row, line) in transposed(&lines).into_iter().enumerate() {
                     out[row * row_lines + at].write(line);
                 }
             }
@@ -109,13 +104,12 @@ impl Right {
         let unit = Unit::best();
         Right::make(n, depth, |first, out| {
             for (at, out) in out.chunks_mut(LANES).enumerate() {
-                let mut lines = [ZERO; LANES];
+                let mut lines = [MaybeUninit::new(ZERO); LANES];
                 for (row, line) in (first..n).zip(&mut lines) {
                     let whole = &w[row * depth..(row + 1) * depth];
-                    *line = unit.round(whole.get(CHANNELS * at..).unwrap_or_default());
+                    unit.round(whole.get(CHANNELS * at..).unwrap_or_default(), std::slice::from_mut(line));
                 }
-                transpose(&mut lines);
-                out.iter_mut().zip(lines).for_each(|(out, line)| _ = out.write(line));
+                out.iter_mut().zip(transposed(&lines)).for_each(|(out, line)| _ = out.write(line));
             }
         })
     }
@@ -123,11 +117,7 @@ impl Right {
     /// The columns of `x (depth, n)`: `x` itself.
     pub(crate) fn columns_of(x: &[f32], depth: usize, n: usize) -> Right {
         let unit = Unit::best();
-        Right::make(n, depth, |first, out| {
-            for (pair, line) in out.iter_mut().enumerate() {
-                line.write(unit.interleave(x, n, 2 * pair, first));
-            }
-        })
+        Right::make(n, depth, |first, out| unit.interleave(x, n, 0, first, out))
     }
 
     /// `f(first column, lines)` writes all lines of a block of columns.
@@ -189,57 +179,73 @@ fn filled(len: usize, chunk: usize, f: impl Fn(usize, &mut [MaybeUninit<Line>]) 
     lines
 }
 
-/// Turns sixteen lines of sixteen pairs.
-fn transpose(lines: &mut [Line; LANES]) {
-    Level::best().run(Transpose(lines));
+/// Sixteen lines of sixteen pairs, turned.
+fn transposed(lines: &[MaybeUninit<Line>; LANES]) -> [Line; LANES] {
+    // SAFETY: both callers begin with lines of zeros.
+    #[allow(unsafe_code)]
+    let lines = lines.each_ref().map(|line| unsafe { line.assume_init_ref() });
+    let mut turned = [ZERO; LANES];
+    Level::best().run(Transpose { lines, turned: &mut turned });
+    turned
 }
 
-struct Transpose<'a>(&'a mut [Line; LANES]);
+struct Transpose<'a> {
+    lines: [&'a Line; LANES],
+    turned: &'a mut [Line; LANES],
+}
 
 impl Kernel for Transpose<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let rows = std::array::from_fn(|i| lanes.load(&self.0[i].0));
-        lanes.transpose(rows).into_iter().zip(self.0).for_each(|(v, line)| lanes.store(v, &mut line.0));
+        let rows = std::array::from_fn(|i| lanes.load(&self.lines[i].0));
+        lanes.transpose(rows).into_iter().zip(self.turned).for_each(|(v, line)| lanes.store(v, &mut line.0));
     }
 }
 
 impl Unit {
-    /// The first channels of `x`, at most a line of them.
-    fn round(self, x: &[f32]) -> Line {
-        let x = &x[..x.len().min(CHANNELS)];
+    /// Writes a row as lines, zeros after its end.
+    fn round(self, x: &[f32], out: &mut [MaybeUninit<Line>]) {
         match self.0 {
-            Kind::Portable => Line(std::array::from_fn(|i| {
+            Kind::Portable => {
                 let at = |i: usize| x.get(i).copied().unwrap_or(0.0);
-                pair(at(2 * i), at(2 * i + 1))
-            })),
+                for (i, line) in out.iter_mut().enumerate() {
+                    let first = |j: usize| CHANNELS * i + 2 * j;
+                    line.write(Line(std::array::from_fn(|j| pair(at(first(j)), at(first(j) + 1)))));
+                }
+            }
             // SAFETY: the unit is the proof of the instructions.
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code)]
-            _ => unsafe { x86::round(x) },
+            _ => unsafe { x86::round(x, out) },
         }
     }
 
-    /// Rows `row` and `row + 1` of `x (_, n)`, columns from `first` on, as pairs; zero beyond the edges.
-    fn interleave(self, x: &[f32], n: usize, row: usize, first: usize) -> Line {
-        let part = |row: usize| {
-            let whole = x.get(row * n..(row + 1) * n).unwrap_or_default();
-            &whole[first.min(whole.len())..whole.len().min(first + LANES)]
-        };
-        let (even, odd) = (part(row), part(row + 1));
+    /// Writes rows of `x (_, n)` two by two as lines, from row `row` on and sixteen columns from `first` on;
+    /// zero beyond the edges.
+    fn interleave(self, x: &[f32], n: usize, row: usize, first: usize, out: &mut [MaybeUninit<Line>]) {
         match self.0 {
-            Kind::Portable => Line(std::array::from_fn(|i| {
-                let at = |x: &[f32]| x.get(i).copied().unwrap_or(0.0);
-                pair(at(even), at(odd))
-            })),
+            Kind::Portable => {
+                for (i, line) in out.iter_mut().enumerate() {
+                    let [even, odd] = [0, 1].map(|odd| part(x, n, row + 2 * i + odd, first));
+                    let at = |x: &[f32], j: usize| x.get(j).copied().unwrap_or(0.0);
+                    line.write(Line(std::array::from_fn(|j| pair(at(even, j), at(odd, j)))));
+                }
+            }
             // SAFETY: the unit is the proof of the instructions.
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code)]
-            _ => unsafe { x86::interleave(even, odd) },
+            _ => unsafe { x86::interleave(x, n, row, first, out) },
         }
     }
+}
+
+/// Sixteen columns, from `first` on, of a row of `x (_, n)`, or those that exist.
+#[inline(always)]
+fn part(x: &[f32], n: usize, row: usize, first: usize) -> &[f32] {
+    let end = n.min(first + LANES);
+    x.get(row * n + first..row * n + end).unwrap_or_default()
 }
 
 /// A pair in one word.
@@ -260,25 +266,23 @@ fn rounded(x: f32) -> u32 {
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod x86 {
-    use super::{LANES, Line};
-    use std::arch::x86_64::*;
+    use super::{CHANNELS, LANES, Line, part};
+    use std::{arch::x86_64::*, mem::MaybeUninit};
 
-    /// At most 32 numbers as a line.
+    /// See [`super::Unit::round`].
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub(super) fn round(x: &[f32]) -> Line {
-        let low = some(x);
-        let high = some(x.get(LANES..).unwrap_or_default());
-        let mut line = Line([0.0; LANES]);
-        // SAFETY: a line is 64 bytes, and so is a vector of 32 bf16.
-        unsafe { _mm512_store_ps(line.0.as_mut_ptr(), std::mem::transmute(_mm512_cvtne2ps_pbh(high, low))) };
-        line
+    pub(super) fn round(x: &[f32], out: &mut [MaybeUninit<Line>]) {
+        for (i, line) in out.iter_mut().enumerate() {
+            let x = x.get(CHANNELS * i..).unwrap_or_default();
+            let halves = _mm512_cvtne2ps_pbh(some(x.get(LANES..).unwrap_or_default()), some(x));
+            write(line, halves);
+        }
     }
 
-    /// At most 16 numbers each, in pairs.
+    /// See [`super::Unit::interleave`].
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub(super) fn interleave(even: &[f32], odd: &[f32]) -> Line {
-        let both = _mm512_cvtne2ps_pbh(some(odd), some(even));
-        let order: [u16; 32] = const {
+    pub(super) fn interleave(x: &[f32], n: usize, row: usize, first: usize, out: &mut [MaybeUninit<Line>]) {
+        const ORDER: [u16; 32] = {
             let mut order = [0; 32];
             let mut i = 0;
             while i < 32 {
@@ -287,17 +291,28 @@ mod x86 {
             }
             order
         };
-        let mut line = Line([0.0; LANES]);
-        // SAFETY: 32 indices are 64 bytes; so are a line and a vector of 32 bf16.
-        unsafe {
-            let order = _mm512_loadu_si512(order.as_ptr().cast());
-            let pairs = _mm512_permutexvar_epi16(order, std::mem::transmute::<__m512bh, __m512i>(both));
-            _mm512_store_si512(line.0.as_mut_ptr().cast(), pairs);
+        // SAFETY: 32 indices are 64 bytes.
+        let order = unsafe { _mm512_loadu_si512(ORDER.as_ptr().cast()) };
+        for (i, line) in out.iter_mut().enumerate() {
+            let even = some(part(x, n, row + 2 * i, first));
+            let odd = some(part(x, n, row + 2 * i + 1, first));
+            let both = _mm512_cvtne2ps_pbh(odd, even);
+            // SAFETY: both types are 32 numbers of 16 bits.
+            let pairs = unsafe { _mm512_permutexvar_epi16(order, std::mem::transmute::<__m512bh, __m512i>(both)) };
+            // SAFETY: as above.
+            write(line, unsafe { std::mem::transmute::<__m512i, __m512bh>(pairs) });
         }
-        line
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    fn write(line: &mut MaybeUninit<Line>, halves: __m512bh) {
+        // SAFETY: a line is 64 aligned bytes, and so is a vector of 32 bf16.
+        unsafe { _mm512_store_ps(line.as_mut_ptr().cast(), std::mem::transmute::<__m512bh, __m512>(halves)) };
     }
 
     /// The first sixteen of `x`, or all and then zeros.
+    #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     fn some(x: &[f32]) -> __m512 {
         let mask = if x.len() >= LANES { 0xffff } else { (1u16 << x.len()) - 1 };

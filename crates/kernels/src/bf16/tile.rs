@@ -1,7 +1,7 @@
 //! The inner loop of a product: a tile of results stays in registers along a panel of the depth.
 
 use super::pack::{LANES, Left, Line, Right};
-use std::{marker::PhantomData, ops::Range};
+use std::ops::Range;
 
 /// Blocks of columns of a tile.
 pub(super) const BLOCKS: usize = 3;
@@ -16,25 +16,46 @@ pub(super) struct Area {
 }
 
 /// A result that several threads fill, each an area of its own.
-pub(super) struct Target<'a> {
+pub(super) struct Target {
     elements: *mut f32,
     columns: usize,
-    owner: PhantomData<&'a mut [f32]>,
 }
 
 // SAFETY: it is only written through `Unit::fill`, whose callers promise that areas are disjoint.
 #[allow(unsafe_code)]
-unsafe impl Sync for Target<'_> {}
+unsafe impl Sync for Target {}
 
-impl<'a> Target<'a> {
-    /// Over a result of whole rows of `columns`.
-    pub(super) fn new(elements: &'a mut [f32], columns: usize) -> Target<'a> {
-        Target { elements: elements.as_mut_ptr(), columns, owner: PhantomData }
+impl Target {
+    /// A result of whole rows of `columns`.
+    pub(super) fn new(elements: *mut f32, columns: usize) -> Target {
+        Target { elements, columns }
     }
 
     /// Where a row's part in a block of columns begins; inside the result for every row and block of it.
     pub(super) fn at(&self, row: usize, block: usize) -> *mut f32 {
         self.elements.wrapping_add(row * self.columns + block * LANES)
+    }
+
+    /// A row's part in a block of columns.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else accesses it; it exists and is initialised.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn read(&self, row: usize, block: usize, sums: &mut [f32; LANES]) {
+        // SAFETY: `width` columns of the block exist.
+        unsafe { self.at(row, block).copy_to_nonoverlapping(sums.as_mut_ptr(), self.width(block)) };
+    }
+
+    /// Sets it.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else accesses it; it exists.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn write(&self, row: usize, block: usize, sums: &[f32; LANES]) {
+        // SAFETY: as above.
+        unsafe { self.at(row, block).copy_from_nonoverlapping(sums.as_ptr(), self.width(block)) };
     }
 
     /// Elements from one row to the next.
@@ -52,7 +73,7 @@ impl<'a> Target<'a> {
 ///
 /// # Safety
 ///
-/// Nobody else accesses the area; the processor has AVX-512F, BW and BF16.
+/// Nobody else accesses the area, which is initialised if it is added to; the processor has AVX-512F, BW and BF16.
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
@@ -83,7 +104,7 @@ pub(super) unsafe fn fill_avx512(
 ///
 /// # Safety
 ///
-/// Nobody else accesses the area.
+/// Nobody else accesses the area, which is initialised if it is added to.
 #[allow(unsafe_code)]
 pub(super) unsafe fn fill_portable(
     area: &Area,
@@ -97,14 +118,14 @@ pub(super) unsafe fn fill_portable(
         let lines = &right.block(block)[panel.clone()];
         for row in area.rows.clone() {
             let pairs = left.from_row(row).iter().flat_map(|line| &line.0).skip(panel.start).take(panel.len());
-            // SAFETY: inside the area, which is the caller's alone; width columns of it exist.
-            let out = unsafe { std::slice::from_raw_parts_mut(target.at(row, block), target.width(block)) };
             let mut sums = [0.0; LANES];
             if accumulate {
-                sums[..out.len()].copy_from_slice(out);
+                // SAFETY: the caller's promises.
+                unsafe { target.read(row, block, &mut sums) };
             }
             pairs.zip(lines).for_each(|(pair, line)| add_pairs(&mut sums, *pair, line));
-            out.copy_from_slice(&sums[..out.len()]);
+            // SAFETY: the caller's promises.
+            unsafe { target.write(row, block, &sums) };
         }
     }
 }
@@ -131,7 +152,7 @@ mod x86 {
     pub(super) struct Tile<'a> {
         pub(super) left: &'a Left,
         pub(super) right: &'a Right,
-        pub(super) target: &'a Target<'a>,
+        pub(super) target: &'a Target,
         pub(super) row: usize,
         pub(super) block: usize,
         pub(super) panel: Range<usize>,
