@@ -225,6 +225,12 @@ impl Params {
         self.with_grads(|grads| grads.fill(0.0))
     }
 
+    /// Sets the flat gradient to zero and gives its memory back until it is wanted again: two models that
+    /// learn in turns need memory for one gradient.
+    pub fn release_grad(&self) {
+        self.gradient.release();
+    }
+
     /// Lends the flat weights: `f(weights)`.
     pub fn with_weights<R>(&self, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
         Ok(f(&Elements::of(&self.weights)?))
@@ -382,24 +388,34 @@ enum Kind {
 /// The flat gradient, shared by the parameters and by the operations recorded in a graph.
 #[derive(Clone)]
 struct Gradient {
+    /// Empty until somebody wants it: most models are never trained.
     sum: Arc<Mutex<Vec<f32>>>,
+    len: usize,
 }
 
 impl std::fmt::Debug for Gradient {
     /// Without its numbers, which are as many as the model's parameters.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Gradient({})", self.lock().len())
+        write!(f, "Gradient({})", self.len)
     }
 }
 
 impl Gradient {
     fn zeros(len: usize) -> Gradient {
-        Gradient { sum: Arc::new(Mutex::new(vec![0.0; len])) }
+        Gradient { sum: Arc::default(), len }
+    }
+
+    fn release(&self) {
+        *self.sum.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<f32>> {
         // A panic in another holder leaves half a sum, but never a broken vector.
-        self.sum.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut sum = self.sum.lock().unwrap_or_else(PoisonError::into_inner);
+        if sum.is_empty() {
+            *sum = vec![0.0; self.len];
+        }
+        sum
     }
 }
 
@@ -563,6 +579,11 @@ mod tests {
                 .unwrap();
             params.zero_grad().unwrap();
             assert!(params.with_grads(|grads| grads.iter().all(|g| *g == 0.0)).unwrap());
+            step();
+            params.release_grad();
+            assert!(params.with_grads(|grads| grads.len() == params.len() && grads.iter().all(|g| *g == 0.0)).unwrap());
+            step();
+            assert!(params.with_grads(|grads| *grads == once).unwrap(), "{path:?}: not what the first step gave");
         }
     }
 }

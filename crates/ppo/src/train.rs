@@ -233,6 +233,8 @@ fn minibatch_step(
     lr: f64,
 ) -> Result<f64> {
     let report = state.policy_optimizer.step(state.policy.params(), lr)?;
+    // Policy and critic learn in turns, so their gradients need not exist at the same time.
+    state.policy.params().release_grad();
     if let Some(ema) = &mut state.ema {
         ema.update(state.policy.params())?;
     }
@@ -244,6 +246,7 @@ fn minibatch_step(
             check_gradients_behind(value.params(), "score.weight", &[])?;
         }
         optimizer.step(value.params(), schedule(plan).lr(lr, state.iteration))?;
+        value.params().release_grad();
     }
     Ok(report.grad_norm)
 }

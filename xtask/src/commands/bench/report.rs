@@ -179,7 +179,9 @@ fn floor_mb(stage: Stage, shape: &Shape, numbers: Numbers) -> f64 {
         Stage::RewardModel | Stage::RewardModelLong => 16.0 * scalar,
         Stage::Generate | Stage::Decode => 4.0 * language,
         Stage::Ppo | Stage::PpoPtx => {
-            (16.0 + 4.0) * language + 16.0 * scalar + numbers.frozen().bytes() * (language + scalar)
+            // Policy and critic learn in turns, with one gradient at a time.
+            let learning = (12.0 + 4.0) * language + 12.0 * scalar + 4.0 * language.max(scalar);
+            learning + numbers.frozen().bytes() * (language + scalar)
         }
     };
     bytes / 1e6
