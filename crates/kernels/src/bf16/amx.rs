@@ -313,6 +313,7 @@ mod tests {
     /// The four instructions in plain code.
     struct Plain([[[f32; LANES]; ROWS]; 8]);
 
+    // SAFETY: the promises of the trait are those of the pointers below.
     #[allow(unsafe_code)]
     impl Tiles for Plain {
         fn zero<const T: usize>(&mut self) {
