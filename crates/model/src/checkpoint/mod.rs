@@ -3,6 +3,7 @@
 
 mod fold;
 mod gguf;
+mod gguf_head;
 mod hf;
 mod safetensors;
 
