@@ -6,7 +6,14 @@ use std::process::ExitCode;
 
 mod commands;
 mod config;
+#[cfg(test)]
+mod corpus;
 mod embedded;
+/// The fuzz targets' functions; the file is theirs, and asks for the configuration's parser.
+#[cfg(test)]
+#[allow(unreachable_pub, reason = "there it is a library's")]
+#[path = "../../fuzz/src/entries.rs"]
+mod entries;
 mod evaluate;
 mod initial;
 mod listen;
@@ -80,10 +87,19 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("error: {}", legible(&format!("{error:#}"))));
+            say(&format!("error: {}", legible(&told(&error))));
             ExitCode::from(2)
         }
     }
+}
+
+/// The message with its causes; one that the message quotes is not said again.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(|cause| cause.to_string()).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        _ if text.contains(&cause) => text,
+        _ => format!("{text}: {cause}"),
+    })
 }
 
 /// Names a file to which the program writes the megabytes of memory that it has held at most. The
@@ -155,6 +171,13 @@ pub(crate) fn print(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = anyhow::anyhow!("no such file").context("a.txt: no such file; check the path");
+        assert_eq!(told(&error), "a.txt: no such file; check the path");
+        assert_eq!(told(&error.context("reading")), "reading: a.txt: no such file; check the path");
+    }
 
     #[test]
     fn messages_are_legible() {

@@ -75,9 +75,11 @@ pub enum Error {
     },
     /// The tokenizer has more entries than the model has embedding rows.
     #[error(
-        "the tokenizer has {tokenizer} entries and the model {model} embedding rows; use the tokenizer that the model was trained with"
+        "{place}: the tokenizer has {tokenizer} entries and the model {model} embedding rows; use the tokenizer that the model was trained with"
     )]
     Vocabulary {
+        /// File or folder of the tokenizer.
+        place: String,
         /// Entries of the tokenizer.
         tokenizer: usize,
         /// Rows of the model's embedding.
@@ -94,8 +96,10 @@ pub enum Error {
         wanted: usize,
     },
     /// A chat template does not compile, fails, or refuses the conversation.
-    #[error("chat template: {problem}")]
+    #[error("{place}: {problem}")]
     Template {
+        /// Where the template stands.
+        place: String,
         /// What is wrong and what to do.
         problem: String,
     },
@@ -106,8 +110,8 @@ impl Error {
         Error::Tokenizer { place: place.to_string(), problem: problem.to_string() }
     }
 
-    pub(crate) fn template(problem: impl fmt::Display) -> Error {
-        Error::Template { problem: problem.to_string() }
+    pub(crate) fn template(place: impl fmt::Display, problem: impl fmt::Display) -> Error {
+        Error::Template { place: place.to_string(), problem: problem.to_string() }
     }
 
     /// The one problem of a file.

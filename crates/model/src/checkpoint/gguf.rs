@@ -61,7 +61,7 @@ struct Gguf {
 
 impl Gguf {
     fn open(path: &Path) -> Result<Gguf> {
-        let file = File::open(path).map_err(Error::io("read", path, super::NEXT))?;
+        let file = super::open_file(path, super::NEXT)?;
         let Head { metadata, tensors, data } = Head::read(path, file)?;
         Ok(Gguf { path: path.to_owned(), metadata, tensors, data })
     }
@@ -172,6 +172,7 @@ impl Gguf {
         let key = |name: &str| format!("tokenizer.ggml.{name}");
         let flag = |value: &Value| if let Value::Bool(flag) = *value { Some(flag) } else { None };
         Ok(GgufTokenizer {
+            path: self.path.clone(),
             tokens: self.texts(&key("tokens"))?,
             token_types: self.numbers(&key("token_type"))?.into_iter().map(|n| n as i32).collect(),
             scores: self.numbers(&key("scores"))?.into_iter().map(|n| n as f32).collect(),
