@@ -131,7 +131,7 @@ fn render(template: &Template) {
         let messages = roles.iter().map(|&role| Message::new(role, "What, \"{{ x }}\"?\n ")).collect();
         // It may refuse a conversation.
         if let Ok(text) = template.render_prompt(&Conversation { messages }) {
-            assert!(text.len() <= 64 << 20, "{} bytes were written", text.len());
+            assert!(text.len() <= 16 << 20, "{} bytes were written", text.len());
         }
     }
 }

@@ -20,14 +20,14 @@ pub struct Limits {
     /// JSON values in one record, each element and each member counted. 1,048,576.
     pub values: usize,
     /// Bytes that one record may come to when what it shares among several (a thread of messages, an
-    /// instruction) is written out for each. 64 MiB.
+    /// instruction) is written out for each. 32 MiB.
     pub spread: usize,
     /// Bytes of a file that is held whole: a JSON array or a `.txt`. 64 MiB.
     pub whole: usize,
     /// Bytes of a file after decompression. 8 GiB.
     pub file: u64,
     /// How many times its own size a compressed file may unpack to, once that is more than
-    /// [`Limits::whole`]. Text reaches 10 or so. 200.
+    /// [`Limits::line`]. Text reaches 10 or so. 200.
     pub ratio: u64,
     /// Problems of one file after which it is read no further. 1,000.
     pub problems: usize,
@@ -38,7 +38,7 @@ impl Default for Limits {
         Limits {
             line: 16 << 20,
             values: 1 << 20,
-            spread: 64 << 20,
+            spread: 32 << 20,
             whole: 64 << 20,
             file: 8 << 30,
             ratio: 200,
@@ -54,7 +54,9 @@ impl Default for Limits {
 /// [`Error::Problems`] with line and column for what is no UTF-8 or holds a NUL.
 pub fn read_text(path: impl AsRef<Path>, most: usize) -> Result<String, Error> {
     let path = path.as_ref();
-    let bytes = at_most(regular(path)?, path, most)?;
+    let file = regular(path)?;
+    let length = file.metadata().map_err(Error::io(path))?.len();
+    let bytes = at_most(file, path, most, usize::try_from(length).unwrap_or(most))?;
     checked(bytes).map_err(|(line, problem)| Error::at(path, line, problem))
 }
 
@@ -70,6 +72,8 @@ pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Box<dyn BufRead>, Err
         Ok(guard(Box::new(flate2::bufread::MultiGzDecoder::new(bytes))))
     } else if magic.starts_with(&[0x28, 0xB5, 0x2F, 0xFD]) {
         Ok(guard(Box::new(zstd::stream::read::Decoder::with_buffer(bytes).map_err(unpack)?)))
+    } else if let Some(&(_, packer)) = OTHERS.iter().find(|(start, _)| magic.starts_with(start)) {
+        Err(Error::Packed { path: path.to_owned(), packer })
     } else if path.extension().is_some_and(|e| e == "gz" || e == "zst") {
         Err(unpack(io::Error::new(io::ErrorKind::InvalidData, "its first bytes are not those of its kind")))
     } else {
@@ -77,10 +81,14 @@ pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Box<dyn BufRead>, Err
     }
 }
 
+/// How files begin that other programs packed. No text begins so.
+const OTHERS: [(&[u8], &str); 3] = [(b"BZh", "bzip2"), (b"\xFD7zXZ\0", "xz"), (b"PK\x03\x04", "zip")];
+
 /// The whole file as text, with the byte order mark removed, or what is wrong with it and on which
 /// line.
 pub(crate) fn whole(path: &Path, limits: &Limits) -> Result<Result<String, (usize, Problem)>, Error> {
-    at_most(open(path, limits)?, path, limits.whole).map(checked)
+    // How much a compressed file holds is not known; what is not written to takes no memory.
+    at_most(open(path, limits)?, path, limits.whole, limits.whole).map(checked)
 }
 
 /// Calls `each` with every line that is not blank: its number from 1, and its text or what is wrong
@@ -105,6 +113,10 @@ pub(crate) fn lines(
             let _ = each(number, Err(Problem::LongLine { limit: limits.line }));
             return Ok(());
         }
+        // Most of a file that unpacks to nothing but line ends.
+        if line == b"\n" {
+            continue;
+        }
         let flow = match text(&line, number == 1).map(|text| text.trim_end_matches(['\n', '\r'])) {
             Ok(text) if text.trim().is_empty() => ControlFlow::Continue(()),
             text => each(number, text),
@@ -126,8 +138,10 @@ fn regular(path: &Path) -> Result<File, Error> {
     File::open(path).map_err(Error::io(path))
 }
 
-fn at_most(reader: impl Read, path: &Path, most: usize) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
+/// Reads to the end. The room for what is expected is taken at once: a vector that grows by doubling
+/// holds its content twice while it moves.
+fn at_most(reader: impl Read, path: &Path, most: usize, expected: usize) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::with_capacity(expected.min(most) + 1);
     reader.take(most as u64 + 1).read_to_end(&mut bytes).map_err(|source| reading(path, source))?;
     if bytes.len() > most {
         return Err(Error::TooLarge { path: path.to_owned(), limit: most as u64 });
@@ -194,7 +208,7 @@ impl Read for Guard {
         if self.given > self.limits.file {
             return Err(io::Error::other(Unpacked::Large(self.limits.file)));
         }
-        let grown = self.given > self.limits.whole as u64;
+        let grown = self.given > self.limits.line as u64;
         if grown && self.given > self.taken.get().saturating_mul(self.limits.ratio) {
             return Err(io::Error::other(Unpacked::Bomb(self.limits.ratio)));
         }

@@ -35,6 +35,14 @@ pub enum Error {
         /// What is there.
         found: &'static str,
     },
+    /// A file is compressed in a way that is not read.
+    #[error("{}: packed with {packer}, which is not read; unpack it, or pack it with gzip or Zstandard", .path.display())]
+    Packed {
+        /// The file.
+        path: PathBuf,
+        /// What packed it.
+        packer: &'static str,
+    },
     /// A compressed file unpacks to more than any text does.
     #[error("{}: unpacks to more than {ratio} times its size, as no text does; fetch it from a source you trust, or unpack it yourself", .path.display())]
     Bomb {

@@ -9,7 +9,7 @@ use crate::{
     shapes::{self, Shape, house::default_id},
 };
 use serde_json::Value;
-use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
+use std::{collections::BTreeMap, io::BufRead, ops::ControlFlow, path::Path};
 
 /// What [`read`] returns.
 #[derive(Clone, Debug, PartialEq)]
@@ -247,15 +247,15 @@ fn is_text(path: &Path) -> bool {
 /// The first byte that is neither white space nor part of a byte order mark.
 fn first_byte(path: &Path, limits: &Limits) -> Result<Option<u8>, Error> {
     let mut reader = std::io::Read::take(bytes::open(path, limits)?, limits.line as u64);
-    let mut byte = [0];
     loop {
-        match std::io::Read::read(&mut reader, &mut byte) {
-            Ok(0) => return Ok(None),
-            Ok(_) if byte[0].is_ascii_whitespace() || [0xEF, 0xBB, 0xBF].contains(&byte[0]) => {}
-            Ok(_) => return Ok(Some(byte[0])),
-            // The real reading comes next and says what is wrong.
-            Err(_) => return Ok(None),
+        // The real reading comes next and says what is wrong.
+        let Ok(bytes) = reader.fill_buf() else { return Ok(None) };
+        let blank = |byte: &&u8| byte.is_ascii_whitespace() || [0xEF, 0xBB, 0xBF].contains(*byte);
+        let skipped = bytes.iter().take_while(blank).count();
+        if bytes.len() > skipped || bytes.is_empty() {
+            return Ok(bytes.get(skipped).copied());
         }
+        reader.consume(skipped);
     }
 }
 

@@ -24,7 +24,7 @@ enum Kind {
 const FUEL: u64 = 1_000_000;
 const RECURSION: usize = 64;
 /// Bytes of one rendering, the conversation included.
-const RENDERED: usize = 64 << 20;
+const RENDERED: usize = 16 << 20;
 const PLACEHOLDER: &str = "{prompt}";
 
 impl Template {
@@ -56,6 +56,10 @@ impl Template {
     /// `bos_token`, `eos_token` and `pad_token` defined, `add_generation_prompt` true.
     /// `strftime_now` is absent because a rendering must not depend on the clock; templates that
     /// ask whether it is defined take their own fixed date.
+    ///
+    /// A template is somebody's program, so it gets so much fuel, recursion and output and no more.
+    /// One thing is not bounded: lists that a template adds to themselves again and again. The engine
+    /// charges no fuel for them, and forty doublings take all memory.
     ///
     /// # Errors
     /// [`Error::Template`] when it does not compile, or cannot render a one-line conversation.

@@ -124,6 +124,15 @@ fn stages(run: &mut Run<'_>, until: Until) -> Result<Option<evaluate::Results>> 
 }
 
 fn prepare(config: &Config) -> Result<(Base, Material)> {
+    let data = &config.data;
+    let lists =
+        [&data.demonstrations, &data.rankings, &data.prompts, &data.pretraining, &data.pretraining_held_out];
+    for name in lists.into_iter().flatten() {
+        if name.strip_prefix("embedded:").is_some_and(|name| !embedded::records().any(|known| known == name)) {
+            let known: Vec<&str> = embedded::records().collect();
+            bail!("`data`: {name} is not in this program; name a file, or one of {}", known.join(", "));
+        }
+    }
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let embedded = embedded::unpack(folder.path())?;
     let base = match config.model.base.as_str() {
