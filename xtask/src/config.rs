@@ -249,7 +249,7 @@ impl Config {
     pub(crate) fn load(text: &str, origin: &str, settings: &[String]) -> Result<Config> {
         let mut wanted: Table = match text.parse() {
             Ok(table) => table,
-            Err(problem) => bail!("{origin}: not valid TOML: {problem}"),
+            Err(problem) => bail!("{}", not_toml(text, origin, &problem)),
         };
         let mut problems = Vec::new();
         for setting in settings {
@@ -265,7 +265,8 @@ impl Config {
         refuse(origin, &problems)?;
         let config: Config = match resolved.try_into() {
             Ok(config) => config,
-            Err(problem) => bail!("{origin}: {problem}"),
+            // Its second line names the key.
+            Err(problem) => bail!("{origin}: {}; correct it", problem.to_string().trim_end().replace('\n', " ")),
         };
         refuse(origin, &config.problems())?;
         Ok(config)
@@ -273,8 +274,7 @@ impl Config {
 
     /// Reads a configuration file.
     pub(crate) fn read(path: &Path, settings: &[String]) -> Result<Config> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| anyhow::anyhow!("{}: cannot read the configuration: {e}", path.display()))?;
+        let text = instruct_data::read_text(path, FILE_BYTES)?;
         Config::load(&text, &path.display().to_string(), settings)
     }
 
@@ -318,6 +318,11 @@ impl Config {
                 problems.push(problem.to_owned());
             }
         };
+        if !self.model.template.is_empty()
+            && let Err(problem) = instruct_data::Template::plain(&self.model.template)
+        {
+            check(false, &format!("`model.template`: {problem}"));
+        }
         let share = |x: f64| (0.0..1.0).contains(&x);
         check(share(self.data.validation) && self.data.validation > 0.0, "`data.validation` must lie between 0 and 1");
         check(share(self.data.test) && self.data.test > 0.0, "`data.test` must lie between 0 and 1");
@@ -331,6 +336,18 @@ impl Config {
         check(self.checkpoints.every > 0 && self.checkpoints.keep > 0, "`checkpoints` must be above 0");
         problems
     }
+}
+
+/// Bytes of a configuration file; that of everything there is has three thousand.
+const FILE_BYTES: usize = 1 << 20;
+
+/// Where a text stops being TOML. The parser's own words quote the line, which may be endless.
+fn not_toml(text: &str, origin: &str, problem: &toml::de::Error) -> String {
+    let before = problem.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = 1 + before.matches('\n').count();
+    let column = 1 + before.rsplit('\n').next().map_or(0, |line| line.chars().count());
+    let reason = problem.message().trim_end().replace('\n', ", ");
+    format!("{origin}:{line}: not valid TOML at column {column} ({reason}); correct the line")
 }
 
 /// Takes `ppo.preset` out of the wanted table and puts that recipe under the wanted keys.
@@ -357,12 +374,26 @@ fn overlay(base: &mut Table, wanted: Table, path: &str, problems: &mut Vec<Strin
             (Some(Value::Table(base)), Value::Table(wanted)) if !base.contains_key("kind") => {
                 overlay(base, wanted, &dotted, problems);
             }
+            (Some(Value::Array(base)), Value::Array(wanted)) => list(base, wanted, &dotted, problems),
+            (Some(Value::Integer(_)), Value::Integer(number)) if number < 0 => {
+                problems.push(format!("`{dotted}` is {number}; it must be 0 or more"));
+            }
             (Some(slot @ Value::Float(_)), Value::Integer(whole)) => *slot = Value::Float(whole as f64),
             (Some(slot), value) if slot.type_str() == value.type_str() => *slot = value,
             (Some(slot), value) => {
                 problems.push(format!("`{dotted}` wants a {}, not a {}", slot.type_str(), value.type_str()));
             }
         }
+    }
+}
+
+/// Replaces a list by one whose elements are of the same kind.
+fn list(base: &mut Vec<Value>, wanted: Vec<Value>, dotted: &str, problems: &mut Vec<String>) {
+    let kind = base.first().map_or("string", Value::type_str);
+    let odd = wanted.iter().find(|value| value.type_str() != kind || value.as_integer().is_some_and(|n| n < 0));
+    match odd {
+        None => *base = wanted,
+        Some(odd) => problems.push(format!("`{dotted}` lists {odd}; it must list {kind}s, none below 0")),
     }
 }
 
@@ -396,7 +427,7 @@ fn refuse(origin: &str, problems: &[String]) -> Result<()> {
     if problems.is_empty() {
         return Ok(());
     }
-    bail!("{origin}: {} problem(s):\n  {}", problems.len(), problems.join("\n  "))
+    bail!("{origin}: {} problem(s), correct them:\n  {}", problems.len(), problems.join("\n  "))
 }
 
 #[cfg(test)]
@@ -414,13 +445,18 @@ mod tests {
 
     #[test]
     fn every_problem_is_named_at_once() {
-        check_refused("sead = 1\n[ppo]\nbatchh = 4", &[], &["`sead`", "`ppo.batchh`", "2 problem(s)", "test.toml"]);
+        check_refused("sead = 1\n[ppo]\nbatchh = 4", &[], &["`sead`", "`ppo.batchh`", "2 problem(s), correct them", "test.toml"]);
         check_refused("seed = \"x\"", &[], &["`seed` wants a integer, not a string"]);
         check_refused("[ppo]\nbatch = 10\nminibatch = 3", &[], &["`minibatch` does not divide `batch`"]);
         check_refused("[ppo]\npreset = \"gpt5\"", &[], &["known recipes: instructgpt"]);
         check_refused("", &["ppo.batch"], &["write key=value"]);
         check_refused("", &["data.test=1.5", "sft-init.lr=0.0"], &["`data.test`", "[sft-init] `lr`"]);
-        check_refused("a = = 1", &[], &["not valid TOML"]);
+        check_refused("seed = 1\na = = 1", &[], &["test.toml:2: not valid TOML at column 5", "correct the line"]);
+        check_refused("[ppo]\nbatch = -4", &[], &["`ppo.batch` is -4; it must be 0 or more"]);
+        check_refused("[evaluate]\nbest-of-n = [4, -1]", &[], &["`evaluate.best-of-n` lists -1"]);
+        check_refused("[data]\nprompts = [1]", &[], &["`data.prompts` lists 1; it must list strings"]);
+        check_refused("device = \"tpu\"", &[], &["unknown variant `tpu`", "in `device`; correct it"]);
+        check_refused("[model]\ntemplate = \"x\"", &[], &["`model.template`: ", "exactly once"]);
         check_refused("[ppo]\npolicy-lr = nan", &[], &["`policy-lr`"]);
     }
 

@@ -17,6 +17,11 @@ const FILES: [(&str, &[u8]); 10] = [
     ("base/tokenizer_config.json", include_bytes!("../../fixtures/base/tokenizer_config.json")),
 ];
 
+/// Names of the embedded files of records.
+pub(crate) fn records() -> impl Iterator<Item = &'static str> {
+    FILES.iter().map(|(name, _)| *name).filter(|name| !name.contains('/'))
+}
+
 /// The default configuration.
 pub(crate) const DEFAULT_CONFIG: &str = include_str!("../../configs/fixtures.toml");
 

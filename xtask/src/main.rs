@@ -6,7 +6,14 @@ use std::process::ExitCode;
 
 mod commands;
 mod config;
+#[cfg(test)]
+mod corpus;
 mod embedded;
+/// The fuzz targets' functions; the file is theirs, and asks for the configuration's parser.
+#[cfg(test)]
+#[allow(unreachable_pub, reason = "there it is a library's")]
+#[path = "../../fuzz/src/entries.rs"]
+mod entries;
 mod evaluate;
 mod initial;
 mod listen;
@@ -73,13 +80,57 @@ fn main() -> ExitCode {
     instruct_kernels::keep_freed_memory();
     let command = Cli::parse().command;
     // On a thread of the pool, or every parallel operation would begin by waking it and going to sleep.
-    match rayon::scope(|_| run(command)) {
+    let outcome = rayon::scope(|_| run(command));
+    if let Some(path) = std::env::var_os(PEAK) {
+        // Nobody is told when it fails: who asked finds no file.
+        let _ = std::fs::write(path, evaluate::peak_memory_mb().to_string());
+    }
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("error: {error:#}"));
+            say(&format!("error: {}", legible(&told(&error))));
             ExitCode::from(2)
         }
     }
+}
+
+/// The message with its causes; one that the message quotes is not said again.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(|cause| cause.to_string()).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        _ if text.contains(&cause) => text,
+        _ => format!("{text}: {cause}"),
+    })
+}
+
+/// Names a file to which the program writes the megabytes of memory that it has held at most. The
+/// system forgets the number with the process, and gives it to a parent in no safe way.
+const PEAK: &str = "INSTRUCT_PEAK";
+
+/// A message that may quote a hostile file, for a terminal: no character that one obeys, and of what
+/// is endless the beginning and the end.
+fn legible(message: &str) -> String {
+    const LINES: usize = 60;
+    const LINE: usize = 2_000;
+    let lines: Vec<String> = message.lines().map(|line| shortened(line, LINE)).collect();
+    let text = match lines.len().checked_sub(LINES) {
+        None | Some(0) => lines.join("\n"),
+        Some(left_out) => {
+            let (head, tail) = (&lines[..LINES - 5], &lines[lines.len() - 5..]);
+            format!("{}\n  ({left_out} lines left out)\n{}", head.join("\n"), tail.join("\n"))
+        }
+    };
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{FFFD}' } else { c }).collect()
+}
+
+fn shortened(line: &str, most: usize) -> String {
+    let count = line.chars().count();
+    if count <= most {
+        return line.to_owned();
+    }
+    let head: String = line.chars().take(most / 2).collect();
+    let tail: String = line.chars().skip(count - most / 2).collect();
+    format!("{head} (...) {tail}")
 }
 
 fn run(command: Command) -> Result<()> {
@@ -116,4 +167,26 @@ pub(crate) fn say(text: &str) {
 #[expect(clippy::print_stdout, reason = "the command line is the one place that prints")]
 pub(crate) fn print(text: &str) {
     println!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = anyhow::anyhow!("no such file").context("a.txt: no such file; check the path");
+        assert_eq!(told(&error), "a.txt: no such file; check the path");
+        assert_eq!(told(&error.context("reading")), "reading: a.txt: no such file; check the path");
+    }
+
+    #[test]
+    fn messages_are_legible() {
+        assert_eq!(legible("a\u{1b}[2J\r\nb"), "a\u{FFFD}[2J\nb");
+        let long = format!("{}; do this", "x".repeat(100_000));
+        assert!(legible(&long).len() < 3_000 && legible(&long).ends_with("; do this"));
+        let many = format!("problems:\n{}mend them", "  one\n".repeat(1_000));
+        assert!(legible(&many).lines().count() < 70 && legible(&many).ends_with("mend them"));
+        assert_eq!(legible("a\n  b"), "a\n  b");
+    }
 }

@@ -124,7 +124,7 @@ impl Material {
         let rankings = map(rankings, |records| groups(&encoder, records, &mut report))?;
         let prompts = map(prompts, |records| prompt_ids(&encoder, &records, &mut report))?;
         let length = match data.window {
-            0 => config.ppo.max_new_tokens + median(prompts.train.iter().map(|p| p.ids.len())),
+            0 => config.ppo.max_new_tokens.saturating_add(median(prompts.train.iter().map(|p| p.ids.len()))),
             length => length,
         };
         let (windows, held_out_windows) = windows(config, base, embedded, length, &mut report)?;
@@ -169,7 +169,7 @@ impl Material {
 fn decoder_caps(config: &Config, decoder: &Decoder) -> Result<Caps> {
     let context = decoder.config().context;
     let longest = config.model.max_completion.max(config.ppo.max_new_tokens);
-    if config.model.max_prompt + longest > context {
+    if config.model.max_prompt.saturating_add(longest) > context {
         bail!(
             "`model.max-prompt` ({}) and the longest completion ({longest}) do not fit the model's context of {context} \
              tokens; lower `model.max-prompt`, `model.max-completion` or `ppo.max-new-tokens`",

@@ -2,98 +2,168 @@
 
 use crate::error::{Error, Problem};
 use std::{
+    cell::Cell,
     fs::File,
-    io::{BufRead, BufReader, Read},
+    io::{self, BufRead, BufReader, Read},
+    ops::ControlFlow,
     path::Path,
+    rc::Rc,
 };
 
 /// How much a reader takes in before it refuses. The defaults are ours: far above any record that
-/// fits a context, far below what a hostile file could unpack to.
+/// fits a context, far below what a hostile file could unpack to. With them no refused file takes
+/// more than 200 MB of memory (`fixtures/bad` holds the inputs on which that is measured).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of one line. 16 MiB.
+    /// Bytes of one line, after which the file is read no further. 16 MiB.
     pub line: usize,
-    /// Bytes of a file that is held whole: a JSON array or a `.txt`. 256 MiB.
+    /// JSON values in one record, each element and each member counted. 1,048,576.
+    pub values: usize,
+    /// Bytes that one record may come to when what it shares among several (a thread of messages, an
+    /// instruction) is written out for each. 32 MiB.
+    pub spread: usize,
+    /// Bytes of a file that is held whole: a JSON array or a `.txt`. 64 MiB.
     pub whole: usize,
     /// Bytes of a file after decompression. 8 GiB.
     pub file: u64,
+    /// How many times its own size a compressed file may unpack to, once that is more than
+    /// [`Limits::line`]. Text reaches 10 or so. 200.
+    pub ratio: u64,
+    /// Problems of one file after which it is read no further. 1,000.
+    pub problems: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { line: 16 << 20, whole: 256 << 20, file: 8 << 30 }
+        Limits {
+            line: 16 << 20,
+            values: 1 << 20,
+            spread: 32 << 20,
+            whole: 64 << 20,
+            file: 8 << 30,
+            ratio: 200,
+            problems: 1_000,
+        }
     }
+}
+
+/// A small file as text, held whole: UTF-8 with at most `most` bytes. A byte order mark is dropped.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::NotAFile`] for folders, pipes and devices, [`Error::TooLarge`], and
+/// [`Error::Problems`] with line and column for what is no UTF-8 or holds a NUL.
+pub fn read_text(path: impl AsRef<Path>, most: usize) -> Result<String, Error> {
+    let path = path.as_ref();
+    let file = regular(path)?;
+    let length = file.metadata().map_err(Error::io(path))?.len();
+    let bytes = at_most(file, path, most, usize::try_from(length).unwrap_or(most))?;
+    checked(bytes).map_err(|(line, problem)| Error::at(path, line, problem))
 }
 
 /// Opens `path` and undoes gzip or Zstandard. The first bytes decide; the name only adds that a
 /// file called `.gz` or `.zst` without them is damaged.
-pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead>, Error> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    let mut bytes = BufReader::new(file);
+pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Box<dyn BufRead>, Error> {
+    let taken = Rc::new(Cell::new(0));
+    let mut bytes = BufReader::new(Counted { inner: regular(path)?, count: Rc::clone(&taken) });
     let magic = bytes.fill_buf().map_err(Error::io(path))?;
     let unpack = |source| Error::Compressed { path: path.to_owned(), source };
+    let guard = |inner: Box<dyn Read>| Box::new(BufReader::new(Guard { inner, taken, given: 0, limits: *limits }));
     if magic.starts_with(&[0x1F, 0x8B]) {
-        Ok(Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(bytes))))
+        Ok(guard(Box::new(flate2::bufread::MultiGzDecoder::new(bytes))))
     } else if magic.starts_with(&[0x28, 0xB5, 0x2F, 0xFD]) {
-        Ok(Box::new(BufReader::new(zstd::stream::read::Decoder::with_buffer(bytes).map_err(unpack)?)))
+        Ok(guard(Box::new(zstd::stream::read::Decoder::with_buffer(bytes).map_err(unpack)?)))
+    } else if let Some(&(_, packer)) = OTHERS.iter().find(|(start, _)| magic.starts_with(start)) {
+        Err(Error::Packed { path: path.to_owned(), packer })
     } else if path.extension().is_some_and(|e| e == "gz" || e == "zst") {
-        Err(unpack(std::io::Error::new(std::io::ErrorKind::InvalidData, "its first bytes are not those of its kind")))
+        Err(unpack(io::Error::new(io::ErrorKind::InvalidData, "its first bytes are not those of its kind")))
     } else {
-        Ok(Box::new(bytes))
+        Ok(guard(Box::new(bytes)))
     }
 }
+
+/// How files begin that other programs packed. No text begins so.
+const OTHERS: [(&[u8], &str); 3] = [(b"BZh", "bzip2"), (b"\xFD7zXZ\0", "xz"), (b"PK\x03\x04", "zip")];
 
 /// The whole file as text, with the byte order mark removed, or what is wrong with it and on which
 /// line.
 pub(crate) fn whole(path: &Path, limits: &Limits) -> Result<Result<String, (usize, Problem)>, Error> {
-    let limit = limits.whole.min(usize::try_from(limits.file).unwrap_or(usize::MAX));
-    let mut bytes = Vec::new();
-    open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(reading(path))?;
-    if bytes.len() > limit {
-        return Err(Error::TooLarge { path: path.to_owned(), limit: limit as u64 });
-    }
-    let problem_line = |at: usize| 1 + bytes[..at].iter().filter(|&&b| b == b'\n').count();
-    Ok(match text(&bytes, true) {
-        Ok(text) => Ok(text.to_owned()),
-        Err(Problem::Utf8 { column, utf16 }) => {
-            let line = problem_line(column - 1);
-            let start = bytes[..column - 1].iter().rposition(|&b| b == b'\n').map_or(0, |n| n + 1);
-            Err((line, Problem::Utf8 { column: column - start, utf16 }))
-        }
-        Err(problem) => Err((problem_line(bytes.iter().position(|&b| b == 0).unwrap_or(0)), problem)),
-    })
+    // How much a compressed file holds is not known; what is not written to takes no memory.
+    at_most(open(path, limits)?, path, limits.whole, limits.whole).map(checked)
 }
 
 /// Calls `each` with every line that is not blank: its number from 1, and its text or what is wrong
-/// with it. Line ends are `\n` or `\r\n`; a byte order mark before the first line is ignored.
+/// with it, until it has enough. Line ends are `\n` or `\r\n`; a byte order mark before the first
+/// line is ignored. A line that is too long is the last one.
 pub(crate) fn lines(
     path: &Path,
     limits: &Limits,
-    each: &mut dyn FnMut(usize, Result<&str, Problem>),
+    each: &mut dyn FnMut(usize, Result<&str, Problem>) -> ControlFlow<()>,
 ) -> Result<(), Error> {
-    let mut reader = open(path)?;
-    let (mut line, mut number, mut total) = (Vec::new(), 0, 0);
+    let mut reader = open(path, limits)?;
+    let (mut line, mut number) = (Vec::new(), 0);
     loop {
         line.clear();
-        let read = (&mut reader).take(limits.line as u64 + 1).read_until(b'\n', &mut line).map_err(reading(path))?;
+        let read = (&mut reader).take(limits.line as u64 + 1).read_until(b'\n', &mut line);
+        let read = read.map_err(|source| reading(path, source))?;
         if read == 0 {
             return Ok(());
         }
         number += 1;
-        total += read as u64;
-        let ended = line.ends_with(b"\n");
-        if read > limits.line && !ended {
-            each(number, Err(Problem::LongLine { limit: limits.line }));
-            total += reader.skip_until(b'\n').map_err(reading(path))? as u64;
-        } else {
-            match text(&line, number == 1).map(|text| text.trim_end_matches(['\n', '\r'])) {
-                Ok(text) if text.trim().is_empty() => {}
-                text => each(number, text),
-            }
+        if read > limits.line && !line.ends_with(b"\n") {
+            let _ = each(number, Err(Problem::LongLine { limit: limits.line }));
+            return Ok(());
         }
-        if total > limits.file {
-            return Err(Error::TooLarge { path: path.to_owned(), limit: limits.file });
+        // Most of a file that unpacks to nothing but line ends.
+        if line == b"\n" {
+            continue;
         }
+        let flow = match text(&line, number == 1).map(|text| text.trim_end_matches(['\n', '\r'])) {
+            Ok(text) if text.trim().is_empty() => ControlFlow::Continue(()),
+            text => each(number, text),
+        };
+        if flow.is_break() {
+            return Ok(());
+        }
+    }
+}
+
+/// Opens a file that can be read again from its start; a pipe would wait for ever, or be empty the
+/// second time.
+fn regular(path: &Path) -> Result<File, Error> {
+    let kind = std::fs::metadata(path).map_err(Error::io(path))?.file_type();
+    if !kind.is_file() {
+        let found = if kind.is_dir() { "a folder" } else { "a pipe or a device" };
+        return Err(Error::NotAFile { path: path.to_owned(), found });
+    }
+    File::open(path).map_err(Error::io(path))
+}
+
+/// Reads to the end. The room for what is expected is taken at once: a vector that grows by doubling
+/// holds its content twice while it moves.
+fn at_most(reader: impl Read, path: &Path, most: usize, expected: usize) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::with_capacity(expected.min(most) + 1);
+    reader.take(most as u64 + 1).read_to_end(&mut bytes).map_err(|source| reading(path, source))?;
+    if bytes.len() > most {
+        return Err(Error::TooLarge { path: path.to_owned(), limit: most as u64 });
+    }
+    Ok(bytes)
+}
+
+/// Bytes of a whole file as text, or what is wrong with it and on which line.
+fn checked(bytes: Vec<u8>) -> Result<String, (usize, Problem)> {
+    let line_of = |bytes: &[u8], at: usize| 1 + bytes[..at].iter().filter(|&&b| b == b'\n').count();
+    match text(&bytes, true) {
+        Ok(text) => {
+            let mark = bytes.len() - text.len();
+            let mut text = String::from_utf8(bytes).map_err(|_| (1, Problem::Utf8 { column: 1, utf16: false }))?;
+            text.drain(..mark);
+            Ok(text)
+        }
+        Err(Problem::Utf8 { column, utf16 }) => {
+            let start = bytes[..column - 1].iter().rposition(|&b| b == b'\n').map_or(0, |n| n + 1);
+            Err((line_of(&bytes, column - 1), Problem::Utf8 { column: column - start, utf16 }))
+        }
+        Err(problem) => Err((line_of(&bytes, bytes.iter().position(|&b| b == 0).unwrap_or(0)), problem)),
     }
 }
 
@@ -109,12 +179,64 @@ fn text(bytes: &[u8], first: bool) -> Result<&str, Problem> {
     Ok(if first { text.strip_prefix('\u{FEFF}').unwrap_or(text) } else { text })
 }
 
+/// How many bytes have been read.
+struct Counted {
+    inner: File,
+    count: Rc<Cell<u64>>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.count.set(self.count.get() + read as u64);
+        Ok(read)
+    }
+}
+
+/// Stops a file that unpacks to too much.
+struct Guard {
+    inner: Box<dyn Read>,
+    taken: Rc<Cell<u64>>,
+    given: u64,
+    limits: Limits,
+}
+
+impl Read for Guard {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.given += read as u64;
+        if self.given > self.limits.file {
+            return Err(io::Error::other(Unpacked::Large(self.limits.file)));
+        }
+        let grown = self.given > self.limits.line as u64;
+        if grown && self.given > self.taken.get().saturating_mul(self.limits.ratio) {
+            return Err(io::Error::other(Unpacked::Bomb(self.limits.ratio)));
+        }
+        Ok(read)
+    }
+}
+
+/// Why [`Guard`] stopped, on its way through `io::Error`.
+#[derive(Debug, thiserror::Error)]
+enum Unpacked {
+    #[error("more than {0} bytes")]
+    Large(u64),
+    #[error("more than {0} times its size")]
+    Bomb(u64),
+}
+
 /// An error while reading. A decoder reports damage as bad data or an early end, which a plain file
 /// never does.
-fn reading(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    use std::io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
-    move |source| match source.kind() {
-        InvalidData | InvalidInput | UnexpectedEof | Other => Error::Compressed { path: path.to_owned(), source },
-        _ => Error::Io { path: path.to_owned(), source },
+fn reading(path: &Path, source: io::Error) -> Error {
+    use io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
+    let path = path.to_owned();
+    match source.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(&Unpacked::Large(limit)) => return Error::TooLarge { path, limit },
+        Some(&Unpacked::Bomb(ratio)) => return Error::Bomb { path, ratio },
+        None => {}
+    }
+    match source.kind() {
+        InvalidData | InvalidInput | UnexpectedEof | Other => Error::Compressed { path, source },
+        _ => Error::Io { path, source },
     }
 }

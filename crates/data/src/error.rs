@@ -12,7 +12,7 @@ use std::{
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be opened or read.
-    #[error("{}: {source}; check the path", .path.display())]
+    #[error("{}: {source}; check the path and its permissions", .path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -26,6 +26,30 @@ pub enum Error {
         path: PathBuf,
         /// What the decoder said.
         source: io::Error,
+    },
+    /// What is to be read again from its start is no file.
+    #[error("{}: this is {found}; name a file", .path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
+    /// A file is compressed in a way that is not read.
+    #[error("{}: packed with {packer}, which is not read; unpack it, or pack it with gzip or Zstandard", .path.display())]
+    Packed {
+        /// The file.
+        path: PathBuf,
+        /// What packed it.
+        packer: &'static str,
+    },
+    /// A compressed file unpacks to more than any text does.
+    #[error("{}: unpacks to more than {ratio} times its size, as no text does; fetch it from a source you trust, or unpack it yourself", .path.display())]
+    Bomb {
+        /// The file.
+        path: PathBuf,
+        /// [`crate::Limits::ratio`].
+        ratio: u64,
     },
     /// A file is larger, after decompression, than [`crate::Limits`] allows.
     #[error("{}: more than {limit} bytes after decompression; split the file or raise the limit", .path.display())]
@@ -59,9 +83,11 @@ pub enum Error {
     },
     /// The tokenizer has more entries than the model has embedding rows.
     #[error(
-        "the tokenizer has {tokenizer} entries and the model {model} embedding rows; use the tokenizer that the model was trained with"
+        "{place}: the tokenizer has {tokenizer} entries and the model {model} embedding rows; use the tokenizer that the model was trained with"
     )]
     Vocabulary {
+        /// File or folder of the tokenizer.
+        place: String,
         /// Entries of the tokenizer.
         tokenizer: usize,
         /// Rows of the model's embedding.
@@ -78,8 +104,10 @@ pub enum Error {
         wanted: usize,
     },
     /// A chat template does not compile, fails, or refuses the conversation.
-    #[error("chat template: {problem}")]
+    #[error("{place}: {problem}")]
     Template {
+        /// Where the template stands.
+        place: String,
         /// What is wrong and what to do.
         problem: String,
     },
@@ -90,8 +118,13 @@ impl Error {
         Error::Tokenizer { place: place.to_string(), problem: problem.to_string() }
     }
 
-    pub(crate) fn template(problem: impl fmt::Display) -> Error {
-        Error::Template { problem: problem.to_string() }
+    pub(crate) fn template(place: impl fmt::Display, problem: impl fmt::Display) -> Error {
+        Error::Template { place: place.to_string(), problem: problem.to_string() }
+    }
+
+    /// The one problem of a file.
+    pub(crate) fn at(path: &Path, line: usize, problem: Problem) -> Error {
+        Problems(vec![RecordError { origin: Origin::new(path, line), field: None, problem }]).into()
     }
 
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -169,6 +202,16 @@ pub enum Problem {
     LongLine {
         /// The limit in bytes.
         limit: usize,
+    },
+    /// What records share comes to more than [`crate::Limits::spread`] when each has its own.
+    Spread {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// So many problems that the rest of the file was not read.
+    Enough {
+        /// [`crate::Limits::problems`].
+        most: usize,
     },
     /// The file has no record.
     NoRecord,
@@ -254,6 +297,12 @@ impl fmt::Display for Problem {
             Problem::Utf8 { utf16: true, .. } => f.write_str("the file is UTF-16; save it as UTF-8"),
             Problem::Nul => f.write_str("holds a NUL character; remove it"),
             Problem::LongLine { limit } => write!(f, "the line is longer than {limit} bytes; split the record"),
+            Problem::Spread { limit } => {
+                write!(f, "comes to more than {limit} bytes when every record has its own; split the record")
+            }
+            Problem::Enough { most } => {
+                write!(f, "read no further after {most} problems; mend these, or name another file")
+            }
             Problem::NoRecord => f.write_str("the file holds no record; give it at least one line"),
             Problem::UnknownShape { found } => {
                 write!(f, "no known record has this shape ({found}); see the record formats of instruct-data's `read`")
@@ -312,6 +361,9 @@ impl fmt::Display for Problems {
         }
         if total > Problems::SHOWN {
             write!(f, "\n  and {} more", total - Problems::SHOWN)?;
+        }
+        if let Some(enough) = self.0.iter().skip(Problems::SHOWN).find(|p| matches!(p.problem, Problem::Enough { .. })) {
+            write!(f, "\n  {enough}")?;
         }
         Ok(())
     }

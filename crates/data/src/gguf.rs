@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 /// The `tokenizer.*` metadata of a GGUF file; each field says its key. The caller reads the file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GgufTokenizer {
+    /// The file, for messages.
+    pub path: std::path::PathBuf,
     /// `tokenizer.ggml.model`: `gpt2` (byte-level BPE) or `llama` (SentencePiece BPE).
     pub model: String,
     /// `tokenizer.ggml.pre`: how words are split before BPE.
@@ -44,7 +46,6 @@ pub struct GgufTokenizer {
 const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
-const PLACE: &str = "GGUF tokenizer";
 
 impl Tokenizer {
     /// Builds the tokenizer that the metadata describes.
@@ -64,7 +65,7 @@ impl Tokenizer {
             Some((id, None)) => {
                 let problem =
                     format!("`{key}` is {id}, beyond the {} tokens; convert the model again", gguf.tokens.len());
-                Err(Error::tokenizer(PLACE, problem))
+                Err(Error::tokenizer(gguf.path.display(), problem))
             }
         };
         let sentencepiece = gguf.model == "llama";
@@ -82,12 +83,13 @@ impl Tokenizer {
             "gpt2" => byte_level_parts(gguf)?,
             "llama" => sentencepiece_parts(gguf, unknown),
             other => {
-                let problem = format!("`tokenizer.ggml.model` is `{other}`; `gpt2` and `llama` can be read");
-                return Err(Error::tokenizer(PLACE, problem));
+                let problem = format!("`tokenizer.ggml.model` is `{other}`; `gpt2` and `llama` can be read; use the model's folder instead");
+                return Err(Error::tokenizer(gguf.path.display(), problem));
             }
         };
         let parts = Parts { vocab: vocabulary(gguf), added: added(gguf), ..parts };
-        Tokenizer::new(parts.build(PLACE)?, settings, PLACE)
+        let place = gguf.path.display().to_string();
+        Tokenizer::new(parts.build(&place)?, settings, &place)
     }
 }
 
@@ -98,7 +100,7 @@ fn check_lengths(gguf: &GgufTokenizer) -> Result<(), Error> {
         if length != tokens && (required || length > 0) {
             let problem =
                 format!("`tokenizer.ggml.{key}` has {length} entries for {tokens} tokens; convert the model again");
-            return Err(Error::tokenizer(PLACE, problem));
+            return Err(Error::tokenizer(gguf.path.display(), problem));
         }
     }
     Ok(())
@@ -129,13 +131,13 @@ fn byte_level_parts(gguf: &GgufTokenizer) -> Result<Parts, Error> {
             "`tokenizer.ggml.pre` is `{pre}`, which is not among gpt-2, default, olmo, mpt, smollm, starcoder, refact, \
              command-r, llama-bpe, llama3, qwen2, stablelm2, dbrx; use the model's tokenizer.json instead"
         );
-        return Err(Error::tokenizer(PLACE, problem));
+        return Err(Error::tokenizer(gguf.path.display(), problem));
     };
     let split = |(i, merge): (usize, &String)| match merge.split_once(' ') {
         Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
         None => {
             let problem = format!("`tokenizer.ggml.merges[{i}]` is `{merge}`, no two tokens; convert the model again");
-            Err(Error::tokenizer(PLACE, problem))
+            Err(Error::tokenizer(gguf.path.display(), problem))
         }
     };
     let merges = gguf.merges.iter().enumerate().map(split).collect::<Result<_, _>>()?;

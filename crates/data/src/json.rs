@@ -2,18 +2,24 @@
 //! that whatever is wrong with it can be said.
 
 use crate::error::{Origin, Problem, RecordError};
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
-use std::{fmt, path::Path, sync::Arc};
+use std::{cell::Cell, fmt, ops::ControlFlow, path::Path, sync::Arc};
 
-/// One JSON value and nothing after it.
-pub(crate) fn parse(text: &str) -> Result<Value, Problem> {
-    serde_json::from_str::<Strict>(text).map(|Strict(value)| value).map_err(|e| malformed(&e, e.column()))
+/// One JSON value of at most `most` values, and nothing after it.
+pub(crate) fn parse(text: &str, most: usize) -> Result<Value, Problem> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let value = Strict { left: &Cell::new(most), most }.deserialize(&mut deserializer);
+    value.and_then(|value| deserializer.end().map(|()| value)).map_err(|e| malformed(&e, e.column()))
 }
 
-/// The elements of a JSON array, each with the line on which it starts.
-pub(crate) fn parse_array(text: &str) -> Vec<(usize, Result<Value, Problem>)> {
-    let mut elements = Vec::new();
+/// Calls `each` with every element of a JSON array and the line on which it starts, until it has
+/// enough.
+pub(crate) fn parse_array(
+    text: &str,
+    most: usize,
+    each: &mut dyn FnMut(usize, Result<Value, Problem>) -> ControlFlow<()>,
+) {
     let mut at = 0;
     let mut line = 1;
     // Between elements stands one of these; the bracket also opens the first.
@@ -23,13 +29,13 @@ pub(crate) fn parse_array(text: &str) -> Vec<(usize, Result<Value, Problem>)> {
             at += 1;
             skip_space(text, &mut at, &mut line);
             if at < text.len() {
-                elements.push((line, Err(expected(text, at, "nothing after the array"))));
+                let _ = each(line, Err(expected(text, at, "nothing after the array")));
             }
-            return elements;
+            return;
         }
         if !text[at..].starts_with(opening) {
-            elements.push((line, Err(expected(text, at, "`,` or `]`"))));
-            return elements;
+            let _ = each(line, Err(expected(text, at, "`,` or `]`")));
+            return;
         }
         at += 1;
         skip_space(text, &mut at, &mut line);
@@ -37,22 +43,35 @@ pub(crate) fn parse_array(text: &str) -> Vec<(usize, Result<Value, Problem>)> {
             // An empty array: step back so that the closing bracket is met above.
             continue;
         }
-        let mut stream = serde_json::Deserializer::from_str(&text[at..]).into_iter::<Strict>();
-        match stream.next() {
-            Some(Ok(Strict(value))) => elements.push((line, Ok(value))),
-            Some(Err(e)) => {
-                elements.push((line + e.line() - 1, Err(malformed(&e, e.column()))));
-                return elements;
+        let Some((length, value)) = element(&text[at..], most) else {
+            let _ = each(line, Err(expected(text, at, "a value")));
+            return;
+        };
+        let flow = match value {
+            Ok(value) => each(line, Ok(value)),
+            Err(e) => {
+                let _ = each(line + e.line() - 1, Err(malformed(&e, e.column())));
+                return;
             }
-            None => {
-                elements.push((line, Err(expected(text, at, "a value"))));
-                return elements;
-            }
+        };
+        if flow.is_break() {
+            return;
         }
-        line += text[at..at + stream.byte_offset()].matches('\n').count();
-        at += stream.byte_offset();
+        line += text[at..at + length].matches('\n').count();
+        at += length;
     }
-    elements
+}
+
+/// The value at the start of `text` and its length; `None` where the text has ended.
+fn element(text: &str, most: usize) -> Option<(usize, serde_json::Result<Value>)> {
+    if text.is_empty() {
+        return None;
+    }
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let value = Strict { left: &Cell::new(most), most }.deserialize(&mut deserializer);
+    // A stream is the one thing that tells how far it came.
+    let length = deserializer.into_iter::<serde::de::IgnoredAny>().byte_offset();
+    Some((length, value))
 }
 
 fn skip_space(text: &str, at: &mut usize, line: &mut usize) {
@@ -73,18 +92,26 @@ fn malformed(error: &serde_json::Error, column: usize) -> Problem {
     Problem::Malformed { column, reason }
 }
 
-/// A value in which no object has the same key twice.
-struct Strict(Value);
+/// A value in which no object has the same key twice, and which is made of so many values at most.
+#[derive(Clone, Copy)]
+struct Strict<'a> {
+    left: &'a Cell<usize>,
+    most: usize,
+}
 
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Strict, D::Error> {
-        deserializer.deserialize_any(StrictVisitor).map(Strict)
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        let Some(left) = self.left.get().checked_sub(1) else {
+            return Err(D::Error::custom(format!("more than {} values", self.most)));
+        };
+        self.left.set(left);
+        deserializer.deserialize_any(self)
     }
 }
 
-struct StrictVisitor;
-
-impl<'de> Visitor<'de> for StrictVisitor {
+impl<'de> Visitor<'de> for Strict<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,7 +140,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut values = Vec::new();
-        while let Some(Strict(value)) = access.next_element()? {
+        while let Some(value) = access.next_element_seed(self)? {
             values.push(value);
         }
         Ok(Value::Array(values))
@@ -124,7 +151,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
             if map.contains_key(&key) {
                 return Err(A::Error::custom(format!("key `{key}` occurs twice")));
             }
-            let Strict(value) = access.next_value()?;
+            let value = access.next_value_seed(self)?;
             map.insert(key, value);
         }
         Ok(Value::Object(map))
@@ -134,6 +161,8 @@ impl<'de> Visitor<'de> for StrictVisitor {
 /// What one file has yielded besides records.
 pub(crate) struct Sink {
     pub(crate) path: Arc<Path>,
+    /// [`crate::Limits::spread`].
+    pub(crate) spread: usize,
     /// Reasons to refuse.
     pub(crate) problems: Vec<RecordError>,
     /// Records left out of a foreign data set that is known to hold such, with the reason.
@@ -141,8 +170,8 @@ pub(crate) struct Sink {
 }
 
 impl Sink {
-    pub(crate) fn new(path: &Path) -> Sink {
-        Sink { path: path.into(), problems: Vec::new(), skipped: Vec::new() }
+    pub(crate) fn new(path: &Path, spread: usize) -> Sink {
+        Sink { path: path.into(), spread, problems: Vec::new(), skipped: Vec::new() }
     }
 
     pub(crate) fn error(&self, line: usize, field: Option<String>, problem: Problem) -> RecordError {
@@ -280,6 +309,12 @@ impl<'a> Fields<'a> {
             Some(integer) => Some(integer),
             None => self.wrong_type(name, "an integer", value),
         }
+    }
+
+    /// Refuses `bytes` of text that would be written out for each of several records.
+    pub(crate) fn spread(&mut self, name: &str, bytes: usize) -> Option<()> {
+        let limit = self.sink.spread;
+        if bytes <= limit { Some(()) } else { self.problem(name, Problem::Spread { limit }) }
     }
 
     pub(crate) fn wrong_type<T>(&mut self, name: &str, expected: &'static str, found: &Value) -> Option<T> {

@@ -57,7 +57,7 @@ mod tokenizer;
 
 pub use crate::{
     bpe::train_bpe,
-    bytes::Limits,
+    bytes::{Limits, read_text},
     error::{Error, Origin, Problem, Problems, RecordError},
     gguf::GgufTokenizer,
     hygiene::{CapReport, DedupReport, Leak, LeakCheck, Shared, Side, Split, SplitPlan, cap_per_user, dedup},

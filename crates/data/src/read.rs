@@ -9,7 +9,7 @@ use crate::{
     shapes::{self, Shape, house::default_id},
 };
 use serde_json::Value;
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, io::BufRead, ops::ControlFlow, path::Path};
 
 /// What [`read`] returns.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +50,7 @@ pub fn read<T: Record>(paths: &[impl AsRef<Path>], limits: &Limits) -> Result<Re
     let mut read = Read { records: Vec::new(), skipped: Vec::new() };
     let mut problems = Vec::new();
     for path in paths {
-        let mut sink = Sink::new(path.as_ref());
+        let mut sink = Sink::new(path.as_ref(), limits.spread);
         read_file(path.as_ref(), limits, &mut read.records, &mut sink)?;
         problems.append(&mut sink.problems);
         read.skipped.append(&mut sink.skipped);
@@ -158,21 +158,24 @@ impl Extract for PretrainText {
 }
 
 fn read_file<T: Record>(path: &Path, limits: &Limits, records: &mut Vec<T>, sink: &mut Sink) -> Result<(), Error> {
-    let mut file = Values { shape: None, waiting: Vec::new(), empty: true, records, sink };
+    let mut file = Values { shape: None, waiting: Vec::new(), empty: true, most: limits.problems, records, sink };
     if is_text(path) {
         match bytes::whole(path, limits)? {
-            Ok(text) => documents(&text)
-                .into_iter()
-                .for_each(|(line, text)| file.take(line, Ok(serde_json::json!({ "text": text })))),
-            Err((line, problem)) => file.take(line, Err(problem)),
+            Ok(text) => {
+                let mut values =
+                    documents(&text).into_iter().map(|(line, text)| (line, serde_json::json!({ "text": text })));
+                let _ = values.try_for_each(|(line, value)| file.take(line, Ok(value)));
+            }
+            Err((line, problem)) => drop(file.take(line, Err(problem))),
         }
-    } else if first_byte(path)? == Some(b'[') {
+    } else if first_byte(path, limits)? == Some(b'[') {
         match bytes::whole(path, limits)? {
-            Ok(text) => json::parse_array(&text).into_iter().for_each(|(line, value)| file.take(line, value)),
-            Err((line, problem)) => file.take(line, Err(problem)),
+            Ok(text) => json::parse_array(&text, limits.values, &mut |line, value| file.take(line, value)),
+            Err((line, problem)) => drop(file.take(line, Err(problem))),
         }
     } else {
-        bytes::lines(path, limits, &mut |line, text| file.take(line, text.and_then(json::parse)))?;
+        let parse = |text: &str| json::parse(text, limits.values);
+        bytes::lines(path, limits, &mut |line, text| file.take(line, text.and_then(parse)))?;
     }
     file.end();
     Ok(())
@@ -184,17 +187,27 @@ struct Values<'a, T> {
     shape: Option<Shape>,
     waiting: Vec<(usize, Value)>,
     empty: bool,
+    /// Problems after which no more is taken.
+    most: usize,
     records: &'a mut Vec<T>,
     sink: &'a mut Sink,
 }
 
 impl<T: Record> Values<'_, T> {
-    fn take(&mut self, line: usize, value: Result<Value, Problem>) {
+    fn take(&mut self, line: usize, value: Result<Value, Problem>) -> ControlFlow<()> {
         self.empty = false;
-        let value = match value {
-            Ok(value) => value,
-            Err(problem) => return self.sink.line(line, problem),
-        };
+        match value {
+            Ok(value) => self.value(line, value),
+            Err(problem) => self.sink.line(line, problem),
+        }
+        if self.sink.problems.len() + self.waiting.len() < self.most {
+            return ControlFlow::Continue(());
+        }
+        self.sink.line(line, Problem::Enough { most: self.most });
+        ControlFlow::Break(())
+    }
+
+    fn value(&mut self, line: usize, value: Value) {
         self.shape = self.shape.or_else(|| Shape::of(&value));
         self.waiting.push((line, value));
         if let Some(shape) = self.shape {
@@ -232,17 +245,17 @@ fn is_text(path: &Path) -> bool {
 }
 
 /// The first byte that is neither white space nor part of a byte order mark.
-fn first_byte(path: &Path) -> Result<Option<u8>, Error> {
-    let mut reader = bytes::open(path)?;
-    let mut byte = [0];
+fn first_byte(path: &Path, limits: &Limits) -> Result<Option<u8>, Error> {
+    let mut reader = std::io::Read::take(bytes::open(path, limits)?, limits.line as u64);
     loop {
-        match std::io::Read::read(&mut reader, &mut byte) {
-            Ok(0) => return Ok(None),
-            Ok(_) if byte[0].is_ascii_whitespace() || [0xEF, 0xBB, 0xBF].contains(&byte[0]) => {}
-            Ok(_) => return Ok(Some(byte[0])),
-            // The real reading comes next and says what is wrong.
-            Err(_) => return Ok(None),
+        // The real reading comes next and says what is wrong.
+        let Ok(bytes) = reader.fill_buf() else { return Ok(None) };
+        let blank = |byte: &&u8| byte.is_ascii_whitespace() || [0xEF, 0xBB, 0xBF].contains(*byte);
+        let skipped = bytes.iter().take_while(blank).count();
+        if bytes.len() > skipped || bytes.is_empty() {
+            return Ok(bytes.get(skipped).copied());
         }
+        reader.consume(skipped);
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     error::Error,
     record::{Content, Conversation, Message, Role},
-    tokenizer::Tokenizer,
+    tokenizer::{TEMPLATE_BYTES, Tokenizer},
 };
 use minijinja::{Environment, ErrorKind, syntax::SyntaxConfig, value::Value};
 
@@ -16,13 +16,15 @@ pub struct Template {
 #[derive(Clone, Debug)]
 enum Kind {
     Plain { before: String, after: String, gap: bool },
-    Chat { environment: Box<Environment<'static>>, specials: [(&'static str, String); 3] },
+    Chat { place: String, environment: Box<Environment<'static>>, specials: [(&'static str, String); 3] },
 }
 
 /// Instructions that one rendering may take, and its recursion depth: a template is a program of
 /// whoever published the model. Templates in use take a few hundred per message.
 const FUEL: u64 = 1_000_000;
 const RECURSION: usize = 64;
+/// Bytes of one rendering, the conversation included.
+const RENDERED: usize = 16 << 20;
 const PLACEHOLDER: &str = "{prompt}";
 
 impl Template {
@@ -39,11 +41,11 @@ impl Template {
         let mut parts = text.split(PLACEHOLDER);
         let (before, after) = match (parts.next(), parts.next(), parts.next()) {
             (Some(before), Some(after), None) => (before, after),
-            _ => return Err(Error::template("`template` must hold `{prompt}` exactly once; correct it")),
+            _ => return Err(Error::template("plain template", "`template` must hold `{prompt}` exactly once; correct it")),
         };
         if let Some(name) = [before, after].into_iter().find_map(placeholder) {
             let problem = format!("`template` names `{{{name}}}`, and only `{{prompt}}` is known; correct it");
-            return Err(Error::template(problem));
+            return Err(Error::template("plain template", problem));
         }
         let gap = !after.is_empty() && !after.ends_with(char::is_whitespace);
         Ok(Template { kind: Kind::Plain { before: before.to_owned(), after: after.to_owned(), gap } })
@@ -55,6 +57,10 @@ impl Template {
     /// `strftime_now` is absent because a rendering must not depend on the clock; templates that
     /// ask whether it is defined take their own fixed date.
     ///
+    /// A template is somebody's program, so it gets so much fuel, recursion and output and no more.
+    /// One thing is not bounded: lists that a template adds to themselves again and again. The engine
+    /// charges no fuel for them, and forty doublings take all memory.
+    ///
     /// # Errors
     /// [`Error::Template`] when it does not compile, or cannot render a one-line conversation.
     pub fn chat(source: &str, tokenizer: &Tokenizer) -> Result<Template, Error> {
@@ -63,12 +69,17 @@ impl Template {
             ("eos_token", tokenizer.name_of(Some(tokenizer.eos()))),
             ("pad_token", tokenizer.name_of(tokenizer.pad())),
         ];
-        let environment = Box::new(environment(source).map_err(describe)?);
-        let template = Template { kind: Kind::Chat { environment, specials } };
+        let place = format!("{}: chat template", tokenizer.place());
+        if source.len() > TEMPLATE_BYTES {
+            let problem = format!("more than {TEMPLATE_BYTES} bytes; name another template");
+            return Err(Error::template(place, problem));
+        }
+        let environment = Box::new(environment(source).map_err(|why| describe(&place, why))?);
+        let template = Template { kind: Kind::Chat { place: place.clone(), environment, specials } };
         let probe = "Will this be said?";
         let rendered = template.render_prompt(&Content::Text(probe.to_owned()).conversation())?;
         if !rendered.contains(probe) {
-            return Err(Error::template("it drops what the user says; name another template"));
+            return Err(Error::template(place, "it drops what the user says; name another template"));
         }
         Ok(template)
     }
@@ -88,7 +99,9 @@ impl Template {
     pub fn render_prompt(&self, conversation: &Conversation) -> Result<String, Error> {
         match &self.kind {
             Kind::Plain { before, after, gap } => Ok(plain(&conversation.messages, before, after, *gap)),
-            Kind::Chat { environment, specials } => chat(&conversation.messages, environment, specials),
+            Kind::Chat { place, environment, specials } => {
+                chat(&conversation.messages, environment, specials).map_err(|why| describe(place, why))
+            }
         }
     }
 
@@ -124,13 +137,40 @@ fn plain(messages: &[Message], before: &str, after: &str, gap: bool) -> String {
     text
 }
 
-fn chat(messages: &[Message], environment: &Environment<'_>, specials: &[(&str, String)]) -> Result<String, Error> {
+fn chat(
+    messages: &[Message],
+    environment: &Environment<'_>,
+    specials: &[(&str, String)],
+) -> Result<String, minijinja::Error> {
     let turn = |m: &Message| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]);
     let messages: Value = messages.iter().map(turn).collect();
     let globals = specials.iter().map(|(name, token)| (*name, Value::from(token.as_str())));
     let context = [("messages", messages), ("add_generation_prompt", Value::from(true))];
     let context = Value::from_pairs(globals.chain(context));
-    environment.get_template("chat").and_then(|template| template.render(context)).map_err(describe)
+    let mut text = Limited(Vec::new());
+    environment.get_template("chat")?.render_captured_to(context, &mut text)?;
+    String::from_utf8(text.0).map_err(|e| failed(&e))
+}
+
+/// Text up to [`RENDERED`]. Fuel is charged per instruction, and one instruction may write a list that
+/// doubled forty times.
+struct Limited(Vec<u8>);
+
+impl std::io::Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > RENDERED {
+            return Err(std::io::Error::other(format!("it writes more than {RENDERED} bytes")));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn failed(what: &dyn std::fmt::Display) -> minijinja::Error {
+    minijinja::Error::new(ErrorKind::BadSerialization, what.to_string())
 }
 
 fn environment(source: &str) -> Result<Environment<'static>, minijinja::Error> {
@@ -150,11 +190,10 @@ fn environment(source: &str) -> Result<Environment<'static>, minijinja::Error> {
 
 /// JSON as Python's `json.dumps` spaces it, without escaping for HTML.
 fn python_json(value: &Value) -> Result<String, minijinja::Error> {
-    let failed = |what: &dyn std::fmt::Display| minijinja::Error::new(ErrorKind::BadSerialization, what.to_string());
-    let mut bytes = Vec::new();
+    let mut bytes = Limited(Vec::new());
     let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, PythonSpaces);
     serde::Serialize::serialize(value, &mut serializer).map_err(|e| failed(&e))?;
-    String::from_utf8(bytes).map_err(|e| failed(&e))
+    String::from_utf8(bytes.0).map_err(|e| failed(&e))
 }
 
 struct PythonSpaces;
@@ -172,7 +211,7 @@ impl serde_json::ser::Formatter for PythonSpaces {
 }
 
 /// What went wrong, in which line of the template, and what to do.
-fn describe(error: minijinja::Error) -> Error {
+fn describe(place: &str, error: minijinja::Error) -> Error {
     let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     let line = error.line().map(|line| format!("line {line}: ")).unwrap_or_default();
     let advice = match error.kind() {
@@ -183,7 +222,7 @@ fn describe(error: minijinja::Error) -> Error {
         }
         _ => "change the conversation, or name another template",
     };
-    Error::template(format!("{line}{what}; {advice}"))
+    Error::template(place, format!("{line}{what}; {advice}"))
 }
 
 #[cfg(test)]

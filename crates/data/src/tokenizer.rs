@@ -1,12 +1,14 @@
 //! Words to ids and back, with people's words kept apart from the model's marks.
 
-use crate::error::Error;
+mod outline;
+
+use crate::{bytes::read_text, error::Error};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
 };
-use tokenizers::{PostProcessorWrapper, processors::template::TemplateProcessing};
+use tokenizers::{Model, ModelWrapper, PostProcessorWrapper, processors::template::TemplateProcessing};
 
 /// A model's tokenizer: byte-pair encoding, special tokens, and where sequences begin and end.
 ///
@@ -16,6 +18,8 @@ use tokenizers::{PostProcessorWrapper, processors::template::TemplateProcessing}
 /// so PAD is never EOS.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
+    /// The file or folder it came from, for messages.
+    place: String,
     /// Spells special tokens out like any other text.
     words: tokenizers::Tokenizer,
     /// Recognises special tokens.
@@ -48,16 +52,20 @@ impl Tokenizer {
     /// `tokenizer_config.json`, `special_tokens_map.json`, `generation_config.json` and
     /// `chat_template.jinja`.
     ///
+    /// The vocabulary is byte-pair encoding, of at most 32 MiB and about two million JSON values; the
+    /// files around it may have 4 MiB, a chat template 1 MiB.
+    ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Tokenizer`], naming the file and the key.
+    /// [`Error::Io`], [`Error::NotAFile`], [`Error::TooLarge`], [`Error::Problems`] and [`Error::Tokenizer`], naming the file and the key.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Tokenizer, Error> {
         let folder = folder.as_ref();
         let settings = settings(folder)?;
         let whole = folder.join("tokenizer.json");
         if whole.is_file() {
-            let bytes = std::fs::read(&whole).map_err(Error::io(&whole))?;
-            let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| {
-                Error::tokenizer(whole.display(), format!("no tokenizer that can be read ({e}); fetch it again"))
+            let text = read_text(&whole, VOCABULARY_BYTES)?;
+            let inner = load(&text).map_err(|problem| {
+                let problem = format!("no tokenizer that can be read: {problem}; fetch it again, or use another model");
+                Error::tokenizer(whole.display(), problem)
             })?;
             return Tokenizer::new(inner, settings, &folder.display().to_string());
         }
@@ -88,7 +96,13 @@ impl Tokenizer {
     }
 
     pub(crate) fn new(mut inner: tokenizers::Tokenizer, settings: Settings, place: &str) -> Result<Tokenizer, Error> {
-        let broken = |e| Error::tokenizer(place, e);
+        let broken = |e| Error::tokenizer(place, format!("{e}; fetch the tokenizer again"));
+        if let ModelWrapper::BPE(bpe) = inner.get_model()
+            && let Some(unknown) = bpe.unk_token.as_ref().filter(|unknown| bpe.token_to_id(unknown).is_none())
+        {
+            let problem = format!("`unk_token` is `{unknown}`, which the vocabulary lacks; correct it");
+            return Err(Error::tokenizer(place, problem));
+        }
         // A published file may carry somebody's batch settings, which would cut or pad in silence.
         inner.with_truncation(None).map_err(broken)?;
         inner.with_padding(None);
@@ -117,6 +131,7 @@ impl Tokenizer {
         let mut words = inner.clone();
         words.set_encode_special_tokens(true);
         Ok(Tokenizer {
+            place: place.to_owned(),
             words,
             marks: inner,
             specials,
@@ -136,7 +151,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] when the vocabulary cannot express the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
-        ids(&self.words, text)
+        self.ids(&self.words, text)
     }
 
     /// Ids of a rendered prompt, whose special tokens are recognised; the BOS stands before it if
@@ -145,7 +160,7 @@ impl Tokenizer {
     /// # Errors
     /// As for [`Tokenizer::encode`].
     pub fn encode_prompt(&self, rendered: &str) -> Result<Vec<u32>, Error> {
-        let mut encoded = ids(&self.marks, rendered)?;
+        let mut encoded = self.ids(&self.marks, rendered)?;
         if let Some(bos) = self.bos.filter(|&bos| self.prepend_bos && encoded.first() != Some(&bos)) {
             encoded.insert(0, bos);
         }
@@ -158,7 +173,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] when the decoder refuses.
     pub fn decode(&self, ids: &[u32]) -> Result<String, Error> {
-        self.marks.decode(ids, true).map_err(|e| Error::tokenizer("decode", e))
+        self.marks.decode(ids, true).map_err(|e| self.broken("decode", e))
     }
 
     /// The words of `ids` with the special tokens spelled out, for people who debug.
@@ -166,7 +181,7 @@ impl Tokenizer {
     /// # Errors
     /// As for [`Tokenizer::decode`].
     pub fn decode_with_specials(&self, ids: &[u32]) -> Result<String, Error> {
-        self.marks.decode(ids, false).map_err(|e| Error::tokenizer("decode", e))
+        self.marks.decode(ids, false).map_err(|e| self.broken("decode", e))
     }
 
     /// The first special token that `text` spells.
@@ -188,7 +203,7 @@ impl Tokenizer {
         if self.vocab_size <= rows {
             Ok(())
         } else {
-            Err(Error::Vocabulary { tokenizer: self.vocab_size, model: rows })
+            Err(Error::Vocabulary { place: self.place.clone(), tokenizer: self.vocab_size, model: rows })
         }
     }
 
@@ -270,14 +285,36 @@ impl Tokenizer {
         Ok(())
     }
 
+    /// The file or folder it came from, for messages.
+    pub(crate) fn place(&self) -> &str {
+        &self.place
+    }
+
+    fn ids(&self, tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<Vec<u32>, Error> {
+        let encoding = tokenizer.encode_fast(text, false).map_err(|e| self.broken("encode", e))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    fn broken(&self, action: &str, why: tokenizers::Error) -> Error {
+        Error::tokenizer(&self.place, format!("cannot {action}: {why}; fetch the tokenizer again"))
+    }
+
     pub(crate) fn name_of(&self, id: Option<u32>) -> String {
         id.and_then(|id| self.token(id)).unwrap_or_default()
     }
 }
 
-fn ids(tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<Vec<u32>, Error> {
-    let encoding = tokenizer.encode_fast(text, false).map_err(|e| Error::tokenizer("encode", e))?;
-    Ok(encoding.get_ids().to_vec())
+/// Bytes of a vocabulary with its merges: three times those of Qwen3.
+const VOCABULARY_BYTES: usize = 32 << 20;
+/// Bytes of a file beside it.
+const SETTINGS_BYTES: usize = 4 << 20;
+/// Bytes of a chat template; those in use have ten thousand.
+pub(crate) const TEMPLATE_BYTES: usize = 1 << 20;
+
+/// A `tokenizer.json`, or what is wrong with it.
+fn load(text: &str) -> Result<tokenizers::Tokenizer, String> {
+    outline::check(text.as_bytes())?;
+    tokenizers::Tokenizer::from_bytes(text).map_err(|e| e.to_string())
 }
 
 /// Puts the BOS before every sequence, for those who load our `tokenizer.json` elsewhere.
@@ -298,16 +335,17 @@ fn settings(folder: &Path) -> Result<Settings, Error> {
         if !path.is_file() {
             return Ok(Value::Null);
         }
-        let text = std::fs::read(&path).map_err(Error::io(&path))?;
-        serde_json::from_slice(&text)
-            .map_err(|e| Error::tokenizer(path.display(), format!("malformed JSON ({e}); fetch the file again")))
+        let text = read_text(&path, SETTINGS_BYTES)?;
+        let object: serde_json::Map<String, Value> = serde_json::from_str(&text)
+            .map_err(|e| Error::tokenizer(path.display(), format!("no JSON object ({e}); fetch the file again")))?;
+        Ok(object.into())
     };
     let (config, map) = (read("tokenizer_config.json")?, read("special_tokens_map.json")?);
     let generation = read("generation_config.json")?;
     let name = |key: &str| token_name(&config[key]).or_else(|| token_name(&map[key]));
     let jinja = folder.join("chat_template.jinja");
     let chat_template = if jinja.is_file() {
-        Some(std::fs::read_to_string(&jinja).map_err(Error::io(&jinja))?)
+        Some(read_text(&jinja, TEMPLATE_BYTES)?)
     } else {
         named_template(&config["chat_template"])
     };
@@ -349,10 +387,10 @@ fn named_template(value: &Value) -> Option<String> {
 
 /// GPT-2's two files: a JSON object of ids, and one merge a line after a version line.
 fn from_pair(vocab: &Path, merges: &Path, settings: Settings) -> Result<Tokenizer, Error> {
-    let text = std::fs::read(vocab).map_err(Error::io(vocab))?;
-    let ids: BTreeMap<String, u32> = serde_json::from_slice(&text)
+    let text = read_text(vocab, VOCABULARY_BYTES)?;
+    let ids: BTreeMap<String, u32> = serde_json::from_str(&text)
         .map_err(|e| Error::tokenizer(vocab.display(), format!("no object of ids ({e}); fetch the file again")))?;
-    let text = std::fs::read_to_string(merges).map_err(Error::io(merges))?;
+    let text = read_text(merges, VOCABULARY_BYTES)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with("#version"));
     let split = |(number, line): (usize, &str)| match line.split_once(' ') {
         Some((left, right)) if !right.contains(' ') => Ok((left.to_owned(), right.to_owned())),
@@ -440,7 +478,7 @@ impl Parts {
                 "merges": self.merges,
             },
         });
-        tokenizers::Tokenizer::from_bytes(whole.to_string())
+        load(&whole.to_string())
             .map_err(|e| Error::tokenizer(place, format!("vocabulary and merges do not fit ({e}); fetch them again")))
     }
 }

@@ -171,6 +171,10 @@ impl HeadKind {
     }
 }
 
+/// Numbers in a table of rotations: a million positions of 128 elements, 512 MiB. Weights are as large
+/// as their file, and nothing but this bounds the table.
+const ROTARY_TABLE: usize = 1 << 27;
+
 /// Name and shape of one parameter.
 pub type NamedShape = (String, Vec<usize>);
 
@@ -299,6 +303,10 @@ impl Config {
             require(
                 dim > 0 && dim <= head_dim && dim.is_multiple_of(2),
                 format!("rotary dim {dim} must be even and at most head_dim ({head_dim})"),
+            );
+            require(
+                self.context.saturating_mul(dim) <= ROTARY_TABLE,
+                format!("context ({}) times rotary dim ({dim}) exceeds {ROTARY_TABLE}", self.context),
             );
             require(theta.is_finite() && theta > 1.0, format!("rotary theta is {theta}; it must exceed 1"));
             require(scaling.is_sound(), format!("rotary scaling {scaling:?} needs positive factors, low below high"));

@@ -34,6 +34,9 @@ pub enum Error {
         /// What to do next; may be empty.
         next: &'static str,
     },
+    /// A text file of a checkpoint is too large, or no text.
+    #[error(transparent)]
+    File(instruct_data::Error),
     /// The tensors of a checkpoint are not those its description calls for.
     #[error(
         "{}: the tensors do not match the decoder that the configuration describes:{}\n\
@@ -103,8 +106,15 @@ impl Error {
     }
 }
 
+/// Lines that a message lists before it counts the rest.
+const SHOWN: usize = 20;
+
 fn bullets(lines: &[String]) -> String {
-    lines.iter().map(|line| format!("\n  - {line}")).collect()
+    let mut text: String = lines.iter().take(SHOWN).map(|line| format!("\n  - {line}")).collect();
+    if lines.len() > SHOWN {
+        text.push_str(&format!("\n  and {} more", lines.len() - SHOWN));
+    }
+    text
 }
 
 fn hint(next: &str) -> String {

@@ -70,12 +70,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let base = open_base(&args.model, &args.template, &device(args.device)?, args.precision)?;
     match (&args.prompt, &args.prompts) {
         (Some(prompt), _) => {
-            let prompts = [("prompt".to_owned(), Content::Text(prompt.clone()))];
-            complete(args, &base, &prompts)
+            let content = Content::Text(prompt.clone());
+            complete(args, &base, &[("--prompt".to_owned(), "prompt".to_owned(), content)])
         }
         (None, Some(file)) => {
             let records = read::<Prompt>(&[file], &Limits::default())?.records;
-            let prompts: Vec<_> = records.into_iter().map(|p| (p.id, p.content)).collect();
+            let prompts: Vec<_> = records.into_iter().map(|p| (p.origin.to_string(), p.id, p.content)).collect();
             complete(args, &base, &prompts)
         }
         (None, None) if std::io::stdin().is_terminal() => chat(args, &base),
@@ -83,15 +83,27 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
 }
 
-fn complete(args: &Args, base: &Base, prompts: &[(String, Content)]) -> Result<()> {
-    let ids: Vec<Vec<u32>> = prompts.iter().map(|(_, content)| encode(base, content)).collect::<Result<_>>()?;
+/// Completes prompts, each with its place, its id and its words.
+fn complete(args: &Args, base: &Base, prompts: &[(String, String, Content)]) -> Result<()> {
+    let fitting = |(place, _, content): &(String, String, Content)| {
+        let ids = encode(base, content).with_context(|| place.clone())?;
+        let context = base.decoder.config().context;
+        match ids.len() {
+            0 => bail!("{place}: the prompt has no token in this model's vocabulary; change it, or name another model"),
+            tokens if tokens >= context => {
+                bail!("{place}: {tokens} tokens leave no room in the model's context of {context}; shorten it")
+            }
+            _ => Ok(ids),
+        }
+    };
+    let ids: Vec<Vec<u32>> = prompts.iter().map(fitting).collect::<Result<_>>()?;
     let repeated = ids.iter().flat_map(|ids| std::iter::repeat_n(ids, args.n));
     let requests: Vec<Request> =
         (0..).zip(repeated).map(|(episode, prompt)| Request { episode, prompt: prompt.clone() }).collect();
     let completions = generate(&base.decoder, &requests, &sampling(args, base), source(args))?;
     let mut lines = String::new();
     for (index, completion) in completions.iter().enumerate() {
-        let (id, content) = &prompts[index / args.n];
+        let (_, id, content) = &prompts[index / args.n];
         let row = serde_json::json!({
             "id": if args.n == 1 { id.clone() } else { format!("{id}#{}", index % args.n) },
             "prompt": content.texts().last(),

@@ -80,11 +80,19 @@ fn new_folder() -> PathBuf {
 /// One seed's run, as far as `until`; the results when it got to the evaluation.
 fn one(config: &Config, folder: &Path, start: Start, until: Until) -> Result<Option<evaluate::Results>> {
     let environment = environment(config)?;
-    let dir = RunDir::open(folder, start, &toml::to_string(config)?, &environment)?;
+    let resolved = toml::to_string(config)?;
+    let open = || RunDir::open(folder, start, &resolved, &environment);
+    // A run that is continued must say at once that its configuration differs; a fresh one leaves no
+    // folder behind when what it is to read is refused.
+    let resumed = if start == Start::Resume { Some(open()?) } else { None };
+    let (base, material) = prepare(config)?;
+    let dir = match resumed {
+        Some(dir) => dir,
+        None => open()?,
+    };
     for difference in dir.environment_difference() {
         say(&format!("warning: the environment differs from the one this run began in: {difference}"));
     }
-    let (base, material) = prepare(config, folder)?;
     say(&format!("run folder {}", folder.display()));
     let wishes = [config.model.precision, config.model.frozen];
     if config.device == DeviceName::Cpu && wishes.iter().any(|&wish| wish != available(wish)) {
@@ -120,8 +128,18 @@ fn stages(run: &mut Run<'_>, until: Until) -> Result<Option<evaluate::Results>> 
     Ok(Some(results))
 }
 
-fn prepare(config: &Config, folder: &Path) -> Result<(Base, Material)> {
-    let embedded = embedded::unpack(&folder.join("embedded"))?;
+fn prepare(config: &Config) -> Result<(Base, Material)> {
+    let data = &config.data;
+    let lists =
+        [&data.demonstrations, &data.rankings, &data.prompts, &data.pretraining, &data.pretraining_held_out];
+    for name in lists.into_iter().flatten() {
+        if name.strip_prefix("embedded:").is_some_and(|name| !embedded::records().any(|known| known == name)) {
+            let known: Vec<&str> = embedded::records().collect();
+            bail!("`data`: {name} is not in this program; name a file, or one of {}", known.join(", "));
+        }
+    }
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let embedded = embedded::unpack(folder.path())?;
     let base = match config.model.base.as_str() {
         "embedded" => embedded.join("base"),
         path => expand(path),
@@ -153,8 +171,7 @@ fn environment(config: &Config) -> Result<serde_json::Value> {
 
 /// The resolved configuration, what it would train on, and what that takes.
 fn dry_run(config: &Config) -> Result<()> {
-    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let (base, material) = prepare(config, folder.path())?;
+    let (base, material) = prepare(config)?;
     print(&toml::to_string(config)?);
     material.report.iter().for_each(|line| print(line));
     super::plan::lines(config, &base, &material).iter().for_each(|line| print(line));

@@ -64,17 +64,23 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     crate::listen::on_interrupt()?;
     let texts = read::<PretrainText>(&args.text, &Limits::default())?.records;
     let start = if args.resume { Start::Resume } else { Start::Fresh };
+    // Everything that can be refused comes before the run folder.
+    let names = || args.text.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    let tokenizer = train_bpe(texts.iter().map(|t| t.text.as_str()), args.recipe.vocab, &[END]).with_context(names)?;
+    let (mut windows, _) = text_windows(&tokenizer, &texts, args.recipe.context)?;
+    if windows.len() < 2 {
+        let (context, names) = (args.recipe.context, names());
+        bail!("{names}: not enough text for two windows of --context {context} tokens; give it more text");
+    }
+    let mut state = fresh(&args.recipe, &tokenizer)?;
     let dir = RunDir::open(&args.run, start, &toml::to_string(&args.recipe)?, &"pretraining")?;
-    let tokenizer = train_bpe(texts.iter().map(|t| t.text.as_str()), args.recipe.vocab, &[END])?;
     let mut artefact = dir.artefact("base")?;
     if let Some(model) = artefact.model() {
         say(&format!("{} is already there", model.display()));
         return Ok(());
     }
     artefact.keep_last(1);
-    let (mut windows, _) = text_windows(&tokenizer, &texts, args.recipe.context)?;
     let held_out = windows.split_off(windows.len() - (windows.len() / 20).min(200));
-    let mut state = fresh(&args.recipe, &tokenizer)?;
     if let Some(checkpoint) = artefact.checkpoint() {
         state.restore(checkpoint)?;
     }

@@ -6,7 +6,7 @@ use crate::{
     print,
 };
 use anyhow::{Context, Result, bail};
-use instruct_data::{Conversation, Message, Packed, Role, Template, Tokenizer};
+use instruct_data::{Conversation, Message, Packed, Role, Template, Tokenizer, read_text};
 use instruct_kernels::token_logprob;
 use instruct_model::{Decoder, HeadKind, Pass};
 use instruct_reward_model::{Item, scores};
@@ -82,20 +82,28 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of the whole input, and of one line of it.
+const INPUT_BYTES: usize = 64 << 20;
+const LINE_BYTES: usize = 4 << 20;
+
 /// Every line that is not empty, with its number; all problems at once.
 fn read_lines(args: &Args) -> Result<Vec<(usize, Line)>> {
     let path = args.input.display();
-    let text = std::fs::read_to_string(&args.input).with_context(|| format!("cannot read {path}"))?;
+    let text = read_text(&args.input, INPUT_BYTES)?;
     let (mut lines, mut problems) = (Vec::new(), Vec::new());
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+        if line.len() > LINE_BYTES {
+            problems.push(format!("{path}:{number}: longer than {LINE_BYTES} bytes; divide it"));
+            continue;
+        }
         match serde_json::from_str::<Line>(line) {
-            Ok(Line::Text { text }) if text.is_empty() => problems.push(format!("{path}:{number}: `text` is empty")),
+            Ok(Line::Text { text }) if text.is_empty() => problems.push(format!("{path}:{number}: `text` is empty; fill it or remove the line")),
             Ok(Line::Pair { completion, .. }) if completion.is_empty() => {
-                problems.push(format!("{path}:{number}: `completion` is empty"));
+                problems.push(format!("{path}:{number}: `completion` is empty; fill it or remove the line"));
             }
             Ok(line) => lines.push((number, line)),
             Err(_) => problems.push(format!(
-                "{path}:{number}: neither {{\"text\": ...}} nor {{\"prompt\": ..., \"completion\": ...}}, both of strings"
+                "{path}:{number}: write {{\"text\": ...}} or {{\"prompt\": ..., \"completion\": ...}}, both of strings"
             )),
         }
     }
@@ -103,7 +111,7 @@ fn read_lines(args: &Args) -> Result<Vec<(usize, Line)>> {
         bail!("{} problem(s):\n  {}", problems.len(), problems.join("\n  "));
     }
     if lines.is_empty() {
-        bail!("{path}: there is no line to score");
+        bail!("{path}: there is no line to score; give it at least one");
     }
     Ok(lines)
 }

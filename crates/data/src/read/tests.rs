@@ -211,7 +211,7 @@ fn problems_of_all_files_come_together() {
         other => panic!("{other:?}"),
     }
     let missing = read::<Prompt>(&["nowhere/f.jsonl"], &Limits::default()).unwrap_err().to_string();
-    assert!(missing.starts_with("nowhere/f.jsonl: ") && missing.ends_with("check the path"), "{missing}");
+    assert!(missing.starts_with("nowhere/f.jsonl: ") && missing.ends_with("check the path and its permissions"), "{missing}");
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn compressed_files_are_recognised_by_their_bytes() {
 
 #[test]
 fn limits_hold_before_memory_is_spent() {
-    let limits = Limits { line: 64, whole: 80, file: 4096 };
+    let limits = Limits { line: 64, whole: 80, file: 4096, ratio: 1 << 20, ..Limits::default() };
     let bomb = zstd::encode_all(std::io::Read::take(std::io::repeat(b'\n'), 1 << 24), 3).unwrap();
     let (_folder, path) = file("bomb.zst", &bomb);
     let refused = read::<Prompt>(&[path], &limits).unwrap_err();

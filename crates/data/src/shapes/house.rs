@@ -50,7 +50,11 @@ pub(crate) fn ranking(fields: &mut Fields<'_>) -> Option<Ranking> {
     let confidence = match fields.get("confidence") {
         None => Some(None),
         Some(value) => match value.as_f64() {
-            Some(number) => Some(Some(number as f32)),
+            Some(number) if (number as f32).is_finite() => Some(Some(number as f32)),
+            Some(number) => {
+                let allowed = "a number of single precision".to_owned();
+                fields.problem("confidence", Problem::OutOfRange { found: number.to_string(), allowed })
+            }
             None => fields.wrong_type("confidence", "a number", value),
         },
     };

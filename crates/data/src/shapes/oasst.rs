@@ -59,7 +59,7 @@ struct Reply {
 fn nodes(fields: &mut Fields<'_>) -> Option<Vec<Node>> {
     let tree = fields.text("message_tree_id");
     let root = fields.required("prompt")?;
-    let mut walk = Walk { tree: tree?, origin: fields.origin(), thread: Vec::new(), nodes: Vec::new() };
+    let mut walk = Walk { tree: tree?, origin: fields.origin(), thread: Vec::new(), nodes: Vec::new(), bytes: 0 };
     walk.message(&mut fields.inner(root, "prompt")?, "prompt")?;
     Some(walk.nodes)
 }
@@ -69,6 +69,8 @@ struct Walk {
     origin: Origin,
     thread: Vec<Message>,
     nodes: Vec<Node>,
+    /// Bytes of text in `nodes`: every node has a thread of its own.
+    bytes: usize,
 }
 
 impl Walk {
@@ -81,6 +83,9 @@ impl Walk {
         self.thread.push(Message::new(role?, text?));
         let id = id?;
         if role? == Role::User {
+            let texts = self.thread.iter().map(|message| message.content.len());
+            self.bytes += texts.sum::<usize>() + self.tree.len() + place.len();
+            fields.spread("text", self.bytes)?;
             let content = Content::Messages(Conversation { messages: self.thread.clone() });
             let user = Some(self.tree.clone());
             let prompt = Prompt { id, content, user, use_case: None, origin: self.origin.clone() };

@@ -67,6 +67,8 @@ pub(crate) fn seeds(fields: &mut Fields<'_>) -> Option<Vec<Demonstration>> {
     let id = fields.optional_name("id");
     let instruction = fields.text("instruction");
     let instances = fields.array("instances")?;
+    let shared = id.iter().flatten().chain(&instruction).map(String::len).sum::<usize>();
+    fields.spread("instances", shared.saturating_mul(instances.len()))?;
     let origin = fields.origin();
     let id = id?.unwrap_or_else(|| house::default_id(&origin));
     let instruction = instruction?;

@@ -4,17 +4,16 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufReader, Read, Seek},
     ops::Range,
     path::{Path, PathBuf},
 };
 
-use candle_core::{
-    Device,
-    quantized::gguf_file::{Content, TensorInfo, Value},
-};
+use candle_core::{Device, quantized::gguf_file::TensorInfo};
 
-use super::{Checkpoint, Expected, Store};
+use super::{
+    Checkpoint, Expected, Store,
+    gguf_head::{DAMAGED, Head, Value},
+};
 use crate::{
     Activation, Config, Error, Family, HeadKind, Norm, Position, Result, Rotary, Scaling,
     families::{Order, Piece, qkv_rows},
@@ -23,7 +22,7 @@ use instruct_data::GgufTokenizer;
 
 /// Opens a GGUF file of architecture `llama` (Mistral's too), `qwen2`, `qwen3` or `gpt2`.
 pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
-    let gguf = Gguf::open(path)?;
+    let mut gguf = Gguf::open(path)?;
     let config = gguf.config()?;
     let pieces = Expected {
         config: &config,
@@ -34,14 +33,22 @@ pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
         unembedding: UNEMBEDDING,
     }
     .resolve(&gguf)?;
-    let tokenizer = Some(gguf.tokenizer()?);
+    let tokenizer = gguf.tokenizer()?;
+    if tokenizer.tokens.len() > config.vocab {
+        let problem = format!(
+            "tokenizer.ggml.tokens has {} entries, and {EMBEDDING} {} rows",
+            tokenizer.tokens.len(),
+            config.vocab
+        );
+        return Err(Error::format(path, problem, "convert the model again"));
+    }
+    let tokenizer = Some(tokenizer);
     let head = HeadKind::LanguageModel;
     Ok(Checkpoint { config, head, tokenizer, pieces, store: Box::new(gguf), given: BTreeMap::new() })
 }
 
 const EMBEDDING: &str = "token_embd.weight";
 const UNEMBEDDING: &str = "output.weight";
-const DAMAGED: &str = "download the file again; if that does not help, it is no model file";
 const OTHER: &str = "use the model's Hugging Face folder instead";
 
 #[derive(Debug)]
@@ -54,24 +61,9 @@ struct Gguf {
 
 impl Gguf {
     fn open(path: &Path) -> Result<Gguf> {
-        let mut file = File::open(path).map_err(Error::io("read", path, super::NEXT))?;
-        check_start(path, &mut file)?;
-        let content = Content::read(&mut BufReader::new(file));
-        let content = content.map_err(|why| Error::format(path, first_line(&why), DAMAGED))?;
-        let countable =
-            |info: &TensorInfo| info.shape.dims().iter().try_fold(1u32, |n, &d| u32::try_from(d).ok()?.checked_mul(n));
-        if let Some((name, info)) =
-            content.tensor_infos.iter().filter(|(_, info)| countable(info).is_none()).min_by_key(|x| x.0)
-        {
-            let problem = format!("{name} has the shape {:?}, which no model has", info.shape.dims());
-            return Err(Error::format(path, problem, DAMAGED));
-        }
-        Ok(Gguf {
-            path: path.to_owned(),
-            metadata: content.metadata.into_iter().collect(),
-            tensors: content.tensor_infos.into_iter().collect(),
-            data: content.tensor_data_offset,
-        })
+        let file = super::open_file(path, super::NEXT)?;
+        let Head { metadata, tensors, data } = Head::read(path, file)?;
+        Ok(Gguf { path: path.to_owned(), metadata, tensors, data })
     }
 
     fn config(&self) -> Result<Config> {
@@ -175,28 +167,31 @@ impl Gguf {
         Ok(self.id("eos")?.into_iter().chain(self.id("eot")?).collect())
     }
 
-    fn tokenizer(&self) -> Result<GgufTokenizer> {
+    /// Takes the tokenizer out of the metadata. Its lists are long, and nothing else asks for them.
+    fn tokenizer(&mut self) -> Result<GgufTokenizer> {
         let key = |name: &str| format!("tokenizer.ggml.{name}");
+        let flag = |value: &Value| if let Value::Bool(flag) = *value { Some(flag) } else { None };
         Ok(GgufTokenizer {
+            path: self.path.clone(),
+            tokens: self.texts(&key("tokens"))?,
+            token_types: self.numbers(&key("token_type"))?.into_iter().map(|n| n as i32).collect(),
+            scores: self.numbers(&key("scores"))?.into_iter().map(|n| n as f32).collect(),
+            merges: self.texts(&key("merges"))?,
             model: self.text(&key("model"))?.unwrap_or_default(),
             pre: self.text(&key("pre"))?,
-            tokens: self.list(&key("tokens"), |value| value.to_string().ok().cloned())?,
-            token_types: self.list(&key("token_type"), |value| number(value).map(|n| n as i32))?,
-            scores: self.list(&key("scores"), |value| number(value).map(|n| n as f32))?,
-            merges: self.list(&key("merges"), |value| value.to_string().ok().cloned())?,
             bos: self.id("bos")?,
             eos: self.id("eos")?,
             eot: self.id("eot")?,
             unknown: self.id("unknown")?,
             padding: self.id("padding")?,
-            add_bos: self.field(&key("add_bos_token"), "true or false", |value| value.to_bool().ok())?,
-            add_space_prefix: self.field(&key("add_space_prefix"), "true or false", |value| value.to_bool().ok())?,
+            add_bos: self.field(&key("add_bos_token"), "true or false", flag)?,
+            add_space_prefix: self.field(&key("add_space_prefix"), "true or false", flag)?,
             chat_template: self.text("tokenizer.chat_template")?,
         })
     }
 
     fn id(&self, role: &str) -> Result<Option<u32>> {
-        let id = |value: &Value| value.to_u64().ok().and_then(|id| u32::try_from(id).ok());
+        let id = |value: &Value| if let Value::Integer(id) = *value { u32::try_from(id).ok() } else { None };
         self.field(&format!("tokenizer.ggml.{role}_token_id"), "a token id", id)
     }
 
@@ -215,20 +210,32 @@ impl Gguf {
     }
 
     fn text(&self, key: &str) -> Result<Option<String>> {
-        self.field(key, "a text", |value| value.to_string().ok().cloned())
+        self.field(key, "a text", |value| if let Value::Text(text) = value { Some(text.clone()) } else { None })
     }
 
-    fn list<T>(&self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Vec<T>> {
-        let read = |value: &Value| value.to_vec().ok().and_then(|list| list.iter().map(&read).collect());
-        Ok(self.field(key, "a list of one kind", read)?.unwrap_or_default())
+    fn texts(&mut self, key: &str) -> Result<Vec<String>> {
+        match self.metadata.remove(key) {
+            None => Ok(Vec::new()),
+            Some(Value::Texts(texts)) => Ok(texts),
+            Some(other) => Err(self.wrong(key, &other, "a list of texts")),
+        }
+    }
+
+    fn numbers(&mut self, key: &str) -> Result<Vec<f64>> {
+        match self.metadata.remove(key) {
+            None => Ok(Vec::new()),
+            Some(Value::Numbers(numbers)) => Ok(numbers),
+            Some(other) => Err(self.wrong(key, &other, "a list of numbers")),
+        }
     }
 
     fn field<T>(&self, key: &str, kind: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
         let Some(value) = self.metadata.get(key) else { return Ok(None) };
-        let typed = read(value);
-        typed
-            .map(Some)
-            .ok_or_else(|| Error::format(&self.path, format!("{key} is {:?}, not {kind}", value.value_type()), DAMAGED))
+        read(value).map(Some).ok_or_else(|| self.wrong(key, value, kind))
+    }
+
+    fn wrong(&self, key: &str, value: &Value, kind: &str) -> Error {
+        Error::format(&self.path, format!("{key} is {}, not {kind}", value.kind()), DAMAGED)
     }
 }
 
@@ -256,26 +263,6 @@ fn dequantised(info: &TensorInfo, file: &mut File, data: u64) -> candle_core::Re
     info.read(file, data, &Device::Cpu)?.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1()
 }
 
-/// Refuses what candle's reader would not survive: another file type, whose first bytes it takes
-/// for counts, and an alignment of 0, by which it divides. Writers put the `general` keys first.
-fn check_start(path: &Path, file: &mut File) -> Result<()> {
-    let io = |source| Error::io("read", path, super::NEXT)(source);
-    let mut start = Vec::new();
-    file.take(1 << 20).read_to_end(&mut start).map_err(io)?;
-    file.rewind().map_err(io)?;
-    if !start.starts_with(b"GGUF") {
-        return Err(Error::format(path, "this is no GGUF file", super::NEXT));
-    }
-    let key = b"general.alignment";
-    let value = start.windows(key.len()).position(|window| window == key).map(|at| &start[at + key.len()..]);
-    // Four bytes of type, then the value, little-endian, in at least one byte.
-    let value = value.and_then(|rest| rest.get(4..8));
-    if value.is_some_and(|bytes| bytes.iter().all(|&byte| byte == 0)) {
-        return Err(Error::format(path, "general.alignment is 0", DAMAGED));
-    }
-    Ok(())
-}
-
 /// Candle's messages may carry a backtrace below their first line.
 fn first_line(why: &candle_core::Error) -> String {
     why.to_string().lines().next().unwrap_or_default().to_owned()
@@ -283,16 +270,11 @@ fn first_line(why: &candle_core::Error) -> String {
 
 /// Any number of the metadata; converters differ in its width and sign.
 fn number(value: &Value) -> Option<f64> {
-    let integer = || value.to_u64().ok().map(|n| n as f64);
-    let float = || value.to_f64().ok().or(value.to_f32().ok().map(f64::from));
-    let signed = || match *value {
-        Value::I8(n) => Some(f64::from(n)),
-        Value::I16(n) => Some(f64::from(n)),
-        Value::I32(n) => Some(f64::from(n)),
-        Value::I64(n) => Some(n as f64),
+    match *value {
+        Value::Integer(n) => Some(n as f64),
+        Value::Float(x) => Some(x),
         _ => None,
-    };
-    integer().or_else(float).or_else(signed)
+    }
 }
 
 /// Every tensor that llama.cpp's converter writes for this decoder.

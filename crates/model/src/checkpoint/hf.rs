@@ -78,6 +78,9 @@ const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// Bytes of `config.json` and of the index. The largest among published models have 200,000; a JSON
+/// value takes up to thirty times its text.
+const JSON_BYTES: usize = 4 << 20;
 const EXPORT: &str = "export the model again with save_pretrained";
 
 impl Precision {
@@ -229,7 +232,10 @@ fn unfold(
 }
 
 fn read_object(path: &Path) -> Result<Map<String, Value>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path, super::NEXT))?;
+    let text = instruct_data::read_text(path, JSON_BYTES).map_err(|why| match why {
+        instruct_data::Error::Io { source, .. } => Error::io("read", path, super::NEXT)(source),
+        other => Error::File(other),
+    })?;
     serde_json::from_str(&text).map_err(|why| Error::format(path, format!("this is no JSON object: {why}"), EXPORT))
 }
 

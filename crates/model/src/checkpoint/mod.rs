@@ -3,10 +3,11 @@
 
 mod fold;
 mod gguf;
+mod gguf_head;
 mod hf;
 mod safetensors;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fs::File, path::Path};
 
 use candle_core::{DType, Device};
 use instruct_data::GgufTokenizer;
@@ -41,6 +42,12 @@ trait Store: std::fmt::Debug + Send + Sync {
 
 impl Checkpoint {
     /// Opens a folder with `config.json` and safetensors (single or sharded), or a `.gguf` file.
+    ///
+    /// A hostile file takes no more memory than its kind allows: `config.json`, `generation_config.json`
+    /// and the index of shards are read up to 4 MiB each, the header of a safetensors file up to
+    /// 8 MiB, the head of a GGUF file up to 64 MiB with 4,096 entries, 2,097,152 list elements and
+    /// 16,384 tensors. Counts of the description are bounded by [`Config::validate`], and no tensor
+    /// may lie beyond its file or on another, so weights take what the file holds.
     ///
     /// # Errors
     /// Each names the path and what to do next: an absent folder or file, a truncated or foreign
@@ -132,6 +139,17 @@ impl Decoder {
 }
 
 const NEXT: &str = "give a folder that holds config.json and model.safetensors, or a .gguf file";
+
+/// Opens a file. Anything else is refused: a pipe would wait for ever, and is empty when it is read
+/// a second time.
+fn open_file(path: &Path, next: &'static str) -> Result<File> {
+    let kind = std::fs::metadata(path).map_err(Error::io("read", path, next))?;
+    if !kind.is_file() {
+        let found = if kind.is_dir() { "a folder" } else { "a pipe or a device" };
+        return Err(Error::format(path, format!("this is {found}, not a file"), next));
+    }
+    File::open(path).map_err(Error::io("read", path, next))
+}
 
 fn shape_of(config: &Config, head: HeadKind, name: &str) -> Option<Vec<usize>> {
     config.specs(head).into_iter().find(|(known, _)| known == name).map(|(_, shape)| shape)

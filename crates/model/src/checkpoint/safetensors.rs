@@ -32,8 +32,9 @@ struct Stored {
 }
 
 const COPY_AGAIN: &str = "copy or download the file again";
-/// The format's own bound on its header.
-const LONGEST_HEADER: u64 = 100_000_000;
+/// Bytes of a header: fifty times those of a model of a thousand tensors. The format allows 100 MB, which
+/// would take a gigabyte of memory once parsed.
+const LONGEST_HEADER: u64 = 8 << 20;
 
 impl Shards {
     /// One file that holds everything.
@@ -120,7 +121,7 @@ fn is_file_name(shard: &str) -> bool {
 /// The tensors that one file's header declares, checked against the file's length.
 fn header(path: &Path) -> Result<BTreeMap<String, Stored>> {
     let io = |source| Error::io("read", path, COPY_AGAIN)(source);
-    let file = File::open(path).map_err(io)?;
+    let file = super::open_file(path, COPY_AGAIN)?;
     let length = file.metadata().map_err(io)?.len();
     let mut reader = BufReader::new(file);
     let mut prefix = [0; 8];
@@ -133,10 +134,14 @@ fn header(path: &Path) -> Result<BTreeMap<String, Stored>> {
         return Err(Error::format(path, "this is a pointer of Git LFS, not the file it points to", next));
     }
     let json_bytes = u64::from_le_bytes(prefix);
-    if json_bytes > LONGEST_HEADER || json_bytes > length - 8 {
+    if json_bytes > length - 8 {
         let problem =
             format!("a header of {json_bytes} bytes in a file of {length}: truncated, or no safetensors file");
         return Err(Error::format(path, problem, COPY_AGAIN));
+    }
+    if json_bytes > LONGEST_HEADER {
+        let problem = format!("a header of {json_bytes} bytes, more than the {LONGEST_HEADER} that are read");
+        return Err(Error::format(path, problem, "divide the weights into shards"));
     }
     let mut json = vec![0; json_bytes as usize];
     reader.read_exact(&mut json).map_err(io)?;
