@@ -57,6 +57,8 @@ enum Command {
     Correctness(commands::correctness::Args),
     /// Measure the speed and memory of every stage, beside torch and TRL, against the machine's ceilings
     Bench(commands::bench::Args),
+    /// Kill real runs anywhere, resume them and compare every byte; writes docs/reliability.md
+    Torture(commands::torture::Args),
     /// Say what this machine and this build offer
     Doctor,
     /// Everything that continuous integration runs
@@ -96,6 +98,7 @@ fn run(command: Command) -> Result<()> {
         Command::Reference(args) => commands::reference::run(&args),
         Command::Correctness(args) => commands::correctness::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Torture(args) => commands::torture::run(&args),
         Command::Doctor => commands::doctor::run(),
         Command::Ci(args) => commands::ci::run(&args),
         Command::Completions { shell } => {
