@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 mod commands;
 mod config;
@@ -77,7 +80,7 @@ fn main() -> ExitCode {
     match rayon::scope(|_| run(command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("error: {error:#}"));
+            say(&format!("error: {error:#}{}", room(&error)));
             ExitCode::from(2)
         }
     }
@@ -108,14 +111,25 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
-/// One line for a person, on standard error; results go to standard output.
-#[expect(clippy::print_stderr, reason = "the command line is the one place that prints")]
-pub(crate) fn say(text: &str) {
-    eprintln!("{text}");
+/// What to do about a full disk, where the error does not say so itself.
+fn room(error: &anyhow::Error) -> &'static str {
+    const ADVICE: &str = "; free some space, then continue with --resume";
+    let full = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::StorageFull)
+    };
+    if error.chain().any(full) && !format!("{error:#}").contains(ADVICE) { ADVICE } else { "" }
 }
 
-/// One line of a command's result, on standard output.
-#[expect(clippy::print_stdout, reason = "the command line is the one place that prints")]
+/// One line for a person, on standard error; results go to standard output. A terminal that is gone, or
+/// a full disk behind it, must not end a run.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// One line of a command's result, on standard output. A result that cannot be given is a failure.
 pub(crate) fn print(text: &str) {
-    println!("{text}");
+    if let Err(error) = writeln!(io::stdout(), "{text}") {
+        say(&format!("error: cannot write to standard output: {error}"));
+        std::process::exit(2);
+    }
 }
