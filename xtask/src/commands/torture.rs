@@ -11,11 +11,14 @@ use anyhow::{Context, Result, bail};
 use std::{fs, path::PathBuf};
 
 mod calls;
+mod full;
 mod page;
+mod power;
 mod random;
 mod traced;
 mod victim;
 
+use page::Found;
 use victim::Victim;
 
 #[derive(clap::Args)]
@@ -23,8 +26,8 @@ pub(crate) struct Args {
     /// Kills at random instants, at least
     #[arg(long, default_value_t = 220)]
     kills: usize,
-    /// Deaths before chosen system calls, at most; needs strace
-    #[arg(long, default_value_t = 90)]
+    /// Deaths before chosen system calls, at most; a third as many failing calls and power cuts. Needs strace
+    #[arg(long, default_value_t = 48)]
     points: usize,
     /// Keys where and how to kill
     #[arg(long, default_value_t = 1)]
@@ -52,45 +55,92 @@ pub(crate) struct Death {
     lost: Option<String>,
 }
 
+/// How many deaths of each kind.
+struct Counts {
+    random: usize,
+    chosen: usize,
+    failing: usize,
+    power: usize,
+    lies: usize,
+    sizes: usize,
+}
+
+impl Counts {
+    /// A few of each kind: what continuous integration has two minutes for.
+    const SLICE: Counts = Counts { random: 6, chosen: 6, failing: 3, power: 3, lies: 2, sizes: 4 };
+
+    fn of(args: &Args) -> Counts {
+        if args.slice {
+            return Counts::SLICE;
+        }
+        let points = args.points;
+        Counts { random: args.kills, chosen: points, failing: points / 3, power: points / 3, lies: points / 8, sizes: 14 }
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     let root = super::ci::root()?;
     if args.check {
         return page::check(&root);
     }
-    let (kills, points) = if args.slice { (12, 8) } else { (args.kills, args.points) };
+    if !args.slice && !traced::is_possible() {
+        bail!("most of the deaths need strace, and there is none that may trace: install it, or run with --slice");
+    }
     let temporary = root.join(format!("target/torture-{}", std::process::id()));
     let victim = Victim::new(args.folder.as_ref().unwrap_or(&temporary))?;
-    let pace = victim.whole()?;
-    say(&format!("torture: an uninterrupted run takes {:.1} s", pace.total().as_secs_f64()));
-    let mut random = Vec::new();
-    for number in 0.. {
-        if random.len() >= kills {
-            break;
-        }
-        random.extend(random::kill_one_run(&victim, &pace, args.seed, number)?);
-        progress("at random", &random);
-    }
-    let chosen = traced::kill_at_points(&victim, points, args.seed)?;
-    let found = page::Found { random, chosen };
-    let lost = found.lost();
-    if lost > 0 {
-        bail!("{lost} deaths lost something; their runs are kept in {}", victim.folder.display());
+    let found = torment(&victim, &Counts::of(args), args.seed)?;
+    if found.lost() > 0 {
+        bail!("{} deaths lost something; their runs are kept in {}", found.lost(), victim.folder.display());
     }
     fs::remove_dir_all(&victim.folder).context("cannot remove the runs")?;
-    if args.slice {
-        print(&found.summary());
-        return Ok(());
+    if !args.slice {
+        page::write(&root, &found)?;
     }
-    page::write(&root, &found)?;
     print(&found.summary());
     Ok(())
 }
 
+fn torment(victim: &Victim, counts: &Counts, seed: u64) -> Result<Found> {
+    let pace = victim.whole()?;
+    say(&format!("torture: an uninterrupted run takes {:.1} s", pace.total().as_secs_f64()));
+    let mut found = Found { whole: victim.measure()?, ..Found::default() };
+    for number in 0.. {
+        if found.random.len() >= counts.random {
+            break;
+        }
+        found.random.extend(random::kill_one_run(victim, &pace, seed, number)?);
+        progress("at random", &found.random);
+    }
+    match full::fill(victim, counts.sizes)? {
+        Some(deaths) => found.full = deaths,
+        None => say("skipped: a full disk, because this user may make no mount namespace"),
+    }
+    progress("by a full disk", &found.full);
+    if !traced::is_possible() {
+        say("skipped: deaths at chosen system calls, because there is no strace that may trace");
+        return Ok(found);
+    }
+    let scenes = traced::Scene::all(victim)?;
+    found.points = scenes.iter().map(|scene| Ok(scene.points()?.len())).sum::<Result<usize>>()?;
+    found.chosen = traced::kill(victim, &scenes, counts.chosen, seed)?;
+    found.failing = traced::fail(victim, &scenes, counts.failing, seed)?;
+    found.power = power::cut(victim, &scenes, counts.power, seed)?;
+    found.lies = power::lie(victim, &scenes, counts.lies, seed)?;
+    Ok(found)
+}
+
 /// Resumes a run to its end and compares it. What differs is said, and its folder kept.
-fn settle(victim: &Victim, name: &str, mut deaths: Vec<Death>) -> Result<Vec<Death>> {
-    let difference = match victim.finish("pipeline", name) {
-        Ok(()) => victim.difference(name)?,
-        Err(error) => Some(format!("{error:#}")),
+fn settle(victim: &Victim, name: &str, deaths: Vec<Death>) -> Result<Vec<Death>> {
+    Ok(settle_and_hear(victim, name, deaths)?.1)
+}
+
+/// The same; also what the resumed process said.
+fn settle_and_hear(victim: &Victim, name: &str, mut deaths: Vec<Death>) -> Result<(String, Vec<Death>)> {
+    let (status, said) = Victim::end(victim.command("pipeline", name))?;
+    let difference = if status.success() {
+        victim.difference(name)?
+    } else {
+        Some(format!("its continuation ended with {status}:\n{said}"))
     };
     match difference {
         None => victim.remove(name)?,
@@ -99,7 +149,7 @@ fn settle(victim: &Victim, name: &str, mut deaths: Vec<Death>) -> Result<Vec<Dea
             deaths.iter_mut().for_each(|death| death.lost = Some(difference.clone()));
         }
     }
-    Ok(deaths)
+    Ok((said, deaths))
 }
 
 fn progress(kind: &str, deaths: &[Death]) {

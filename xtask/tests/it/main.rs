@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod bad_input;
+mod reliability;
 mod resume;
 
 use std::{
@@ -24,7 +25,7 @@ const TINY: [&str; 14] = [
     "--set",
     "sft-baseline.epochs=1",
     "--set",
-    "ppo.episodes=16",
+    "ppo.episodes=32",
     "--set",
     "ppo.batch=8",
     "--set",

@@ -1,5 +1,5 @@
-//! Deaths between two system calls of a checkpoint, by strace: a process is killed as it enters the
-//! n-th call of a name, so the call before it is the last that the disk has seen.
+//! Deaths at a chosen system call, by strace: a process is killed as it enters the n-th call of a name,
+//! so that the disk has seen the call before it and not this one; or the call fails.
 
 use super::{
     Death,
@@ -9,102 +9,165 @@ use super::{
 };
 use crate::say;
 use anyhow::{Context, Result, bail};
-use std::{path::Path, process::Command};
+use instruct_random::Source;
+use std::{
+    path::PathBuf,
+    process::{Command, ExitStatus},
+};
 
-/// A stage whose checkpoints are torn, and the commands that bring a run to where it begins.
-struct Scene {
-    stage: &'static str,
-    artefact: &'static str,
-    before: &'static [&'static str],
+/// A stage whose checkpoints are torn, a run that stands before it, and what the program asks of the
+/// system from there to its end.
+pub(super) struct Scene {
+    pub(super) artefact: &'static str,
+    /// The run that stands before the stage; each death befalls a copy.
+    begun: String,
+    pub(super) calls: Vec<Call>,
 }
 
-const SCENES: [Scene; 3] = [
-    Scene { stage: "sft-baseline", artefact: "sft-baseline", before: &[] },
-    Scene { stage: "reward-model", artefact: "reward-model", before: &["sft"] },
-    Scene { stage: "ppo-ptx", artefact: "ppo-ptx", before: &["sft", "reward-model"] },
-];
+/// The three stages, and the commands that bring a run to where each begins.
+const STAGES: [(&str, &[&str]); 3] =
+    [("sft-baseline", &[]), ("reward-model", &["sft"]), ("ppo-ptx", &["sft", "reward-model"])];
 
-/// Kills at up to `count` points, spread evenly over the three stages and over every kind of call.
-pub(super) fn kill_at_points(victim: &Victim, count: usize, seed: u64) -> Result<Vec<Death>> {
-    let mut deaths = Vec::new();
-    for scene in &SCENES {
-        let begun = prepare(victim, scene)?;
-        let points = points(victim, scene, &begun)?;
-        let chosen = spread(&points, count / SCENES.len(), seed);
-        say(&format!("torture: {} of {} points in {}", chosen.len(), points.len(), scene.stage));
-        for point in chosen {
-            deaths.extend(kill(victim, scene, &begun, point)?);
-            super::progress("before a chosen call", &deaths);
+impl Scene {
+    /// All three. The runs that the calls are read from must themselves end like any other.
+    pub(super) fn all(victim: &Victim) -> Result<Vec<Scene>> {
+        STAGES.iter().map(|(artefact, before)| Scene::new(victim, artefact, before)).collect()
+    }
+
+    fn new(victim: &Victim, artefact: &'static str, before: &[&str]) -> Result<Scene> {
+        let begun = format!("before-{artefact}");
+        std::fs::create_dir_all(victim.run(&begun))?;
+        before.iter().try_for_each(|command| victim.finish(command, &begun))?;
+        let mut scene = Scene { artefact, begun, calls: Vec::new() };
+        let (status, said) = scene.trace(victim, "watched", &[])?;
+        if !status.success() {
+            bail!("under strace the program ended with {status}:\n{said}");
         }
+        scene.calls = scene.log(victim, "watched")?;
+        match settle(victim, "watched", Vec::new())? {
+            _ if !victim.run("watched").exists() => Ok(scene),
+            _ => bail!("a run under strace ends otherwise than one without"),
+        }
+    }
+
+    /// Continues a copy of the scene's run, called `name`, under strace.
+    fn trace(&self, victim: &Victim, name: &str, inject: &[String]) -> Result<(ExitStatus, String)> {
+        victim.copy(&self.begun, name)?;
+        let options = [&calls::trace(), inject].concat();
+        Victim::end(victim.traced(name, &log_of(victim), &options))
+    }
+
+    /// How long a file was before the scene's stage began; `None` when it was not there.
+    pub(super) fn length_before(&self, victim: &Victim, path: &str) -> Option<u64> {
+        let found = std::fs::metadata(victim.run(&self.begun).join(path)).ok()?;
+        Some(found.len())
+    }
+
+    fn log(&self, victim: &Victim, name: &str) -> Result<Vec<Call>> {
+        calls::read(&log_of(victim), &victim.folder, name)
+    }
+
+    /// The calls to die before, in order: those of the last checkpoint of a step and of all that the
+    /// stage commits after it. Of many writes to one file the first, the second and the last are kept.
+    pub(super) fn points(&self) -> Result<Vec<&Call>> {
+        let ours: Vec<&Call> = self.calls.iter().filter(|call| call.paths[0].starts_with(self.artefact)).collect();
+        let stages_step = |call: &&Call| call.name == "mkdir" && call.paths[0].contains(".tmp-step-");
+        let begins = ours.iter().rposition(stages_step).context("the stage writes no checkpoint")?;
+        // Six calls before it, the journals begin to be synced.
+        let ours: Vec<&Call> =
+            ours.into_iter().skip(begins.saturating_sub(6)).filter(|call| call.changes()).collect();
+        let is_middle = |at: usize| {
+            let same = |other: Option<&&Call>| other.is_some_and(|o| o.name == "write" && o.paths == ours[at].paths);
+            ours[at].name == "write" && same(at.checked_sub(2).and_then(|i| ours.get(i))) && same(ours.get(at + 1))
+        };
+        Ok((0..ours.len()).filter(|&at| !is_middle(at)).map(|at| ours[at]).collect())
+    }
+
+    /// Kills a copy of the scene's run before `point`. What it had asked of the system is returned, the
+    /// call that it never made last; nothing when it did not come that far.
+    pub(super) fn die(&self, victim: &Victim, name: &str, point: &Call) -> Result<Option<Vec<Call>>> {
+        let inject = ["-e".to_owned(), format!("inject={}:signal=KILL:when={}", point.name, point.ordinal)];
+        let (status, said) = self.trace(victim, name, &inject)?;
+        if status.success() {
+            say(&format!("torture: {name} came to its end before call {} of {}", point.ordinal, point.name));
+            victim.remove(name)?;
+            return Ok(None);
+        }
+        if status.code().is_some() {
+            bail!("{name} ended with {status} instead of dying:\n{said}");
+        }
+        let mut calls = self.log(victim, name)?;
+        let last = calls.iter().rposition(|call| call.result.is_none());
+        calls.truncate(last.context("the log does not say where the process died")? + 1);
+        Ok(Some(calls))
+    }
+}
+
+fn log_of(victim: &Victim) -> PathBuf {
+    victim.folder.join("calls.log")
+}
+
+/// Whether there is a strace, and it may trace.
+pub(super) fn is_possible() -> bool {
+    let probe = Command::new("strace").args(["-o", "/dev/null", "true"]).output();
+    probe.is_ok_and(|output| output.status.success())
+}
+
+/// Every so many-th of a list; the seed shifts where it begins.
+pub(super) fn spread<T: Clone>(list: &[T], count: usize, seed: u64) -> Vec<T> {
+    let count = count.min(list.len());
+    let shift = Source::new(seed, "torture/spread").at([]).below(list.len().max(1) as u64) as usize;
+    let shift = if count < list.len() { shift } else { 0 };
+    (0..count).map(|i| list[(i * list.len() / count.max(1) + shift) % list.len()].clone()).collect()
+}
+
+/// Kills before `count` calls, spread over the three stages and over every kind of call.
+pub(super) fn kill(victim: &Victim, scenes: &[Scene], count: usize, seed: u64) -> Result<Vec<Death>> {
+    let mut deaths = Vec::new();
+    for (scene, share) in scenes.iter().zip(shares(count)) {
+        for point in spread(&scene.points()?, share, seed) {
+            let name = format!("killed-{}-{}-{}", scene.artefact, point.name, point.ordinal);
+            let Some(calls) = scene.die(victim, &name, point)? else { continue };
+            let how = calls.last().map_or_else(String::new, |call| call.name.clone());
+            let death = Death { stage: scene.artefact, how, torn: is_torn(&victim.run(&name)), lost: None };
+            deaths.extend(settle(victim, &name, vec![death])?);
+        }
+        super::progress("before a chosen call", &deaths);
     }
     Ok(deaths)
 }
 
-/// A run that stands before the scene's stage.
-fn prepare(victim: &Victim, scene: &Scene) -> Result<String> {
-    let name = format!("before-{}", scene.stage);
-    std::fs::create_dir_all(victim.run(&name))?;
-    scene.before.iter().try_for_each(|command| victim.finish(command, &name))?;
-    Ok(name)
+/// `count` in three parts, the first ones the larger.
+pub(super) fn shares(count: usize) -> [usize; 3] {
+    [count.div_ceil(3), (count + 1) / 3, count / 3]
 }
 
-/// The calls to die before: those of the last checkpoints of steps and of all that the stage commits
-/// after them. The run that they are read from must itself end like any other.
-fn points(victim: &Victim, scene: &Scene, begun: &str) -> Result<Vec<Call>> {
-    let name = "watched";
-    victim.copy(begun, name)?;
-    let log = victim.folder.join("watched.log");
-    let (status, said) = Victim::end(victim.traced(name, &log, &calls::trace()))?;
-    if !status.success() {
-        bail!("strace ended with {status}:\n{said}");
+/// What the system may answer, and what the message must hold then.
+const FAILURES: [(&str, &str, &[&str]); 2] =
+    [("ENOSPC", "free some space", &["mkdir", "openat", "write", "fsync"]), ("EIO", "", &["write", "fsync", "rename"])];
+
+/// Lets `count` calls fail: the program has to end with exit code 2 and say why, and is then continued.
+pub(super) fn fail(victim: &Victim, scenes: &[Scene], count: usize, seed: u64) -> Result<Vec<Death>> {
+    let mut deaths = Vec::new();
+    for (scene, share) in scenes.iter().zip(shares(count)) {
+        let points = scene.points()?;
+        let all: Vec<_> = FAILURES
+            .iter()
+            .flat_map(|failure| points.iter().filter(|p| failure.2.contains(&p.name.as_str())).map(move |p| (failure, *p)))
+            .collect();
+        for ((error, advice, _), point) in spread(&all, share, seed) {
+            let name = format!("failed-{}-{}-{}", scene.artefact, point.name, point.ordinal);
+            let inject = format!("inject={}:error={error}:when={}", point.name, point.ordinal);
+            let (status, said) = scene.trace(victim, &name, &["-e".to_owned(), inject])?;
+            let told = said.contains("error: ") && said.contains(advice) && said.contains("os error");
+            if status.code() != Some(2) || !told || said.contains("panicked") {
+                bail!("{error} at {} {} ended with {status}:\n{said}", point.name, point.ordinal);
+            }
+            let how = format!("{error} from {}", point.name);
+            let death = Death { stage: scene.artefact, how, torn: is_torn(&victim.run(&name)), lost: None };
+            deaths.extend(settle(victim, &name, vec![death])?);
+        }
+        super::progress("by a failing call", &deaths);
     }
-    let calls = calls::read(&log, &victim.folder, name)?;
-    settle(victim, name, Vec::new())?;
-    let ours: Vec<Call> = calls.into_iter().filter(|call| call.paths[0].starts_with(scene.artefact)).collect();
-    let stages_step = |call: &Call| call.name == "mkdir" && call.paths[0].contains(".tmp-step-");
-    let begins = ours.iter().rposition(stages_step).context("no checkpoint is written under strace")?;
-    // Six calls before it, the journals begin to be synced.
-    let ours: Vec<Call> = ours.into_iter().skip(begins.saturating_sub(6)).filter(Call::changes).collect();
-    let middle = |at: usize| {
-        let same = |other: Option<&Call>| other.is_some_and(|o| o.name == "write" && o.paths == ours[at].paths);
-        ours[at].name == "write" && same(at.checked_sub(2).and_then(|i| ours.get(i))) && same(ours.get(at + 1))
-    };
-    Ok((0..ours.len()).filter(|&at| !middle(at)).map(|at| ours[at].clone()).collect())
-}
-
-/// Every so many-th of a list; the seed shifts where it begins.
-fn spread<T>(list: &[T], count: usize, seed: u64) -> Vec<&T> {
-    let count = count.min(list.len());
-    let shift = if count < list.len() { seed as usize } else { 0 };
-    (0..count).map(|i| &list[(i * list.len() / count.max(1) + shift) % list.len()]).collect()
-}
-
-fn kill(victim: &Victim, scene: &Scene, begun: &str, point: &Call) -> Result<Option<Death>> {
-    let name = format!("killed-{}-{}-{}", scene.stage, point.name, point.ordinal);
-    victim.copy(begun, &name)?;
-    let log = victim.folder.join("killed.log");
-    let inject = ["-e".to_owned(), format!("inject={}:signal=KILL:when={}", point.name, point.ordinal)];
-    let (status, said) = Victim::end(victim.traced(&name, &log, &[calls::trace(), inject].concat()))?;
-    if status.success() {
-        say(&format!("torture: {name} was not reached: {said}"));
-        victim.remove(&name)?;
-        return Ok(None);
-    }
-    if status.code().is_some() {
-        bail!("{name} ended with {status} instead of dying:\n{said}");
-    }
-    let at = died_before(&log, victim, &name)?;
-    let death = Death { stage: scene.stage, how: at.name.clone(), torn: is_torn(&victim.run(&name)), lost: None };
-    Ok(settle(victim, &name, vec![death])?.pop())
-}
-
-/// The call that the killed process never made.
-fn died_before(log: &Path, victim: &Victim, run: &str) -> Result<Call> {
-    let calls = calls::read(log, &victim.folder, run)?;
-    calls.into_iter().rfind(|call| call.result.is_none()).context("the log does not say where the process died")
-}
-
-/// Whether there is a strace that may trace.
-pub(super) fn is_possible() -> bool {
-    Command::new("strace").args(["-o", "/dev/null", "true"]).status().is_ok_and(|status| status.success())
+    Ok(deaths)
 }

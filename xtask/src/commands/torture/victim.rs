@@ -115,6 +115,13 @@ impl Victim {
         Ok(Pace { starts })
     }
 
+    /// Files and bytes of the uninterrupted run that every other is compared with.
+    pub(super) fn measure(&self) -> Result<(usize, u64)> {
+        let files = content(&self.run(WHOLE))?;
+        let bytes = files.values().map(|path| Ok(fs::metadata(path)?.len())).sum::<Result<u64>>()?;
+        Ok((files.len(), bytes))
+    }
+
     /// A copy of a run as it stands.
     pub(super) fn copy(&self, from: &str, to: &str) -> Result<()> {
         copy_folder(&self.run(from), &self.run(to))
