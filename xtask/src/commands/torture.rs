@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// Compare docs/reliability.md with what it is made from, and kill nothing
     #[arg(long)]
     check: bool,
+    /// Write docs/reliability.md anew around the numbers that it has, after a change of its words
+    #[arg(long, conflicts_with_all = ["check", "slice"])]
+    rewrite: bool,
     /// Where the runs are kept while they are needed (200 MB each); without it a folder under target/
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
@@ -74,7 +77,14 @@ impl Counts {
             return Counts::SLICE;
         }
         let points = args.points;
-        Counts { random: args.kills, chosen: points, failing: points / 3, power: points / 3, lies: points / 8, sizes: 14 }
+        Counts {
+            random: args.kills,
+            chosen: points,
+            failing: points / 3,
+            power: points / 3,
+            lies: points / 8,
+            sizes: 14,
+        }
     }
 }
 
@@ -82,6 +92,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let root = super::ci::root()?;
     if args.check {
         return page::check(&root);
+    }
+    if args.rewrite {
+        return page::rewrite(&root);
     }
     if !args.slice && !traced::is_possible() {
         bail!("most of the deaths need strace, and there is none that may trace: install it, or run with --slice");

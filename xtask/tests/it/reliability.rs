@@ -94,7 +94,8 @@ fn a_damaged_candidate_is_named_and_can_be_made_again() {
     let candidate = artefact.join("checkpoints/epoch-01/model.safetensors");
     let before = fs::read(&candidate).unwrap();
     zero(&candidate);
-    let parts = ["epoch-01", "model.safetensors does not match its hash", "remove the folder", "sft-baseline", "--resume"];
+    let parts =
+        ["epoch-01", "model.safetensors does not match its hash", "remove the folder", "sft-baseline", "--resume"];
     said(&sft(folder.path(), &[]), 2, &parts);
     fs::remove_dir_all(&artefact).unwrap();
     said(&sft(folder.path(), &[]), 0, &[]);
@@ -105,7 +106,12 @@ fn a_damaged_candidate_is_named_and_can_be_made_again() {
 fn a_changed_configuration_is_refused_with_the_difference() {
     let folder = finished();
     let changed = ["--set", "sft-init.lr=2e-3", "--set", "checkpoints.keep=3"];
-    let parts = ["was begun with another configuration", "- sft-init.lr = 0.001", "+ sft-init.lr = 0.002", "+ checkpoints.keep = 3"];
+    let parts = [
+        "was begun with another configuration",
+        "- sft-init.lr = 0.001",
+        "+ sft-init.lr = 0.002",
+        "+ checkpoints.keep = 3",
+    ];
     said(&sft(folder.path(), &changed), 2, &parts);
 }
 

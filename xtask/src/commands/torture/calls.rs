@@ -8,8 +8,7 @@ use std::{
 };
 
 /// The calls that change what is on the disk, or promise that it is there.
-pub(super) const NAMES: [&str; 8] =
-    ["openat", "write", "fsync", "rename", "mkdir", "unlink", "unlinkat", "ftruncate"];
+pub(super) const NAMES: [&str; 8] = ["openat", "write", "fsync", "rename", "mkdir", "unlink", "unlinkat", "ftruncate"];
 
 /// What strace is told in order to log them.
 pub(super) fn trace() -> [String; 2] {

@@ -20,6 +20,8 @@ pub(super) struct Found {
     pub(super) full: Vec<Death>,
     pub(super) power: Vec<Death>,
     pub(super) lies: Vec<Death>,
+    /// What became of hostile inputs, as a table.
+    pub(super) inputs: String,
 }
 
 impl Found {
@@ -43,7 +45,7 @@ impl Found {
 
     fn record(&self) -> Record {
         let facts = [self.whole.0 as u64, self.whole.1 / 1_000_000, self.points as u64];
-        Record { facts, tables: self.tables().map(Rows::of) }
+        Record { facts, tables: self.tables().map(Rows::of), inputs: self.inputs.trim().to_owned() }
     }
 }
 
@@ -53,6 +55,7 @@ struct Record {
     /// Files compared, their megabytes, points to choose from.
     facts: [u64; 3],
     tables: [Rows; 6],
+    inputs: String,
 }
 
 /// Tried, with a folder half written, and lost, by place and by what the process died of.
@@ -140,7 +143,10 @@ const CLAUSES: [(&str, &[&str]); 9] = [
         "written under a temporary name, synced, renamed, its folder synced; so are new folders above it",
         &["a_run_killed_between_any_two_writes_ends_like_one_that_was_not", "what_is_not_synced_may_go"],
     ),
-    ("a manifest with sizes and hashes, sealed by a hash of its own", &["equal_content_gives_equal_bytes", "damage_is_named"]),
+    (
+        "a manifest with sizes and hashes, sealed by a hash of its own",
+        &["equal_content_gives_equal_bytes", "damage_is_named"],
+    ),
     (
         "a damaged or half-written one is recognised, named and passed over for the one before it",
         &["damaged_checkpoints_are_named_and_passed_over", "a_damaged_checkpoint_is_named_and_passed_over"],
@@ -153,14 +159,20 @@ const CLAUSES: [(&str, &[&str]); 9] = [
         "the last `checkpoints.keep` are kept, and of PPO the best by `objective/rlhf_reward`; an interruption adds none",
         &["killed_runs_end_with_the_same_bytes", "an_interrupted_run_leaves_no_other_checkpoints"],
     ),
-    ("free space is compared with a checkpoint's full size before even the first", &["a_full_disk_is_noticed_before_writing"]),
+    (
+        "free space is compared with a checkpoint's full size before even the first",
+        &["a_full_disk_is_noticed_before_writing"],
+    ),
     (
         "a run folder is locked against a second process, which is told the first one's number",
         &["a_second_process_is_refused_until_the_first_is_gone", "a_second_process_is_told_the_number_of_the_first"],
     ),
     (
         "another configuration is refused with the lines that differ",
-        &["another_configuration_is_refused_with_the_difference", "a_changed_configuration_is_refused_with_the_difference"],
+        &[
+            "another_configuration_is_refused_with_the_difference",
+            "a_changed_configuration_is_refused_with_the_difference",
+        ],
     ),
     ("progress that cannot be shown ends no run", &["a_run_outlives_its_terminal"]),
 ];
@@ -173,6 +185,12 @@ pub(super) fn write(root: &Path, found: &Found) -> Result<()> {
     let record = found.record();
     record.suffices()?;
     fs::write(root.join(PAGE), render(&record, root)?).with_context(|| format!("cannot write {PAGE}"))
+}
+
+/// Writes the page anew around the numbers that it has.
+pub(super) fn rewrite(root: &Path) -> Result<()> {
+    let page = fs::read_to_string(root.join(PAGE)).with_context(|| format!("cannot read {PAGE}"))?;
+    fs::write(root.join(PAGE), render(&read(&page)?, root)?).with_context(|| format!("cannot write {PAGE}"))
 }
 
 /// Compares the page with what it would be, were it made anew with its own numbers, and the numbers with
@@ -222,7 +240,10 @@ impl Record {
 fn render(record: &Record, root: &Path) -> Result<String> {
     let mut page = FRONT.to_owned();
     let [files, megabytes, points] = record.facts;
-    let _ = write!(page, "\n| files compared | megabytes | points to choose from | deaths | lost |\n|---|---|---|---|---|\n");
+    let _ = write!(
+        page,
+        "\n| files compared | megabytes | points to choose from | deaths | lost |\n|---|---|---|---|---|\n"
+    );
     let lost: u64 = record.tables.iter().map(|rows| rows.sum(2)).sum();
     let _ = writeln!(page, "| {files} | {megabytes} | {points} | {} | {lost} |", record.tried());
     for ((title, says), rows) in SECTIONS.iter().zip(&record.tables) {
@@ -234,10 +255,16 @@ fn render(record: &Record, root: &Path) -> Result<String> {
         let tests: Vec<String> = tests.iter().map(|test| format!("`{test}`")).collect();
         let _ = writeln!(page, "| {clause} | {} |", tests.join(", "));
     }
+    if !record.inputs.is_empty() {
+        let _ = write!(page, "{INPUTS}{}\n", record.inputs);
+    }
     page += &fuzzing(root)?;
     page += &guards(root);
     Ok(page)
 }
+
+/// What begins the table of inputs.
+const INPUTS: &str = "\n## Inputs\n\n";
 
 const HEAD: &str = "| stage | died of | tried | half written | survived | lost |\n|---|---|---|---|---|---|\n";
 
@@ -254,7 +281,8 @@ fn table(rows: &Rows) -> String {
 /// The numbers of a page that [`render`] wrote.
 fn read(page: &str) -> Result<Record> {
     let facts = page.split("|---|---|---|---|---|\n").nth(1).and_then(|rest| rest.lines().next());
-    let facts: Vec<u64> = cells(facts.context("the page has no table of facts")?).filter_map(|c| c.parse().ok()).collect();
+    let facts: Vec<u64> =
+        cells(facts.context("the page has no table of facts")?).filter_map(|c| c.parse().ok()).collect();
     let [files, megabytes, points, ..] = facts[..] else { bail!("{PAGE}: the table of facts has not five numbers") };
     let mut tables = Vec::new();
     for (title, _) in SECTIONS {
@@ -270,7 +298,8 @@ fn read(page: &str) -> Result<Record> {
         tables.push(rows);
     }
     let tables = tables.try_into().ok().context("every section has a table")?;
-    Ok(Record { facts: [files, megabytes, points], tables })
+    let inputs = page.split(INPUTS).nth(1).and_then(|rest| rest.split("\n## ").next());
+    Ok(Record { facts: [files, megabytes, points], tables, inputs: inputs.unwrap_or_default().trim().to_owned() })
 }
 
 fn cells(line: &str) -> impl Iterator<Item = &str> {
@@ -284,7 +313,9 @@ fn clauses_have_tests(root: &Path) -> Result<()> {
         gather(&root.join(folder), &mut sources)?;
     }
     for test in CLAUSES.iter().flat_map(|(_, tests)| tests.iter()) {
-        if !sources.contains(&format!("#[test]\n    fn {test}()")) && !sources.contains(&format!("#[test]\nfn {test}()")) {
+        if !sources.contains(&format!("#[test]\n    fn {test}()"))
+            && !sources.contains(&format!("#[test]\nfn {test}()"))
+        {
             bail!("{PAGE} names a test `{test}`, which is nowhere");
         }
     }
@@ -319,7 +350,8 @@ fn guards(root: &Path) -> String {
     if !root.join("docs/guards.md").exists() {
         return String::new();
     }
-    "\n## Guards\n\nWhat stops a run that goes wrong, and the test that provokes it: [guards.md](guards.md).\n".to_owned()
+    "\n## Guards\n\nWhat stops a run that goes wrong, and the test that provokes it: [guards.md](guards.md).\n"
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -330,7 +362,8 @@ mod tests {
         let stages = ["sft-baseline", "reward-model", "ppo-ptx"];
         let row = |stage: &&str| ((**stage).to_owned(), "SIGKILL".to_owned());
         let rows = || Rows(stages.iter().map(|stage| (row(stage), [90, 3, 0])).collect());
-        Record { facts: [57, 262, 222], tables: [rows(), rows(), rows(), rows(), rows(), rows()] }
+        let tables = [rows(), rows(), rows(), rows(), rows(), rows()];
+        Record { facts: [57, 262, 222], tables, inputs: "| input |\n|---|\n| JSON |".to_owned() }
     }
 
     #[test]

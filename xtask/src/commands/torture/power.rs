@@ -294,7 +294,10 @@ mod tests {
             fs::create_dir_all(run.join(name).parent().unwrap()).unwrap();
             fs::write(run.join(name), text).unwrap();
         }
-        let text: String = log.lines().map(|line| format!("8 {}\n", line.replace("</", &format!("<{}/r/", place.display())))).collect();
+        let text: String = log
+            .lines()
+            .map(|line| format!("8 {}\n", line.replace("</", &format!("<{}/r/", place.display()))))
+            .collect();
         fs::write(place.join("log"), text.replace("\"/", "\"r/")).unwrap();
         let disk = Disk::after(&calls::read(&place.join("log"), &place, "r").unwrap(), |_| None);
         disk.take_back_names(&run, &mut |_| 0).unwrap();
@@ -308,7 +311,11 @@ mod tests {
         entries
             .flat_map(|path| {
                 let name = path.file_name().unwrap().to_string_lossy().into_owned();
-                if path.is_dir() { walk(&path).into_iter().map(|inner| format!("{name}/{inner}")).collect() } else { vec![name] }
+                if path.is_dir() {
+                    walk(&path).into_iter().map(|inner| format!("{name}/{inner}")).collect()
+                } else {
+                    vec![name]
+                }
             })
             .collect()
     }

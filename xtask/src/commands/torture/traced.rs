@@ -74,8 +74,7 @@ impl Scene {
         let stages_step = |call: &&Call| call.name == "mkdir" && call.paths[0].contains(".tmp-step-");
         let begins = ours.iter().rposition(stages_step).context("the stage writes no checkpoint")?;
         // Six calls before it, the journals begin to be synced.
-        let ours: Vec<&Call> =
-            ours.into_iter().skip(begins.saturating_sub(6)).filter(|call| call.changes()).collect();
+        let ours: Vec<&Call> = ours.into_iter().skip(begins.saturating_sub(6)).filter(|call| call.changes()).collect();
         let is_middle = |at: usize| {
             let same = |other: Option<&&Call>| other.is_some_and(|o| o.name == "write" && o.paths == ours[at].paths);
             ours[at].name == "write" && same(at.checked_sub(2).and_then(|i| ours.get(i))) && same(ours.get(at + 1))
@@ -153,7 +152,9 @@ pub(super) fn fail(victim: &Victim, scenes: &[Scene], count: usize, seed: u64) -
         let points = scene.points()?;
         let all: Vec<_> = FAILURES
             .iter()
-            .flat_map(|failure| points.iter().filter(|p| failure.2.contains(&p.name.as_str())).map(move |p| (failure, *p)))
+            .flat_map(|failure| {
+                points.iter().filter(|p| failure.2.contains(&p.name.as_str())).map(move |p| (failure, *p))
+            })
             .collect();
         for ((error, advice, _), point) in spread(&all, share, seed) {
             let name = format!("failed-{}-{}-{}", scene.artefact, point.name, point.ordinal);
