@@ -216,7 +216,11 @@ impl Folder {
     /// Writes the pieces between NULs under these names, except empty ones.
     fn put_parts(&self, names: &[&str], bytes: &[u8]) {
         let parts = bytes.splitn(names.len(), |&byte| byte == 0);
-        names.iter().zip(parts).filter(|(_, part)| !part.is_empty()).for_each(|(name, part)| drop(self.put(name, part)));
+        names
+            .iter()
+            .zip(parts)
+            .filter(|(_, part)| !part.is_empty())
+            .for_each(|(name, part)| drop(self.put(name, part)));
     }
 }
 

@@ -445,7 +445,11 @@ mod tests {
 
     #[test]
     fn every_problem_is_named_at_once() {
-        check_refused("sead = 1\n[ppo]\nbatchh = 4", &[], &["`sead`", "`ppo.batchh`", "2 problem(s), correct them", "test.toml"]);
+        check_refused(
+            "sead = 1\n[ppo]\nbatchh = 4",
+            &[],
+            &["`sead`", "`ppo.batchh`", "2 problem(s), correct them", "test.toml"],
+        );
         check_refused("seed = \"x\"", &[], &["`seed` wants a integer, not a string"]);
         check_refused("[ppo]\nbatch = 10\nminibatch = 3", &[], &["`minibatch` does not divide `batch`"]);
         check_refused("[ppo]\npreset = \"gpt5\"", &[], &["known recipes: instructgpt"]);

@@ -92,6 +92,7 @@ pub(crate) fn evaluate(run: &mut Run<'_>, models: &Models) -> Result<Results> {
     let mut answers = BTreeMap::new();
     let mut points: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for (name, model) in named(run, models) {
+        run.stop_if_interrupted()?;
         let episodes = run.episodes(model, prompts, "evaluation")?;
         points.insert(name, judge.points(run, prompts, &episodes)?);
         answers.insert(name, episodes);
@@ -113,8 +114,10 @@ pub(crate) fn evaluate(run: &mut Run<'_>, models: &Models) -> Result<Results> {
     let held_out = &run.material.demonstrations.validation;
     let windows = &run.material.held_out_windows;
     let windows = &windows[..windows.len().min(run.config.evaluate.windows)];
-    let tax =
-        named(run, models).into_iter().map(|(name, model)| Ok((name.to_owned(), perplexity(model, windows, micro)?)));
+    let tax = named(run, models).into_iter().map(|(name, model)| {
+        run.stop_if_interrupted()?;
+        Ok((name.to_owned(), perplexity(model, windows, micro)?))
+    });
     let mut results = Results {
         seed: run.config.seed,
         judge: judge.name(),
@@ -219,6 +222,7 @@ fn best_of_n_results(
     let score = |episodes: &[Episode]| Ok(run.scores(&models.reward_model, episodes)?);
     let decode = |ids: &[u32]| run.decode(ids);
     let of = |&n: &usize| {
+        run.stop_if_interrupted()?;
         let source = Source::new(run.config.seed, "best-of-n");
         let best = best_of_n(&models.baseline, &ids, n, &run.sampling(), source, &score, &decode)?;
         let points = judge.points(run, prompts, &best)?;

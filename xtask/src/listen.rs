@@ -1,6 +1,7 @@
 //! The ear of every training loop: journals, phase times, progress, checkpoints, interruption.
 
 use crate::saved::Saved;
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use instruct_train::{Artefact, Edge, Event, Flow, TrainError};
 use std::{
@@ -13,11 +14,19 @@ use std::{
 /// Set by SIGINT and SIGTERM: the step under way is finished, its state saved, and the run stops.
 pub(crate) static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Installs the handler that sets [`INTERRUPTED`].
+/// Installs the handler that sets [`INTERRUPTED`]. Who asks a second time does not want to wait for the
+/// end of the step, and loses no more than the step.
 pub(crate) fn on_interrupt() -> anyhow::Result<()> {
-    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst))?;
+    ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            std::process::exit(TWICE_INTERRUPTED);
+        }
+    })?;
     Ok(())
 }
+
+/// What shells say of a program that SIGINT ended.
+const TWICE_INTERRUPTED: i32 = 130;
 
 /// One stage being watched.
 pub(crate) struct Watch {
@@ -26,7 +35,18 @@ pub(crate) struct Watch {
     display: Display,
     phases: BTreeMap<&'static str, Instant>,
     samples: bool,
+    best: Option<Best>,
 }
+
+/// The most that a metric has been at a checkpoint of the schedule, and what it is now.
+struct Best {
+    metric: &'static str,
+    so_far: f64,
+    now: f64,
+}
+
+/// The name of the checkpoint at which a stage's criterion was highest.
+const BEST: &str = "best";
 
 /// What a candidate needs to be written: its name, the steps done, the state.
 pub(crate) type OnCandidate<'a, S> = dyn FnMut(&mut Artefact, &str, u64, &S) -> anyhow::Result<()> + 'a;
@@ -34,7 +54,20 @@ pub(crate) type OnCandidate<'a, S> = dyn FnMut(&mut Artefact, &str, u64, &S) -> 
 impl Watch {
     pub(crate) fn new(artefact: Artefact, every: u64) -> Watch {
         let display = Display::new(&artefact);
-        Watch { artefact, every, display, phases: BTreeMap::new(), samples: true }
+        Watch { artefact, every, display, phases: BTreeMap::new(), samples: true, best: None }
+    }
+
+    /// Keeps, as the candidate `best`, the model at the checkpoint of the schedule where `metric` was
+    /// highest. What it was before this process is read from the journal, which is cut to where the stage
+    /// continues: nothing more needs saving.
+    pub(crate) fn keep_best(&mut self, metric: &'static str) -> anyhow::Result<()> {
+        let path = self.artefact.folder().join("metrics.jsonl");
+        let journal = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let rows = journal.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let scheduled = rows.filter(|row| row["step"].as_u64().is_some_and(|step| step.is_multiple_of(self.every)));
+        let so_far = scheduled.filter_map(|row| row[metric].as_f64()).fold(f64::NEG_INFINITY, f64::max);
+        self.best = Some(Best { metric, so_far, now: f64::NEG_INFINITY });
+        Ok(())
     }
 
     /// Handles one event of a stage. `on_candidate` writes the models to choose from.
@@ -54,6 +87,10 @@ impl Watch {
             }
             Event::Step { step, total, metrics } => {
                 self.artefact.metrics(step, metrics)?;
+                if let Some(best) = &mut self.best {
+                    let value = metrics.iter().find(|(name, _)| *name == best.metric);
+                    best.now = value.map_or(f64::NEG_INFINITY, |(_, value)| *value);
+                }
                 self.display.step(step, total, metrics);
             }
             Event::Evaluation { step, metrics } => self.artefact.metrics(step, metrics)?,
@@ -66,15 +103,28 @@ impl Watch {
                 on_candidate(&mut self.artefact, name, step, state).map_err(|e| TrainError::Listener(e.into()))?;
             }
             Event::Warning { step, message } => self.display.line(&format!("warning at step {step}: {message}")),
-            Event::Boundary { step, state } => return self.boundary(step, state),
+            Event::Boundary { step, state } => return self.boundary(step, state, on_candidate),
         }
         Ok(Flow::Continue)
     }
 
-    fn boundary<S: Saved>(&mut self, step: u64, state: &S) -> Result<Flow, TrainError> {
+    fn boundary<S: Saved>(
+        &mut self,
+        step: u64,
+        state: &S,
+        on_candidate: &mut OnCandidate<'_, S>,
+    ) -> Result<Flow, TrainError> {
         let interrupted = INTERRUPTED.load(Ordering::SeqCst);
-        if interrupted || step.is_multiple_of(self.every) || step == self.display.total {
+        let scheduled = step.is_multiple_of(self.every);
+        if let Some(best) = self.best.as_mut().filter(|best| scheduled && best.now > best.so_far) {
+            // Before the checkpoint: a process that dies between the two comes here once more.
+            best.so_far = best.now;
+            on_candidate(&mut self.artefact, BEST, step, state).map_err(|e| TrainError::Listener(e.into()))?;
+        }
+        if scheduled || step == self.display.total {
             self.artefact.commit(step, &state.rest(), |folder| state.save(folder))?;
+        } else if interrupted {
+            self.artefact.commit_interim(step, &state.rest(), |folder| state.save(folder))?;
         }
         Ok(if interrupted { Flow::Stop } else { Flow::Continue })
     }
@@ -121,7 +171,9 @@ impl Display {
             bar.with_prefix(label.clone())
         });
         let now = Instant::now();
-        Display { bar, label, begun: now, first: None, last_line: now, step: 0, total: 0 }
+        // Times of the step under way belong to the one after this.
+        let step = artefact.checkpoint().map_or(0, |checkpoint| checkpoint.step);
+        Display { bar, label, begun: now, first: None, last_line: now, step, total: 0 }
     }
 
     fn step(&mut self, step: u64, total: u64, metrics: &[(&'static str, f64)]) {
@@ -143,11 +195,10 @@ impl Display {
         }
     }
 
-    #[expect(clippy::print_stderr, reason = "progress belongs on standard error")]
     fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            None => crate::say(text),
         }
     }
 

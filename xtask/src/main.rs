@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 mod commands;
 mod config;
@@ -64,6 +67,8 @@ enum Command {
     Correctness(commands::correctness::Args),
     /// Measure the speed and memory of every stage, beside torch and TRL, against the machine's ceilings
     Bench(commands::bench::Args),
+    /// Kill real runs anywhere, resume them and compare every byte; writes docs/reliability.md
+    Torture(commands::torture::Args),
     /// Say what this machine and this build offer
     Doctor,
     /// Everything that continuous integration runs
@@ -88,7 +93,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("error: {}", legible(&told(&error))));
+            say(&format!("error: {}{}", legible(&told(&error)), room(&error)));
             ExitCode::from(2)
         }
     }
@@ -148,6 +153,7 @@ fn run(command: Command) -> Result<()> {
         Command::Reference(args) => commands::reference::run(&args),
         Command::Correctness(args) => commands::correctness::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Torture(args) => commands::torture::run(&args),
         Command::Doctor => commands::doctor::run(),
         Command::Ci(args) => commands::ci::run(&args),
         Command::Completions { shell } => {
@@ -157,16 +163,27 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
-/// One line for a person, on standard error; results go to standard output.
-#[expect(clippy::print_stderr, reason = "the command line is the one place that prints")]
-pub(crate) fn say(text: &str) {
-    eprintln!("{text}");
+/// What to do about a full disk, where the error does not say so itself.
+fn room(error: &anyhow::Error) -> &'static str {
+    const ADVICE: &str = "; free some space, then continue with --resume";
+    let full = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::StorageFull)
+    };
+    if error.chain().any(full) && !format!("{error:#}").contains(ADVICE) { ADVICE } else { "" }
 }
 
-/// One line of a command's result, on standard output.
-#[expect(clippy::print_stdout, reason = "the command line is the one place that prints")]
+/// One line for a person, on standard error; results go to standard output. A terminal that is gone, or
+/// a full disk behind it, must not end a run.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// One line of a command's result, on standard output. A result that cannot be given is a failure.
 pub(crate) fn print(text: &str) {
-    println!("{text}");
+    if let Err(error) = writeln!(io::stdout(), "{text}") {
+        say(&format!("error: cannot write to standard output: {error}"));
+        std::process::exit(2);
+    }
 }
 
 #[cfg(test)]

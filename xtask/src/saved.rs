@@ -16,6 +16,9 @@ pub(crate) trait Saved {
 
     fn rest(&self) -> Self::Rest;
 
+    /// About how much a checkpoint takes on the disk.
+    fn bytes(&self) -> u64;
+
     /// Writes the buffers into a checkpoint's folder.
     fn save(&self, folder: &Path) -> Result<(), BoxError>;
 
@@ -35,6 +38,10 @@ impl Saved for sft::State {
         self.step
     }
 
+    fn bytes(&self) -> u64 {
+        learner_bytes(self.model.params())
+    }
+
     fn save(&self, folder: &Path) -> Result<(), BoxError> {
         save_learner(self.model.params(), &self.optimizer, folder)
     }
@@ -50,6 +57,10 @@ impl Saved for reward_model::State {
 
     fn rest(&self) -> u64 {
         self.step
+    }
+
+    fn bytes(&self) -> u64 {
+        learner_bytes(self.model.params())
     }
 
     fn save(&self, folder: &Path) -> Result<(), BoxError> {
@@ -74,6 +85,12 @@ impl Saved for ppo::State {
 
     fn rest(&self) -> PpoRest {
         PpoRest { iteration: self.iteration, beta: self.beta }
+    }
+
+    fn bytes(&self) -> u64 {
+        let value = self.value.as_ref().map_or(0, |value| learner_bytes(value.params()));
+        let average = self.ema.as_ref().map_or(0, |_| buffer_bytes(self.policy.params()));
+        learner_bytes(self.policy.params()) + value + average
     }
 
     fn save(&self, folder: &Path) -> Result<(), BoxError> {
@@ -102,6 +119,16 @@ impl Saved for ppo::State {
         (self.iteration, self.beta) = (rest.iteration, rest.beta);
         Ok(())
     }
+}
+
+/// One flat buffer.
+fn buffer_bytes(params: &Params) -> u64 {
+    (params.len() * size_of::<f32>()) as u64
+}
+
+/// Weights and Adam's two moments.
+fn learner_bytes(params: &Params) -> u64 {
+    3 * buffer_bytes(params)
 }
 
 /// One model that learns, with its optimizer.

@@ -150,7 +150,9 @@ impl Run<'_> {
         });
         self.dir.write_json("eval/sft-selection.json", &rows.collect::<Vec<_>>())?;
         let model = self.open(&candidates[selection.index].folder)?;
-        artefact.finish(candidates.len() as u64, |folder| Ok(self.save(&model, folder)?))?;
+        artefact.keep_last(self.config.checkpoints.keep);
+        let step = artefact.checkpoint().map_or(0, |checkpoint| checkpoint.step);
+        artefact.finish(step, |folder| Ok(self.save(&model, folder)?))?;
         Ok(model)
     }
 
@@ -215,7 +217,13 @@ impl Run<'_> {
             seed: self.config.seed,
             micro_tokens: self.config.model.micro_tokens,
         };
-        ppo::train(&mut state, &task, &plan, &mut |event| watch.hear(event, &mut |_, _, _, _| Ok(())))?;
+        watch.keep_best("objective/rlhf_reward")?;
+        let mut best = |artefact: &mut Artefact, name: &str, step: u64, state: &ppo::State| -> Result<()> {
+            let policy = state.policy.with_head(HeadKind::LanguageModel, self.config.seed)?;
+            artefact.commit_named(name, step, |folder| Ok(self.save(&policy, folder)?))?;
+            Ok(())
+        };
+        ppo::train(&mut state, &task, &plan, &mut |event| watch.hear(event, &mut best))?;
         let mut artefact = self.arrived(watch, state.iteration, plan.iterations())?;
         let raw = state.policy.with_head(HeadKind::LanguageModel, self.config.seed)?;
         let averaged = raw.deep_copy()?;
@@ -282,6 +290,7 @@ impl Run<'_> {
         if let Some(checkpoint) = artefact.checkpoint() {
             state.restore(checkpoint)?;
         }
+        artefact.expect_bytes(state.bytes())?;
         Ok(Watch::new(artefact, self.config.checkpoints.every))
     }
 
@@ -300,11 +309,26 @@ impl Run<'_> {
 
     /// Runs a stage and keeps its wall-clock seconds, added to those of an earlier process.
     fn timed<T>(&mut self, name: &str, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.stop_if_interrupted()?;
         let begun = Instant::now();
         let result = work(self).with_context(|| format!("stage `{name}`"));
         *self.seconds.entry(name.to_owned()).or_default() += begun.elapsed().as_secs_f64();
-        self.dir.write_json(SECONDS, &self.seconds)?;
-        result
+        let kept = self.dir.write_json(SECONDS, &self.seconds);
+        // On a full disk both fail, and the first says where.
+        let value = result?;
+        kept?;
+        Ok(value)
+    }
+
+    /// Ends what has no steps, and so no boundary, when a signal asks for it.
+    pub(crate) fn stop_if_interrupted(&self) -> Result<()> {
+        if INTERRUPTED.load(Ordering::SeqCst) {
+            bail!(
+                "interrupted; what is done is saved, continue with the same command and --run {} --resume",
+                self.dir.path().display()
+            );
+        }
+        Ok(())
     }
 }
 

@@ -362,7 +362,8 @@ impl fmt::Display for Problems {
         if total > Problems::SHOWN {
             write!(f, "\n  and {} more", total - Problems::SHOWN)?;
         }
-        if let Some(enough) = self.0.iter().skip(Problems::SHOWN).find(|p| matches!(p.problem, Problem::Enough { .. })) {
+        if let Some(enough) = self.0.iter().skip(Problems::SHOWN).find(|p| matches!(p.problem, Problem::Enough { .. }))
+        {
             write!(f, "\n  {enough}")?;
         }
         Ok(())

@@ -83,7 +83,9 @@ impl Tokenizer {
             "gpt2" => byte_level_parts(gguf)?,
             "llama" => sentencepiece_parts(gguf, unknown),
             other => {
-                let problem = format!("`tokenizer.ggml.model` is `{other}`; `gpt2` and `llama` can be read; use the model's folder instead");
+                let problem = format!(
+                    "`tokenizer.ggml.model` is `{other}`; `gpt2` and `llama` can be read; use the model's folder instead"
+                );
                 return Err(Error::tokenizer(gguf.path.display(), problem));
             }
         };

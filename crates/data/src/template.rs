@@ -41,7 +41,12 @@ impl Template {
         let mut parts = text.split(PLACEHOLDER);
         let (before, after) = match (parts.next(), parts.next(), parts.next()) {
             (Some(before), Some(after), None) => (before, after),
-            _ => return Err(Error::template("plain template", "`template` must hold `{prompt}` exactly once; correct it")),
+            _ => {
+                return Err(Error::template(
+                    "plain template",
+                    "`template` must hold `{prompt}` exactly once; correct it",
+                ));
+            }
         };
         if let Some(name) = [before, after].into_iter().find_map(placeholder) {
             let problem = format!("`template` names `{{{name}}}`, and only `{{prompt}}` is known; correct it");

@@ -18,6 +18,7 @@ use std::{
 /// ```text
 /// metrics.jsonl  samples.jsonl  timings.jsonl
 /// checkpoints/step-000123/   what `encode` wrote, state.json, manifest.json
+/// checkpoints/interrupted-000124/   the same between two of the schedule; gone with the next of them
 /// checkpoints/<name>/        candidates and the best, never removed
 /// model/                     the result; its presence means that the artefact is finished
 /// ```
@@ -60,6 +61,8 @@ impl Checkpoint {
 }
 
 const STATE: &str = "state.json";
+const SCHEDULED: &str = "step-";
+const INTERIM: &str = "interrupted-";
 const METRICS: &str = "metrics.jsonl";
 const SAMPLES: &str = "samples.jsonl";
 const TIMINGS: &str = "timings.jsonl";
@@ -133,6 +136,14 @@ impl Artefact {
         self.keep_last = count.max(1);
     }
 
+    /// Says that a checkpoint takes about `bytes`, so that even the first is not begun without room.
+    ///
+    /// Errors: too little space for one, now already.
+    pub fn expect_bytes(&mut self, bytes: u64) -> Result<()> {
+        self.expected_bytes = self.expected_bytes.max(bytes);
+        disk::ensure_space(&self.folder, self.expected_bytes)
+    }
+
     /// Appends `{"step": step, name: value, ...}` to `metrics.jsonl`, in this order. A value that is
     /// not finite becomes `null`.
     pub fn metrics(&mut self, step: u64, entries: &[(&'static str, f64)]) -> Result<()> {
@@ -156,21 +167,47 @@ impl Artefact {
     /// Two commits of equal content have equal bytes: nothing in them knows the time. `state` goes
     /// through JSON, which keeps every finite `f64` exactly and no NaN.
     ///
-    /// Errors: too little space, judged by the checkpoint before; the closure's error; the disk's.
-    /// Earlier checkpoints are intact whatever happens.
+    /// Errors: too little space, judged by the largest checkpoint so far and by
+    /// [`Artefact::expect_bytes`]; the closure's error; the disk's. Earlier checkpoints are intact
+    /// whatever happens.
     pub fn commit(
         &mut self,
         step: u64,
         state: &impl Serialize,
         encode: impl FnOnce(&Path) -> Result<(), BoxError>,
     ) -> Result<PathBuf> {
-        let folder = self.commit_folder("checkpoints", &step_name(step), step, |folder| {
+        let folder = self.commit_state(SCHEDULED, step, state, encode)?;
+        self.prune(step)?;
+        Ok(folder)
+    }
+
+    /// Commits `checkpoints/interrupted-<step>/` as [`Artefact::commit`] does, between two of the
+    /// schedule, because the run is about to stop. It counts for nothing in what is kept and is removed
+    /// by the next [`Artefact::commit`]: a run that was interrupted leaves the same folders in the end.
+    ///
+    /// Errors: as [`Artefact::commit`].
+    pub fn commit_interim(
+        &mut self,
+        step: u64,
+        state: &impl Serialize,
+        encode: impl FnOnce(&Path) -> Result<(), BoxError>,
+    ) -> Result<PathBuf> {
+        self.commit_state(INTERIM, step, state, encode)
+    }
+
+    fn commit_state(
+        &mut self,
+        prefix: &str,
+        step: u64,
+        state: &impl Serialize,
+        encode: impl FnOnce(&Path) -> Result<(), BoxError>,
+    ) -> Result<PathBuf> {
+        let folder = self.commit_folder("checkpoints", &format!("{prefix}{step:06}"), step, |folder| {
             encode(folder)?;
             let path = folder.join(STATE);
             Ok(disk::write(&path, &disk::pretty_json(&path, state)?)?)
         })?;
         self.checkpoint = Some(Checkpoint { step, folder: folder.clone() });
-        self.prune(step)?;
         Ok(folder)
     }
 
@@ -197,8 +234,14 @@ impl Artefact {
         if !folder.exists() {
             return Ok(None);
         }
-        let verified = manifest::verify(&folder);
-        verified.map_err(|damaged| TrainError::Malformed { path: damaged.folder, problem: damaged.problem })?;
+        manifest::verify(&folder).map_err(|damaged| TrainError::Malformed {
+            path: damaged.folder,
+            problem: format!(
+                "{}; remove the folder {} and continue with --resume: it is made again",
+                damaged.problem,
+                self.folder.display()
+            ),
+        })?;
         Ok(Some(folder))
     }
 
@@ -207,8 +250,9 @@ impl Artefact {
     /// Errors: as [`Artefact::commit`].
     pub fn finish(&mut self, step: u64, encode: impl FnOnce(&Path) -> Result<(), BoxError>) -> Result<PathBuf> {
         // A process that died between its last checkpoint and the removal of the oldest left one
-        // too many; once the model is there nobody would look again.
-        self.prune(step)?;
+        // too many; once the model is there nobody would look again. All steps are past now, whatever
+        // `step` counts.
+        self.prune(u64::MAX)?;
         let folder = self.commit_folder("", "model", step, encode)?;
         self.model = Some(folder.clone());
         Ok(folder)
@@ -238,16 +282,18 @@ impl Artefact {
     /// that this run will make again.
     fn prune(&self, step: u64) -> Result<()> {
         let checkpoints = self.folder.join("checkpoints");
-        let past: Vec<_> = steps(&checkpoints)?.into_iter().filter(|&(at, _)| at <= step).collect();
-        let surplus = past.len().saturating_sub(self.keep_last);
-        past[..surplus].iter().try_for_each(|(_, name)| manifest::discard(&checkpoints.join(name)))
+        let past = steps(&checkpoints)?.into_iter().filter(|&(at, _)| at <= step);
+        let (scheduled, interim): (Vec<_>, Vec<_>) = past.partition(|(_, name)| name.starts_with(SCHEDULED));
+        let surplus = scheduled.len().saturating_sub(self.keep_last);
+        let surplus = scheduled[..surplus].iter().chain(&interim);
+        surplus.map(|(_, name)| checkpoints.join(name)).try_for_each(|folder| manifest::discard(&folder))
     }
 }
 
 /// A folder's name made of letters, digits, `-` and `_`, or an error.
 pub(crate) fn folder_name(name: &str) -> Result<&str> {
     let fit = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if name.is_empty() || name.starts_with("step-") || !name.chars().all(fit) {
+    if name.is_empty() || [SCHEDULED, INTERIM].iter().any(|of| name.starts_with(of)) || !name.chars().all(fit) {
         return Err(TrainError::Name { name: name.to_owned() });
     }
     Ok(name)
@@ -347,16 +393,13 @@ fn verify_with_journals(folder: &Path, artefact: &Path) -> Result<Manifest, Dama
     Ok(manifest)
 }
 
-/// The checkpoints of steps in a folder, oldest first.
+/// The checkpoints of steps in a folder, interim ones too, oldest first.
 fn steps(checkpoints: &Path) -> Result<Vec<(u64, String)>> {
-    let numbered = |name: String| Some((name.strip_prefix("step-")?.parse().ok()?, name));
+    let number = |name: &str| name.strip_prefix(SCHEDULED).or_else(|| name.strip_prefix(INTERIM))?.parse().ok();
+    let numbered = |name: String| Some((number(&name)?, name));
     let mut steps: Vec<_> = disk::names(checkpoints)?.into_iter().filter_map(numbered).collect();
     steps.sort();
     Ok(steps)
-}
-
-fn step_name(step: u64) -> String {
-    format!("step-{step:06}")
 }
 
 /// Removes what a process left that died while writing or removing a folder.

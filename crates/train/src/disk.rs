@@ -14,9 +14,26 @@ pub(crate) fn failed(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> 
     move |source| TrainError::Io { path: path.to_owned(), doing, source }
 }
 
-/// Makes a folder and its parents; one that exists is fine.
+/// Makes a folder and its parents, and waits until their names are on the disk; one that exists is
+/// fine. Without the wait a power cut could take a folder away with all that was synced inside it.
 pub(crate) fn create_folder(path: &Path) -> Result<()> {
+    let absent: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    create_staged(path)?;
+    let parents = absent.iter().filter_map(|folder| folder.parent());
+    parents.map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent }).try_for_each(sync_names)
+}
+
+/// Makes a folder that will be renamed once it is whole: until then it may be lost.
+pub(crate) fn create_staged(path: &Path) -> Result<()> {
     alive().and_then(|()| fs::create_dir_all(path)).map_err(failed("create", path))
+}
+
+/// Syncs a folder that may belong to somebody else, who lets us make folders in it and not read it.
+fn sync_names(folder: &Path) -> Result<()> {
+    match sync(folder) {
+        Err(TrainError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other,
+    }
 }
 
 /// Writes a file and waits until it is on the disk.

@@ -107,7 +107,9 @@ pub enum TrainError {
         difference: Vec<String>,
     },
     /// A name of an artefact or checkpoint cannot be a folder's name.
-    #[error("`{name}` cannot name a folder here: use letters, digits, `-` and `_`, and not `step-` first")]
+    #[error(
+        "`{name}` cannot name a folder here: use letters, digits, `-` and `_`, and neither `step-` nor `interrupted-` first"
+    )]
     Name {
         /// The name.
         name: String,

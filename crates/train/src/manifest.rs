@@ -100,7 +100,7 @@ pub(crate) fn commit(
     let target = parent.join(name);
     let staged = parent.join(format!("{STAGED}{name}"));
     disk::remove(&staged)?;
-    disk::create_folder(&staged)?;
+    disk::create_staged(&staged)?;
     let outcome = fill(&target, &staged, step, journals, encode)
         .and_then(|manifest| publish(&staged, &target, &manifest).map(|()| manifest));
     if outcome.is_err() {

@@ -409,6 +409,50 @@ mod tests {
         );
     }
 
+    /// A run that is told to stop after `step` saves its state and stops.
+    fn interrupt(path: &Path, step: u64) {
+        let run = open(path, Start::Resume).unwrap();
+        let mut artefact = run.artefact("sft-init").unwrap();
+        artefact.keep_last(2);
+        let fresh = State { step: 0, hash: 7, loss: 0.1 };
+        let mut state: State = artefact.checkpoint().map_or(Ok(fresh), Checkpoint::state).unwrap();
+        while state.step < step {
+            advance(&mut artefact, &mut state).unwrap();
+        }
+        artefact
+            .commit_interim(step, &state, |folder| Ok(fs::write(folder.join("weights"), state.hash.to_le_bytes())?))
+            .unwrap();
+    }
+
+    #[test]
+    fn an_interrupted_run_leaves_no_other_checkpoints() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, straight] = ["run", "straight"].map(|name| folder.path().join(name));
+        train(&straight, Start::Fresh).unwrap();
+        for step in [1, 3, 5, 7] {
+            interrupt(&path, step);
+            let artefact = open(&path, Start::Resume).unwrap().artefact("sft-init").unwrap();
+            assert_eq!(artefact.checkpoint().unwrap().step, step);
+        }
+        train(&path, Start::Resume).unwrap();
+        assert_same_tree(&path, &straight, "after four interruptions");
+    }
+
+    #[test]
+    fn what_a_dead_process_left_over_is_removed_when_the_stage_is_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = open(folder.path(), Start::Fresh).unwrap();
+        let mut artefact = run.artefact("sft-init").unwrap();
+        artefact.keep_last(9);
+        for step in [2, 4, 6] {
+            artefact.commit(step, &0, |_| Ok(())).unwrap();
+        }
+        artefact.keep_last(1);
+        // The step of a stage that is chosen, not trained, counts something else.
+        let model = artefact.finish(2, |_| Ok(())).unwrap();
+        assert_eq!(disk::names(&model.parent().unwrap().join("checkpoints")).unwrap(), ["step-000006"]);
+    }
+
     #[test]
     fn a_damaged_model_is_made_again() {
         let folder = tempfile::tempdir().unwrap();
@@ -440,7 +484,7 @@ mod tests {
     fn names_that_lead_elsewhere_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let run = open(folder.path(), Start::Fresh).unwrap();
-        for name in ["", "..", "a/b", ".hidden", "step-7", "a b"] {
+        for name in ["", "..", "a/b", ".hidden", "step-7", "interrupted-7", "a b"] {
             assert!(matches!(run.artefact(name), Err(TrainError::Name { .. })), "{name}");
         }
         for name in ["../x.json", "/tmp/x.json", "./../x"] {
@@ -510,6 +554,14 @@ mod tests {
         let run = open(folder.path(), Start::Fresh).unwrap();
         let mut artefact = run.artefact("ppo").unwrap();
         let encode = |folder: &Path| Ok(fs::write(folder.join("weights"), [0; 1000])?);
+        death::PRETENDED_FREE.set(Some(999));
+        assert!(artefact.expect_bytes(999).is_ok());
+        let refused = artefact.expect_bytes(1000);
+        assert!(matches!(refused, Err(TrainError::NoSpace { available: 999, needed: 1000, .. })), "{refused:?}");
+        // Not even the first checkpoint is begun.
+        assert!(matches!(artefact.commit(1, &0, encode), Err(TrainError::NoSpace { .. })));
+        assert!(disk::names(&artefact.folder().join("checkpoints")).unwrap().is_empty());
+        death::PRETENDED_FREE.set(None);
         artefact.commit(1, &0, encode).unwrap();
         death::PRETENDED_FREE.set(Some(999));
         let refused = artefact.commit(2, &0, encode);

@@ -11,7 +11,7 @@ use std::{
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave out the smoke pipeline and the type check of the cuda feature
+    /// Leave out the smoke pipeline, the torture and the type check of the cuda feature
     #[arg(long)]
     quick: bool,
 }
@@ -36,8 +36,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ci.step("correctness", &this, &format!("correctness --check --measured {measured}"), &[])?;
     std::fs::remove_file(measures).context("cannot remove the measurements")?;
     ci.step("fixtures", &this, "fixtures --check", &[])?;
+    ci.step("reliability", &this, "torture --check", &[])?;
     if !args.quick {
         ci.smoke(&this)?;
+        ci.step("torture", &this, "torture --slice", &[])?;
         ci.step("cuda type check", "bash", ".ci/cuda-check", &[])?;
     }
     ci.lines.iter().for_each(|line| say(line));

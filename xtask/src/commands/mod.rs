@@ -12,9 +12,7 @@ pub(crate) mod plan;
 pub(crate) mod pretrain;
 pub(crate) mod reference;
 pub(crate) mod score;
-pub(crate) mod torture {
-    pub(crate) mod inputs;
-}
+pub(crate) mod torture;
 
 use crate::say;
 use anyhow::{Context, Result, bail};

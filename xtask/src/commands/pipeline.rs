@@ -130,8 +130,7 @@ fn stages(run: &mut Run<'_>, until: Until) -> Result<Option<evaluate::Results>> 
 
 fn prepare(config: &Config) -> Result<(Base, Material)> {
     let data = &config.data;
-    let lists =
-        [&data.demonstrations, &data.rankings, &data.prompts, &data.pretraining, &data.pretraining_held_out];
+    let lists = [&data.demonstrations, &data.rankings, &data.prompts, &data.pretraining, &data.pretraining_held_out];
     for name in lists.into_iter().flatten() {
         if name.strip_prefix("embedded:").is_some_and(|name| !embedded::records().any(|known| known == name)) {
             let known: Vec<&str> = embedded::records().collect();

@@ -81,9 +81,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     artefact.keep_last(1);
     let held_out = windows.split_off(windows.len() - (windows.len() / 20).min(200));
+    artefact.passed_over().iter().for_each(|damaged| say(&format!("warning: {damaged}")));
     if let Some(checkpoint) = artefact.checkpoint() {
         state.restore(checkpoint)?;
     }
+    artefact.expect_bytes(state.bytes())?;
     let mut watch = Watch::new(artefact, 500);
     let total = pretrain(&mut state, &windows, &args.recipe, &mut |event| watch.hear(event, &mut |_, _, _, _| Ok(())))?;
     let mut artefact = watch.done();

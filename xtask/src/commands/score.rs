@@ -97,7 +97,9 @@ fn read_lines(args: &Args) -> Result<Vec<(usize, Line)>> {
             continue;
         }
         match serde_json::from_str::<Line>(line) {
-            Ok(Line::Text { text }) if text.is_empty() => problems.push(format!("{path}:{number}: `text` is empty; fill it or remove the line")),
+            Ok(Line::Text { text }) if text.is_empty() => {
+                problems.push(format!("{path}:{number}: `text` is empty; fill it or remove the line"))
+            }
             Ok(Line::Pair { completion, .. }) if completion.is_empty() => {
                 problems.push(format!("{path}:{number}: `completion` is empty; fill it or remove the line"));
             }

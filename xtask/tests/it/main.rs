@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod inputs;
+mod reliability;
 mod resume;
 
 use std::{
@@ -25,7 +26,7 @@ const TINY: [&str; 14] = [
     "--set",
     "sft-baseline.epochs=1",
     "--set",
-    "ppo.episodes=16",
+    "ppo.episodes=32",
     "--set",
     "ppo.batch=8",
     "--set",

@@ -211,7 +211,10 @@ fn problems_of_all_files_come_together() {
         other => panic!("{other:?}"),
     }
     let missing = read::<Prompt>(&["nowhere/f.jsonl"], &Limits::default()).unwrap_err().to_string();
-    assert!(missing.starts_with("nowhere/f.jsonl: ") && missing.ends_with("check the path and its permissions"), "{missing}");
+    assert!(
+        missing.starts_with("nowhere/f.jsonl: ") && missing.ends_with("check the path and its permissions"),
+        "{missing}"
+    );
 }
 
 #[test]

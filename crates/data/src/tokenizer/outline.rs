@@ -32,22 +32,17 @@ pub(super) fn check(text: &[u8]) -> Result<(), String> {
         ("post_processor", &outline.post_processor, POST_PROCESSORS),
         ("decoder", &outline.decoder, DECODERS),
     ];
-    parts.iter().filter(|(_, part, _)| !part.is_null()).try_for_each(|(field, part, known)| component(field, part, known))
+    parts
+        .iter()
+        .filter(|(_, part, _)| !part.is_null())
+        .try_for_each(|(field, part, known)| component(field, part, known))
 }
 
 /// The kinds of each part that tokenizers of decoders are made of.
 const NORMALIZERS: &[&str] =
     &["Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "Prepend", "Replace", "ByteLevel"];
-const PRE_TOKENIZERS: &[&str] = &[
-    "Sequence",
-    "ByteLevel",
-    "Split",
-    "Digits",
-    "Metaspace",
-    "Punctuation",
-    "Whitespace",
-    "WhitespaceSplit",
-];
+const PRE_TOKENIZERS: &[&str] =
+    &["Sequence", "ByteLevel", "Split", "Digits", "Metaspace", "Punctuation", "Whitespace", "WhitespaceSplit"];
 const POST_PROCESSORS: &[&str] = &["Sequence", "ByteLevel", "TemplateProcessing"];
 const DECODERS: &[&str] = &["Sequence", "ByteLevel", "ByteFallback", "Fuse", "Metaspace", "Replace", "Strip"];
 
@@ -141,7 +136,9 @@ fn pattern(field: &str, part: &Value, kind: &str) -> Result<(), String> {
     match (pattern.get("String").and_then(Value::as_str), pattern.get("Regex").and_then(Value::as_str)) {
         (Some(text), None) if !text.is_empty() => Ok(()),
         (None, Some(regex)) if !regex.is_empty() && kind == "Split" => Ok(()),
-        (None, Some(_)) if kind == "Replace" => Err(format!("`{field}.pattern` is a regular expression; a text is read")),
+        (None, Some(_)) if kind == "Replace" => {
+            Err(format!("`{field}.pattern` is a regular expression; a text is read"))
+        }
         _ => Err(format!("`{field}.pattern` is empty")),
     }
 }

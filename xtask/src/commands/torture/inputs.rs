@@ -63,9 +63,10 @@ pub(crate) fn table(rows: &[Row]) -> String {
     for row in rows {
         kinds.entry(row.name.split('/').next().unwrap_or_default()).or_default().push(row);
     }
-    let mut text = "| input | tried | refused as expected | legal, read | failed | skipped | longest, s | most memory, MB |\n\
+    let mut text =
+        "| input | tried | refused as expected | legal, read | failed | skipped | longest, s | most memory, MB |\n\
         |---|---|---|---|---|---|---|---|\n"
-        .to_owned();
+            .to_owned();
     for (kind, rows) in &kinds {
         text.push_str(&line(kind, rows));
     }
@@ -238,7 +239,14 @@ struct Outcome {
     seconds: f64,
 }
 
-fn start(input: &Input, program: &Path, path: &str, desk: &Path, records: &Path, patience: Duration) -> Result<Outcome> {
+fn start(
+    input: &Input,
+    program: &Path,
+    path: &str,
+    desk: &Path,
+    records: &Path,
+    patience: Duration,
+) -> Result<Outcome> {
     if input.legal.is_none() && [&input.at, &input.next].iter().any(|part| part.is_empty()) {
         bail!("the row says neither where the fault lies nor what to do next");
     }
