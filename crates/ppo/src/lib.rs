@@ -53,6 +53,7 @@
 mod advantage;
 mod best_of_n;
 mod error;
+mod guards;
 mod kl;
 mod loss;
 mod metrics;
@@ -67,6 +68,7 @@ pub use crate::{
     advantage::{gae, rewards, whiten},
     best_of_n::best_of_n,
     error::{Error, Result},
+    guards::{Alarm, Guards, Watched},
     kl::{KlControl, k1, k2, k3},
     loss::{PolicyLoss, ValueLoss, policy_loss, value_loss},
     metrics::Metrics,

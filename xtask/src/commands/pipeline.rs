@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// Continue the run in --run from its last checkpoint
     #[arg(long, requires = "run")]
     resume: bool,
+    /// With --resume: go on although the configuration is another one, and make it the run's
+    #[arg(long, requires = "resume")]
+    adopt: bool,
     /// Repeat the flow with so many seeds, each in a folder of its own, and report mean and spread
     #[arg(long, default_value_t = 1)]
     seeds: u64,
@@ -50,7 +53,11 @@ pub(crate) fn run(args: &Args, until: Until) -> Result<()> {
     }
     on_interrupt()?;
     let folder = args.run.clone().unwrap_or_else(new_folder);
-    let start = if args.resume { Start::Resume } else { Start::Fresh };
+    let start = match (args.resume, args.adopt) {
+        (_, true) => Start::Adopt,
+        (true, false) => Start::Resume,
+        (false, false) => Start::Fresh,
+    };
     if args.seeds <= 1 {
         one(&config, &folder, start, until)?;
         return Ok(());
@@ -83,6 +90,9 @@ fn one(config: &Config, folder: &Path, start: Start, until: Until) -> Result<Opt
     let dir = RunDir::open(folder, start, &toml::to_string(config)?, &environment)?;
     for difference in dir.environment_difference() {
         say(&format!("warning: the environment differs from the one this run began in: {difference}"));
+    }
+    for difference in dir.config_difference() {
+        say(&format!("warning: the configuration differs from the one this run began with: {difference}"));
     }
     let (base, material) = prepare(config, folder)?;
     say(&format!("run folder {}", folder.display()));

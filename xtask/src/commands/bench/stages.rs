@@ -184,8 +184,9 @@ fn rank(shape: &Shape, sizes: Sizes, clock: &mut Clock) -> Result<()> {
         ranks: (1..=k as u32).collect(),
     };
     let groups: Vec<reward_model::Group> = (0..prompts).map(group).collect();
-    let adam = AdamConfig::default();
-    let plan = reward_model::Plan { epochs: clock.steps, batch: prompts, lr: 9e-6, adam, micro_tokens: 4_096, seed: 1 };
+    let (adam, micro_tokens) = (AdamConfig::default(), 4_096);
+    let plan =
+        reward_model::Plan { epochs: clock.steps, batch: prompts, lr: 9e-6, adam, micro_tokens, spike_z: 0.0, seed: 1 };
     let mut state = reward_model::State::new(model(shape, HeadKind::Score)?, &plan)?;
     Ok(reward_model::train(&mut state, &groups, &plan, &mut clock.listener())?)
 }
