@@ -103,7 +103,7 @@ fn one(config: &Config, folder: &Path, start: Start, until: Until) -> Result<Opt
 
 fn stages(run: &mut Run<'_>, until: Until) -> Result<Option<evaluate::Results>> {
     if until == Until::Sft {
-        run.sft_candidates()?;
+        run.sft_candidates().context("stage `sft-baseline`")?;
         run.sft_init()?;
         return Ok(None);
     }
