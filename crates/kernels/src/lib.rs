@@ -96,6 +96,7 @@ mod layer_norm;
 mod layout;
 mod linear;
 mod logprob;
+pub mod memory;
 mod norm;
 mod op;
 mod parameters;
