@@ -26,6 +26,7 @@ pub(crate) struct Config {
     pub(crate) ppo: ppo::Plan,
     pub(crate) evaluate: EvaluateConfig,
     pub(crate) checkpoints: CheckpointConfig,
+    pub(crate) memory: MemoryConfig,
 }
 
 /// Where to compute.
@@ -153,6 +154,15 @@ pub(crate) struct CheckpointConfig {
     pub(crate) keep: usize,
 }
 
+/// What a run may take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct MemoryConfig {
+    /// Megabytes that the run may hold, by estimate; 0 is what the machine has available. A run that
+    /// cannot fit is refused before it begins.
+    pub(crate) limit_mb: u64,
+}
+
 impl Default for Config {
     /// The paper's constants [InstructGPT, appendix C, the 1.3B column] on the embedded data.
     fn default() -> Config {
@@ -208,6 +218,7 @@ impl Default for Config {
                 use_ema: false,
             },
             checkpoints: CheckpointConfig { every: 50, keep: 2 },
+            memory: MemoryConfig { limit_mb: 0 },
         }
     }
 }

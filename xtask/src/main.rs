@@ -10,6 +10,7 @@ mod embedded;
 mod evaluate;
 mod initial;
 mod listen;
+mod memory;
 mod prepare;
 mod saved;
 mod stages;

@@ -56,6 +56,7 @@ mod error;
 mod guards;
 mod kl;
 mod loss;
+mod memory;
 mod metrics;
 mod plan;
 #[cfg(test)]
@@ -71,6 +72,7 @@ pub use crate::{
     guards::{Alarm, Guards, Watched},
     kl::{KlControl, k1, k2, k3},
     loss::{PolicyLoss, ValueLoss, policy_loss, value_loss},
+    memory::{Lengths, memory},
     metrics::Metrics,
     plan::{Critic, LrSchedule, MissingEos, Plan, Preset, WhitenScope},
     rollout::{Episode, Rollout, Score},

@@ -1,6 +1,11 @@
 //! `doctor`: what this machine and this build offer.
 
-use crate::{config::DeviceName, prepare::device, print};
+use crate::{
+    config::DeviceName,
+    memory::{Machine, mega},
+    prepare::device,
+    print,
+};
 use anyhow::Result;
 use instruct_kernels::{cpu_level, denormals_flushed};
 
@@ -14,6 +19,7 @@ pub(crate) fn run() -> Result<()> {
         ("kernels", format!("{}, f32", cpu_level())),
         ("threads", rayon::current_num_threads().to_string()),
         ("memory", memory()),
+        ("a run may take", Machine::read(0).map_or("unknown".to_owned(), |machine| mega(machine.limit))),
         ("denormals flushed", format!("on {} of {} threads", flushed.iter().filter(|&&on| on).count(), flushed.len())),
     ];
     rows.iter().for_each(|(name, value)| print(&format!("{name:>18}  {value}")));

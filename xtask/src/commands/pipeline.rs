@@ -5,10 +5,12 @@ use crate::{
     embedded, evaluate,
     listen::on_interrupt,
     prepare::{Base, Material, device, expand, open_base},
+    memory::{Machine, Stage, Texts, refuse, stages as stages_of},
     print, say,
     stages::{Run, earlier_seconds},
 };
 use anyhow::{Context, Result, bail};
+use instruct_model::Checkpoint;
 use instruct_train::{RunDir, Start};
 use std::path::{Path, PathBuf};
 
@@ -134,9 +136,34 @@ fn prepare(config: &Config, folder: &Path) -> Result<(Base, Material)> {
     if !base.exists() {
         bail!("`model.base`: {} does not exist; name a model folder, a .gguf file, or `embedded`", base.display());
     }
-    let base = open_base(&base, &config.model.template, &device(config.device)?)?;
+    let device = device(config.device)?;
+    let machine = Machine::read(config.memory.limit_mb).filter(|_| device.is_cpu());
+    // Before weights are read: what models take alone does not depend on the data.
+    if let Some(machine) = machine {
+        refuse(&stages_of(config, Checkpoint::open(&base)?.config(), &Texts::default()), machine)?;
+    }
+    let base = open_base(&base, &config.model.template, &device)?;
     let material = Material::prepare(config, &base, &embedded)?;
+    if let Some((stages, machine)) = estimate(config, &base, &material) {
+        refuse(&stages, machine)?;
+    }
     Ok((base, material))
+}
+
+/// What every stage will hold, and what this process may; `None` where the system does not tell or the
+/// device is another.
+pub(crate) fn estimate(config: &Config, base: &Base, material: &Material) -> Option<(Vec<Stage>, Machine)> {
+    let machine = Machine::read(config.memory.limit_mb).filter(|_| base.decoder.params().device().is_cpu())?;
+    let rankings: Vec<_> = material.rankings.iter().map(|ranked| ranked.group.clone()).collect();
+    let texts = Texts {
+        demonstrations: &material.demonstrations.train,
+        rankings: &rankings,
+        windows: &material.windows,
+        longest_prompt: material.prompts.train.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0),
+    };
+    // The base's weights are held already, and among every stage's models.
+    let held = machine.held.saturating_sub(4 * base.decoder.params().len() as u64);
+    Some((stages_of(config, base.decoder.config(), &texts), Machine { held, ..machine }))
 }
 
 /// What a result depends on besides the configuration.
