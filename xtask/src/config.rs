@@ -5,7 +5,7 @@ use candle_core::DType;
 use instruct_ppo as ppo;
 use instruct_reward_model as reward_model;
 use instruct_sft as sft;
-use instruct_train::AdamConfig;
+use instruct_train::{AdamConfig, SpikeWatch};
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::Path};
 use toml::{Table, Value};
@@ -27,6 +27,7 @@ pub(crate) struct Config {
     pub(crate) ppo: ppo::Plan,
     pub(crate) evaluate: EvaluateConfig,
     pub(crate) checkpoints: CheckpointConfig,
+    pub(crate) memory: MemoryConfig,
 }
 
 /// Where to compute.
@@ -145,6 +146,9 @@ pub(crate) struct SftConfig {
     pub(crate) pretraining_share: f64,
     /// Weight of prompt tokens in the loss; 0 trains on completions only.
     pub(crate) prompt_weight: f32,
+    /// A loss or gradient norm so many standard deviations above its recent values is warned of; 0 is
+    /// never.
+    pub(crate) spike_z: f64,
 }
 
 /// The reward model's training.
@@ -157,6 +161,9 @@ pub(crate) struct RewardConfig {
     pub(crate) batch: usize,
     /// Peak learning rate; cosine to a tenth [InstructGPT: 9e-6].
     pub(crate) lr: f64,
+    /// A loss or gradient norm so many standard deviations above its recent values is warned of; 0 is
+    /// never.
+    pub(crate) spike_z: f64,
 }
 
 /// What the final evaluation measures, and on how much.
@@ -183,6 +190,15 @@ pub(crate) struct CheckpointConfig {
     pub(crate) every: u64,
     /// Checkpoints kept per artefact.
     pub(crate) keep: usize,
+}
+
+/// What a run may take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct MemoryConfig {
+    /// Megabytes that the run may hold, by estimate; 0 is what the machine has available. A run that
+    /// cannot fit is refused before it begins.
+    pub(crate) limit_mb: u64,
 }
 
 impl Default for Config {
@@ -221,6 +237,7 @@ impl Default for Config {
                 dropout: 0.2,
                 pretraining_share: 0.0,
                 prompt_weight: 0.0,
+                spike_z: SpikeWatch::Z,
             },
             sft_init: SftConfig {
                 epochs: 2,
@@ -229,8 +246,9 @@ impl Default for Config {
                 dropout: 0.2,
                 pretraining_share: 0.1,
                 prompt_weight: 0.0,
+                spike_z: SpikeWatch::Z,
             },
-            reward_model: RewardConfig { epochs: 1, batch: 64, lr: 9e-6 },
+            reward_model: RewardConfig { epochs: 1, batch: 64, lr: 9e-6, spike_z: SpikeWatch::Z },
             ppo: ppo::Plan::preset(ppo::Preset::InstructGpt),
             evaluate: EvaluateConfig {
                 prompts: 400,
@@ -240,6 +258,7 @@ impl Default for Config {
                 use_ema: false,
             },
             checkpoints: CheckpointConfig { every: 50, keep: 2 },
+            memory: MemoryConfig { limit_mb: 0 },
         }
     }
 }
@@ -289,15 +308,16 @@ impl Config {
             prompt_weight: sft.prompt_weight,
             adam: AdamConfig::default(),
             micro_tokens: self.model.micro_tokens,
+            spike_z: sft.spike_z,
             seed: self.seed,
         }
     }
 
     /// The reward model's training as its crate takes it.
     pub(crate) fn reward_plan(&self) -> reward_model::Plan {
-        let RewardConfig { epochs, batch, lr } = self.reward_model;
-        let micro_tokens = self.model.micro_tokens;
-        reward_model::Plan { epochs, batch, lr, adam: AdamConfig::default(), micro_tokens, seed: self.seed }
+        let RewardConfig { epochs, batch, lr, spike_z } = self.reward_model;
+        let (adam, micro_tokens, seed) = (AdamConfig::default(), self.model.micro_tokens, self.seed);
+        reward_model::Plan { epochs, batch, lr, adam, micro_tokens, spike_z, seed }
     }
 
     fn problems(&self) -> Vec<String> {

@@ -3,10 +3,11 @@
 use crate::saved::Saved;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use instruct_train::{Artefact, Edge, Event, Flow, TrainError};
+use instruct_train::{Artefact, Checkpoint, Edge, Event, Flow, TrainError};
 use std::{
     collections::BTreeMap,
     io::IsTerminal,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -127,6 +128,24 @@ impl Watch {
             self.artefact.commit_interim(step, &state.rest(), |folder| state.save(folder))?;
         }
         Ok(if interrupted { Flow::Stop } else { Flow::Continue })
+    }
+
+    /// What stopped a stage of the run in this folder, with the checkpoint that is left and the next
+    /// thing to do.
+    pub(crate) fn stopped(&self, run: &Path, error: impl Into<anyhow::Error>) -> anyhow::Error {
+        let left = match self.artefact.checkpoint() {
+            Some(Checkpoint { step, folder }) => format!(
+                "the newest whole checkpoint is that of step {step}, {}; remove it to go back to the one before",
+                folder.display()
+            ),
+            None => "no checkpoint of this stage was due before, so that it begins again".to_owned(),
+        };
+        anyhow::anyhow!(
+            "{:#}\n  {left}\n  continue with the same command and --run {} --resume, and with --adopt if you change \
+             the configuration",
+            error.into(),
+            run.display()
+        )
     }
 
     /// Takes the display down and gives the artefact back.

@@ -20,6 +20,7 @@ mod entries;
 mod evaluate;
 mod initial;
 mod listen;
+mod memory;
 mod prepare;
 mod saved;
 mod stages;

@@ -5,7 +5,7 @@ use instruct_kernels::Params;
 use instruct_ppo as ppo;
 use instruct_reward_model as reward_model;
 use instruct_sft as sft;
-use instruct_train::{AdamW, BoxError, Checkpoint, read_flat, write_flat};
+use instruct_train::{AdamW, BoxError, Checkpoint, SpikeWatch, read_flat, write_flat};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path};
 
@@ -31,11 +31,18 @@ pub(crate) trait Saved {
     }
 }
 
-impl Saved for sft::State {
-    type Rest = u64;
+/// What of a fine-tuning or a reward model's training is not a buffer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LearnerRest {
+    step: u64,
+    watch: SpikeWatch,
+}
 
-    fn rest(&self) -> u64 {
-        self.step
+impl Saved for sft::State {
+    type Rest = LearnerRest;
+
+    fn rest(&self) -> LearnerRest {
+        LearnerRest { step: self.step, watch: self.watch.clone() }
     }
 
     fn bytes(&self) -> u64 {
@@ -46,17 +53,17 @@ impl Saved for sft::State {
         save_learner(self.model.params(), &self.optimizer, folder)
     }
 
-    fn load(&mut self, folder: &Path, step: u64) -> Result<()> {
-        self.step = step;
+    fn load(&mut self, folder: &Path, rest: LearnerRest) -> Result<()> {
+        (self.step, self.watch) = (rest.step, rest.watch);
         load_learner(self.model.params(), &mut self.optimizer, folder)
     }
 }
 
 impl Saved for reward_model::State {
-    type Rest = u64;
+    type Rest = LearnerRest;
 
-    fn rest(&self) -> u64 {
-        self.step
+    fn rest(&self) -> LearnerRest {
+        LearnerRest { step: self.step, watch: self.watch.clone() }
     }
 
     fn bytes(&self) -> u64 {
@@ -67,8 +74,8 @@ impl Saved for reward_model::State {
         save_learner(self.model.params(), &self.optimizer, folder)
     }
 
-    fn load(&mut self, folder: &Path, step: u64) -> Result<()> {
-        self.step = step;
+    fn load(&mut self, folder: &Path, rest: LearnerRest) -> Result<()> {
+        (self.step, self.watch) = (rest.step, rest.watch);
         load_learner(self.model.params(), &mut self.optimizer, folder)
     }
 }
@@ -78,13 +85,14 @@ impl Saved for reward_model::State {
 pub(crate) struct PpoRest {
     iteration: u64,
     beta: f64,
+    watched: ppo::Watched,
 }
 
 impl Saved for ppo::State {
     type Rest = PpoRest;
 
     fn rest(&self) -> PpoRest {
-        PpoRest { iteration: self.iteration, beta: self.beta }
+        PpoRest { iteration: self.iteration, beta: self.beta, watched: self.watched.clone() }
     }
 
     fn bytes(&self) -> u64 {
@@ -116,7 +124,7 @@ impl Saved for ppo::State {
         if let Some(ema) = &mut self.ema {
             ema.load(&folder.join("ema.safetensors"))?;
         }
-        (self.iteration, self.beta) = (rest.iteration, rest.beta);
+        (self.iteration, self.beta, self.watched) = (rest.iteration, rest.beta, rest.watched);
         Ok(())
     }
 }

@@ -68,7 +68,8 @@ impl Run<'_> {
             sft::Data { demonstrations: &self.material.demonstrations.train, pretraining: &self.material.windows };
         let mut state = sft::State::new(self.base.decoder.deep_copy()?, &plan)?;
         let mut watch = self.watch(artefact, &mut state)?;
-        sft::train(&mut state, &data, &plan, &mut |event| watch.hear(event, on_candidate))?;
+        let trained = sft::train(&mut state, &data, &plan, &mut |event| watch.hear(event, on_candidate));
+        trained.map_err(|error| watch.stopped(self.dir.path(), error))?;
         let total = sft::steps(&plan, data.demonstrations.len()).1;
         Ok((self.arrived(watch, state.step, total)?, state))
     }
@@ -119,7 +120,9 @@ impl Run<'_> {
         let plan = self.config.reward_plan();
         let mut state = reward_model::State::new(trunk.with_head(HeadKind::Score, self.config.seed)?, &plan)?;
         let mut watch = self.watch(artefact, &mut state)?;
-        reward_model::train(&mut state, groups, &plan, &mut |event| watch.hear(event, &mut |_, _, _, _| Ok(())))?;
+        let trained =
+            reward_model::train(&mut state, groups, &plan, &mut |event| watch.hear(event, &mut |_, _, _, _| Ok(())));
+        trained.map_err(|error| watch.stopped(self.dir.path(), error))?;
         let artefact = self.arrived(watch, state.step, reward_model::steps(&plan, groups))?;
         let train = self.material.demonstrations.train.iter();
         let demonstrations: Vec<Item> =
@@ -176,6 +179,7 @@ impl Run<'_> {
 
     /// A model as PPO and the evaluation keep it: they never train it.
     pub(crate) fn frozen(&self, model: Decoder) -> Result<Decoder> {
+        model.params().release_grad();
         let halves = available(self.config.model.frozen) == config::Precision::Bf16
             && model.params().path() == kernels::Path::Fused;
         Ok(if halves { model.held_in_bf16()? } else { model })
@@ -223,7 +227,8 @@ impl Run<'_> {
             artefact.commit_named(name, step, |folder| Ok(self.save(&policy, folder)?))?;
             Ok(())
         };
-        ppo::train(&mut state, &task, &plan, &mut |event| watch.hear(event, &mut best))?;
+        let trained = ppo::train(&mut state, &task, &plan, &mut |event| watch.hear(event, &mut best));
+        trained.map_err(|error| watch.stopped(self.dir.path(), error))?;
         let mut artefact = self.arrived(watch, state.iteration, plan.iterations())?;
         let raw = state.policy.with_head(HeadKind::LanguageModel, self.config.seed)?;
         let averaged = raw.deep_copy()?;
@@ -375,3 +380,6 @@ impl Candidate {
         Ok(Candidate { name: name.to_owned(), folder, validation_loss })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! What must stay true of the repository. Most of it is an absence, so a test reads the files; a
 //! failure names the path, the line and the reason.
 
+use crate::config::Config;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -13,7 +14,7 @@ fn the_repository_is_tidy() {
     let repository = Repository::read();
     assert!(repository.files.len() > 100, "the walk found {} files only", repository.files.len());
     let mut problems = Vec::new();
-    for rule in [fronts, absences, unsafety, arrows, features, packages, metrics, links, simulation] {
+    for rule in [fronts, absences, unsafety, arrows, features, packages, metrics, guards, links, simulation] {
         rule(&repository, &mut problems);
     }
     assert!(problems.is_empty(), "{} problem(s):\n{}", problems.len(), problems.join("\n"));
@@ -40,6 +41,17 @@ fn every_rule_bites() {
     check(features, "crates/data/Cargo.toml", "[features]\ndefault = []\ncuda = []", "switches nothing");
     check(metrics, "crates/sft/src/a.rs", "(\"train/sft/new\", 1.0)", "does not define `train/sft/new`");
     check(metrics, "docs/metrics.md", "| `train/sft/old` | | |", "nothing emits");
+    let guard = |key: &str, test: &str| format!("| a guard | {key} | `docs/guards.md::{test}` |");
+    check(guards, "docs/guards.md", &guard("`ppo.guards.max-kl` = 100", "gone"), "there is no test `gone`");
+    check(
+        guards,
+        "docs/guards.md",
+        &guard("`ppo.guards.max-kl` = 7", "x"),
+        "default of `ppo.guards.max-kl` is 100, not 7",
+    );
+    check(guards, "docs/guards.md", &guard("`ppo.guards.nose` = 7", "x"), "there is no key `ppo.guards.nose`");
+    check(guards, "docs/guards.md", "| a guard | | |", "names no test");
+    check(guards, "docs/guards.md", "", "does not have the key `ppo.guards.max-kl`");
     check(links, "docs/a.md", "[b](b.md)", "docs/a.md:1: the link to b.md leads nowhere");
     check(simulation, "docs/a.md", "The gold judge\nsays so.", "does not say that this is a simulation");
 }
@@ -315,6 +327,54 @@ fn metrics(repository: &Repository, problems: &mut Vec<String>) {
 fn is_metric(literal: &str) -> bool {
     let group = ["train/", "eval/", "objective/", "ppo/", "time/"].iter().any(|group| literal.starts_with(group));
     group && literal.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_/".contains(c))
+}
+
+/// The page of guards names tests that there are and defaults that are so, and leaves no key out.
+fn guards(repository: &Repository, problems: &mut Vec<String>) {
+    const PAGE: &str = "docs/guards.md";
+    let defaults = Table::try_from(Config::default()).unwrap();
+    let Some(page) = repository.files.iter().find(|file| file.path == PAGE) else { return };
+    let rows: Vec<&str> = page.text.lines().filter(|line| line.starts_with("| ") && !line.contains("---")).collect();
+    for row in rows.iter().filter(|row| !row.starts_with("| guard |")) {
+        // What stands between backquotes are the odd pieces.
+        let pieces: Vec<&str> = row.split('`').collect();
+        let tests: Vec<_> = pieces.iter().skip(1).step_by(2).filter_map(|piece| piece.split_once(".rs::")).collect();
+        if tests.is_empty() && !row.contains(".md::") {
+            problems.push(format!("{PAGE}: `{row}` names no test; a guard that nothing provokes may not work"));
+        }
+        for piece in pieces.iter().skip(1).step_by(2) {
+            let Some((path, test)) = piece.split_once("::") else { continue };
+            let file = repository.files.iter().find(|file| file.path == path);
+            if !file.is_some_and(|file| file.text.contains(&format!("fn {test}("))) {
+                problems.push(format!("{PAGE}: there is no test `{test}` in {path}"));
+            }
+        }
+        for pair in pieces[1..].chunks(2) {
+            let ([key, after], true) = (pair, pair[0].contains('.')) else { continue };
+            let Some(stated) = after.strip_prefix(" = ").and_then(|rest| rest.split([' ', ';', ',']).next()) else {
+                continue;
+            };
+            match lookup(&defaults, key) {
+                None => problems.push(format!("{PAGE}: there is no key `{key}`")),
+                Some(value) if stated.parse::<f64>() != Ok(value) => {
+                    problems.push(format!("{PAGE}: the default of `{key}` is {value}, not {stated}"));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    let keys = defaults["ppo"]["guards"].as_table().unwrap().keys();
+    for key in keys.filter(|key| !page.text.contains(&format!("`ppo.guards.{key}`"))) {
+        problems.push(format!("{PAGE}: does not have the key `ppo.guards.{key}`"));
+    }
+}
+
+/// The number under a dotted key.
+fn lookup(table: &Table, key: &str) -> Option<f64> {
+    let mut parts = key.split('.');
+    let first = table.get(parts.next()?)?;
+    let value = parts.try_fold(first, |value, part| value.get(part))?;
+    value.as_float().or(value.as_integer().map(|whole| whole as f64))
 }
 
 /// Relative links of the pages lead somewhere.

@@ -102,6 +102,7 @@ mod layer_norm;
 mod layout;
 mod linear;
 mod logprob;
+pub mod memory;
 mod norm;
 mod op;
 mod parameters;

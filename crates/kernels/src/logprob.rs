@@ -88,7 +88,7 @@ impl RowSoftmax {
 
 /// Predictions per chunk: enough for the products to run at full speed, few enough that the logits
 /// of a 2,048-word vocabulary take 2 MiB.
-const CHUNK: usize = 256;
+pub(crate) const CHUNK: usize = 256;
 
 /// The unembedding, and what is asked of it.
 struct Head {

@@ -302,6 +302,13 @@ pub struct Param {
 }
 
 impl Param {
+    /// The weights as an untracked tensor, for inspection.
+    ///
+    /// Errors: a matrix that is held in bf16.
+    pub fn tensor(&self) -> Result<&Tensor> {
+        Ok(self.value(false)?)
+    }
+
     /// The parameter's name.
     pub fn name(&self) -> &str {
         &self.inner.slot.name

@@ -30,6 +30,7 @@ mod decoder;
 mod error;
 mod families;
 mod generate;
+pub mod memory;
 
 pub use checkpoint::{Checkpoint, Precision, save};
 pub use config::{Activation, Config, Family, HeadKind, NamedShape, Norm, Position, Rotary, Scaling};

@@ -1,5 +1,7 @@
 //! What stops a PPO run, each with the likely cause.
 
+use crate::guards::Alarm;
+
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -41,18 +43,22 @@ pub enum Error {
         /// Its score.
         score: f32,
     },
-    /// The policy that trains is not the one that sampled.
-    #[error(
-        "iteration {iteration}: on the first minibatch a ratio differs from 1 by {deviation:.3e} (tolerance {tolerance:.1e}); \
-         old and new log-probabilities come from different weights, temperatures or forwards, or dropout is on"
-    )]
-    Ratio {
-        /// The iteration.
+    /// A guard stopped the run.
+    #[error("iteration {iteration}: {alarm}")]
+    Guard {
+        /// The iteration, counted from 1.
         iteration: u64,
-        /// Largest `|ratio - 1|`.
-        deviation: f64,
-        /// What rounding allows.
-        tolerance: f64,
+        /// What was seen.
+        alarm: Alarm,
+    },
+    /// A loss, gradient or weight is no number.
+    #[error("iteration {iteration}: {source}")]
+    NotFinite {
+        /// The iteration, counted from 1.
+        iteration: u64,
+        /// Which number, and at which optimizer step; tensors are named `policy/...`, `value/...` or
+        /// `reference/...`.
+        source: instruct_train::TrainError,
     },
     /// A model failed.
     #[error(transparent)]

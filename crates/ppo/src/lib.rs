@@ -53,8 +53,10 @@
 mod advantage;
 mod best_of_n;
 mod error;
+mod guards;
 mod kl;
 mod loss;
+mod memory;
 mod metrics;
 mod plan;
 #[cfg(test)]
@@ -67,8 +69,10 @@ pub use crate::{
     advantage::{gae, rewards, whiten},
     best_of_n::best_of_n,
     error::{Error, Result},
+    guards::{Alarm, Guards, Watched},
     kl::{KlControl, k1, k2, k3},
     loss::{PolicyLoss, ValueLoss, policy_loss, value_loss},
+    memory::{Lengths, memory},
     metrics::Metrics,
     plan::{Critic, LrSchedule, MissingEos, Plan, Preset, WhitenScope},
     rollout::{Episode, Rollout, Score},

@@ -137,6 +137,16 @@ impl Metrics {
         }
     }
 
+    /// The curves in which a jump deserves a warning.
+    pub(crate) fn watched(&self) -> [(&'static str, f64); 4] {
+        [
+            ("ppo/loss/policy", self.policy_loss),
+            ("ppo/loss/value", self.value_loss),
+            ("ppo/loss/ptx", self.ptx_loss),
+            ("ppo/grad_norm", self.grad_norm),
+        ]
+    }
+
     /// Adds one of `steps` minibatches.
     pub(crate) fn add(&mut self, stats: &UpdateStats, grad_norm: f64, steps: usize) {
         let n = steps as f64;

@@ -1,6 +1,6 @@
 //! Everything a PPO run can be told, and the three published recipes by name.
 
-use crate::kl::KlControl;
+use crate::{guards::Guards, kl::KlControl};
 use instruct_train::{AdamForm, problems};
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +61,8 @@ pub struct Plan {
     pub weight_decay: f64,
     /// Global gradient norm limit; 0 is none.
     pub clip_norm: f64,
+    /// When to stop, or to warn.
+    pub guards: Guards,
 }
 
 /// How the learning rates move over iterations.
@@ -182,6 +184,7 @@ impl Plan {
             adam_form: AdamForm::PyTorch,
             weight_decay: 0.0,
             clip_norm: 1.0,
+            guards: Guards::default(),
         }
     }
 
@@ -245,7 +248,8 @@ impl Plan {
             Critic::Separate { lr, coefficient } => (lr > 0.0 && lr.is_finite(), coefficient),
             Critic::Head { coefficient } => (true, coefficient),
         };
-        problems(&[
+        let guards = problems(&self.guards.checks());
+        let own = problems(&[
             (self.batch > 0, "`batch` is 0: sample at least one episode per iteration"),
             (
                 self.minibatch > 0 && self.batch.is_multiple_of(self.minibatch),
@@ -266,7 +270,8 @@ impl Plan {
             (adaptive, "`kl.target` and `kl.horizon` must be above 0"),
             (coefficient > 0.0 && coefficient.is_finite(), "`critic.coefficient` must be above 0"),
             (critic_learns, "`critic.lr` must be above 0"),
-        ])
+        ]);
+        [own, guards].concat()
     }
 }
 
@@ -294,6 +299,7 @@ mod tests {
         check(Plan { critic: Critic::Separate { lr: -1.0, coefficient: 1.0 }, ..plan() }, "`critic.lr`");
         check(Plan { critic: Critic::Head { coefficient: f64::NAN }, ..plan() }, "`critic.coefficient`");
         check(Plan { kl: KlControl::Fixed { beta: -0.1 }, ..plan() }, "`kl`");
+        check(Plan { guards: Guards { max_kl: f64::NAN, ..Guards::default() }, ..plan() }, "`guards.max-kl`");
         check(Plan { kl: KlControl::Adaptive { initial: 0.1, target: 0.0, horizon: 1.0 }, ..plan() }, "`kl.target`");
     }
 

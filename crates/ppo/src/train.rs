@@ -3,15 +3,16 @@
 
 use crate::{
     Critic, Error, LrSchedule, Metrics, Plan, Result,
+    guards::{self, Watched},
     rollout::{Rollout, Score},
-    update::{Minibatch, UpdateStats, check_first_ratio},
+    update::{Minibatch, UpdateStats},
 };
 use instruct_data::Packed;
 use instruct_model::{Decoder, HeadKind, Request};
 use instruct_random::Source;
 use instruct_train::{
-    AdamConfig, AdamW, Ema, Event, Flow, Groups, Listener, Metrics as _, Schedule, check_gradients,
-    check_gradients_behind, phase,
+    AdamConfig, AdamW, Ema, Event, Flow, Groups, Listener, Metrics as _, Schedule, TrainError, check_finite,
+    check_gradients, check_gradients_behind, check_weights, phase,
 };
 use std::{collections::BTreeSet, ops::Range};
 
@@ -32,6 +33,8 @@ pub struct State {
     pub beta: f64,
     /// Iterations done.
     pub iteration: u64,
+    /// What the guards remember.
+    pub watched: Watched,
 }
 
 /// What a run reads and never changes.
@@ -53,10 +56,6 @@ pub struct Task<'a> {
     /// Tokens computed at a time.
     pub micro_tokens: usize,
 }
-
-/// How far from 1 a ratio may be on a first minibatch in f32: the sums of a softmax over 10^5
-/// tokens round by less.
-const RATIO_TOLERANCE: f64 = 1e-4;
 
 impl State {
     /// The state before the first iteration. `value` is the critic's start, a copy of the reward
@@ -92,6 +91,7 @@ impl State {
             ema: (plan.ema > 0.0).then(|| Ema::new(policy.params(), plan.ema)).transpose()?,
             beta: plan.kl.initial(),
             iteration: 0,
+            watched: Watched::default(),
             policy,
             value,
         })
@@ -100,7 +100,8 @@ impl State {
 
 /// Runs the iterations that `state` has not done yet.
 ///
-/// Errors: see [`Error`]; a listener's error stops the run after the iteration that raised it.
+/// Errors: see [`Error`]. A guard stops the run inside an iteration, and the last boundary's state is
+/// then the last one to trust; a listener's error stops it after the iteration that raised it.
 pub fn train(state: &mut State, task: &Task<'_>, plan: &Plan, on: &mut Listener<'_, State>) -> Result<()> {
     check(task, plan)?;
     while state.iteration < plan.iterations() {
@@ -110,6 +111,9 @@ pub fn train(state: &mut State, task: &Task<'_>, plan: &Plan, on: &mut Listener<
             let _ = on(Event::Sample { step: state.iteration, row: &row })?;
         }
         let (step, total) = (state.iteration, plan.iterations());
+        for message in state.watched.spikes.observe(plan.guards.spike_z, &metrics.watched()) {
+            let _ = on(Event::Warning { step, message: &message })?;
+        }
         let _ = on(Event::Step { step, total, metrics: &metrics.entries() })?;
         if on(Event::Boundary { step: state.iteration, state })? == Flow::Stop {
             break;
@@ -142,7 +146,10 @@ fn iterate(
     let source = Source::new(task.seed, "ppo/sampling");
     let mut rollout =
         phase(on, "time/sample", |_| Rollout::sample(&state.policy, &requests, plan, &task.stop, source, task.decode))?;
+    let stop = task.stop.iter().copied();
+    guards::at(state.iteration, state.watched.sampled(&plan.guards, &rollout, plan.max_new_tokens, stop))?;
     phase(on, "time/score", |_| rollout.score(task.score))?;
+    guards::at(state.iteration, state.watched.scored(&plan.guards, &rollout, plan.missing_eos))?;
     let metrics = learn(state, task, plan, &mut rollout, on)?;
     Ok((rollout, metrics))
 }
@@ -161,6 +168,13 @@ fn learn(
     })?;
     rollout.advantages(plan, state.beta);
     let mut metrics = Metrics::of_rollout(rollout, plan, state.beta);
+    for (name, value) in [("objective/kl", metrics.kl), ("ppo/returns/mean", metrics.returns_mean)] {
+        finite(state, task, name, value)?;
+    }
+    guards::at(
+        state.iteration,
+        guards::compared(&plan.guards, metrics.kl, metrics.policy_entropy, rollout.episodes.len()),
+    )?;
     phase(on, "time/update", |_| update(state, task, plan, rollout, &mut metrics))?;
     state.beta = plan.kl.next(state.beta, metrics.kl, plan.batch);
     Ok(metrics)
@@ -199,12 +213,12 @@ fn update(state: &mut State, task: &Task<'_>, plan: &Plan, rollout: &Rollout, me
         for episodes in order.chunks(plan.minibatch) {
             let minibatch = Minibatch::new(rollout, episodes, plan, task.micro_tokens);
             let ptx = ptx_batches(task, plan, state.iteration * steps as u64 + step);
-            let mut stats = policy_gradients(state, plan, &minibatch, &ptx)?;
+            let mut stats = policy_gradients(state, task, plan, &minibatch, &ptx)?;
             if step == 0 {
-                check_first_ratio(&stats, state.iteration, RATIO_TOLERANCE)?;
+                guards::at(state.iteration, guards::first_ratio(&plan.guards, stats.ratio_deviation))?;
                 metrics.ratio_first_minibatch = stats.ratio_deviation;
             }
-            let grad_norm = minibatch_step(state, plan, &minibatch, &mut stats, metrics.lr)?;
+            let grad_norm = minibatch_step(state, task, plan, &minibatch, &mut stats, metrics.lr)?;
             metrics.add(&stats, grad_norm, steps);
             step += 1;
         }
@@ -212,43 +226,94 @@ fn update(state: &mut State, task: &Task<'_>, plan: &Plan, rollout: &Rollout, me
     Ok(())
 }
 
-fn policy_gradients(state: &State, plan: &Plan, minibatch: &Minibatch<'_>, ptx: &[Packed]) -> Result<UpdateStats> {
+fn policy_gradients(
+    state: &State,
+    task: &Task<'_>,
+    plan: &Plan,
+    minibatch: &Minibatch<'_>,
+    ptx: &[Packed],
+) -> Result<UpdateStats> {
     let head = match plan.critic {
         Critic::Head { coefficient } => Some(coefficient),
         Critic::Separate { .. } => None,
     };
     let stats = minibatch.policy_gradients(&state.policy, plan, head, ptx)?;
+    let losses = [
+        ("ppo/loss/policy", stats.policy_loss),
+        ("ppo/loss/ptx", stats.ptx_loss),
+        ("ppo/loss/value", stats.value_loss),
+    ];
+    losses.into_iter().try_for_each(|(name, loss)| finite(state, task, name, loss))?;
     if state.policy_optimizer.steps() == 0 {
-        check_gradients(state.policy.params(), &[])?;
+        check_gradients(state.policy.params(), &[], 1).map_err(|error| of_model("policy", state, error))?;
     }
     Ok(stats)
+}
+
+/// Refuses a number that is none, and blames the first weight of the first model that explains it.
+fn finite(state: &State, task: &Task<'_>, name: &str, value: f64) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    let step = state.policy_optimizer.steps() + 1;
+    let models =
+        [("policy", Some(&state.policy)), ("value", state.value.as_ref()), ("reference", Some(task.reference))];
+    for (model, decoder) in models {
+        if let Some(decoder) = decoder {
+            check_weights(decoder.params(), step).map_err(|error| of_model(model, state, error))?;
+        }
+    }
+    let blamed = check_finite(name, value, step);
+    blamed.map(|_| ()).map_err(|source| Error::NotFinite { iteration: state.iteration + 1, source })
+}
+
+/// Puts the model before the name of a tensor, since several have the same names.
+fn of_model(model: &str, state: &State, error: TrainError) -> Error {
+    let named = |tensor: String| format!("{model}/{tensor}");
+    let source = match error {
+        TrainError::NotFinite { tensor, step, what } => TrainError::NotFinite { tensor: named(tensor), step, what },
+        TrainError::NoGradient { tensors, step } => {
+            TrainError::NoGradient { tensors: tensors.into_iter().map(named).collect(), step }
+        }
+        other => return other.into(),
+    };
+    Error::NotFinite { iteration: state.iteration + 1, source }
 }
 
 /// Steps along the policy's gradients, then a critic of its own along its; the policy's norm.
 fn minibatch_step(
     state: &mut State,
+    task: &Task<'_>,
     plan: &Plan,
     minibatch: &Minibatch<'_>,
     stats: &mut UpdateStats,
     lr: f64,
 ) -> Result<f64> {
-    let report = state.policy_optimizer.step(state.policy.params(), lr)?;
+    let stepped = state.policy_optimizer.step(state.policy.params(), lr);
+    let report = stepped.map_err(|error| of_model("policy", state, error))?;
     // Policy and critic learn in turns, so their gradients need not exist at the same time.
     state.policy.params().release_grad();
     if let Some(ema) = &mut state.ema {
         ema.update(state.policy.params())?;
     }
-    if let (Critic::Separate { lr, coefficient }, Some(value), Some(optimizer)) =
-        (plan.critic, &state.value, &mut state.value_optimizer)
-    {
+    if let (Critic::Separate { lr, coefficient }, Some(value)) = (plan.critic, &state.value) {
         minibatch.value_gradients(value, plan, coefficient, stats)?;
-        if optimizer.steps() < 2 {
-            check_gradients_behind(value.params(), "score.weight", &[])?;
-        }
-        optimizer.step(value.params(), schedule(plan).lr(lr, state.iteration))?;
-        value.params().release_grad();
+        finite(state, task, "ppo/loss/value", stats.value_loss)?;
+        let stepped = value_step(state, schedule(plan).lr(lr, state.iteration));
+        stepped.map_err(|error| of_model("value", state, error))?;
     }
     Ok(report.grad_norm)
+}
+
+/// A step of a critic of its own.
+fn value_step(state: &mut State, lr: f64) -> Result<(), TrainError> {
+    let (Some(value), Some(optimizer)) = (&state.value, &mut state.value_optimizer) else { return Ok(()) };
+    if optimizer.steps() < 2 {
+        check_gradients_behind(value.params(), "score.weight", &[], optimizer.steps() + 1)?;
+    }
+    optimizer.step(value.params(), lr)?;
+    value.params().release_grad();
+    Ok(())
 }
 
 /// The pretraining windows of one optimizer step, as micro-batches.

@@ -2,7 +2,7 @@
 //! one gradient buffer per model.
 
 use crate::{
-    Error, Plan, Result, WhitenScope,
+    Plan, Result, WhitenScope,
     advantage::whiten,
     loss::{greater, policy_loss, value_loss},
     rollout::{Rollout, rows, token_logprobs},
@@ -151,38 +151,4 @@ fn ptx_micro(policy: &Decoder, batch: &Packed, gamma: f64, tokens: usize) -> Res
 /// the graph.
 fn chain(output: &Tensor, gradient: &[f32]) -> Result<Tensor> {
     Ok((output * Tensor::new(gradient, output.device())?)?.sum_all()?)
-}
-
-/// The first minibatch after a rollout must find the policy unchanged.
-///
-/// Errors: [`Error::Ratio`] when some ratio is further than `tolerance` from 1.
-pub(crate) fn check_first_ratio(stats: &UpdateStats, iteration: u64, tolerance: f64) -> Result<()> {
-    // Written so that a NaN fails too.
-    if stats.ratio_deviation <= tolerance {
-        return Ok(());
-    }
-    Err(Error::Ratio { iteration, deviation: stats.ratio_deviation, tolerance })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(ratio_deviation: f64, passes: bool) {
-        let stats = UpdateStats { ratio_deviation, ..UpdateStats::default() };
-        match check_first_ratio(&stats, 3, 1e-4) {
-            Ok(()) => assert!(passes, "{ratio_deviation} passed"),
-            Err(error) => assert!(!passes && error.to_string().starts_with("iteration 3: "), "{error}"),
-        }
-    }
-
-    #[test]
-    fn only_a_ratio_of_one_passes() {
-        check(0.0, true);
-        check(1e-4, true);
-        check(2e-4, false);
-        check(f64::INFINITY, false);
-        check(f64::NAN, false);
-    }
 }

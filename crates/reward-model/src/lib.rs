@@ -24,6 +24,7 @@
 mod error;
 mod group;
 mod loss;
+mod memory;
 #[cfg(test)]
 mod published;
 mod train;
@@ -32,5 +33,6 @@ pub use crate::{
     error::{Error, Result},
     group::{Group, Item, scores},
     loss::{RankingLoss, pairs, ranking_loss},
+    memory::memory,
     train::{Plan, State, center, steps, train},
 };

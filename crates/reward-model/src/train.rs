@@ -10,7 +10,8 @@ use candle_core::Tensor;
 use instruct_model::{Decoder, Pass};
 use instruct_random::Source;
 use instruct_train::{
-    AdamConfig, AdamW, Event, Flow, GradTree, Groups, Listener, Schedule, check_gradients_behind, problems,
+    AdamConfig, AdamW, Event, Flow, GradTree, Groups, Listener, Schedule, SpikeWatch, check_gradients_behind,
+    check_loss, problems,
 };
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,9 @@ pub struct Plan {
     pub adam: AdamConfig,
     /// Tokens computed at a time.
     pub micro_tokens: usize,
+    /// A loss or gradient norm so many standard deviations above its recent values is warned of; 0 is
+    /// never ([`SpikeWatch`]).
+    pub spike_z: f64,
     /// Keys the order of the rankings.
     pub seed: u64,
 }
@@ -40,6 +44,7 @@ impl Plan {
             (self.batch > 0, "`batch` is 0: a step needs a ranking"),
             (self.lr > 0.0 && self.lr.is_finite(), "`lr` must be above 0"),
             (self.micro_tokens > 0, "`micro-tokens` is 0"),
+            (self.spike_z >= 0.0, "`spike-z` must be a number, not below 0"),
         ])
     }
 }
@@ -52,6 +57,8 @@ pub struct State {
     pub optimizer: AdamW,
     /// Optimizer steps done.
     pub step: u64,
+    /// The recent losses and gradient norms.
+    pub watch: SpikeWatch,
 }
 
 impl State {
@@ -61,7 +68,8 @@ impl State {
     pub fn new(model: Decoder, plan: &Plan) -> Result<State> {
         let frozen = invariant(&model);
         let groups = Groups { frozen: &frozen, ..Groups::default() };
-        Ok(State { optimizer: AdamW::new(model.params(), plan.adam, groups)?, model, step: 0 })
+        let optimizer = AdamW::new(model.params(), plan.adam, groups)?;
+        Ok(State { model, optimizer, step: 0, watch: SpikeWatch::default() })
     }
 }
 
@@ -76,8 +84,8 @@ pub fn steps(plan: &Plan, groups: &[Group]) -> u64 {
 /// over the others, each pair weighing `1 / pairs(group)`.
 ///
 /// Errors: a plan with [`Plan::problems`]; no ranking has a pair; a parameter that receives no
-/// gradient on one of the first two steps (behind a head of zeros, on the second); a loss or gradient
-/// that is not finite.
+/// gradient on one of the first two steps (behind a head of zeros, on the second); a loss, a gradient
+/// or a weight that is not finite. The last boundary's state is then the last one to trust.
 pub fn train(state: &mut State, groups: &[Group], plan: &Plan, on: &mut Listener<'_, State>) -> Result<()> {
     let problems = plan.problems();
     if !problems.is_empty() {
@@ -96,8 +104,10 @@ pub fn train(state: &mut State, groups: &[Group], plan: &Plan, on: &mut Listener
         let chunk = order.chunks(plan.batch).nth((state.step % per_epoch) as usize).unwrap_or_default();
         let batch: Vec<&Group> = chunk.iter().map(|&i| usable[i]).collect();
         let sums = gradients(&state.model, &batch, plan.micro_tokens)?;
+        let params = state.model.params();
+        check_loss(params, "train/rm/loss", sums.loss, state.step + 1)?;
         if state.step < 2 {
-            check_gradients_behind(state.model.params(), "score.weight", &invariant(&state.model))?;
+            check_gradients_behind(params, "score.weight", &invariant(&state.model), state.step + 1)?;
         }
         let lr = schedule.lr(plan.lr, state.step);
         let report = state.optimizer.step(state.model.params(), lr)?;
@@ -109,6 +119,9 @@ pub fn train(state: &mut State, groups: &[Group], plan: &Plan, on: &mut Listener
             ("train/rm/lr", lr),
             ("train/rm/grad_norm", report.grad_norm),
         ];
+        for message in state.watch.observe(plan.spike_z, &[entries[0], entries[4]]) {
+            let _ = on(Event::Warning { step: state.step, message: &message })?;
+        }
         let _ = on(Event::Step { step: state.step, total, metrics: &entries })?;
         if on(Event::Boundary { step: state.step, state })? == Flow::Stop {
             break;

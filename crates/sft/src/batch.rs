@@ -1,5 +1,6 @@
 //! Which examples form a step, and how they become micro-batches.
 
+use crate::Plan;
 use instruct_data::Packed;
 
 /// A demonstration as token ids.
@@ -50,6 +51,12 @@ impl Micro {
             }
         }
     }
+}
+
+/// Demonstrations and windows that one step may draw at most: any of its examples can be the one, and
+/// in the mix any can be the other.
+pub(crate) fn share_of(plan: &Plan) -> (usize, usize) {
+    (plan.batch, if plan.pretraining_share > 0.0 { plan.batch } else { 0 })
 }
 
 /// Packs items into micro-batches of about `micro_tokens` tokens, at least one item each:

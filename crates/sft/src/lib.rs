@@ -30,10 +30,12 @@
 
 mod batch;
 mod error;
+mod memory;
 mod train;
 
 pub use crate::{
     batch::Example,
     error::{Error, Result},
+    memory::memory,
     train::{Data, Plan, State, nll, perplexity, steps, train},
 };

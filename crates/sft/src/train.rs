@@ -8,7 +8,10 @@ use candle_core::{DType, Tensor};
 use instruct_kernels::token_nll;
 use instruct_model::{Decoder, Dropout, Pass};
 use instruct_random::Source;
-use instruct_train::{AdamConfig, AdamW, Event, Flow, GradTree, Groups, Listener, Schedule, check_gradients, problems};
+use instruct_train::{
+    AdamConfig, AdamW, Event, Flow, GradTree, Groups, Listener, Schedule, SpikeWatch, check_gradients, check_loss,
+    problems,
+};
 use serde::{Deserialize, Serialize};
 
 /// How a decoder is fine-tuned. Defaults are those of the baseline in Ouyang et al. 2022, appendix
@@ -32,6 +35,9 @@ pub struct Plan {
     pub adam: AdamConfig,
     /// Tokens computed at a time.
     pub micro_tokens: usize,
+    /// A loss or gradient norm so many standard deviations above its recent values is warned of; 0 is
+    /// never ([`SpikeWatch`]).
+    pub spike_z: f64,
     /// Keys order and dropout.
     pub seed: u64,
 }
@@ -47,6 +53,7 @@ impl Default for Plan {
             prompt_weight: 0.0,
             adam: AdamConfig::default(),
             micro_tokens: 4_096,
+            spike_z: SpikeWatch::Z,
             seed: 1,
         }
     }
@@ -66,6 +73,7 @@ impl Plan {
                 "`prompt-weight` must be a number, not below 0",
             ),
             (self.micro_tokens > 0, "`micro-tokens` is 0"),
+            (self.spike_z >= 0.0, "`spike-z` must be a number, not below 0"),
         ])
     }
 }
@@ -87,12 +95,15 @@ pub struct State {
     pub optimizer: AdamW,
     /// Optimizer steps done.
     pub step: u64,
+    /// The recent losses and gradient norms.
+    pub watch: SpikeWatch,
 }
 
 impl State {
     /// The state before the first step.
     pub fn new(model: Decoder, plan: &Plan) -> Result<State> {
-        Ok(State { optimizer: AdamW::new(model.params(), plan.adam, Groups::default())?, model, step: 0 })
+        let optimizer = AdamW::new(model.params(), plan.adam, Groups::default())?;
+        Ok(State { model, optimizer, step: 0, watch: SpikeWatch::default() })
     }
 }
 
@@ -109,7 +120,8 @@ pub fn steps(plan: &Plan, demonstrations: usize) -> (u64, u64) {
 /// model chooses.
 ///
 /// Errors: a plan with [`Plan::problems`]; nothing to learn from; a parameter that receives no
-/// gradient on the first step; a loss or gradient that is not finite.
+/// gradient on the first step; a loss, a gradient or a weight that is not finite. The last boundary's
+/// state is then the last one to trust.
 pub fn train(state: &mut State, data: &Data<'_>, plan: &Plan, on: &mut Listener<'_, State>) -> Result<()> {
     let problems = plan.problems();
     if !problems.is_empty() {
@@ -130,8 +142,12 @@ pub fn train(state: &mut State, data: &Data<'_>, plan: &Plan, on: &mut Listener<
         let chunk = items.chunks(plan.batch).nth(at).unwrap_or_default();
         let first = epoch * items.len() as u64 + (at * plan.batch) as u64;
         let losses = gradients(state, &pack(chunk, first, plan.prompt_weight, plan.micro_tokens), plan)?;
+        for (name, loss) in [("train/sft/loss", losses.completion), ("train/sft/pretraining_loss", losses.pretraining)]
+        {
+            check_loss(state.model.params(), name, loss.mean(), state.step + 1)?;
+        }
         if state.step == 0 {
-            check_gradients(state.model.params(), &[])?;
+            check_gradients(state.model.params(), &[], 1)?;
         }
         let lr = schedule.lr(plan.lr, state.step);
         let report = state.optimizer.step(state.model.params(), lr)?;
@@ -141,6 +157,10 @@ pub fn train(state: &mut State, data: &Data<'_>, plan: &Plan, on: &mut Listener<
             metrics.push(("train/sft/pretraining_loss", losses.pretraining.mean()));
         }
         metrics.extend([("train/sft/lr", lr), ("train/sft/grad_norm", report.grad_norm)]);
+        let curves = [("train/sft/loss", losses.completion.mean()), ("train/sft/grad_norm", report.grad_norm)];
+        for message in state.watch.observe(plan.spike_z, &curves) {
+            let _ = on(Event::Warning { step: state.step, message: &message })?;
+        }
         let _ = on(Event::Step { step: state.step, total, metrics: &metrics })?;
         if state.step.is_multiple_of(per_epoch) {
             let name = format!("epoch-{:02}", state.step / per_epoch);

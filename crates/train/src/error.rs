@@ -14,7 +14,7 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 pub enum TrainError {
     /// A gradient, weight or loss is NaN or infinite. Checkpoints from before this step are intact.
     #[error(
-        "{what} of `{tensor}` is NaN or infinite at step {step}: resume from the last checkpoint with a lower learning rate, or look at this step's data"
+        "{what} of `{tensor}` is NaN or infinite at step {step}: lower the learning rate, or look at this step's data"
     )]
     NotFinite {
         /// The parameter's name, or the name of the scalar.
@@ -26,12 +26,14 @@ pub enum TrainError {
     },
     /// Parameters that no gradient reached, though nothing says that the loss cannot see them.
     #[error(
-        "no gradient reached {}: was an operation without a backward pass used, or are they missing from the list of what this loss cannot see?",
+        "no gradient reached {} at step {step}: was an operation without a backward pass used, do weights of zero stand behind them, or are they missing from the list of what this loss cannot see?",
         quoted(tensors)
     )]
     NoGradient {
         /// The parameters' names.
         tensors: Vec<String>,
+        /// The optimizer step, counted from 1.
+        step: u64,
     },
     /// A list of frozen or undecayed parameters names ones that do not exist.
     #[error("there is no parameter named {}: compare the list with the model's parameter names", quoted(names))]
@@ -97,7 +99,7 @@ pub enum TrainError {
     },
     /// A run was begun with another configuration.
     #[error(
-        "{} was begun with another configuration (-: then, +: now); undo the change or choose another folder\n{}",
+        "{} was begun with another configuration (-: then, +: now); undo the change, choose another folder, or take it over with --adopt\n{}",
         path.display(), difference.join("\n")
     )]
     ConfigDiffers {

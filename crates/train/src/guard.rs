@@ -3,7 +3,7 @@
 use crate::{Result, TrainError, blocks::square_sum};
 use instruct_kernels::Params;
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Refuses an accumulated gradient in which a parameter outside `allow` is zero everywhere.
 ///
@@ -12,14 +12,14 @@ use std::collections::VecDeque;
 /// bias, everything behind a zero head at step 0) and what is frozen. Candle's fused operations end
 /// the graph without an error, and the loss still falls; nothing but this check would notice.
 ///
-/// Errors: [`TrainError::NoGradient`] with all such parameters.
-pub fn check_gradients(params: &Params, allow: &[&str]) -> Result<()> {
+/// Errors: [`TrainError::NoGradient`] with all such parameters and `step`, the one about to be taken.
+pub fn check_gradients(params: &Params, allow: &[&str], step: u64) -> Result<()> {
     let dead = params.with_grads(|grads| {
         let slots = params.slots().iter().filter(|slot| !allow.contains(&slot.name.as_str()));
         let dead = slots.filter(|slot| grads[slot.range()].iter().all(|&g| g == 0.0));
         dead.map(|slot| slot.name.clone()).collect::<Vec<_>>()
     })?;
-    if dead.is_empty() { Ok(()) } else { Err(TrainError::NoGradient { tensors: dead }) }
+    if dead.is_empty() { Ok(()) } else { Err(TrainError::NoGradient { tensors: dead, step }) }
 }
 
 /// As [`check_gradients`], for a model that is read through the scalar head `head`: a head of zeros
@@ -27,8 +27,8 @@ pub fn check_gradients(params: &Params, allow: &[&str]) -> Result<()> {
 /// be called before each of the first two steps.
 ///
 /// Errors: [`TrainError::NoGradient`]; there is no parameter of this name.
-pub fn check_gradients_behind(params: &Params, head: &str, allow: &[&str]) -> Result<()> {
-    if params.read(head)?.iter().all(|&w| w == 0.0) { Ok(()) } else { check_gradients(params, allow) }
+pub fn check_gradients_behind(params: &Params, head: &str, allow: &[&str], step: u64) -> Result<()> {
+    if params.read(head)?.iter().all(|&w| w == 0.0) { Ok(()) } else { check_gradients(params, allow, step) }
 }
 
 /// What is wrong with a plan: of its checks, each `(whether it is fine, what is wrong otherwise)`,
@@ -58,13 +58,54 @@ pub fn check_finite(name: &str, value: f64, step: u64) -> Result<f64> {
     Err(TrainError::NotFinite { tensor: name.to_owned(), step, what: "value" })
 }
 
-/// Notices when a loss or gradient norm jumps far above its recent values.
+/// As [`check_finite`] for a loss of `params`: what is blamed is the first weight that is not finite,
+/// and the loss itself only when there is none.
 ///
-/// Only upwards: a loss that falls suddenly is not a problem. It is part of a stage's state, so
-/// that a resumed run warns where the uninterrupted one does.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Errors: [`TrainError::NotFinite`].
+pub fn check_loss(params: &Params, name: &str, value: f64, step: u64) -> Result<f64> {
+    if !value.is_finite() {
+        check_weights(params, step)?;
+    }
+    check_finite(name, value, step)
+}
+
+/// Watches several curves of one stage for [`Spikes`]. It is part of the stage's state, so that a
+/// resumed run warns where the uninterrupted one does.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SpikeWatch {
+    curves: BTreeMap<String, Spikes>,
+}
+
+impl SpikeWatch {
+    /// Standard deviations above the recent mean that make a spike; ours.
+    pub const Z: f64 = 6.0;
+
+    /// Takes in the next value of every curve, and returns a sentence for each that jumped more than
+    /// `z` standard deviations above its recent values. `z` 0 turns the watch off.
+    pub fn observe(&mut self, z: f64, curves: &[(&str, f64)]) -> Vec<String> {
+        if z == 0.0 {
+            return Vec::new();
+        }
+        let mut sentences = Vec::new();
+        for &(name, value) in curves {
+            if let Some(Spike { value, mean, z }) = self.curves.entry(name.to_owned()).or_default().observe(value, z) {
+                sentences.push(format!(
+                    "`{name}` is {value:.4}, {z:.1} standard deviations above its recent mean of {mean:.4}: look at \
+                     this step's data, and lower the learning rate if it happens again"
+                ));
+            }
+        }
+        sentences
+    }
+}
+
+/// Notices when a curve jumps far above its recent values.
+///
+/// Only upwards: a loss that falls suddenly is not a problem.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Spikes {
-    threshold: f64,
     recent: VecDeque<f64>,
 }
 
@@ -90,17 +131,13 @@ impl Spikes {
     /// Least spread, relative to the mean, so that a flat curve's rounding is no spike; ours.
     const FLOOR: f64 = 0.01;
 
-    /// A detector that reports values more than `threshold` standard deviations above the mean.
-    pub fn new(threshold: f64) -> Spikes {
-        Spikes { threshold, recent: VecDeque::new() }
-    }
-
-    /// Takes in the next value. Those that are not finite are left to [`check_finite`].
-    pub fn observe(&mut self, value: f64) -> Option<Spike> {
+    /// Takes in the next value, and reports it when it is more than `threshold` standard deviations
+    /// above the mean. Those that are not finite are left to [`check_finite`].
+    pub fn observe(&mut self, value: f64, threshold: f64) -> Option<Spike> {
         if !value.is_finite() {
             return None;
         }
-        let spike = self.compare(value).filter(|spike| spike.z > self.threshold);
+        let spike = self.compare(value).filter(|spike| spike.z > threshold);
         if self.recent.len() == Self::WINDOW {
             self.recent.pop_front();
         }
@@ -120,13 +157,6 @@ impl Spikes {
     }
 }
 
-impl Default for Spikes {
-    /// Six standard deviations; ours.
-    fn default() -> Spikes {
-        Spikes::new(6.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,11 +166,11 @@ mod tests {
     fn dead_parameters_are_named() {
         let params = params(&[("alive", &[2]), ("dead", &[3]), ("deader", &[1]), ("unseen", &[2])]);
         params.with_grads(|g| g[1] = 1e-30).unwrap();
-        match check_gradients(&params, &["unseen"]) {
-            Err(TrainError::NoGradient { tensors }) => assert_eq!(tensors, ["dead", "deader"]),
+        match check_gradients(&params, &["unseen"], 7) {
+            Err(TrainError::NoGradient { tensors, step: 7 }) => assert_eq!(tensors, ["dead", "deader"]),
             other => panic!("{other:?}"),
         }
-        check_gradients(&params, &["unseen", "dead", "deader"]).unwrap();
+        check_gradients(&params, &["unseen", "dead", "deader"], 7).unwrap();
     }
 
     #[test]
@@ -150,6 +180,12 @@ mod tests {
         params.set("b", &[0.0, f32::NAN, 0.0]).unwrap();
         let message = check_weights(&params, 4).unwrap_err().to_string();
         assert!(message.contains("`b`") && message.contains("step 4"), "{message}");
+        // A loss is blamed only when no weight explains it.
+        assert_eq!(check_loss(&params, "loss", 1.5, 4).unwrap(), 1.5);
+        let blamed = |params| check_loss(params, "loss", f64::INFINITY, 4).unwrap_err().to_string();
+        assert!(blamed(&params).contains("weight of `b`"));
+        params.set("b", &[0.0; 3]).unwrap();
+        assert!(blamed(&params).contains("value of `loss`"));
         assert_eq!(check_finite("loss", 1.5, 0).unwrap(), 1.5);
         assert!(check_finite("loss", f64::NAN, 0).unwrap_err().to_string().contains("`loss`"));
     }
@@ -157,7 +193,8 @@ mod tests {
     #[track_caller]
     fn check_spikes(values: impl IntoIterator<Item = f64>, want: &[usize]) {
         let mut spikes = Spikes::default();
-        let found = values.into_iter().enumerate().filter_map(|(i, value)| spikes.observe(value).map(|_| i));
+        let found =
+            values.into_iter().enumerate().filter_map(|(i, value)| spikes.observe(value, SpikeWatch::Z).map(|_| i));
         assert_eq!(found.collect::<Vec<_>>(), want);
     }
 
@@ -175,10 +212,15 @@ mod tests {
     }
 
     #[test]
-    fn a_detector_survives_the_disk() {
-        let mut spikes = Spikes::default();
-        (0..70).for_each(|i| assert!(spikes.observe(f64::from(i).sqrt()).is_none()));
-        let text = serde_json::to_string(&spikes).unwrap();
-        assert_eq!(serde_json::from_str::<Spikes>(&text).unwrap(), spikes);
+    fn a_watch_survives_the_disk() {
+        let mut watch = SpikeWatch::default();
+        let curves = |i: i32| [("loss", f64::from(i).sqrt()), ("norm", 1.0 / f64::from(i + 1))];
+        (0..70).for_each(|i| assert!(watch.observe(SpikeWatch::Z, &curves(i)).is_empty()));
+        let text = serde_json::to_string(&watch).unwrap();
+        let mut again: SpikeWatch = serde_json::from_str(&text).unwrap();
+        assert_eq!(again, watch);
+        let warned = again.observe(SpikeWatch::Z, &[("loss", 8.0), ("norm", 1.0)]);
+        assert!(warned.len() == 1 && warned[0].contains("`norm` is 1.0000"), "{warned:?}");
+        assert!(watch.observe(0.0, &[("norm", 1e9)]).is_empty(), "0 turns it off");
     }
 }

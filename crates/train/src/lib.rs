@@ -58,7 +58,10 @@ pub use crate::{
     events::{Edge, Event, Flow, Listener, Metrics, phase},
     flat::{Flat, read_flat, write_flat},
     grad_tree::GradTree,
-    guard::{Spike, Spikes, check_finite, check_gradients, check_gradients_behind, check_weights, problems},
+    guard::{
+        Spike, SpikeWatch, Spikes, check_finite, check_gradients, check_gradients_behind, check_loss, check_weights,
+        problems,
+    },
     run_dir::{RunDir, Start},
     schedule::Schedule,
 };

@@ -43,6 +43,7 @@ use std::{
 pub struct RunDir {
     path: PathBuf,
     environment_difference: Vec<String>,
+    config_difference: Vec<String>,
     lock: Arc<File>,
 }
 
@@ -54,6 +55,9 @@ pub enum Start {
     /// Continue the run in the folder; where there is none yet (the process died before it wrote
     /// anything), begin.
     Resume,
+    /// As [`Start::Resume`], under the given configuration whatever the run was begun with: it
+    /// becomes the run's. For a run that a guard stopped, whose cause lies in the configuration.
+    Adopt,
 }
 
 const LOCK: &str = ".lock";
@@ -75,21 +79,24 @@ impl RunDir {
             let path = path.to_owned();
             return Err(match start {
                 Start::Fresh => TrainError::NotEmpty { path },
-                Start::Resume => TrainError::NotARun { path },
+                Start::Resume | Start::Adopt => TrainError::NotARun { path },
             });
         }
         disk::create_folder(path)?;
         let lock = Arc::new(lock(path)?);
-        if is_run()? {
-            if start == Start::Fresh {
-                return Err(TrainError::NotEmpty { path: path.to_owned() });
-            }
-            compare_config(&path.join(CONFIG), config)?;
-        } else {
+        let config_difference = match (is_run()?, start) {
+            (true, Start::Fresh) => return Err(TrainError::NotEmpty { path: path.to_owned() }),
+            (true, _) => compare_config(&path.join(CONFIG), config)?,
+            (false, _) => Vec::new(),
+        };
+        if !config_difference.is_empty() && start != Start::Adopt {
+            return Err(TrainError::ConfigDiffers { path: path.join(CONFIG), difference: config_difference });
+        }
+        if !is_run()? || !config_difference.is_empty() {
             disk::replace(&path.join(CONFIG), config.as_bytes())?;
         }
         let environment_difference = keep_environment(&path.join(ENVIRONMENT), environment)?;
-        Ok(RunDir { path: path.to_owned(), environment_difference, lock })
+        Ok(RunDir { path: path.to_owned(), environment_difference, config_difference, lock })
     }
 
     /// The run folder.
@@ -102,6 +109,11 @@ impl RunDir {
     /// so this deserves a warning.
     pub fn environment_difference(&self) -> &[String] {
         &self.environment_difference
+    }
+
+    /// What [`Start::Adopt`] changed in the configuration, as lines `- then` and `+ now`.
+    pub fn config_difference(&self) -> &[String] {
+        &self.config_difference
     }
 
     /// Opens the folder of one artefact, back at its newest whole checkpoint. One at a time per
@@ -152,13 +164,9 @@ fn lock(folder: &Path) -> Result<File> {
     Ok(file)
 }
 
-fn compare_config(path: &Path, config: &str) -> Result<()> {
+fn compare_config(path: &Path, config: &str) -> Result<Vec<String>> {
     let begun = fs::read_to_string(path).map_err(disk::failed("read", path))?;
-    let difference = difference(&dotted(&begun), &dotted(config));
-    if difference.is_empty() {
-        return Ok(());
-    }
-    Err(TrainError::ConfigDiffers { path: path.to_owned(), difference })
+    Ok(difference(&dotted(&begun), &dotted(config)))
 }
 
 /// Keeps the environment in which the run was begun and returns how the present one differs.

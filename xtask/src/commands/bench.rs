@@ -8,6 +8,7 @@ use stages::{Sizes, Stage};
 use std::{path::PathBuf, process::Command};
 
 mod ceilings;
+mod memory;
 mod peer;
 mod report;
 mod shapes;
@@ -37,6 +38,9 @@ pub(crate) struct Args {
     /// Measure how cost grows as well: tokens per batch, context, K, prompt, vocabulary
     #[arg(long)]
     sweeps: bool,
+    /// Compare what each stage is estimated to hold with what it holds; fails when one is a fifth off
+    #[arg(long, conflicts_with_all = ["peer", "sweeps"])]
+    memory: bool,
     /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
@@ -105,6 +109,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let turn = stages::measure(stages[0], &args.shape[0], sizes, args.numbers, args.steps)?;
         print(&serde_json::to_string(&turn)?);
         return Ok(());
+    }
+    if args.memory {
+        return memory::run(&stages, args.numbers, args.out.as_deref());
     }
     let peer = args.peer.then(|| peer::Peer::find(args.python.as_deref())).transpose()?;
     let mut report = report::Report::new(args.numbers, peer.as_ref().map(peer::Peer::versions).transpose()?)?;

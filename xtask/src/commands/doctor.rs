@@ -1,6 +1,11 @@
 //! `doctor`: what this machine and this build offer.
 
-use crate::{config::DeviceName, prepare::device, print};
+use crate::{
+    config::DeviceName,
+    memory::{Machine, mega},
+    prepare::device,
+    print,
+};
 use anyhow::Result;
 use instruct_kernels::{bf16_unit, cpu_level, denormals_flushed};
 
@@ -15,6 +20,7 @@ pub(crate) fn run() -> Result<()> {
         ("bf16 products", bf16_unit().unwrap_or("no instructions for them").to_owned()),
         ("threads", rayon::current_num_threads().to_string()),
         ("memory", memory()),
+        ("a run may take", Machine::read(0).map_or("unknown".to_owned(), |machine| mega(machine.limit))),
         ("denormals flushed", format!("on {} of {} threads", flushed.iter().filter(|&&on| on).count(), flushed.len())),
     ];
     rows.iter().for_each(|(name, value)| print(&format!("{name:>18}  {value}")));

@@ -4,11 +4,13 @@ use crate::{
     config::{Config, DeviceName},
     embedded, evaluate,
     listen::on_interrupt,
+    memory::{Machine, Stage, Texts, refuse, stages as stages_of},
     prepare::{Base, Material, available, device, expand, open_base},
     print, say,
     stages::{Run, earlier_seconds},
 };
 use anyhow::{Context, Result, bail};
+use instruct_model::Checkpoint;
 use instruct_train::{RunDir, Start};
 use std::path::{Path, PathBuf};
 
@@ -26,6 +28,9 @@ pub(crate) struct Args {
     /// Continue the run in --run from its last checkpoint
     #[arg(long, requires = "run")]
     resume: bool,
+    /// With --resume: go on although the configuration is another one, and make it the run's
+    #[arg(long, requires = "resume")]
+    adopt: bool,
     /// Repeat the flow with so many seeds, each in a folder of its own, and report mean and spread
     #[arg(long, default_value_t = 1)]
     seeds: u64,
@@ -50,7 +55,11 @@ pub(crate) fn run(args: &Args, until: Until) -> Result<()> {
     }
     on_interrupt()?;
     let folder = args.run.clone().unwrap_or_else(new_folder);
-    let start = if args.resume { Start::Resume } else { Start::Fresh };
+    let start = match (args.resume, args.adopt) {
+        (_, true) => Start::Adopt,
+        (true, false) => Start::Resume,
+        (false, false) => Start::Fresh,
+    };
     if args.seeds <= 1 {
         one(&config, &folder, start, until)?;
         return Ok(());
@@ -93,6 +102,9 @@ fn one(config: &Config, folder: &Path, start: Start, until: Until) -> Result<Opt
     for difference in dir.environment_difference() {
         say(&format!("warning: the environment differs from the one this run began in: {difference}"));
     }
+    for difference in dir.config_difference() {
+        say(&format!("warning: the configuration differs from the one this run began with: {difference}"));
+    }
     say(&format!("run folder {}", folder.display()));
     let wishes = [config.model.precision, config.model.frozen];
     if config.device == DeviceName::Cpu && wishes.iter().any(|&wish| wish != available(wish)) {
@@ -105,7 +117,7 @@ fn one(config: &Config, folder: &Path, start: Start, until: Until) -> Result<Opt
 
 fn stages(run: &mut Run<'_>, until: Until) -> Result<Option<evaluate::Results>> {
     if until == Until::Sft {
-        run.sft_candidates()?;
+        run.sft_candidates().context("stage `sft-baseline`")?;
         run.sft_init()?;
         return Ok(None);
     }
@@ -146,9 +158,34 @@ fn prepare(config: &Config) -> Result<(Base, Material)> {
     if !base.exists() {
         bail!("`model.base`: {} does not exist; name a model folder, a .gguf file, or `embedded`", base.display());
     }
-    let base = open_base(&base, &config.model.template, &device(config.device)?, config.model.precision)?;
+    let device = device(config.device)?;
+    let machine = Machine::read(config.memory.limit_mb).filter(|_| device.is_cpu());
+    // Before weights are read: what models take alone does not depend on the data.
+    if let Some(machine) = machine {
+        refuse(&stages_of(config, Checkpoint::open(&base)?.config(), &Texts::default()), machine)?;
+    }
+    let base = open_base(&base, &config.model.template, &device, config.model.precision)?;
     let material = Material::prepare(config, &base, &embedded)?;
+    if let Some((stages, machine)) = estimate(config, &base, &material) {
+        refuse(&stages, machine)?;
+    }
     Ok((base, material))
+}
+
+/// What every stage will hold, and what this process may; `None` where the system does not tell or the
+/// device is another.
+pub(crate) fn estimate(config: &Config, base: &Base, material: &Material) -> Option<(Vec<Stage>, Machine)> {
+    let machine = Machine::read(config.memory.limit_mb).filter(|_| base.decoder.params().device().is_cpu())?;
+    let rankings: Vec<_> = material.rankings.iter().map(|ranked| ranked.group.clone()).collect();
+    let texts = Texts {
+        demonstrations: &material.demonstrations.train,
+        rankings: &rankings,
+        windows: &material.windows,
+        longest_prompt: material.prompts.train.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0),
+    };
+    // The base's weights are held already, and among every stage's models.
+    let held = machine.held.saturating_sub(4 * base.decoder.params().len() as u64);
+    Some((stages_of(config, base.decoder.config(), &texts), Machine { held, ..machine }))
 }
 
 /// What a result depends on besides the configuration.

@@ -2,6 +2,7 @@
 
 use crate::{
     config::Config,
+    memory::{mega, table},
     prepare::{Base, Material},
 };
 use instruct_model::HeadKind;
@@ -39,9 +40,9 @@ pub(crate) fn lines(config: &Config, base: &Base, material: &Material) -> Vec<St
         format!("{name:>21}: {tokens:>12.0} tokens, about {seconds:.0} s at {:.0} GFLOP/s", ASSUMED_FLOPS / 1e9)
     };
     let mut lines: Vec<String> = stages.map(line).into();
-    // Policy and value train (weights, gradient, two moments), the policy is averaged, reference and
-    // reward model are read.
-    let floor = parameters * 4.0 * (2.0 * 4.0 + 1.0 + 2.0) / 1e6;
-    lines.push(format!("{:>21}: {parameters:.0} parameters, {floor:.0} MB of state in PPO at least", "memory"));
+    if let Some((stages, machine)) = super::pipeline::estimate(config, base, material) {
+        lines.push(format!("memory, of {} that this run may take:", mega(machine.limit)));
+        lines.extend(table(&stages, machine).lines().map(str::to_owned));
+    }
     lines
 }

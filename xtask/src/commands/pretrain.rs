@@ -7,7 +7,7 @@ use instruct_data::{Limits, PretrainText, Tokenizer, read, text_windows, train_b
 use instruct_kernels::Path as KernelPath;
 use instruct_model::{Config, Decoder, HeadKind};
 use instruct_sft::{Data, Example, Plan, State, perplexity, steps, train};
-use instruct_train::{AdamConfig, Event, Flow, RunDir, Start, TrainError};
+use instruct_train::{AdamConfig, Event, Flow, RunDir, SpikeWatch, Start, TrainError};
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -87,7 +87,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     artefact.expect_bytes(state.bytes())?;
     let mut watch = Watch::new(artefact, 500);
-    let total = pretrain(&mut state, &windows, &args.recipe, &mut |event| watch.hear(event, &mut |_, _, _, _| Ok(())))?;
+    let trained =
+        pretrain(&mut state, &windows, &args.recipe, &mut |event| watch.hear(event, &mut |_, _, _, _| Ok(())));
+    let total = trained.map_err(|error| watch.stopped(&args.run, error))?;
     let mut artefact = watch.done();
     if state.step < total {
         bail!("interrupted; continue with --resume");
@@ -137,6 +139,7 @@ fn plan(recipe: &Recipe) -> Plan {
         // 0.1 is GPT-3's decay (Brown et al. 2020, appendix B); betas are its as well.
         adam: AdamConfig { weight_decay: 0.1, ..AdamConfig::default() },
         micro_tokens: 4_096,
+        spike_z: SpikeWatch::Z,
         seed: recipe.seed,
     }
 }

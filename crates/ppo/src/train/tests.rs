@@ -1,7 +1,7 @@
 //! Whole iterations and single steps against slow readings of their definitions.
 
 use super::*;
-use crate::{Episode, KlControl, MissingEos, WhitenScope, update::check_first_ratio};
+use crate::{Alarm, Episode, Guards, KlControl, MissingEos, WhitenScope};
 use candle_core::{DType, Device, Tensor};
 use instruct_claims::holds;
 use instruct_kernels::{Path, gather_rows, logits, token_logprob, token_nll};
@@ -397,7 +397,8 @@ fn check_step(plan: Plan) {
         }
         assert!(stats.clipfrac > 0.0 && stats.clipfrac < 1.0 && stats.value_clipfrac > 0.0, "{stats:?}");
         // What this test does on purpose must not happen in a run unnoticed.
-        assert!(matches!(check_first_ratio(&stats, 0, RATIO_TOLERANCE), Err(Error::Ratio { iteration: 0, .. })));
+        let noticed = guards::first_ratio(&plan.guards, stats.ratio_deviation);
+        assert!(matches!(noticed, Err(Alarm::Ratio { .. })));
     }
 }
 
@@ -471,7 +472,9 @@ fn a_completion_that_never_stopped_is_worth_what_the_plan_says() {
 #[test]
 fn a_value_head_of_zeros_learns_what_everything_is_worth() {
     let critic = Critic::Head { coefficient: 1.0 };
-    let plan = Plan { episodes: 240, critic, schedule: LrSchedule::Constant, ..plan() };
+    // Its scores never vary.
+    let guards = Guards { constant_iterations: 0, ..Guards::default() };
+    let plan = Plan { episodes: 240, critic, guards, schedule: LrSchedule::Constant, ..plan() };
     let mut state = state(&plan);
     state.policy.params().set("score.weight", &[0.0; 16]).unwrap();
     state.policy.params().set("score.bias", &[0.0]).unwrap();
@@ -646,7 +649,7 @@ fn a_ratio_that_is_not_one_stops_before_the_step() {
     let reference = state.policy.deep_copy().unwrap();
     let task = task(&reference, &prompts, &windows);
     let error = update(&mut state, &task, &plan, &rollout, &mut Metrics::default()).unwrap_err();
-    assert!(matches!(error, Error::Ratio { .. }), "{error}");
+    assert!(matches!(error, Error::Guard { iteration: 1, alarm: Alarm::Ratio { .. } }), "{error}");
     assert_eq!(state.policy_optimizer.steps(), 0);
 }
 

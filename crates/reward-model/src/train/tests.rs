@@ -46,7 +46,7 @@ fn groups() -> Vec<Group> {
 
 fn plan() -> Plan {
     let adam = AdamConfig::default();
-    Plan { epochs: 1, batch: 64, lr: 0.01, adam, micro_tokens: 40, seed: 1 }
+    Plan { epochs: 1, batch: 64, lr: 0.01, adam, micro_tokens: 40, spike_z: SpikeWatch::Z, seed: 1 }
 }
 
 /// The score of one completion, alone and without a shared prompt.

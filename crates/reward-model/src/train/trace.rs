@@ -22,7 +22,7 @@ fn steps_follow_the_reference_in_torch() {
     let groups: Vec<Group> = prompts.map(group).collect();
     for micro_tokens in [1, 4_096] {
         let adam = AdamConfig::default();
-        let plan = Plan { epochs: 5, batch: 2, lr: 2e-3, adam, micro_tokens, seed: 1 };
+        let plan = Plan { epochs: 5, batch: 2, lr: 2e-3, adam, micro_tokens, spike_z: 0.0, seed: 1 };
         let mut state = State::new(scalar_start(HeadKind::Score, &trace.floats("head")), &plan).unwrap();
         let mut seen = Vec::new();
         train(&mut state, &groups, &plan, &mut recorder(&mut seen)).unwrap();

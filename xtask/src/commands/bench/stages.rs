@@ -176,35 +176,46 @@ impl Maker<'_> {
             Precision::Bf16 => model.held_in_bf16()?,
         })
     }
+}
 
-    /// `n` tokens that no other call with another number has.
-    fn tokens(&self, number: usize, n: usize) -> Vec<u32> {
-        let mut draws = Source::new(1, "bench").at([number as u64]);
-        (0..n).map(|_| draws.below(self.shape.config.vocab as u64) as u32).collect()
-    }
+/// `n` tokens that no other call with another number has.
+fn tokens(shape: &Shape, number: usize, n: usize) -> Vec<u32> {
+    let mut draws = Source::new(1, "bench").at([number as u64]);
+    (0..n).map(|_| draws.below(shape.config.vocab as u64) as u32).collect()
+}
+
+/// The examples and the plan of a fine-tuning.
+pub(super) fn demonstrations(shape: &Shape, sizes: Sizes, steps: u64) -> (Vec<sft::Example>, sft::Plan) {
+    let Sizes { prompts: sequences, prompt, completion, .. } = sizes;
+    let example =
+        |i| sft::Example { prompt: tokens(shape, 2 * i, prompt), completion: tokens(shape, 2 * i + 1, completion) };
+    let plan = sft::Plan { epochs: steps, batch: sequences, dropout: 0.0, ..sft::Plan::default() };
+    ((0..sequences).map(example).collect(), plan)
 }
 
 fn fine_tune(maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Result<()> {
-    let Sizes { prompts: sequences, prompt, completion, .. } = sizes;
-    let example =
-        |i| sft::Example { prompt: maker.tokens(2 * i, prompt), completion: maker.tokens(2 * i + 1, completion) };
-    let examples: Vec<sft::Example> = (0..sequences).map(example).collect();
-    let plan = sft::Plan { epochs: clock.steps, batch: sequences, dropout: 0.0, ..sft::Plan::default() };
+    let (examples, plan) = demonstrations(maker.shape, sizes, clock.steps);
     let mut state = sft::State::new(maker.model(HeadKind::LanguageModel)?, &plan)?;
     let data = sft::Data { demonstrations: &examples, pretraining: &[] };
     Ok(sft::train(&mut state, &data, &plan, &mut clock.listener())?)
 }
 
-fn rank(maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Result<()> {
+/// The rankings and the plan of a reward model.
+pub(super) fn rankings(shape: &Shape, sizes: Sizes, steps: u64) -> (Vec<reward_model::Group>, reward_model::Plan) {
     let Sizes { prompts, k, prompt, completion } = sizes;
     let group = |i: usize| reward_model::Group {
-        prompt: maker.tokens(i, prompt),
-        completions: (0..k).map(|j| maker.tokens(1_000 + i * k + j, completion)).collect(),
+        prompt: tokens(shape, i, prompt),
+        completions: (0..k).map(|j| tokens(shape, 1_000 + i * k + j, completion)).collect(),
         ranks: (1..=k as u32).collect(),
     };
-    let groups: Vec<reward_model::Group> = (0..prompts).map(group).collect();
-    let adam = AdamConfig::default();
-    let plan = reward_model::Plan { epochs: clock.steps, batch: prompts, lr: 9e-6, adam, micro_tokens: 4_096, seed: 1 };
+    let (adam, micro_tokens) = (AdamConfig::default(), MICRO_TOKENS);
+    let plan =
+        reward_model::Plan { epochs: steps, batch: prompts, lr: 9e-6, adam, micro_tokens, spike_z: 0.0, seed: 1 };
+    ((0..prompts).map(group).collect(), plan)
+}
+
+fn rank(maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Result<()> {
+    let (groups, plan) = rankings(maker.shape, sizes, clock.steps);
     let mut state = reward_model::State::new(maker.model(HeadKind::Score)?, &plan)?;
     Ok(reward_model::train(&mut state, &groups, &plan, &mut clock.listener())?)
 }
@@ -212,7 +223,7 @@ fn rank(maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Result<()> {
 fn complete(maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Result<()> {
     let Sizes { prompts, prompt, completion, .. } = sizes;
     let decoder = maker.model(HeadKind::LanguageModel)?;
-    let request = |i: usize| Request { episode: i as u64, prompt: maker.tokens(i, prompt) };
+    let request = |i: usize| Request { episode: i as u64, prompt: tokens(maker.shape, i, prompt) };
     let requests: Vec<Request> = (0..prompts).map(request).collect();
     clock.last = Instant::now();
     for step in 0..clock.steps {
@@ -225,23 +236,34 @@ fn complete(maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Result<()> {
     Ok(())
 }
 
-fn reinforce(stage: Stage, maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Result<()> {
-    let Sizes { prompts: episodes, prompt, completion, .. } = sizes;
+/// Tokens computed at a time.
+pub(super) const MICRO_TOKENS: usize = 4_096;
+
+/// Tokens of a window of the pretraining mix.
+pub(super) const WINDOW: usize = 128;
+
+/// The plan of PPO, with the mix or without.
+pub(super) fn ppo_plan(stage: Stage, sizes: Sizes, steps: u64) -> ppo::Plan {
+    let Sizes { prompts: episodes, completion, .. } = sizes;
     let ptx = if stage == Stage::PpoPtx { 1 } else { 0 };
-    let plan = ppo::Plan {
-        episodes: clock.steps * episodes as u64,
+    ppo::Plan {
+        episodes: steps * episodes as u64,
         batch: episodes,
         minibatch: episodes / 4,
         max_new_tokens: completion,
         gamma_ptx: f64::from(ptx as u32),
         ptx_examples: ptx,
         ..ppo::Plan::preset(ppo::Preset::InstructGpt)
-    };
+    }
+}
+
+fn reinforce(stage: Stage, maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Result<()> {
+    let plan = ppo_plan(stage, sizes, clock.steps);
     let policy = maker.model(HeadKind::LanguageModel)?;
     let (reference, reward) = (maker.frozen(&policy)?, maker.frozen(&maker.model(HeadKind::Score)?)?);
-    let prompts: Vec<Vec<u32>> = (0..64).map(|i| maker.tokens(i, prompt)).collect();
-    let windows: Vec<Vec<u32>> = (0..64).map(|i| maker.tokens(1_000 + i, 128)).collect();
-    let micro_tokens = 4_096;
+    let prompts: Vec<Vec<u32>> = (0..64).map(|i| tokens(maker.shape, i, sizes.prompt)).collect();
+    let windows: Vec<Vec<u32>> = (0..64).map(|i| tokens(maker.shape, 1_000 + i, WINDOW)).collect();
+    let micro_tokens = MICRO_TOKENS;
     let score = |episodes: &[ppo::Episode]| {
         let items: Vec<reward_model::Item> = episodes
             .iter()

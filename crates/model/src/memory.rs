@@ -1,0 +1,293 @@
+//! What a decoder holds, in bytes: its buffers, the graph of a recorded pass, a pass without one.
+//!
+//! The peak of a stage is
+//!
+//! ```text
+//! models + max over phases (sums + kept + temporary) + max over phases temporary
+//! ```
+//!
+//! where *kept* is what a recorded forward leaves in the graph until its backward pass is over,
+//! *temporary* the most that one operation holds on top of it for a moment, and *sums* the gradients
+//! of earlier micro-batches. Temporaries count twice: the allocator gives memory back to the system a
+//! second after it was freed, and between two tensors that stay, the hole that a temporary leaves is
+//! not filled by the next one of another size. Nothing else is allowed for, and nothing is fitted.
+
+use crate::{Activation, Config, HeadKind, Position};
+use instruct_kernels::{BLOCK, HeadLayout, Nonlinearity, memory as kernels};
+use kernels::{Held, floats};
+
+/// The buffers of one model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buffers {
+    /// What the model is for.
+    pub name: &'static str,
+    /// Its weights.
+    pub parameters: u64,
+    /// Its gradient.
+    pub gradient: u64,
+    /// The optimizer's two moments.
+    pub moments: u64,
+    /// The averaged weights.
+    pub average: u64,
+}
+
+impl Buffers {
+    /// A model that learns: weights, gradient and two moments, `4 P` numbers, and one more each with an
+    /// average.
+    pub fn learner(name: &'static str, config: &Config, head: HeadKind, averaged: bool) -> Buffers {
+        let bytes = floats(elements(config, head));
+        let average = if averaged { bytes } else { 0 };
+        Buffers { name, parameters: bytes, gradient: bytes, moments: 2 * bytes, average }
+    }
+
+    /// A model that is only read, at so many bytes per parameter. Its gradient takes none: where there is
+    /// a buffer for it, nothing has ever touched its pages.
+    pub fn frozen(name: &'static str, config: &Config, head: HeadKind, bytes: u64) -> Buffers {
+        let parameters = bytes * elements(config, head) as u64;
+        Buffers { name, parameters, gradient: 0, moments: 0, average: 0 }
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.parameters + self.gradient + self.moments + self.average
+    }
+}
+
+/// A part of a stage that holds something for as long as it lasts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Phase {
+    /// What is done.
+    pub name: &'static str,
+    /// Gradients of earlier micro-batches.
+    pub sums: u64,
+    /// What a recorded forward keeps, or a cache.
+    pub kept: u64,
+    /// What one operation holds for a moment.
+    pub temporary: u64,
+}
+
+impl Phase {
+    /// What the phase holds at its worst.
+    pub fn total(&self) -> u64 {
+        self.sums + self.kept + self.temporary
+    }
+}
+
+/// What a stage will hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Estimate {
+    /// Every model of the stage.
+    pub models: Vec<Buffers>,
+    /// Its phases, of which one at a time runs.
+    pub phases: Vec<Phase>,
+}
+
+impl Estimate {
+    /// The phase that holds most.
+    pub fn worst(&self) -> Phase {
+        self.phases.iter().max_by_key(|phase| phase.total()).cloned().unwrap_or_default()
+    }
+
+    /// What the allocator has not given back at the worst moment: the largest temporaries once more.
+    pub fn slack(&self) -> u64 {
+        self.phases.iter().map(|phase| phase.temporary).max().unwrap_or(0)
+    }
+
+    /// The most that the stage holds at once.
+    pub fn peak(&self) -> u64 {
+        self.models.iter().map(Buffers::total).sum::<u64>() + self.worst().total() + self.slack()
+    }
+}
+
+/// What reads the hidden states of a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readout {
+    /// [`instruct_kernels::token_nll`] of so many predictions.
+    Likelihood(usize),
+    /// [`instruct_kernels::token_logprob`] of so many predictions.
+    Logprob(usize),
+    /// The scalar head at so many rows.
+    Scalar(usize),
+    /// [`instruct_kernels::logits`] of so many rows, copied once for each sampler.
+    Logits(usize),
+}
+
+/// Elements of the flat buffer: every parameter starts on a block.
+pub fn elements(config: &Config, head: HeadKind) -> usize {
+    let lens = config.specs(head).into_iter().map(|(_, shape)| shape.iter().product::<usize>());
+    lens.map(|len| len.next_multiple_of(BLOCK)).sum()
+}
+
+/// A recorded forward over `tokens` rows and its backward pass.
+///
+/// Kept are the results of all operations and what they save. The worst moment of the backward pass is
+/// in the last layer, when nothing has been freed: an operation's own temporaries beside the gradient
+/// of the residual stream, or those of the readout.
+pub fn recorded(config: &Config, tokens: usize, dropout: bool, readout: Readout) -> Phase {
+    let (layer, readout) = (layer(config, tokens, dropout), self::readout(config, tokens, readout));
+    let once = entry(config, tokens) + kernels::norm(tokens, config.width).kept();
+    let kept = once + config.layers as u64 * layer.iter().map(Held::kept).sum::<u64>() + readout.kept();
+    let stream = floats(tokens * config.width);
+    let backward = layer.iter().map(|op| op.backward).max().unwrap_or(0) + stream;
+    let temporary = backward.max(readout.forward).max(readout.backward) + workspace(config, tokens);
+    Phase { kept, temporary, ..Phase::default() }
+}
+
+/// A forward over `tokens` rows that records nothing: everything is temporary. The worst moment is
+/// inside a feed-forward layer, beside the residual stream, the projection and the attention's
+/// result, or at the readout.
+pub fn inferred(config: &Config, tokens: usize, readout: Readout) -> Phase {
+    let readout = self::readout(config, tokens, readout);
+    let stream = floats(tokens * config.width);
+    let projected = floats(tokens * layout(config).qkv_dim());
+    let inner = feed_forward(config, tokens).at_once() + 3 * stream + projected;
+    // Without a graph the readout saves nothing.
+    let out = stream + readout.result + readout.forward;
+    Phase { temporary: inner.max(out) + workspace(config, tokens), ..Phase::default() }
+}
+
+/// A key-value cache.
+pub fn cached(config: &Config, slots: usize, capacity: usize) -> u64 {
+    kernels::cache(config.layers, slots, capacity, layout(config))
+}
+
+/// Sums of the gradients of earlier micro-batches, when the last of `micro_batches` is under way: a
+/// pairwise tree holds one for each of its levels.
+pub fn sums(config: &Config, head: HeadKind, micro_batches: usize) -> u64 {
+    u64::from(micro_batches.max(1).ilog2()) * floats(elements(config, head))
+}
+
+fn entry(config: &Config, n: usize) -> u64 {
+    let one = kernels::embedding(n, config.width).kept();
+    match config.position {
+        // Tokens, positions, and their sum.
+        Position::Learned => 2 * one + kernels::add(n, config.width).kept(),
+        Position::Rotary(_) => one,
+    }
+}
+
+/// The operations of one layer, in their order.
+fn layer(config: &Config, n: usize, dropout: bool) -> Vec<Held> {
+    let (width, layout) = (config.width, layout(config));
+    let mut ops = vec![kernels::norm(n, width), kernels::linear(n, width, layout.qkv_dim())];
+    ops.extend(config.qk_norm.then(|| kernels::rotation(n, layout)));
+    ops.extend((config.position != Position::Learned).then(|| kernels::rotation(n, layout)));
+    ops.extend([kernels::attention(n, layout), kernels::linear(n, layout.out_dim(), width)]);
+    ops.extend(dropout.then(|| kernels::dropout(n, width)));
+    ops.extend([kernels::add(n, width), kernels::norm(n, width), feed_forward(config, n)]);
+    ops.extend(dropout.then(|| kernels::dropout(n, width)));
+    ops.push(kernels::add(n, width));
+    ops
+}
+
+fn feed_forward(config: &Config, n: usize) -> Held {
+    let (inner, nonlinearity) = match config.activation {
+        Activation::SwiGlu => (2 * config.inner, Nonlinearity::SwiGlu),
+        Activation::GeluTanh => (config.inner, Nonlinearity::GeluTanh),
+        Activation::GeluErf => (config.inner, Nonlinearity::GeluErf),
+    };
+    kernels::feed_forward(n, config.width, inner, nonlinearity)
+}
+
+fn readout(config: &Config, n: usize, readout: Readout) -> Held {
+    let (width, vocab) = (config.width, config.vocab);
+    match readout {
+        Readout::Likelihood(predictions) => kernels::token_nll(n, predictions, width, vocab),
+        Readout::Logprob(predictions) => kernels::token_logprob(n, predictions, width, vocab),
+        Readout::Scalar(rows) => kernels::scalars(n, rows, width),
+        Readout::Logits(rows) => Held { forward: floats(rows * vocab), ..kernels::linear(rows, width, vocab) },
+    }
+}
+
+fn workspace(config: &Config, n: usize) -> u64 {
+    kernels::workspace(n, config.inner.max(layout(config).qkv_dim()))
+}
+
+fn layout(config: &Config) -> HeadLayout {
+    HeadLayout { heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Decoder, Dropout, Norm, Pass, Rotary, Scaling};
+    use candle_core::{DType, Device};
+    use instruct_data::Packed;
+    use instruct_kernels::Path;
+    use instruct_random::Source;
+
+    fn decoder(config: &Config) -> Decoder {
+        let head = HeadKind::LanguageModel;
+        let decoder = Decoder::zeros(config.clone(), head, &Device::Cpu, Path::Fused, DType::F32).unwrap();
+        decoder.initialise(1).unwrap();
+        decoder
+    }
+
+    /// Every tensor of the recorded graph, counted where it hangs.
+    #[track_caller]
+    fn check_graph(config: &Config) {
+        let decoder = decoder(config);
+        let mut batch = Packed::new();
+        for (example, n) in [3, 7, 1].into_iter().enumerate() {
+            batch.push(&vec![1; n], example as u64);
+        }
+        let noise = Dropout { rate: 0.1, source: Source::new(1, "dropout"), step: 0 };
+        for (pass, dropout) in [(Pass::Train, false), (Pass::TrainWithDropout(noise), true)] {
+            let hidden = decoder.hidden(&batch, pass).unwrap();
+            // The sentinel is one number, and no result.
+            let found: usize = hidden.sorted_nodes().iter().map(|node| node.elem_count()).sum::<usize>() - 1;
+            let n = batch.len();
+            let results = layer(config, n, dropout).iter().map(|op| op.result).sum::<u64>();
+            let wanted = entry(config, n) + config.layers as u64 * results + kernels::norm(n, config.width).result;
+            assert_eq!(floats(found), wanted, "{config:?} {dropout}");
+        }
+    }
+
+    #[test]
+    fn the_graph_holds_what_the_equations_say() {
+        let gpt2 = Config::tiny_gpt2(30, 16, 3, 4, 24);
+        let rotary = Position::Rotary(Rotary { theta: 1e4, dim: 4, scaling: Scaling::None });
+        let llama = Config {
+            kv_heads: 2,
+            inner: 40,
+            norm: Norm::Rms { eps: 1e-5 },
+            position: rotary,
+            activation: Activation::SwiGlu,
+            mlp_bias: false,
+            ..gpt2.clone()
+        };
+        check_graph(&gpt2);
+        check_graph(&llama);
+        check_graph(&Config { qk_norm: true, ..llama.clone() });
+        check_graph(&Config { parallel_residual: true, activation: Activation::GeluErf, ..llama });
+    }
+
+    #[test]
+    fn buffers_are_those_of_the_decoder() {
+        let config = Config::tiny_gpt2(300, 16, 3, 4, 24);
+        let params = decoder(&config).params().len();
+        assert_eq!(elements(&config, HeadKind::LanguageModel), params);
+        let learner = Buffers::learner("policy", &config, HeadKind::LanguageModel, true);
+        assert_eq!(learner.total(), 5 * floats(params));
+        assert_eq!(Buffers::frozen("reference", &config, HeadKind::LanguageModel, 2).total(), 2 * params as u64);
+    }
+
+    #[test]
+    fn temporaries_count_twice_and_phases_once() {
+        let phase = |name, kept, temporary| Phase { name, sums: 1, kept, temporary };
+        let phases = vec![phase("sample", 0, 50), phase("update", 100, 20)];
+        let estimate = Estimate { models: Vec::new(), phases };
+        assert_eq!((estimate.worst().name, estimate.slack(), estimate.peak()), ("update", 50, 171));
+        assert_eq!(Estimate::default().peak(), 0);
+    }
+
+    #[test]
+    fn a_tree_of_micro_batches_holds_a_level_each() {
+        let config = Config::tiny_gpt2(30, 16, 1, 4, 24);
+        let one = floats(elements(&config, HeadKind::Score));
+        let levels = [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (7, 2), (8, 3)];
+        for (micro_batches, level) in levels {
+            assert_eq!(sums(&config, HeadKind::Score, micro_batches), level * one, "{micro_batches}");
+        }
+    }
+}

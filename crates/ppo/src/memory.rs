@@ -1,0 +1,122 @@
+//! What PPO holds at its worst, before it begins.
+
+use crate::{Critic, Plan};
+use instruct_model::{
+    Config, HeadKind, Sampling,
+    memory::{Buffers, Estimate, Phase, Readout, cached, inferred, recorded, sums},
+};
+
+/// The most that [`crate::train`] holds, when every completion runs into the cap after the longest
+/// prompts; what scores is the caller's to add.
+///
+/// ```text
+/// models:  policy 4 P + average P;  value model 3 P, when it is one of its own;  reference P
+/// sample:  cache(slots, longest prompt + cap) + a pass over the prompts that fill the slots
+/// compare: passes of n tokens without a graph, for log-probabilities and values
+/// update:  sums + kept(n) + temporary(n), for policy, pretraining windows and value model in turn
+/// n = min(tokens of the batch or minibatch, max(micro-tokens, longest episode))
+/// ```
+///
+/// The reference takes `frozen` bytes per parameter; P counts 4. `config` is that of every model.
+/// Nothing is computed and nothing allocated.
+pub fn memory(config: &Config, lengths: &Lengths, plan: &Plan, frozen: u64) -> Estimate {
+    let head = match plan.critic {
+        Critic::Separate { .. } => HeadKind::LanguageModel,
+        Critic::Head { .. } => HeadKind::LanguageModelWithValue,
+    };
+    let mut models = vec![Buffers::learner("policy", config, head, plan.ema > 0.0)];
+    if let Critic::Separate { .. } = plan.critic {
+        // Policy and critic learn in turns, with one gradient at a time; the larger is the policy's.
+        models.push(Buffers { gradient: 0, ..Buffers::learner("value model", config, HeadKind::Value, false) });
+    }
+    models.push(Buffers::frozen("reference", config, HeadKind::LanguageModel, frozen));
+    Estimate { models, phases: phases(config, lengths, plan, head) }
+}
+
+/// How long things get in a run, in tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths {
+    /// The longest prompt.
+    pub prompt: usize,
+    /// The longest window of pretraining text; 0 when there is none.
+    pub window: usize,
+    /// Tokens computed at a time.
+    pub micro_tokens: usize,
+}
+
+impl Lengths {
+    /// The longest episode.
+    fn episode(&self, config: &Config, plan: &Plan) -> usize {
+        (self.prompt + plan.max_new_tokens).min(config.context)
+    }
+
+    /// Tokens of the largest of the micro-batches that `tokens` of items of this length are cut into, and
+    /// how many there are.
+    fn micro(&self, tokens: usize, item: usize) -> (usize, usize) {
+        (tokens.min(self.micro_tokens.max(item)), tokens.div_ceil(self.micro_tokens.max(1)))
+    }
+}
+
+fn phases(config: &Config, lengths: &Lengths, plan: &Plan, head: HeadKind) -> Vec<Phase> {
+    let episode = lengths.episode(config, plan);
+    let (passed, _) = lengths.micro(plan.batch * episode, episode);
+    let (update, own) = lengths.micro(plan.minibatch * episode, episode);
+    let mixed = if plan.gamma_ptx > 0.0 { plan.minibatch * plan.ptx_examples * lengths.window } else { 0 };
+    let (mixed, more) = lengths.micro(mixed, lengths.window);
+    let slots = Sampling::plain([].into(), plan.max_new_tokens).slots.min(plan.batch);
+    let filling = inferred(config, slots * lengths.prompt, Readout::Logits(slots));
+    let sums = |head, micro_batches| sums(config, head, micro_batches);
+    let mut phases = vec![
+        // The cache is freed after every iteration, so that to the allocator it is a temporary.
+        Phase { name: "sample", temporary: cached(config, slots, episode) + filling.temporary, ..filling },
+        Phase { name: "compare", ..inferred(config, passed, Readout::Logprob(passed)) },
+        Phase {
+            name: "update of the policy",
+            sums: sums(head, own + more),
+            ..recorded(config, update, false, Readout::Logprob(update))
+        },
+    ];
+    if mixed > 0 {
+        let pass = recorded(config, mixed, false, Readout::Likelihood(mixed));
+        phases.push(Phase { name: "pretraining mix", sums: sums(head, own + more), ..pass });
+    }
+    if let Critic::Separate { .. } = plan.critic {
+        let pass = recorded(config, update, false, Readout::Scalar(update));
+        phases.push(Phase { name: "update of the values", sums: sums(HeadKind::Value, own), ..pass });
+    }
+    phases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn estimate(change: impl Fn(&mut Plan, &mut usize)) -> Estimate {
+        let config = Config::tiny_gpt2(30, 16, 2, 2, 64);
+        let mut plan = Plan { batch: 32, minibatch: 8, max_new_tokens: 16, ..Plan::preset(crate::Preset::InstructGpt) };
+        let mut lengths = Lengths { prompt: 9, window: 20, micro_tokens: 10_000 };
+        change(&mut plan, &mut lengths.micro_tokens);
+        memory(&config, &lengths, &plan, 4)
+    }
+
+    #[test]
+    fn smaller_settings_take_less() {
+        let whole = estimate(|_, _| {});
+        let less = |change: fn(&mut Plan, &mut usize)| assert!(estimate(change).peak() < whole.peak());
+        less(|_, micro_tokens| *micro_tokens = 50);
+        less(|plan, _| plan.minibatch = 4);
+        less(|plan, _| plan.gamma_ptx = 0.0);
+        less(|plan, _| plan.max_new_tokens = 4);
+        less(|plan, _| plan.ema = 0.0);
+        less(|plan, _| plan.critic = Critic::Head { coefficient: 0.1 });
+    }
+
+    #[test]
+    fn models_and_phases_are_those_of_the_plan() {
+        let names = |estimate: &Estimate| estimate.models.iter().map(|model| model.name).collect::<Vec<_>>();
+        assert_eq!(names(&estimate(|_, _| {})), ["policy", "value model", "reference"]);
+        let head = estimate(|plan, _| plan.critic = Critic::Head { coefficient: 0.1 });
+        assert_eq!(names(&head), ["policy", "reference"]);
+        assert_eq!((head.phases.len(), estimate(|_, _| {}).phases.len()), (4, 5));
+    }
+}

@@ -1,0 +1,76 @@
+//! What a fine-tuning holds at its worst, before it begins.
+
+use crate::{Data, Plan, batch::share_of};
+use instruct_model::{
+    Config, HeadKind,
+    memory::{Buffers, Estimate, Phase, Readout, recorded, sums},
+};
+
+/// The most that [`crate::train`] holds, from the lengths of its examples:
+///
+/// ```text
+/// 4 P  +  max over demonstrations and windows of (sums + kept(n) + temporary(n))  +  slack
+/// n = min(tokens of a step, max(micro-tokens, longest example))
+/// ```
+///
+/// for a decoder of P parameters. Nothing is computed and nothing allocated.
+pub fn memory(config: &Config, data: &Data<'_>, plan: &Plan) -> Estimate {
+    let demonstrations: Vec<usize> = data.demonstrations.iter().map(|e| e.prompt.len() + e.completion.len()).collect();
+    let windows: Vec<usize> = data.pretraining.iter().map(Vec::len).collect();
+    let (texts, mixed) = share_of(plan);
+    let kinds = [("demonstrations", micro(&demonstrations, texts, plan)), ("windows", micro(&windows, mixed, plan))];
+    let micro_batches = kinds.iter().map(|(_, (_, count))| count).sum();
+    let head = HeadKind::LanguageModel;
+    let phase = |(name, (tokens, _)): (&'static str, (usize, usize))| {
+        let sums = sums(config, head, micro_batches);
+        Phase { name, sums, ..recorded(config, tokens, plan.dropout > 0.0, Readout::Likelihood(tokens)) }
+    };
+    let phases = kinds.into_iter().filter(|(_, (tokens, _))| *tokens > 0).map(phase).collect();
+    Estimate { models: vec![Buffers::learner("model", config, head, false)], phases }
+}
+
+/// Tokens of the largest micro-batch, and how many of them a step may take, when it draws `count` of
+/// examples of these lengths.
+fn micro(lengths: &[usize], count: usize, plan: &Plan) -> (usize, usize) {
+    let mut longest = lengths.to_vec();
+    longest.sort_unstable_by(|a, b| b.cmp(a));
+    let step: usize = longest.iter().cycle().take(if longest.is_empty() { 0 } else { count }).sum();
+    let largest = longest.first().map_or(0, |&one| step.min(plan.micro_tokens.max(one)));
+    (largest, step.div_ceil(plan.micro_tokens.max(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Example;
+
+    #[track_caller]
+    fn check(lengths: &[usize], count: usize, micro_tokens: usize, wanted: (usize, usize)) {
+        assert_eq!(micro(lengths, count, &Plan { micro_tokens, ..Plan::default() }), wanted, "{lengths:?} {count}");
+    }
+
+    #[test]
+    fn micro_batches_are_as_large_as_a_step_the_limit_and_the_longest_allow() {
+        check(&[5, 9, 7], 2, 100, (16, 1));
+        check(&[5, 9, 7], 2, 10, (10, 2));
+        check(&[5, 9, 7], 2, 6, (9, 3));
+        // Examples come back in the next epoch.
+        check(&[5, 9, 7], 4, 100, (30, 1));
+        check(&[], 4, 100, (0, 0));
+    }
+
+    #[test]
+    fn windows_count_when_there_is_a_share_for_them() {
+        let config = Config::tiny_gpt2(30, 16, 2, 2, 64);
+        let examples = vec![Example { prompt: vec![1; 3], completion: vec![1; 4] }; 9];
+        let windows = vec![vec![1; 40]; 5];
+        let data = Data { demonstrations: &examples, pretraining: &windows };
+        let plan = |pretraining_share| Plan { batch: 8, pretraining_share, ..Plan::default() };
+        let (without, with) = (memory(&config, &data, &plan(0.0)), memory(&config, &data, &plan(0.5)));
+        assert_eq!((without.phases.len(), with.phases.len()), (1, 2));
+        assert_eq!(with.worst().name, "windows");
+        assert!(with.worst().sums > 0 && without.worst().sums == 0, "two kinds are two micro-batches");
+        let smaller = memory(&config, &data, &Plan { micro_tokens: 40, ..plan(0.5) });
+        assert!(smaller.worst().kept < with.worst().kept);
+    }
+}

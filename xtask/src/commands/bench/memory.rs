@@ -1,0 +1,182 @@
+//! What each stage is estimated to hold, beside the peak of a process that runs it.
+
+use super::{Numbers, Shape, Stage, own_turn, shapes, stages};
+use crate::{
+    commands::write_whole,
+    memory::{Machine, scored},
+    print, say,
+};
+use anyhow::{Result, bail};
+use instruct_model::{
+    HeadKind, Sampling,
+    memory::{Buffers, Estimate, Phase, Readout, cached, inferred},
+};
+use instruct_ppo as ppo;
+use instruct_reward_model as reward_model;
+use instruct_sft as sft;
+use stages::{MICRO_TOKENS, Sizes, WINDOW, demonstrations, ppo_plan, rankings};
+use std::{fmt::Write as _, path::Path};
+
+/// Share of the measured peak by which an estimate may miss it.
+const TOLERANCE: f64 = 0.2;
+
+/// Steps that are measured: in the second every buffer has been written.
+const STEPS: usize = 1;
+
+/// What is compared: each stage on a small shape, and the largest ones on that of GPT-2.
+const ROWS: [(&str, Stage); 9] = [
+    ("tiny", Stage::Sft),
+    ("tiny", Stage::RewardModel),
+    ("tiny", Stage::RewardModelLong),
+    ("tiny", Stage::Generate),
+    ("tiny", Stage::Ppo),
+    ("tiny", Stage::PpoPtx),
+    ("gpt2", Stage::Sft),
+    ("gpt2", Stage::RewardModelLong),
+    ("gpt2", Stage::Ppo),
+];
+
+/// Measures the rows of these stages, prints the page, and writes it as `memory.md` to a folder.
+///
+/// Errors: an estimate is off by more than a fifth.
+pub(super) fn run(stages: &[Stage], numbers: Numbers, out: Option<&Path>) -> Result<()> {
+    let Some(process) = Machine::read(0).map(|machine| machine.held) else {
+        bail!("this system does not tell what a process holds");
+    };
+    let mut rows = Vec::new();
+    for (shape, stage) in ROWS.into_iter().filter(|(_, stage)| stages.contains(stage)) {
+        let shape = shapes::parse(shape).map_err(anyhow::Error::msg)?;
+        say(&format!("{shape} {stage}"));
+        let sizes = stage.sizes(&shape);
+        let measured = own_turn(stage, &shape, sizes, numbers, STEPS)?.peak_mb * (1 << 20) as f64;
+        rows.push(Row { estimate: estimate(stage, &shape, sizes, numbers), shape, stage, process, measured });
+    }
+    let page = page(&rows);
+    print(&page);
+    if let Some(folder) = out {
+        write_whole(&folder.join("memory.md"), page.as_bytes())?;
+    }
+    let off: Vec<String> = rows.iter().filter(|row| row.off().abs() > TOLERANCE).map(Row::name).collect();
+    if off.is_empty() {
+        return Ok(());
+    }
+    bail!("off by more than {:.0} %: {}", 100.0 * TOLERANCE, off.join(", "))
+}
+
+/// One stage on one shape.
+struct Row {
+    shape: Shape,
+    stage: Stage,
+    estimate: Estimate,
+    /// What the program holds before it has begun.
+    process: u64,
+    /// Bytes.
+    measured: f64,
+}
+
+impl Row {
+    fn name(&self) -> String {
+        format!("{} {}", self.shape, self.stage)
+    }
+
+    fn estimated(&self) -> u64 {
+        self.process + self.estimate.peak()
+    }
+
+    /// How far the estimate is from the peak, as a share of it.
+    fn off(&self) -> f64 {
+        self.estimated() as f64 / self.measured - 1.0
+    }
+}
+
+/// What a turn of these sizes will hold, from the functions that a run asks.
+fn estimate(stage: Stage, shape: &Shape, sizes: Sizes, numbers: Numbers) -> Estimate {
+    let frozen = numbers.frozen().bytes() as u64;
+    let (config, steps) = (&shape.config, STEPS as u64 + 1);
+    match stage {
+        Stage::Sft => {
+            let (examples, plan) = demonstrations(shape, sizes, steps);
+            sft::memory(config, &sft::Data { demonstrations: &examples, pretraining: &[] }, &plan)
+        }
+        Stage::RewardModel | Stage::RewardModelLong => {
+            let (groups, plan) = rankings(shape, sizes, steps);
+            reward_model::memory(config, &groups, &plan)
+        }
+        Stage::Generate | Stage::Decode => {
+            let slots = sizes.prompts.min(Sampling::plain([].into(), 1).slots);
+            let cache = cached(config, slots, sizes.prompt + sizes.completion);
+            let filling = inferred(config, slots * sizes.prompt, Readout::Logits(slots));
+            let phase = Phase { name: "sample", kept: cache, ..filling };
+            Estimate { models: vec![Buffers::frozen("model", config, HeadKind::LanguageModel, 4)], phases: vec![phase] }
+        }
+        Stage::Ppo | Stage::PpoPtx => {
+            let plan = ppo_plan(stage, sizes, steps);
+            let lengths = ppo::Lengths { prompt: sizes.prompt, window: WINDOW, micro_tokens: MICRO_TOKENS };
+            let mut estimate = ppo::memory(config, &lengths, &plan, frozen);
+            estimate.models.push(Buffers::frozen("reward model", config, HeadKind::Score, frozen));
+            estimate.phases.push(scored(config, &plan, &lengths));
+            estimate
+        }
+    }
+}
+
+/// The page of what was compared, all in MB of a million bytes.
+fn page(rows: &[Row]) -> String {
+    let mut text = format!(
+        "# What a run holds\n\n    cargo xtask bench --memory --out docs\n\n\
+         Before it begins, a run compares what each of its stages will hold with what it may take: the memory that \
+         the system has available, a control group's limit where that is lower, `memory.limit-mb` where that is \
+         lower still. A run that does not fit is refused with exit code 2, the estimate of every stage, and what to \
+         change; `--dry-run` prints the same table.\n\n\
+         The estimate is a sum of sizes, derived from what the operations keep (`crates/kernels/src/memory.rs`), what \
+         a decoder makes of them (`crates/model/src/memory.rs`) and what a stage holds at a time (`memory.rs` of its \
+         crate). Nothing in it is fitted. *Process* is what the program holds before it begins, read from the system; \
+         *models* are weights, gradients, moments and averages; *sums* the gradients of earlier micro-batches; *kept* \
+         the graph of a recorded pass; *moment* what one operation holds on top of it. *Slack* is the one allowance: \
+         the largest such moment once more, because the allocator (mimalloc) gives freed memory back to the system \
+         only after a second, and the hole that a temporary leaves between tensors that stay is not filled by the \
+         next one of another size.\n\n\
+         Below, each row is the peak (VmHWM) of a process of its own that ran {} steps of a stage, as `bench` measures \
+         speed, beside its estimate. The command fails when one is off by more than {:.0} %. All in MB.\n\n",
+        STEPS + 1,
+        100.0 * TOLERANCE
+    );
+    text += "| shape, stage | process | models | sums | kept | moment | slack | estimate | measured | off |\n";
+    text += "|---|---|---|---|---|---|---|---|---|---|\n";
+    for row in rows {
+        let worst = row.estimate.worst();
+        let models = row.estimate.models.iter().map(Buffers::total).sum();
+        let _ = write!(text, "| {} ", row.name());
+        let columns = [row.process, models, worst.sums, worst.kept, worst.temporary, row.estimate.slack()];
+        for bytes in columns.into_iter().chain([row.estimated(), row.measured as u64]) {
+            let _ = write!(text, "| {:.0} ", bytes as f64 / 1e6);
+        }
+        let _ = writeln!(text, "| {:+.0} % |", 100.0 * row.off());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Precision;
+
+    #[test]
+    fn an_estimate_that_is_a_fifth_off_is_found() {
+        let shape = shapes::parse("tiny").unwrap();
+        let estimate =
+            estimate(Stage::Sft, &shape, Stage::Sft.sizes(&shape), Numbers { precision: Precision::F32, frozen: None });
+        let peak = estimate.peak() as f64;
+        let row = |measured| Row {
+            shape: shape.clone(),
+            stage: Stage::Sft,
+            estimate: estimate.clone(),
+            process: 0,
+            measured,
+        };
+        assert!(row(peak / 1.19).off() < TOLERANCE && row(peak / 1.21).off() > TOLERANCE);
+        assert!(row(peak / 0.81).off() > -TOLERANCE && row(peak / 0.79).off() < -TOLERANCE);
+        let page = page(&[row(peak)]);
+        assert!(page.contains("| tiny sft |") && page.contains("| +0 % |"), "{page}");
+    }
+}

@@ -1,0 +1,259 @@
+//! What a run will hold beside what the machine has: estimates of every stage, the machine's limit,
+//! and the refusal of what cannot fit.
+
+use crate::{config::Config, prepare::available};
+use anyhow::{Result, bail};
+use instruct_model::{
+    Config as Description, HeadKind,
+    memory::{Buffers, Estimate, Phase, Readout, inferred},
+};
+use instruct_ppo as ppo;
+use instruct_reward_model as reward_model;
+use instruct_sft as sft;
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+/// A stage, what it will hold, and the models that earlier stages left in the process.
+pub(crate) struct Stage {
+    pub(crate) name: &'static str,
+    pub(crate) estimate: Estimate,
+}
+
+/// The texts of a run, in ids; none before they are read.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Texts<'a> {
+    pub(crate) demonstrations: &'a [sft::Example],
+    pub(crate) rankings: &'a [reward_model::Group],
+    pub(crate) windows: &'a [Vec<u32>],
+    /// The longest prompt for reinforcement learning, in tokens.
+    pub(crate) longest_prompt: usize,
+}
+
+/// Every stage of the pipeline over a decoder of this description, in order. What a stage leaves is
+/// among the models of the later ones.
+pub(crate) fn stages(config: &Config, model: &Description, texts: &Texts<'_>) -> Vec<Stage> {
+    let (language, scalar) = (HeadKind::LanguageModel, HeadKind::Score);
+    let frozen = available(config.model.frozen).bytes() as u64;
+    let read = |name, head| Buffers::frozen(name, model, head, 4);
+    let held = |name, head| Buffers::frozen(name, model, head, frozen);
+    let data = sft::Data { demonstrations: texts.demonstrations, pretraining: texts.windows };
+    let tuned = |plan| sft::memory(model, &data, &config.sft_plan(plan));
+    let base = read("base", language);
+    let baseline = read("sft-baseline", language);
+    let ranked = reward_model::memory(model, texts.rankings, &config.reward_plan());
+    let left = [base.clone(), baseline.clone(), held("reward model", scalar), held("sft-init", language)];
+    let reinforced = |name, gamma_ptx, more: Option<Buffers>| {
+        let plan = ppo::Plan { gamma_ptx, ..config.ppo.clone() };
+        let (prompt, window) = (texts.longest_prompt, texts.windows.iter().map(Vec::len).max().unwrap_or(0));
+        let lengths = ppo::Lengths { prompt, window, micro_tokens: config.model.micro_tokens };
+        let mut estimate = ppo::memory(model, &lengths, &plan, frozen);
+        // The reference is the model that sft-init left, and counted there.
+        estimate.models.retain(|model| model.name != "reference");
+        estimate.models.extend(left.iter().cloned().chain(more));
+        estimate.phases.push(scored(model, &plan, &lengths));
+        // At its end the raw and the averaged policy are written from copies, while all else stands.
+        let copies = 2 * read("copy", language).parameters;
+        estimate.phases.push(Phase { name: "export", kept: copies, ..Phase::default() });
+        Stage { name, estimate }
+    };
+    let with = |mut estimate: Estimate, more: &[Buffers]| {
+        estimate.models.extend_from_slice(more);
+        estimate
+    };
+    vec![
+        Stage { name: "sft-baseline", estimate: with(tuned(&config.sft_baseline), &[base.clone()]) },
+        Stage { name: "reward-model", estimate: with(ranked, &[base.clone(), read("its start", language)]) },
+        Stage {
+            name: "sft-init",
+            estimate: with(tuned(&config.sft_init), &[base, baseline, read("reward model", scalar)]),
+        },
+        reinforced("ppo", 0.0, None),
+        reinforced("ppo-ptx", config.ppo.gamma_ptx, Some(read("ppo", language))),
+    ]
+}
+
+/// The reward model's pass over the episodes of an iteration.
+pub(crate) fn scored(model: &Description, plan: &ppo::Plan, lengths: &ppo::Lengths) -> Phase {
+    let episode = (lengths.prompt + plan.max_new_tokens).min(model.context);
+    // A batch is closed once it has reached the limit, by an episode more.
+    let tokens = (plan.batch * episode).min(lengths.micro_tokens + episode);
+    Phase { name: "score", ..inferred(model, tokens, Readout::Scalar(plan.batch)) }
+}
+
+/// What this process holds, and may hold at most, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Machine {
+    /// Held now: the program, its threads, the data.
+    pub(crate) held: u64,
+    /// What it may grow to.
+    pub(crate) limit: u64,
+}
+
+impl Machine {
+    /// This machine, where the system tells; `most` megabytes at most, unless that is 0.
+    pub(crate) fn read(most: u64) -> Option<Machine> {
+        let machine = Machine::of(Path::new("/"))?;
+        Some(if most > 0 { Machine { limit: machine.limit.min(most * 1_000_000), ..machine } } else { machine })
+    }
+
+    /// The machine whose system files lie under `root`.
+    fn of(root: &Path) -> Option<Machine> {
+        let text = |path: &str| std::fs::read_to_string(root.join(path)).ok();
+        let held = kilobytes(&text("proc/self/status")?, "VmRSS")?;
+        let free = kilobytes(&text("proc/meminfo")?, "MemAvailable")?;
+        let groups = text("proc/self/cgroup").unwrap_or_default();
+        let left = groups.lines().filter_map(|line| group_leaves(root, line)).min();
+        Some(Machine { held, limit: held + left.map_or(free, |left| left.min(free)) })
+    }
+}
+
+/// `key:  123 kB` of a file of the system, in bytes.
+fn kilobytes(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.split(':').next() == Some(key))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1_024)
+}
+
+/// What the control group of one line of /proc/self/cgroup, and those around it, still leave. Version 2
+/// has one group, `0::/path`; version 1 one for memory, `n:memory:/path`. Pages of files that the
+/// kernel would give up count as left.
+fn group_leaves(root: &Path, line: &str) -> Option<u64> {
+    let mut parts = line.splitn(3, ':');
+    let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?.trim_start_matches('/'));
+    let (mount, limit, usage) = match controllers {
+        "" => ("sys/fs/cgroup", "memory.max", "memory.current"),
+        names if names.split(',').any(|name| name == "memory") => {
+            ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
+        }
+        _ => return None,
+    };
+    let mount = root.join(mount);
+    let mut folder = mount.join(path);
+    let mut least = None;
+    while folder.starts_with(&mount) {
+        least = least.into_iter().chain(leaves(&folder, limit, usage)).min();
+        folder = folder.parent().map(PathBuf::from)?;
+    }
+    least
+}
+
+/// What one control group leaves; `None` when it has no limit.
+fn leaves(folder: &Path, limit: &str, usage: &str) -> Option<u64> {
+    let number = |name: &str| std::fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
+    let stat = std::fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+    let file = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse::<u64>().ok());
+    let used = number(usage)?.saturating_sub(file.unwrap_or(0));
+    Some(number(limit)?.saturating_sub(used))
+}
+
+/// Refuses a run of which a stage cannot fit.
+///
+/// Errors: the table, and what to change.
+pub(crate) fn refuse(stages: &[Stage], machine: Machine) -> Result<()> {
+    let needed = |stage: &Stage| machine.held + stage.estimate.peak();
+    if stages.iter().all(|stage| needed(stage) <= machine.limit) {
+        return Ok(());
+    }
+    bail!(
+        "this run needs more memory than the {} that it may take here; nothing has begun\n{}\n  lower \
+         `model.micro-tokens` (what passes keep), `ppo.batch` or `ppo.max-new-tokens` (the cache), or take a smaller \
+         `model.base`",
+        mega(machine.limit),
+        table(stages, machine)
+    )
+}
+
+/// The estimate of every stage, a line each, and the models of the largest.
+pub(crate) fn table(stages: &[Stage], machine: Machine) -> String {
+    let mut text = format!(
+        "  {:>13} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}  {}\n",
+        "MB", "process", "models", "sums", "kept", "moment", "slack", "at most", "in"
+    );
+    for Stage { name, estimate } in stages {
+        let worst = estimate.worst();
+        let models: u64 = estimate.models.iter().map(Buffers::total).sum();
+        let columns = [machine.held, models, worst.sums, worst.kept, worst.temporary, estimate.slack()];
+        let _ = write!(text, "  {name:>13}");
+        for bytes in columns.into_iter().chain([machine.held + estimate.peak()]) {
+            let _ = write!(text, " {:>9}", bytes.div_ceil(1_000_000));
+        }
+        let _ = writeln!(text, "  {}", worst.name);
+    }
+    if let Some(Stage { name, estimate }) = stages.iter().max_by_key(|stage| stage.estimate.peak()) {
+        let _ = writeln!(text, "  models of {name}:");
+        for Buffers { name, parameters, gradient, moments, average } in &estimate.models {
+            let parts =
+                [("parameters", parameters), ("gradient", gradient), ("moments", moments), ("average", average)];
+            let parts = parts.iter().filter(|(_, bytes)| **bytes > 0);
+            let parts: Vec<String> = parts.map(|(part, bytes)| format!("{part} {}", mega(**bytes))).collect();
+            let _ = writeln!(text, "  {name:>13}  {}", parts.join(", "));
+        }
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// Bytes in whole megabytes.
+pub(crate) fn mega(bytes: u64) -> String {
+    format!("{} MB", bytes.div_ceil(1_000_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const MEMINFO: &str = "MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable:    4000 kB\n";
+    const STATUS: &str = "Name: xtask\nVmHWM:	 900 kB\nVmRSS:	     500 kB\n";
+
+    /// The limit in kB of a machine with these further files.
+    #[track_caller]
+    fn check_limit(files: &[(&str, &str)], wanted: u64) {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in [("proc/meminfo", MEMINFO), ("proc/self/status", STATUS)].iter().chain(files) {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let machine = Machine::of(root.path()).unwrap();
+        assert_eq!((machine.held, machine.limit), (500 * 1_024, wanted * 1_024), "{files:?}");
+    }
+
+    #[test]
+    fn the_lowest_limit_counts() {
+        check_limit(&[], 4_500);
+        let v2 = ("proc/self/cgroup", "0::/job/step\n");
+        check_limit(&[v2], 4_500);
+        let outer = ("sys/fs/cgroup/job/memory.max", "2048000\n");
+        let used = ("sys/fs/cgroup/job/memory.current", "1024000\n");
+        check_limit(&[v2, outer, used], 1_500);
+        check_limit(&[v2, outer, used, ("sys/fs/cgroup/job/memory.stat", "anon 1\ninactive_file 512000\n")], 2_000);
+        let inner = [("sys/fs/cgroup/job/step/memory.max", "max\n"), ("sys/fs/cgroup/job/step/memory.current", "7\n")];
+        check_limit(&[v2, outer, used, inner[0], inner[1]], 1_500);
+        let v1 = ("proc/self/cgroup", "5:cpu,cpuacct:/a\n4:memory:/a\n");
+        let limit = ("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "1024000");
+        let usage = ("sys/fs/cgroup/memory/a/memory.usage_in_bytes", "512000");
+        check_limit(&[v1, limit, usage], 1_000);
+        // Version 1 writes "no limit" as a very large number.
+        check_limit(&[v1, ("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "9223372036854771712"), usage], 4_500);
+    }
+
+    #[test]
+    fn what_fits_passes_and_what_does_not_is_refused_with_its_table() {
+        let config = Config::default();
+        let model = Description::tiny_gpt2(300, 64, 2, 2, 128);
+        let examples = vec![sft::Example { prompt: vec![1; 20], completion: vec![1; 20] }; 40];
+        let texts = Texts { demonstrations: &examples, rankings: &[], windows: &[vec![1; 50]], longest_prompt: 30 };
+        let stages = stages(&config, &model, &texts);
+        let names: Vec<&str> = stages.iter().map(|stage| stage.name).collect();
+        assert_eq!(names, ["sft-baseline", "reward-model", "sft-init", "ppo", "ppo-ptx"]);
+        let most = stages.iter().map(|stage| stage.estimate.peak()).max().unwrap();
+        let machine = |limit| Machine { held: 1_000, limit };
+        refuse(&stages, machine(most + 1_000)).unwrap();
+        let message = refuse(&stages, machine(most + 999)).unwrap_err().to_string();
+        for part in ["ppo-ptx", "value model", "moments", "`model.micro-tokens`", "nothing has begun"] {
+            assert!(message.contains(part), "`{part}` is not in: {message}");
+        }
+    }
+}
