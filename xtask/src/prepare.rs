@@ -158,7 +158,7 @@ impl Material {
         }
         bail!(
             "after cleaning, splitting and length caps nothing is left of: {}; raise `model.max-prompt` or \
-             `model.max-completion`, change `data.validation` or `data.test`, or add files\n  {}",
+             `model.max-completion`, lower `data.window`, change `data.validation` or `data.test`, or add files\n  {}",
             empty.join(", "),
             self.report.join("\n  ")
         )

@@ -9,7 +9,8 @@ use std::{
 };
 
 use half::{bf16, f16};
-use safetensors::{Dtype, tensor::Metadata};
+use safetensors::Dtype;
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, json};
 
 use super::Store;
@@ -145,22 +146,86 @@ fn header(path: &Path) -> Result<BTreeMap<String, Stored>> {
     }
     let mut json = vec![0; json_bytes as usize];
     reader.read_exact(&mut json).map_err(io)?;
-    let metadata: Metadata = serde_json::from_slice(&json)
+    let Header(declared) = serde_json::from_slice(&json)
         .map_err(|why| Error::format(path, format!("the header is not safetensors': {why}"), COPY_AGAIN))?;
     let data = 8 + json_bytes;
-    let declared = data + metadata.data_len() as u64;
-    if declared != length {
-        let problem = format!("the header declares {declared} bytes, the file holds {length}: truncated or damaged");
+    let held = cover(&declared).map_err(|problem| Error::format(path, problem, COPY_AGAIN))?;
+    if data.checked_add(held as u64) != Some(length) {
+        let problem = format!(
+            "the header declares {held} bytes of values, the file holds {}: truncated or damaged",
+            length - data
+        );
         return Err(Error::format(path, problem, COPY_AGAIN));
     }
-    let stored = |info: &safetensors::tensor::TensorInfo| Stored {
+    let stored = |tensor: Declared| Stored {
         file: path.to_owned(),
-        dtype: info.dtype,
-        shape: info.shape.clone(),
-        start: data + info.data_offsets.0 as u64,
-        bytes: info.data_offsets.1 - info.data_offsets.0,
+        dtype: tensor.dtype,
+        shape: tensor.shape,
+        start: data + tensor.data_offsets.0 as u64,
+        bytes: tensor.data_offsets.1 - tensor.data_offsets.0,
     };
-    Ok(metadata.tensors().into_iter().map(|(name, info)| (name, stored(info))).collect())
+    Ok(declared.into_iter().map(|(name, tensor)| (name, stored(tensor))).collect())
+}
+
+/// What a header says of one tensor.
+#[derive(serde::Deserialize)]
+struct Declared {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data_offsets: (usize, usize),
+}
+
+/// How many bytes the tensors cover, or which of them does not follow on the one before it, or is not
+/// as long as its shape says.
+fn cover(declared: &BTreeMap<String, Declared>) -> std::result::Result<usize, String> {
+    let mut by_start: Vec<(&String, &Declared)> = declared.iter().collect();
+    by_start.sort_by_key(|(_, tensor)| tensor.data_offsets);
+    let mut end = 0;
+    for (name, Declared { dtype, shape, data_offsets: (from, to) }) in by_start {
+        if *from != end || to < from {
+            return Err(format!("{name} has data_offsets [{from}, {to}]; the one before it ends at {end}"));
+        }
+        let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        let bits = elements.and_then(|n| n.checked_mul(dtype.bitsize()));
+        if bits != (to - from).checked_mul(8) {
+            let bytes = to - from;
+            return Err(format!("{name} has data_offsets of {bytes} bytes for {dtype:?} values of shape {shape:?}"));
+        }
+        end = *to;
+    }
+    Ok(end)
+}
+
+/// The tensors of a header by name. The `safetensors` crate's own reader keeps the last of two tensors
+/// with one name, and does not say which tensor is at fault.
+struct Header(BTreeMap<String, Declared>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Header, D::Error> {
+        struct Tensors;
+        impl<'de> Visitor<'de> for Tensors {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of tensors")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> std::result::Result<Header, A::Error> {
+                let mut tensors = BTreeMap::new();
+                while let Some(name) = access.next_key::<String>()? {
+                    if name == "__metadata__" {
+                        access.next_value::<IgnoredAny>()?;
+                        continue;
+                    }
+                    let tensor = access.next_value().map_err(|why| A::Error::custom(format!("{name}: {why}")))?;
+                    if tensors.insert(name.clone(), tensor).is_some() {
+                        return Err(A::Error::custom(format!("{name} is there twice")));
+                    }
+                }
+                Ok(Header(tensors))
+            }
+        }
+        deserializer.deserialize_map(Tensors)
+    }
 }
 
 /// A tensor to write: name, shape, and how to get its values when its turn comes.
