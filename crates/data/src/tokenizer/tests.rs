@@ -169,7 +169,7 @@ fn unusable_folders_say_why() {
     check_refused(&[("tokenizer.json", &anonymous)], "no `eos_token` is named");
     let config = r#"{"eos_token":"</s>"}"#;
     check_refused(&[("tokenizer.json", &anonymous), ("tokenizer_config.json", config)], "`eos_token` is `</s>`");
-    check_refused(&[("tokenizer.json", &good), ("tokenizer_config.json", "{")], "malformed JSON");
+    check_refused(&[("tokenizer.json", &good), ("tokenizer_config.json", "{")], "no JSON object");
     check_refused(&[("vocab.json", "[]"), ("merges.txt", "")], "no object of ids");
     check_refused(&[("vocab.json", r#"{"a":0}"#), ("merges.txt", "#version: 0.2\na b c\n")], "merges.txt:2: no merge");
     check_refused(&[("vocab.json", r#"{"a":0}"#), ("merges.txt", "a b\n")], "vocabulary and merges do not fit");
@@ -206,6 +206,7 @@ fn byte_level_gguf(pre: &str) -> GgufTokenizer {
         })
         .collect();
     GgufTokenizer {
+        path: "model.gguf".into(),
         model: "gpt2".to_owned(),
         pre: Some(pre.to_owned()),
         tokens,
@@ -259,7 +260,7 @@ fn unusable_gguf_metadata_names_its_key() {
     ];
     for (gguf, want) in bad {
         let message = Tokenizer::from_gguf(&gguf).unwrap_err().to_string();
-        assert!(message.starts_with("GGUF tokenizer: ") && message.contains(want), "{message}");
+        assert!(message.starts_with("model.gguf: ") && message.contains(want), "{message}");
     }
 }
 

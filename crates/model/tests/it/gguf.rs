@@ -240,7 +240,7 @@ fn set(key: &str, value: Value) -> impl FnOnce(&mut Vec<(String, Value)>, &mut N
 fn foreign_and_lying_files_are_refused() {
     refuses(set("general.architecture", Value::String("mamba".into())), &["\"mamba\"", "llama, qwen2"]);
     refuses(set("general.alignment", Value::U32(0)), &["general.alignment is 0"]);
-    refuses(set("qwen2.block_count", Value::String("three".into())), &["qwen2.block_count is String, not a count"]);
+    refuses(set("qwen2.block_count", Value::String("three".into())), &["qwen2.block_count is a text, not a count"]);
     refuses(set("qwen2.block_count", Value::U32(u32::MAX)), &["layers is 4294967295"]);
     refuses(set("qwen2.block_count", Value::U32(4)), &["missing: blk.3.attn_q.weight"]);
     refuses(set("qwen2.block_count", Value::U32(2)), &["unexpected: blk.2.attn_q.weight"]);
