@@ -183,7 +183,8 @@ pub(crate) fn table(stages: &[Stage], machine: Machine) -> String {
     if let Some(Stage { name, estimate }) = stages.iter().max_by_key(|stage| stage.estimate.peak()) {
         let _ = writeln!(text, "  models of {name}:");
         for Buffers { name, parameters, gradient, moments, average } in &estimate.models {
-            let parts = [("parameters", parameters), ("gradient", gradient), ("moments", moments), ("average", average)];
+            let parts =
+                [("parameters", parameters), ("gradient", gradient), ("moments", moments), ("average", average)];
             let parts = parts.iter().filter(|(_, bytes)| **bytes > 0);
             let parts: Vec<String> = parts.map(|(part, bytes)| format!("{part} {}", mega(**bytes))).collect();
             let _ = writeln!(text, "  {name:>13}  {}", parts.join(", "));
@@ -243,8 +244,7 @@ mod tests {
         let config = Config::default();
         let model = Description::tiny_gpt2(300, 64, 2, 2, 128);
         let examples = vec![sft::Example { prompt: vec![1; 20], completion: vec![1; 20] }; 40];
-        let texts =
-            Texts { demonstrations: &examples, rankings: &[], windows: &[vec![1; 50]], longest_prompt: 30 };
+        let texts = Texts { demonstrations: &examples, rankings: &[], windows: &[vec![1; 50]], longest_prompt: 30 };
         let stages = stages(&config, &model, &texts);
         let names: Vec<&str> = stages.iter().map(|stage| stage.name).collect();
         assert_eq!(names, ["sft-baseline", "reward-model", "sft-init", "ppo", "ppo-ptx"]);

@@ -43,7 +43,12 @@ fn every_rule_bites() {
     check(metrics, "docs/metrics.md", "| `train/sft/old` | | |", "nothing emits");
     let guard = |key: &str, test: &str| format!("| a guard | {key} | `docs/guards.md::{test}` |");
     check(guards, "docs/guards.md", &guard("`ppo.guards.max-kl` = 100", "gone"), "there is no test `gone`");
-    check(guards, "docs/guards.md", &guard("`ppo.guards.max-kl` = 7", "x"), "default of `ppo.guards.max-kl` is 100, not 7");
+    check(
+        guards,
+        "docs/guards.md",
+        &guard("`ppo.guards.max-kl` = 7", "x"),
+        "default of `ppo.guards.max-kl` is 100, not 7",
+    );
     check(guards, "docs/guards.md", &guard("`ppo.guards.nose` = 7", "x"), "there is no key `ppo.guards.nose`");
     check(guards, "docs/guards.md", "| a guard | | |", "names no test");
     check(guards, "docs/guards.md", "", "does not have the key `ppo.guards.max-kl`");
@@ -346,7 +351,9 @@ fn guards(repository: &Repository, problems: &mut Vec<String>) {
         }
         for pair in pieces[1..].chunks(2) {
             let ([key, after], true) = (pair, pair[0].contains('.')) else { continue };
-            let Some(stated) = after.strip_prefix(" = ").and_then(|rest| rest.split([' ', ';', ',']).next()) else { continue };
+            let Some(stated) = after.strip_prefix(" = ").and_then(|rest| rest.split([' ', ';', ',']).next()) else {
+                continue;
+            };
             match lookup(&defaults, key) {
                 None => problems.push(format!("{PAGE}: there is no key `{key}`")),
                 Some(value) if stated.parse::<f64>() != Ok(value) => {

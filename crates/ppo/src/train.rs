@@ -238,8 +238,11 @@ fn policy_gradients(
         Critic::Separate { .. } => None,
     };
     let stats = minibatch.policy_gradients(&state.policy, plan, head, ptx)?;
-    let losses =
-        [("ppo/loss/policy", stats.policy_loss), ("ppo/loss/ptx", stats.ptx_loss), ("ppo/loss/value", stats.value_loss)];
+    let losses = [
+        ("ppo/loss/policy", stats.policy_loss),
+        ("ppo/loss/ptx", stats.ptx_loss),
+        ("ppo/loss/value", stats.value_loss),
+    ];
     losses.into_iter().try_for_each(|(name, loss)| finite(state, task, name, loss))?;
     if state.policy_optimizer.steps() == 0 {
         check_gradients(state.policy.params(), &[], 1).map_err(|error| of_model("policy", state, error))?;
@@ -253,7 +256,8 @@ fn finite(state: &State, task: &Task<'_>, name: &str, value: f64) -> Result<()> 
         return Ok(());
     }
     let step = state.policy_optimizer.steps() + 1;
-    let models = [("policy", Some(&state.policy)), ("value", state.value.as_ref()), ("reference", Some(task.reference))];
+    let models =
+        [("policy", Some(&state.policy)), ("value", state.value.as_ref()), ("reference", Some(task.reference))];
     for (model, decoder) in models {
         if let Some(decoder) = decoder {
             check_weights(decoder.params(), step).map_err(|error| of_model(model, state, error))?;

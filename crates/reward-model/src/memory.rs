@@ -37,8 +37,7 @@ mod tests {
         let config = Config::tiny_gpt2(30, 16, 2, 2, 64);
         let group = |k: usize| Group { prompt: vec![1; 30], completions: vec![vec![1; 5]; k], ranks: vec![1; k] };
         let adam = AdamConfig::default();
-        let plan =
-            |micro_tokens| Plan { epochs: 1, batch: 2, lr: 1e-3, adam, micro_tokens, spike_z: 0.0, seed: 1 };
+        let plan = |micro_tokens| Plan { epochs: 1, batch: 2, lr: 1e-3, adam, micro_tokens, spike_z: 0.0, seed: 1 };
         let kept = |k, micro_tokens| memory(&config, &[group(k), group(k), group(k)], &plan(micro_tokens)).worst();
         let tokens = |tokens, rows| recorded(&config, tokens, false, Readout::Scalar(rows)).kept;
         assert_eq!(kept(4, 1_000).kept, tokens(100, 8));

@@ -142,7 +142,8 @@ pub fn train(state: &mut State, data: &Data<'_>, plan: &Plan, on: &mut Listener<
         let chunk = items.chunks(plan.batch).nth(at).unwrap_or_default();
         let first = epoch * items.len() as u64 + (at * plan.batch) as u64;
         let losses = gradients(state, &pack(chunk, first, plan.prompt_weight, plan.micro_tokens), plan)?;
-        for (name, loss) in [("train/sft/loss", losses.completion), ("train/sft/pretraining_loss", losses.pretraining)] {
+        for (name, loss) in [("train/sft/loss", losses.completion), ("train/sft/pretraining_loss", losses.pretraining)]
+        {
             check_loss(state.model.params(), name, loss.mean(), state.step + 1)?;
         }
         if state.step == 0 {

@@ -193,7 +193,8 @@ mod tests {
     #[track_caller]
     fn check_spikes(values: impl IntoIterator<Item = f64>, want: &[usize]) {
         let mut spikes = Spikes::default();
-        let found = values.into_iter().enumerate().filter_map(|(i, value)| spikes.observe(value, SpikeWatch::Z).map(|_| i));
+        let found =
+            values.into_iter().enumerate().filter_map(|(i, value)| spikes.observe(value, SpikeWatch::Z).map(|_| i));
         assert_eq!(found.collect::<Vec<_>>(), want);
     }
 

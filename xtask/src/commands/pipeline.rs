@@ -4,8 +4,8 @@ use crate::{
     config::Config,
     embedded, evaluate,
     listen::on_interrupt,
-    prepare::{Base, Material, device, expand, open_base},
     memory::{Machine, Stage, Texts, refuse, stages as stages_of},
+    prepare::{Base, Material, device, expand, open_base},
     print, say,
     stages::{Run, earlier_seconds},
 };

@@ -79,7 +79,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         state.restore(checkpoint)?;
     }
     let mut watch = Watch::new(artefact, 500);
-    let trained = pretrain(&mut state, &windows, &args.recipe, &mut |event| watch.hear(event, &mut |_, _, _, _| Ok(())));
+    let trained =
+        pretrain(&mut state, &windows, &args.recipe, &mut |event| watch.hear(event, &mut |_, _, _, _| Ok(())));
     let total = trained.map_err(|error| watch.stopped(&args.run, error))?;
     let mut artefact = watch.done();
     if state.step < total {

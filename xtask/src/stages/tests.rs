@@ -224,7 +224,13 @@ fn ppo_plan() -> ppo::Plan {
         kl: KlControl::Fixed { beta: 0.2 },
         gamma_ptx: 1.0,
         ptx_examples: 1,
-        guards: Guards { max_kl: 5.0, negative_kl: 5.0, capped_iterations: 2, constant_iterations: 2, ..Guards::default() },
+        guards: Guards {
+            max_kl: 5.0,
+            negative_kl: 5.0,
+            capped_iterations: 2,
+            constant_iterations: 2,
+            ..Guards::default()
+        },
         ..ppo::Plan::preset(ppo::Preset::InstructGpt)
     }
 }

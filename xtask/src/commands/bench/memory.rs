@@ -164,7 +164,13 @@ mod tests {
         let shape = shapes::parse("tiny").unwrap();
         let estimate = estimate(Stage::Sft, &shape, Stage::Sft.sizes(&shape));
         let peak = estimate.peak() as f64;
-        let row = |measured| Row { shape: shape.clone(), stage: Stage::Sft, estimate: estimate.clone(), process: 0, measured };
+        let row = |measured| Row {
+            shape: shape.clone(),
+            stage: Stage::Sft,
+            estimate: estimate.clone(),
+            process: 0,
+            measured,
+        };
         assert!(row(peak / 1.19).off() < TOLERANCE && row(peak / 1.21).off() > TOLERANCE);
         assert!(row(peak / 0.81).off() > -TOLERANCE && row(peak / 0.79).off() < -TOLERANCE);
         let page = page(&[row(peak)]);

@@ -190,7 +190,8 @@ pub(super) fn rankings(shape: &Shape, sizes: Sizes, steps: u64) -> (Vec<reward_m
         ranks: (1..=k as u32).collect(),
     };
     let (adam, micro_tokens) = (AdamConfig::default(), MICRO_TOKENS);
-    let plan = reward_model::Plan { epochs: steps, batch: prompts, lr: 9e-6, adam, micro_tokens, spike_z: 0.0, seed: 1 };
+    let plan =
+        reward_model::Plan { epochs: steps, batch: prompts, lr: 9e-6, adam, micro_tokens, spike_z: 0.0, seed: 1 };
     ((0..prompts).map(group).collect(), plan)
 }
 
