@@ -10,7 +10,8 @@
 //! *temporary* the most that one operation holds on top of it for a moment, and *sums* the gradients
 //! of earlier micro-batches. Temporaries count twice: the allocator gives memory back to the system a
 //! second after it was freed, and between two tensors that stay, the hole that a temporary leaves is
-//! not filled by the next one of another size. Nothing else is allowed for, and nothing is fitted.
+//! not filled by the next one of another size. That rule was found by measuring; the rest follows from
+//! the code, and nothing else is allowed for.
 
 use crate::{Activation, Config, HeadKind, Position};
 use instruct_kernels::{BLOCK, HeadLayout, Nonlinearity, memory as kernels};

@@ -51,12 +51,12 @@ pub enum Error {
         /// What was seen.
         alarm: Alarm,
     },
-    /// A loss, gradient or weight is no number.
+    /// A loss, gradient or weight is no number, or no gradient reached a parameter.
     #[error("iteration {iteration}: {source}")]
     NotFinite {
         /// The iteration, counted from 1.
         iteration: u64,
-        /// Which number, and at which optimizer step; tensors are named `policy/...`, `value/...` or
+        /// Which one, and at which optimizer step; tensors are named `policy/...`, `value/...` or
         /// `reference/...`.
         source: instruct_train::TrainError,
     },

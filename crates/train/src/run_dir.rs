@@ -545,6 +545,22 @@ mod tests {
     }
 
     #[test]
+    fn another_configuration_is_taken_over_when_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run");
+        let changed = TOML.replace("lr = 9e-6", "lr = 1e-6");
+        let adopt = |config| RunDir::open(&path, Start::Adopt, config, &0).map(|run| run.config_difference().to_vec());
+        // Where there is no run yet, it begins.
+        assert!(adopt(TOML).unwrap().is_empty());
+        assert_eq!(adopt(&changed).unwrap(), ["- sft.lr = 9e-6", "+ sft.lr = 1e-6"]);
+        assert_eq!(fs::read_to_string(path.join(CONFIG)).unwrap(), changed);
+        RunDir::open(&path, Start::Resume, &changed, &0).unwrap();
+        check_refused(&path, Start::Resume, TOML, &["--adopt"]);
+        fs::remove_file(path.join(CONFIG)).unwrap();
+        check_refused(&path, Start::Adopt, TOML, &["it is not a run"]);
+    }
+
+    #[test]
     fn another_environment_is_shown_and_the_first_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         assert!(open(folder.path(), Start::Fresh).unwrap().environment_difference().is_empty());
