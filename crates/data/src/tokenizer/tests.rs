@@ -169,7 +169,7 @@ fn unusable_folders_say_why() {
     check_refused(&[("tokenizer.json", &anonymous)], "no `eos_token` is named");
     let config = r#"{"eos_token":"</s>"}"#;
     check_refused(&[("tokenizer.json", &anonymous), ("tokenizer_config.json", config)], "`eos_token` is `</s>`");
-    check_refused(&[("tokenizer.json", &good), ("tokenizer_config.json", "{")], "malformed JSON");
+    check_refused(&[("tokenizer.json", &good), ("tokenizer_config.json", "{")], "no JSON object");
     check_refused(&[("vocab.json", "[]"), ("merges.txt", "")], "no object of ids");
     check_refused(&[("vocab.json", r#"{"a":0}"#), ("merges.txt", "#version: 0.2\na b c\n")], "merges.txt:2: no merge");
     check_refused(&[("vocab.json", r#"{"a":0}"#), ("merges.txt", "a b\n")], "vocabulary and merges do not fit");

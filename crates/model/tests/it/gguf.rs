@@ -240,16 +240,16 @@ fn set(key: &str, value: Value) -> impl FnOnce(&mut Vec<(String, Value)>, &mut N
 fn foreign_and_lying_files_are_refused() {
     refuses(set("general.architecture", Value::String("mamba".into())), &["\"mamba\"", "llama, qwen2"]);
     refuses(set("general.alignment", Value::U32(0)), &["general.alignment is 0"]);
-    refuses(set("qwen2.block_count", Value::String("three".into())), &["qwen2.block_count is String, not a count"]);
+    refuses(set("qwen2.block_count", Value::String("three".into())), &["qwen2.block_count is a text, not a count"]);
     refuses(set("qwen2.block_count", Value::U32(u32::MAX)), &["layers is 4294967295"]);
     refuses(set("qwen2.block_count", Value::U32(4)), &["missing: blk.3.attn_q.weight"]);
     refuses(set("qwen2.block_count", Value::U32(2)), &["unexpected: blk.2.attn_q.weight"]);
     refuses(set("qwen2.rope.scaling.type", Value::String("yarn".into())), &["\"yarn\"", "Hugging Face folder"]);
-    refuses(set("qwen2.attention.head_count", Value::I32(-2)), &["attention.head_count is I32, not a count"]);
+    refuses(set("qwen2.attention.head_count", Value::I32(-2)), &["attention.head_count is an integer, not a count"]);
     refuses(set("tokenizer.ggml.bos_token_id", Value::U32(53)), &["special token 53"]);
     refuses(
         set("tokenizer.ggml.tokens", Value::Array(vec![Value::U8(1)])),
-        &["tokenizer.ggml.tokens is Array, not a list of one kind"],
+        &["tokenizer.ggml.tokens is a list of numbers, not a list of texts"],
     );
     refuses(|keys, _| keys.retain(|(key, _)| key != "qwen2.embedding_length"), &["lacks qwen2.embedding_length"]);
     refuses(|_, named| drop(named.remove("token_embd.weight")), &["missing: token_embd.weight"]);
