@@ -5,7 +5,7 @@ use crate::{commands::write_whole, config::Precision, print, say};
 use anyhow::{Context, Result, bail};
 use shapes::Shape;
 use stages::{Sizes, Stage};
-use std::{path::PathBuf, process::Command};
+use std::{path::PathBuf, process::Command, time::Instant};
 
 mod ceilings;
 mod memory;
@@ -81,6 +81,12 @@ pub(crate) struct Turn {
     tokens: usize,
     /// Most memory that the process held, in megabytes.
     peak_mb: f64,
+    /// Seconds of the first step, which is not counted.
+    first: f64,
+    /// Seconds of the process outside its steps: from its start to the first step, and to its end after the
+    /// last.
+    #[serde(default)]
+    start: f64,
 }
 
 impl Turn {
@@ -157,11 +163,14 @@ fn own_turn(stage: Stage, shape: &Shape, sizes: Sizes, numbers: Numbers, steps: 
 
 /// Runs a process whose last line is a [`Turn`].
 fn parse_turn(process: &mut Command) -> Result<Turn> {
+    let begun = Instant::now();
     let output = process.output().with_context(|| format!("cannot start {process:?}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
         bail!("{process:?} failed:\n{}", String::from_utf8_lossy(&output.stderr));
     }
     let line = text.lines().last().unwrap_or_default();
-    serde_json::from_str(line).with_context(|| format!("{process:?} printed `{line}`"))
+    let turn: Turn = serde_json::from_str(line).with_context(|| format!("{process:?} printed `{line}`"))?;
+    let steps = turn.first + turn.seconds.iter().sum::<f64>();
+    Ok(Turn { start: begun.elapsed().as_secs_f64() - steps, ..turn })
 }

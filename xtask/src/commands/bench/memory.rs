@@ -133,8 +133,8 @@ fn page(rows: &[Row]) -> String {
          crate). *Process* is what the program holds before it begins, read from the system; \
          *models* are weights, gradients, moments and averages; *sums* the gradients of earlier micro-batches; *kept* \
          the graph of a recorded pass; *moment* what one operation holds on top of it. *Slack* is the one allowance: \
-         the largest such moment once more, because the allocator (mimalloc) gives freed memory back to the system \
-         only after a second, and the hole that a temporary leaves between tensors that stay is not filled by the \
+         the largest such moment once more, because freed memory is kept for what comes next, \
+         and the hole that a temporary leaves between tensors that stay is not filled by the \
          next one of another size. How much it holds is a rule found by measuring (peaks less what a counting \
          allocator saw alive); everything else follows from the code.\n\n\
          Below, each row is the peak (VmHWM) of a process of its own that ran {} steps of a stage, as `bench` measures \

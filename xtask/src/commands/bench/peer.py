@@ -105,7 +105,7 @@ def timed(step, steps):
         begun = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - begun)
-    return seconds[1:]
+    return seconds
 
 
 def ppo(config, prompts, k, prompt, completion, steps):
@@ -144,7 +144,7 @@ def ppo(config, prompts, k, prompt, completion, steps):
         trainer.lr_scheduler.step = mark
         trainer.train()
     assert len(marks) == steps + 2, f"{len(marks) - 1} updates, {steps + 1} expected"
-    return [b - a for a, b in zip(marks[1:], marks[2:])]
+    return [b - a for a, b in zip(marks, marks[1:])]
 
 
 def main():
@@ -166,7 +166,7 @@ def main():
         step, tokens = kinds.get(stage, generate)(config, prompts, k, prompt, completion)
         seconds = timed(step, steps)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps(dict(seconds=seconds, tokens=tokens, peak_mb=peak)))
+    print(json.dumps(dict(seconds=seconds[1:], first=seconds[0], tokens=tokens, peak_mb=peak)))
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ impl Report {
             writeln!(text, "\nceilings: {gflops:.0} GFLOP/s in {precision} products, {gigabytes:.1} GB/s of reading\n");
         let _ = writeln!(
             text,
-            "{:>8} {:>18} {:>9} {:>13} {:>9} {:>13} {:>6} {:>8} {:>8} {:>6} {:>8} {:>7}",
+            "{:>8} {:>18} {:>9} {:>13} {:>9} {:>13} {:>6} {:>8} {:>8} {:>6} {:>8} {:>7} {:>7}",
             "shape",
             "stage",
             "tokens/s",
@@ -99,7 +99,8 @@ impl Report {
             "peer MB",
             "ratio",
             "floor MB",
-            "ceiling"
+            "ceiling",
+            "start s"
         );
         for row in &self.rows {
             let spread = |turns: &[Turn]| {
@@ -110,7 +111,7 @@ impl Report {
             let maybe = |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |x| format!("{x:.digits$}"));
             let _ = writeln!(
                 text,
-                "{:>8} {:>18} {:>9.0} {:>13} {:>9} {:>13} {:>6} {:>8.0} {:>8} {:>6} {:>8.0} {:>7}",
+                "{:>8} {:>18} {:>9.0} {:>13} {:>9} {:>13} {:>6} {:>8.0} {:>8} {:>6} {:>8.0} {:>7} {:>7.1}",
                 row.shape,
                 row.stage,
                 row.rate,
@@ -123,6 +124,7 @@ impl Report {
                 maybe(row.peer_peak_mb.map(|peer| row.peak_mb / peer), 2),
                 row.floor_mb,
                 row.share.map_or("-".to_owned(), |share| format!("{:.0} %", 100.0 * share)),
+                median(&row.ours.iter().map(|turn| turn.start).collect::<Vec<_>>()),
             );
         }
         for point in &self.sweeps {

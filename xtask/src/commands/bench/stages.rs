@@ -126,7 +126,9 @@ pub(super) fn measure(stage: Stage, shape: &Shape, sizes: Sizes, numbers: Number
     if clock.seconds.len() != steps + 1 {
         bail!("{} of {} steps were measured", clock.seconds.len(), steps + 1);
     }
-    Ok(Turn { seconds: clock.seconds.split_off(1), tokens: stage.tokens(sizes), peak_mb: peak_memory_mb() })
+    let seconds = clock.seconds.split_off(1);
+    let (first, tokens) = (clock.seconds[0], stage.tokens(sizes));
+    Ok(Turn { seconds, tokens, peak_mb: peak_memory_mb(), first, start: 0.0 })
 }
 
 /// Seconds from one step to the next.
