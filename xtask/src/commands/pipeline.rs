@@ -89,6 +89,9 @@ fn new_folder() -> PathBuf {
 /// One seed's run, as far as `until`; the results when it got to the evaluation.
 fn one(config: &Config, folder: &Path, start: Start, until: Until) -> Result<Option<evaluate::Results>> {
     let environment = environment(config)?;
+    if folder.exists() && !folder.is_dir() {
+        bail!("--run {}: this is a file; name a folder", folder.display());
+    }
     let resolved = toml::to_string(config)?;
     let open = || RunDir::open(folder, start, &resolved, &environment);
     // A run that is continued must say at once that its configuration differs; a fresh one leaves no
