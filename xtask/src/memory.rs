@@ -63,7 +63,7 @@ pub(crate) fn stages(config: &Config, model: &Description, texts: &Texts<'_>) ->
         estimate
     };
     vec![
-        Stage { name: "sft-baseline", estimate: with(tuned(&config.sft_baseline), &[base.clone()]) },
+        Stage { name: "sft-baseline", estimate: with(tuned(&config.sft_baseline), std::slice::from_ref(&base)) },
         Stage { name: "reward-model", estimate: with(ranked, &[base.clone(), read("its start", language)]) },
         Stage {
             name: "sft-init",

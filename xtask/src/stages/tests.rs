@@ -37,10 +37,13 @@ enum Fault {
     Endless,
 }
 
+/// A stage's loop, with what is wrong.
+type Train<'a, S> = dyn Fn(&mut S, Fault, &mut Listener<'_, S>) -> Result<()> + 'a;
+
 /// A stage: its first state, its loop (with what is wrong), and its learners by name.
 struct Stage<'a, S> {
     new: &'a dyn Fn() -> S,
-    train: &'a dyn Fn(&mut S, Fault, &mut Listener<'_, S>) -> Result<()>,
+    train: &'a Train<'a, S>,
     models: &'a dyn Fn(&S) -> Vec<(&'static str, &Decoder)>,
 }
 
