@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes the targets one after the other, for so many seconds each, and writes what libFuzzer says of
+# Fuzzes the targets, JOBS of them at a time (1 without it), for so many seconds each, and writes what libFuzzer says of
 # them into record.toml.
 #
 #     fuzz/run.sh                      # every target, ten minutes each
@@ -32,15 +32,27 @@ record() {
   mv record.tmp record.toml
 }
 
-failed=0
-for target in "${targets[@]}"; do
+# Fuzzes one target and leaves its exit code beside its log.
+fuzz() {
+  local target=$1 status=0
   mkdir -p "work/$target" "artifacts/$target"
-  log=work/$target.log
-  status=0
   # A backtrace inside an error takes seconds to name its lines in a binary of this size.
   RUST_LIB_BACKTRACE=0 nice -n 19 "target/$host/release/$target" "work/$target" "corpus/$target" \
     "-artifact_prefix=artifacts/$target/" -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=10 \
-    -print_final_stats=1 >"$log" 2>&1 || status=$?
+    -print_final_stats=1 >"work/$target.log" 2>&1 || status=$?
+  echo "$status" >"work/$target.status"
+}
+
+for target in "${targets[@]}"; do
+  while (($(jobs -rp | wc -l) >= ${JOBS:-1})); do wait -n; done
+  fuzz "$target" &
+done
+wait
+
+failed=0
+for target in "${targets[@]}"; do
+  log=work/$target.log
+  status=$(cat "work/$target.status")
   # "Done 1234 runs in 601 second(s)"; a target that broke says its number of runs alone.
   ran=$(sed -n 's/^Done \([0-9]*\) runs in \([0-9]*\) second.*/\2/p' "$log" | tail -n 1)
   executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -n 1)
