@@ -5,8 +5,8 @@
 //! that are neighbours along the depth. A product is made in two moves: [`Left`] and [`Right`] round and
 //! pack what lies in memory as `f32`, [`product`] and [`add_product`] add up products of pairs.
 //!
-//! Every result is one chain of additions along the depth, continued through memory where the depth is
-//! cut, so that its bits depend neither on the other rows nor on how the work is shared out. They do
+//! Every result adds up along the depth in one order, continued through memory where the depth is cut, so
+//! that its bits depend neither on the other rows nor on how the work is shared out. They do
 //! depend on the [`Unit`], since instructions round what they add in different ways.
 
 use rayon::prelude::*;
@@ -65,13 +65,39 @@ impl Unit {
             && is_x86_feature_detected!("avx512bf16")
         {
             // Tiles are packed with the instructions of AVX-512.
-            if amx::permitted() {
+            if amx::permitted() && Unit(Kind::Amx).is_right() {
                 units.push(Unit(Kind::Amx));
             }
             units.push(Unit(Kind::Avx512));
         }
         units.push(Unit(Kind::Portable));
         units
+    }
+
+    /// Whether this unit multiplies small whole numbers, of which all sums are exact, as plain code does:
+    /// asked of one that could not be tried on the machines that this was written on.
+    fn is_right(self) -> bool {
+        let (rows, depth, columns) = (37, 70, 45);
+        let whole = |len: usize, step: usize| (0..len).map(|i| ((i * step) % 11) as f32 - 5.0).collect::<Vec<f32>>();
+        let plain = Unit(Kind::Portable);
+        let left = Left::rows_by(plain, &whole(rows * depth, 7), rows, depth);
+        let right = Right::rows_by(plain, &whole(columns * depth, 3), columns, depth);
+        let product = |unit: Unit| {
+            let mut out = vec![1.0; rows * columns];
+            let target = tile::Target::new(out.as_mut_ptr(), columns);
+            // One after the other: a task of the pool might ask for the best unit while it is being found.
+            for first in (0..right.blocks()).step_by(unit.group()) {
+                let area =
+                    tile::Area { rows: 0..rows, blocks: first..right.blocks().min(first + unit.group()) };
+                // SAFETY: nobody else knows of the target, which is whole and initialised.
+                #[allow(unsafe_code)]
+                unsafe {
+                    unit.fill(&area, &left, &right, &target, true)
+                };
+            }
+            out
+        };
+        product(self) == product(plain)
     }
 }
 
@@ -268,6 +294,9 @@ mod tests {
                 (129, 17, 65),
                 (200, 64, 16),
                 (37, 100, 97),
+                // Deeper than the panel of any unit.
+                (33, 4500, 40),
+                (32, 2049, 48),
             ] {
                 for threads in [1, 3] {
                     on(unit, threads, || check_product(&format!("{unit:?}"), m, k, n, multiply));
@@ -279,6 +308,11 @@ mod tests {
             assert_eq!(out, [1.0; 4]);
             assert_eq!(product(&left, &right), [0.0; 4]);
         }
+    }
+
+    #[test]
+    fn every_unit_multiplies_whole_numbers_exactly() {
+        assert!(Unit::available().into_iter().all(Unit::is_right));
     }
 
     #[test]

@@ -43,7 +43,11 @@ impl std::fmt::Debug for Right {
 impl Left {
     /// The rows of `x (n, depth)`.
     pub(crate) fn rows_of(x: &[f32], n: usize, depth: usize) -> Left {
-        let unit = Unit::best();
+        Left::rows_by(Unit::best(), x, n, depth)
+    }
+
+    /// [`Left::rows_of`] by this unit.
+    pub(super) fn rows_by(unit: Unit, x: &[f32], n: usize, depth: usize) -> Left {
         Left::make(n, depth, |first, row_lines, out| {
             for (row, out) in (first..).zip(out.chunks_mut(row_lines)) {
                 unit.round(if row < n { &x[row * depth..(row + 1) * depth] } else { &[] }, out);
@@ -101,7 +105,11 @@ impl Left {
 impl Right {
     /// The rows of `w (n, depth)` as columns: `x wᵀ` is a product with this.
     pub(crate) fn rows_of(w: &[f32], n: usize, depth: usize) -> Right {
-        let unit = Unit::best();
+        Right::rows_by(Unit::best(), w, n, depth)
+    }
+
+    /// [`Right::rows_of`] by this unit.
+    pub(super) fn rows_by(unit: Unit, w: &[f32], n: usize, depth: usize) -> Right {
         Right::make(n, depth, |first, out| {
             for (at, out) in out.chunks_mut(LANES).enumerate() {
                 let mut lines = [MaybeUninit::new(ZERO); LANES];
