@@ -122,7 +122,7 @@ fn a_second_process_is_told_the_number_of_the_first() {
     first.args(arguments(&[])).current_dir(folder.path());
     let mut first = first.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     // By then it has locked the folder and written its number.
-    while !folder.path().join("run/embedded").exists() {
+    while fs::read_to_string(folder.path().join("run/.lock")).unwrap_or_default().trim().is_empty() {
         assert!(first.try_wait().unwrap().is_none(), "the first process ended");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }

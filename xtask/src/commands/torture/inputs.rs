@@ -190,7 +190,9 @@ fn try_one(input: &Input, program: &Path, repository: &Path, patience: Duration)
         Placed::Skipped(why) => return Ok(Row { skipped: Some(why), ..row }),
     };
     let before = listing(desk.path())?;
-    let outcome = start(input, program, &path, desk.path(), records.path(), patience)?;
+    let base = repository.join("fixtures/base").canonicalize()?;
+    let arguments = input.run.iter().map(|part| part.replace("{}", &path).replace("{base}", &base.to_string_lossy()));
+    let outcome = start(input, program, arguments, desk.path(), records.path(), patience)?;
     row.seconds = outcome.seconds;
     row.message = String::from_utf8_lossy(&fs::read(records.path().join("stderr"))?).into_owned();
     let peak = fs::read_to_string(records.path().join("peak")).unwrap_or_default();
@@ -242,7 +244,7 @@ struct Outcome {
 fn start(
     input: &Input,
     program: &Path,
-    path: &str,
+    arguments: impl Iterator<Item = String>,
     desk: &Path,
     records: &Path,
     patience: Duration,
@@ -250,7 +252,6 @@ fn start(
     if input.legal.is_none() && [&input.at, &input.next].iter().any(|part| part.is_empty()) {
         bail!("the row says neither where the fault lies nor what to do next");
     }
-    let arguments = input.run.iter().map(|argument| argument.replace("{}", path));
     let begun = Instant::now();
     let mut child = Command::new(program)
         .args(arguments)
