@@ -91,14 +91,13 @@ pub(crate) fn whole(path: &Path, limits: &Limits) -> Result<Result<String, (usiz
     at_most(open(path, limits)?, path, limits.whole, limits.whole).map(checked)
 }
 
+/// What is done with a line: its number, and its text or what is wrong with it.
+type Each<'a> = dyn FnMut(usize, Result<&str, Problem>) -> ControlFlow<()> + 'a;
+
 /// Calls `each` with every line that is not blank: its number from 1, and its text or what is wrong
 /// with it, until it has enough. Line ends are `\n` or `\r\n`; a byte order mark before the first
 /// line is ignored. A line that is too long is the last one.
-pub(crate) fn lines(
-    path: &Path,
-    limits: &Limits,
-    each: &mut dyn FnMut(usize, Result<&str, Problem>) -> ControlFlow<()>,
-) -> Result<(), Error> {
+pub(crate) fn lines(path: &Path, limits: &Limits, each: &mut Each<'_>) -> Result<(), Error> {
     let mut reader = open(path, limits)?;
     let (mut line, mut number) = (Vec::new(), 0);
     loop {

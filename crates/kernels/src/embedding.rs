@@ -41,7 +41,7 @@ impl Lookup {
     fn rows(&self) -> candle_core::Result<Vec<f32>> {
         Ok(match self.table.held() {
             Some(held) => self.ids.iter().flat_map(|&id| held.row(id as usize)).collect(),
-            None => op::gather(&*self.table.elements()?, &self.ids, self.width),
+            None => op::gather(&self.table.elements()?, &self.ids, self.width),
         })
     }
 }

@@ -118,7 +118,7 @@ unsafe fn fill_with(
 /// Sixteen rows of `left` by the line that begins at pair `start`.
 #[allow(unsafe_code)]
 fn load_left<const T: usize>(tiles: &mut impl Tiles, left: &Left, row: usize, start: usize) {
-    let lines = &left.from_row(row)[start / LANES..];
+    let lines = &left.rows_from(row)[start / LANES..];
     assert!(lines.len() > (ROWS - 1) * left.stride(), "rows of a tile");
     // SAFETY: the last of the rows begins inside `lines` by the assertion.
     unsafe { tiles.load::<T>(lines.as_ptr().cast(), left.stride() * size_of::<Line>()) }

@@ -97,7 +97,7 @@ impl Left {
     }
 
     /// All lines of the row and those after it.
-    pub(super) fn from_row(&self, row: usize) -> &[Line] {
+    pub(super) fn rows_from(&self, row: usize) -> &[Line] {
         &self.lines[row * self.stride()..]
     }
 }

@@ -117,7 +117,7 @@ pub(super) unsafe fn fill_portable(
     for block in area.blocks.clone() {
         let lines = &right.block(block)[panel.clone()];
         for row in area.rows.clone() {
-            let pairs = left.from_row(row).iter().flat_map(|line| &line.0).skip(panel.start).take(panel.len());
+            let pairs = left.rows_from(row).iter().flat_map(|line| &line.0).skip(panel.start).take(panel.len());
             let mut sums = [0.0; LANES];
             if accumulate {
                 // SAFETY: the caller's promises.
@@ -191,7 +191,7 @@ mod x86 {
             let lines: [&[Line]; B] = std::array::from_fn(|b| &right.block(block + b)[panel.clone()]);
             // Sixteen pairs are one line, and panels begin and end between lines.
             let stride = left.stride();
-            let whole = &left.from_row(row)[panel.start / LANES..];
+            let whole = &left.rows_from(row)[panel.start / LANES..];
             assert!(whole.len() >= (R - 1) * stride + panel.len() / LANES, "rows of a tile");
             let pairs: *const i32 = whole.as_ptr().cast();
             let masks: [u16; B] = std::array::from_fn(|b| (0xffff_u32 >> (LANES - target.width(block + b))) as u16);
