@@ -333,7 +333,18 @@ mod tests {
     #[test]
     fn rounding_is_that_of_the_definition_on_every_unit() {
         let mut x = normals("x", 90);
-        x.extend([0.0, -0.0, 1.00390625, 1.01171875, 3.0e38, f32::INFINITY, f32::NEG_INFINITY, 1e-30, -1e-45, 1e-39]);
+        x.extend([
+            0.0,
+            -0.0,
+            257.0 / 256.0,
+            259.0 / 256.0,
+            3.0e38,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            1e-30,
+            -1e-45,
+            1e-39,
+        ]);
         for unit in Unit::available() {
             let packed = on(unit, 1, || Right::rows_of(&x, 1, x.len()));
             for (x, got) in x.iter().zip(packed.row(0)) {

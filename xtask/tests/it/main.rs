@@ -4,7 +4,7 @@
 
 mod bad_input;
 mod guards;
-mod inputs;
+mod hostile;
 mod reliability;
 mod resume;
 

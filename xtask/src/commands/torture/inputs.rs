@@ -328,7 +328,7 @@ fn make(make: &Make, desk: &Path) -> Result<Placed> {
         Make::Unreadable(name) => {
             let path = desk.join(name);
             fs::write(&path, "{}")?;
-            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0))?;
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o0))?;
             if fs::File::open(&path).is_ok() {
                 return Ok(Placed::Skipped("this user may read everything".to_owned()));
             }

@@ -256,7 +256,7 @@ fn render(record: &Record, root: &Path) -> Result<String> {
         let _ = writeln!(page, "| {clause} | {} |", tests.join(", "));
     }
     if !record.inputs.is_empty() {
-        let _ = write!(page, "{INPUTS}{}\n", record.inputs);
+        let _ = writeln!(page, "{INPUTS}{}", record.inputs);
     }
     page += &fuzzing(root)?;
     page += &guards(root);
