@@ -116,7 +116,7 @@ pub fn token_logprob(n: usize, predictions: usize, width: usize, vocabulary: usi
     }
 }
 
-/// What a product packs meanwhile: the `gemm` crate copies panels of one operand, [`DEPTH`] deep, as
+/// What a product packs meanwhile: the `gemm` crate copies panels of one operand, 512 deep, as
 /// much of it as it believes to fit in the last cache.
 pub fn workspace(rows: usize, columns: usize) -> u64 {
     const DEPTH: usize = 512;
