@@ -6,6 +6,12 @@ use crate::{
     tokenizer::{TEMPLATE_BYTES, Tokenizer},
 };
 use minijinja::{Environment, ErrorKind, syntax::SyntaxConfig, value::Value};
+use std::{
+    panic::resume_unwind,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
 /// How a prompt is written out for a model.
 #[derive(Clone, Debug)]
@@ -16,7 +22,14 @@ pub struct Template {
 #[derive(Clone, Debug)]
 enum Kind {
     Plain { before: String, after: String, gap: bool },
-    Chat { place: String, environment: Box<Environment<'static>>, specials: [(&'static str, String); 3] },
+    Chat(Arc<Chat>),
+}
+
+#[derive(Debug)]
+struct Chat {
+    place: String,
+    environment: Environment<'static>,
+    specials: [(&'static str, String); 3],
 }
 
 /// Instructions that one rendering may take, and its recursion depth: a template is a program of
@@ -25,6 +38,8 @@ const FUEL: u64 = 1_000_000;
 const RECURSION: usize = 64;
 /// Bytes of one rendering, the conversation included.
 const RENDERED: usize = 16 << 20;
+/// How long one rendering is waited for. Templates in use take a thousandth of it for a long talk.
+const PATIENCE: Duration = Duration::from_millis(500);
 const PLACEHOLDER: &str = "{prompt}";
 
 impl Template {
@@ -63,8 +78,9 @@ impl Template {
     /// ask whether it is defined take their own fixed date.
     ///
     /// A template is somebody's program, so it gets so much fuel, recursion and output and no more.
-    /// One thing is not bounded: lists that a template adds to themselves again and again. The engine
-    /// charges no fuel for them, and forty doublings take all memory.
+    /// The engine charges no fuel for a list that is added to itself, and forty doublings would take
+    /// all memory: so a rendering gets half a second besides. One that is refused for this goes on in a
+    /// thread that nothing can stop, at some 60 MB a second, and the process should end.
     ///
     /// # Errors
     /// [`Error::Template`] when it does not compile, or cannot render a one-line conversation.
@@ -79,8 +95,9 @@ impl Template {
             let problem = format!("more than {TEMPLATE_BYTES} bytes; name another template");
             return Err(Error::template(place, problem));
         }
-        let environment = Box::new(environment(source).map_err(|why| describe(&place, why))?);
-        let template = Template { kind: Kind::Chat { place: place.clone(), environment, specials } };
+        let environment = environment(source).map_err(|why| describe(&place, why))?;
+        let chat = Chat { place: place.clone(), environment, specials };
+        let template = Template { kind: Kind::Chat(Arc::new(chat)) };
         let probe = "Will this be said?";
         let rendered = template.render_prompt(&Content::Text(probe.to_owned()).conversation())?;
         if !rendered.contains(probe) {
@@ -104,9 +121,7 @@ impl Template {
     pub fn render_prompt(&self, conversation: &Conversation) -> Result<String, Error> {
         match &self.kind {
             Kind::Plain { before, after, gap } => Ok(plain(&conversation.messages, before, after, *gap)),
-            Kind::Chat { place, environment, specials } => {
-                chat(&conversation.messages, environment, specials).map_err(|why| describe(place, why))
-            }
+            Kind::Chat(chat) => patiently(chat, &conversation.messages).map_err(|why| describe(&chat.place, why)),
         }
     }
 
@@ -142,19 +157,36 @@ fn plain(messages: &[Message], before: &str, after: &str, gap: bool) -> String {
     text
 }
 
-fn chat(
-    messages: &[Message],
-    environment: &Environment<'_>,
-    specials: &[(&str, String)],
-) -> Result<String, minijinja::Error> {
-    let turn = |m: &Message| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]);
-    let messages: Value = messages.iter().map(turn).collect();
-    let globals = specials.iter().map(|(name, token)| (*name, Value::from(token.as_str())));
-    let context = [("messages", messages), ("add_generation_prompt", Value::from(true))];
-    let context = Value::from_pairs(globals.chain(context));
-    let mut text = Limited(Vec::new());
-    environment.get_template("chat")?.render_captured_to(context, &mut text)?;
-    String::from_utf8(text.0).map_err(|e| failed(&e))
+/// Renders in a thread of its own, which is left to itself when [`PATIENCE`] ends.
+fn patiently(chat: &Arc<Chat>, messages: &[Message]) -> Result<String, minijinja::Error> {
+    let (tell, told) = mpsc::sync_channel(1);
+    let (chat, messages) = (Arc::clone(chat), messages.to_vec());
+    let rendering = thread::Builder::new().name("template".to_owned());
+    // Nobody listens any more once patience has ended.
+    let rendering = rendering.spawn(move || drop(tell.send(chat.render(&messages)))).map_err(|e| failed(&e))?;
+    match told.recv_timeout(PATIENCE) {
+        Ok(rendered) => rendered,
+        Err(mpsc::RecvTimeoutError::Timeout) => {
+            Err(minijinja::Error::new(ErrorKind::OutOfFuel, format!("no end after {} ms", PATIENCE.as_millis())))
+        }
+        Err(mpsc::RecvTimeoutError::Disconnected) => match rendering.join() {
+            Err(panic) => resume_unwind(panic),
+            Ok(()) => unreachable!("a thread that ends without a panic has told"),
+        },
+    }
+}
+
+impl Chat {
+    fn render(&self, messages: &[Message]) -> Result<String, minijinja::Error> {
+        let turn = |m: &Message| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]);
+        let messages: Value = messages.iter().map(turn).collect();
+        let globals = self.specials.iter().map(|(name, token)| (*name, Value::from(token.as_str())));
+        let context = [("messages", messages), ("add_generation_prompt", Value::from(true))];
+        let context = Value::from_pairs(globals.chain(context));
+        let mut text = Limited(Vec::new());
+        self.environment.get_template("chat")?.render_captured_to(context, &mut text)?;
+        String::from_utf8(text.0).map_err(|e| failed(&e))
+    }
 }
 
 /// Text up to [`RENDERED`]. Fuel is charged per instruction, and one instruction may write a list that
@@ -321,6 +353,8 @@ mod tests {
             &[],
             "runs too long",
         );
+        let doubled = "{% set ns = namespace(s=[1]) %}{% for i in range(40) %}{% set ns.s = ns.s + ns.s %}{% endfor %}";
+        check_refused(doubled, &[], "runs too long");
         check_refused("{{ messages[0]['content'].frobnicate() }}", &[], "frobnicate");
     }
 
