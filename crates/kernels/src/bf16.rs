@@ -12,6 +12,7 @@
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
+#[cfg(any(test, target_arch = "x86_64"))]
 mod amx;
 mod pack;
 mod tile;
@@ -76,6 +77,7 @@ impl Unit {
 
     /// Whether this unit multiplies small whole numbers, of which all sums are exact, as plain code does:
     /// asked of one that could not be tried on the machines that this was written on.
+    #[cfg(any(test, target_arch = "x86_64"))]
     fn is_right(self) -> bool {
         let (rows, depth, columns) = (37, 70, 45);
         let whole = |len: usize, step: usize| (0..len).map(|i| ((i * step) % 11) as f32 - 5.0).collect::<Vec<f32>>();
@@ -87,11 +89,13 @@ impl Unit {
             let target = tile::Target::new(out.as_mut_ptr(), columns);
             // One after the other: a task of the pool might ask for the best unit while it is being found.
             for first in (0..right.blocks()).step_by(unit.group()) {
-                let area = tile::Area { rows: 0..rows, blocks: first..right.blocks().min(first + unit.group()) };
+                let (blocks, panel) = (first..right.blocks().min(first + unit.group()), 0..left.pairs());
+                let (left, right, target) = (&left, &right, &target);
+                let part = tile::Part { left, right, target, rows: 0..rows, blocks, panel, accumulate: true };
                 // SAFETY: nobody else knows of the target, which is whole and initialised.
                 #[allow(unsafe_code)]
                 unsafe {
-                    unit.fill(&area, &left, &right, &target, true)
+                    unit.fill(&part)
                 };
             }
             out
@@ -125,7 +129,7 @@ pub(crate) fn product(left: &Left, right: &Right) -> Vec<f32> {
     }
     let mut out = Vec::with_capacity(len);
     let target = tile::Target::new(out.as_mut_ptr(), right.columns());
-    fill(left, right, target, false);
+    fill(left, right, &target, false);
     // SAFETY: `fill` has written every element of every row.
     #[allow(unsafe_code)]
     unsafe {
@@ -137,11 +141,11 @@ pub(crate) fn product(left: &Left, right: &Right) -> Vec<f32> {
 /// `out += left right`.
 pub(crate) fn add_product(out: &mut [f32], left: &Left, right: &Right) {
     assert_eq!(out.len(), left.rows() * right.columns(), "the result of a product");
-    fill(left, right, tile::Target::new(out.as_mut_ptr(), right.columns()), true);
+    fill(left, right, &tile::Target::new(out.as_mut_ptr(), right.columns()), true);
 }
 
 /// Sets every element of the target to the product, or adds the product to it.
-fn fill(left: &Left, right: &Right, target: tile::Target, accumulate: bool) {
+fn fill(left: &Left, right: &Right, target: &tile::Target, accumulate: bool) {
     assert_eq!(left.depth(), right.depth(), "the depths of a product");
     if left.rows() == 0 || right.columns() == 0 {
         return;
@@ -156,14 +160,12 @@ fn fill(left: &Left, right: &Right, target: tile::Target, accumulate: bool) {
     tasks.for_each(|task| {
         let (group, cut) = (task / cuts, task % cuts);
         let first = group * unit.group();
-        let area = tile::Area {
-            rows: cut * rows..left.rows().min((cut + 1) * rows),
-            blocks: first..right.blocks().min(first + unit.group()),
-        };
+        let (blocks, panel) = (first..right.blocks().min(first + unit.group()), 0..left.pairs());
+        let rows = cut * rows..left.rows().min((cut + 1) * rows);
         // SAFETY: the areas of different tasks have no row and column in common.
         #[allow(unsafe_code)]
         unsafe {
-            unit.fill(&area, left, right, &target, accumulate)
+            unit.fill(&tile::Part { left, right, target, rows, blocks, panel, accumulate })
         };
     });
 }
@@ -188,25 +190,26 @@ impl Unit {
         }
     }
 
-    /// Computes one area of the result.
+    /// Computes a part, so many pairs of its panel after the other.
     ///
     /// # Safety
     ///
-    /// Nobody else accesses this area meanwhile.
+    /// Nobody else accesses its area meanwhile, which is initialised if it is added to.
     #[allow(unsafe_code)]
-    unsafe fn fill(self, area: &tile::Area, left: &Left, right: &Right, target: &tile::Target, accumulate: bool) {
-        for start in (0..left.pairs()).step_by(self.panel()) {
-            let panel = start..left.pairs().min(start + self.panel());
-            let accumulate = accumulate || start > 0;
+    unsafe fn fill(self, part: &tile::Part) {
+        for start in part.panel.clone().step_by(self.panel()) {
+            let panel = start..part.panel.end.min(start + self.panel());
+            let accumulate = part.accumulate || start > part.panel.start;
+            let part = tile::Part { panel, accumulate, ..part.clone() };
             // SAFETY: `available` is the only maker of units, and has asked the processor; the area is
             // the caller's promise.
             unsafe {
                 match self.0 {
                     #[cfg(target_arch = "x86_64")]
-                    Kind::Amx => amx::fill(area, panel, left, right, target, accumulate),
+                    Kind::Amx => amx::fill(&part),
                     #[cfg(target_arch = "x86_64")]
-                    Kind::Avx512 => tile::fill_avx512(area, panel, left, right, target, accumulate),
-                    Kind::Portable => tile::fill_portable(area, panel, left, right, target, accumulate),
+                    Kind::Avx512 => tile::fill_avx512(&part),
+                    Kind::Portable => tile::fill_portable(&part),
                 }
             }
         }

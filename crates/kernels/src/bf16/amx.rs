@@ -6,9 +6,8 @@
 
 use super::{
     pack::{LANES, Left, Line, Right},
-    tile::{Area, Target},
+    tile::{Part, Target},
 };
-use std::ops::Range;
 
 /// Blocks of columns that are worked on together.
 pub(super) const BLOCKS: usize = 2;
@@ -39,45 +38,31 @@ trait Tiles {
     fn multiply<const SUMS: usize, const LEFT: usize, const RIGHT: usize>(&mut self);
 }
 
-/// Adds the products of a panel of pairs to an area, or sets the area to them.
+/// Computes a part.
 ///
 /// # Safety
 ///
 /// Nobody else accesses the area, which is initialised if it is added to; [`permitted`] has said yes.
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
-pub(super) unsafe fn fill(
-    area: &Area,
-    panel: Range<usize>,
-    left: &Left,
-    right: &Right,
-    target: &Target,
-    accumulate: bool,
-) {
+pub(super) unsafe fn fill(part: &Part) {
     // SAFETY: the caller's promises.
-    unsafe { fill_with(&mut x86::Hardware::new(), area, panel, left, right, target, accumulate) }
+    unsafe { fill_with(&mut x86::Hardware::new(), part) }
 }
 
 /// # Safety
 ///
-/// Nobody else accesses the area.
+/// Nobody else accesses the area, which is initialised if it is added to.
 #[allow(unsafe_code)]
-unsafe fn fill_with(
-    tiles: &mut impl Tiles,
-    area: &Area,
-    panel: Range<usize>,
-    left: &Left,
-    right: &Right,
-    target: &Target,
-    accumulate: bool,
-) {
-    for row in area.rows.clone().step_by(2 * ROWS) {
-        let second_row = (row + ROWS < area.rows.end).then_some(row + ROWS);
-        let second_block = (area.blocks.len() > 1).then_some(area.blocks.start + 1);
+unsafe fn fill_with(tiles: &mut impl Tiles, part: &Part) {
+    let Part { left, right, target, rows, blocks, panel, accumulate } = part;
+    for row in rows.clone().step_by(2 * ROWS) {
+        let second_row = (row + ROWS < rows.end).then_some(row + ROWS);
+        let second_block = (blocks.len() > 1).then_some(blocks.start + 1);
         let corner = |row: Option<usize>, block: Option<usize>| {
-            Some(Corner { row: row?, block: block?, rows: ROWS.min(area.rows.end - row?), target, accumulate })
+            Some(Corner { row: row?, block: block?, rows: ROWS.min(rows.end - row?), target, accumulate: *accumulate })
         };
-        let block = area.blocks.start;
+        let block = blocks.start;
         let corners = [
             corner(Some(row), Some(block)),
             corner(Some(row), second_block),
@@ -350,12 +335,13 @@ mod tests {
             check_product("tiles in plain code", m, k, n, |left, right, out, accumulate| {
                 let target = Target::new(out.as_mut_ptr(), n);
                 for first in (0..right.blocks()).step_by(BLOCKS) {
-                    let area = Area { rows: 0..m, blocks: first..right.blocks().min(first + BLOCKS) };
+                    let (blocks, panel) = (first..right.blocks().min(first + BLOCKS), 0..left.pairs());
+                    let part = Part { left, right, target: &target, rows: 0..m, blocks, panel, accumulate };
                     let tiles = &mut Plain([[[f32::NAN; LANES]; ROWS]; 8]);
                     // SAFETY: the areas are inside the result and one after the other.
                     #[allow(unsafe_code)]
                     unsafe {
-                        fill_with(tiles, &area, 0..left.pairs(), left, right, &target, accumulate)
+                        fill_with(tiles, &part)
                     };
                 }
             });

@@ -9,10 +9,20 @@ pub(super) const BLOCKS: usize = 3;
 /// Rows of a tile: with three blocks of columns 24 sums, which leaves eight registers for factors.
 const ROWS: usize = 8;
 
-/// Part of a result.
-pub(super) struct Area {
+/// What one call of an inner loop computes: an area of a product, along a panel of its depth.
+#[derive(Clone)]
+pub(super) struct Part<'a> {
+    pub(super) left: &'a Left,
+    pub(super) right: &'a Right,
+    pub(super) target: &'a Target,
+    /// Rows of the area.
     pub(super) rows: Range<usize>,
+    /// Blocks of columns of the area.
     pub(super) blocks: Range<usize>,
+    /// Pairs of the depth.
+    pub(super) panel: Range<usize>,
+    /// Whether the target is added to; it is set otherwise.
+    pub(super) accumulate: bool,
 }
 
 /// A result that several threads fill, each an area of its own.
@@ -69,7 +79,7 @@ impl Target {
     }
 }
 
-/// Adds the products of a panel of pairs to an area, or sets the area to them.
+/// Computes a part.
 ///
 /// # Safety
 ///
@@ -77,21 +87,13 @@ impl Target {
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn fill_avx512(
-    area: &Area,
-    panel: Range<usize>,
-    left: &Left,
-    right: &Right,
-    target: &Target,
-    accumulate: bool,
-) {
-    let blocks = area.blocks.clone();
-    for row in area.rows.clone().step_by(ROWS) {
-        let rows = ROWS.min(area.rows.end - row);
-        let tile = x86::Tile { left, right, target, row, block: blocks.start, panel: panel.clone(), accumulate };
+pub(super) unsafe fn fill_avx512(part: &Part) {
+    for row in part.rows.clone().step_by(ROWS) {
+        let rows = ROWS.min(part.rows.end - row);
+        let tile = x86::Tile { part, row };
         // SAFETY: the caller's promises.
         unsafe {
-            match blocks.len() {
+            match part.blocks.len() {
                 1 => tile.rows::<1>(rows),
                 2 => tile.rows::<2>(rows),
                 _ => tile.rows::<BLOCKS>(rows),
@@ -106,20 +108,14 @@ pub(super) unsafe fn fill_avx512(
 ///
 /// Nobody else accesses the area, which is initialised if it is added to.
 #[allow(unsafe_code)]
-pub(super) unsafe fn fill_portable(
-    area: &Area,
-    panel: Range<usize>,
-    left: &Left,
-    right: &Right,
-    target: &Target,
-    accumulate: bool,
-) {
-    for block in area.blocks.clone() {
+pub(super) unsafe fn fill_portable(part: &Part) {
+    let Part { left, right, target, ref panel, .. } = *part;
+    for block in part.blocks.clone() {
         let lines = &right.block(block)[panel.clone()];
-        for row in area.rows.clone() {
+        for row in part.rows.clone() {
             let pairs = left.rows_from(row).iter().flat_map(|line| &line.0).skip(panel.start).take(panel.len());
             let mut sums = [0.0; LANES];
-            if accumulate {
+            if part.accumulate {
                 // SAFETY: the caller's promises.
                 unsafe { target.read(row, block, &mut sums) };
             }
@@ -145,18 +141,13 @@ pub(super) fn add_pairs(sums: &mut [f32; LANES], pair: f32, line: &Line) {
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod x86 {
-    use super::{LANES, Left, Line, ROWS, Right, Target};
-    use std::{arch::x86_64::*, ops::Range};
+    use super::{LANES, Line, Part, ROWS};
+    use std::arch::x86_64::*;
 
-    /// A tile of the result: where it begins, and what is added to it.
+    /// The rows of a part that stay in registers.
     pub(super) struct Tile<'a> {
-        pub(super) left: &'a Left,
-        pub(super) right: &'a Right,
-        pub(super) target: &'a Target,
+        pub(super) part: &'a Part<'a>,
         pub(super) row: usize,
-        pub(super) block: usize,
-        pub(super) panel: Range<usize>,
-        pub(super) accumulate: bool,
     }
 
     impl Tile<'_> {
@@ -187,7 +178,8 @@ mod x86 {
         /// Nobody else accesses `R` rows of `B` blocks, and they exist.
         #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
         unsafe fn add<const R: usize, const B: usize>(&self) {
-            let Tile { left, right, target, row, block, ref panel, accumulate } = *self;
+            let (Part { left, right, target, panel, .. }, row) = (self.part, self.row);
+            let block = self.part.blocks.start;
             let lines: [&[Line]; B] = std::array::from_fn(|b| &right.block(block + b)[panel.clone()]);
             // Sixteen pairs are one line, and panels begin and end between lines.
             let stride = left.stride();
@@ -196,7 +188,7 @@ mod x86 {
             let pairs: *const i32 = whole.as_ptr().cast();
             let masks: [u16; B] = std::array::from_fn(|b| (0xffff_u32 >> (LANES - target.width(block + b))) as u16);
             let mut sums = [[_mm512_setzero_ps(); B]; R];
-            if accumulate {
+            if self.part.accumulate {
                 for (r, sums) in sums.iter_mut().enumerate() {
                     for (b, sum) in sums.iter_mut().enumerate() {
                         // SAFETY: masked to the columns that exist of the caller's rows.
