@@ -117,7 +117,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     if args.memory {
-        return memory::run(&stages, args.numbers, args.out.as_deref());
+        return memory::run(&stages, args.out.as_deref());
     }
     let peer = args.peer.then(|| peer::Peer::find(args.python.as_deref())).transpose()?;
     let mut report = report::Report::new(args.numbers, peer.as_ref().map(peer::Peer::versions).transpose()?)?;

@@ -3,6 +3,7 @@
 use super::{Numbers, Shape, Stage, own_turn, shapes, stages};
 use crate::{
     commands::write_whole,
+    config::Precision,
     memory::{Machine, scored},
     print, say,
 };
@@ -23,40 +24,44 @@ const TOLERANCE: f64 = 0.2;
 /// Steps that are measured: in the second every buffer has been written.
 const STEPS: usize = 1;
 
-/// What is compared: each stage on a small shape, and the largest ones on that of GPT-2.
-const ROWS: [(&str, Stage); 9] = [
-    ("tiny", Stage::Sft),
-    ("tiny", Stage::RewardModel),
-    ("tiny", Stage::RewardModelLong),
-    ("tiny", Stage::Generate),
-    ("tiny", Stage::Ppo),
-    ("tiny", Stage::PpoPtx),
-    ("gpt2", Stage::Sft),
-    ("gpt2", Stage::RewardModelLong),
-    ("gpt2", Stage::Ppo),
+/// What is compared: each stage on a small shape, the largest ones on that of GPT-2, and some in bf16.
+const ROWS: [(&str, Stage, Precision); 12] = [
+    ("tiny", Stage::Sft, Precision::F32),
+    ("tiny", Stage::RewardModel, Precision::F32),
+    ("tiny", Stage::RewardModelLong, Precision::F32),
+    ("tiny", Stage::Generate, Precision::F32),
+    ("tiny", Stage::Ppo, Precision::F32),
+    ("tiny", Stage::PpoPtx, Precision::F32),
+    ("gpt2", Stage::Sft, Precision::F32),
+    ("gpt2", Stage::RewardModelLong, Precision::F32),
+    ("gpt2", Stage::Ppo, Precision::F32),
+    ("tiny", Stage::Ppo, Precision::Bf16),
+    ("gpt2", Stage::Sft, Precision::Bf16),
+    ("gpt2", Stage::Ppo, Precision::Bf16),
 ];
 
 /// Measures the rows of these stages, prints the page, and writes it as `memory.md` to a folder.
 ///
 /// Errors: an estimate is off by more than a fifth.
-pub(super) fn run(stages: &[Stage], numbers: Numbers, out: Option<&Path>) -> Result<()> {
+pub(super) fn run(stages: &[Stage], out: Option<&Path>) -> Result<()> {
     let Some(process) = Machine::read(0).map(|machine| machine.held) else {
         bail!("this system does not tell what a process holds");
     };
     let mut rows = Vec::new();
-    for (shape, stage) in ROWS.into_iter().filter(|(_, stage)| stages.contains(stage)) {
+    for (shape, stage, precision) in ROWS.into_iter().filter(|(_, stage, _)| stages.contains(stage)) {
         let shape = shapes::parse(shape).map_err(anyhow::Error::msg)?;
-        say(&format!("{shape} {stage}"));
-        let sizes = stage.sizes(&shape);
+        let name = format!("{shape} {stage} {precision}");
+        say(&name);
+        let (sizes, numbers) = (stage.sizes(&shape), Numbers { precision, frozen: None });
         let measured = own_turn(stage, &shape, sizes, numbers, STEPS)?.peak_mb * (1 << 20) as f64;
-        rows.push(Row { estimate: estimate(stage, &shape, sizes, numbers), shape, stage, process, measured });
+        rows.push(Row { name, estimate: estimate(stage, &shape, sizes, numbers), process, measured });
     }
     let page = page(&rows);
     print(&page);
     if let Some(folder) = out {
         write_whole(&folder.join("memory.md"), page.as_bytes())?;
     }
-    let off: Vec<String> = rows.iter().filter(|row| row.off().abs() > TOLERANCE).map(Row::name).collect();
+    let off: Vec<&str> = rows.iter().filter(|row| row.off().abs() > TOLERANCE).map(|row| row.name.as_str()).collect();
     if off.is_empty() {
         return Ok(());
     }
@@ -65,8 +70,7 @@ pub(super) fn run(stages: &[Stage], numbers: Numbers, out: Option<&Path>) -> Res
 
 /// One stage on one shape.
 struct Row {
-    shape: Shape,
-    stage: Stage,
+    name: String,
     estimate: Estimate,
     /// What the program holds before it has begun.
     process: u64,
@@ -75,10 +79,6 @@ struct Row {
 }
 
 impl Row {
-    fn name(&self) -> String {
-        format!("{} {}", self.shape, self.stage)
-    }
-
     fn estimated(&self) -> u64 {
         self.process + self.estimate.peak()
     }
@@ -135,7 +135,8 @@ fn page(rows: &[Row]) -> String {
          the graph of a recorded pass; *moment* what one operation holds on top of it. *Slack* is the one allowance: \
          the largest such moment once more, because freed memory is kept for what comes next, \
          and the hole that a temporary leaves between tensors that stay is not filled by the \
-         next one of another size. How much it holds is a rule found by measuring (peaks less what a counting \
+         next one of another size; and 8 MiB for every thread, for which the allocator keeps pages apart. \
+         How much it holds are rules found by measuring (peaks less what a counting \
          allocator saw alive); everything else follows from the code.\n\n\
          Below, each row is the peak (VmHWM) of a process of its own that ran {} steps of a stage, as `bench` measures \
          speed, beside its estimate. The command fails when one is off by more than {:.0} %. All in MB.\n\n",
@@ -147,7 +148,7 @@ fn page(rows: &[Row]) -> String {
     for row in rows {
         let worst = row.estimate.worst();
         let models = row.estimate.models.iter().map(Buffers::total).sum();
-        let _ = write!(text, "| {} ", row.name());
+        let _ = write!(text, "| {} ", row.name);
         let columns = [row.process, models, worst.sums, worst.kept, worst.temporary, row.estimate.slack()];
         for bytes in columns.into_iter().chain([row.estimated(), row.measured as u64]) {
             let _ = write!(text, "| {:.0} ", bytes as f64 / 1e6);
@@ -160,7 +161,6 @@ fn page(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Precision;
 
     #[test]
     fn an_estimate_that_is_a_fifth_off_is_found() {
@@ -168,13 +168,7 @@ mod tests {
         let estimate =
             estimate(Stage::Sft, &shape, Stage::Sft.sizes(&shape), Numbers { precision: Precision::F32, frozen: None });
         let peak = estimate.peak() as f64;
-        let row = |measured| Row {
-            shape: shape.clone(),
-            stage: Stage::Sft,
-            estimate: estimate.clone(),
-            process: 0,
-            measured,
-        };
+        let row = |measured| Row { name: "tiny sft".to_owned(), estimate: estimate.clone(), process: 0, measured };
         assert!(row(peak / 1.19).off() < TOLERANCE && row(peak / 1.21).off() > TOLERANCE);
         assert!(row(peak / 0.81).off() > -TOLERANCE && row(peak / 0.79).off() < -TOLERANCE);
         let page = page(&[row(peak)]);
