@@ -3,7 +3,8 @@
 //! The `gemm` crate repacks its operands at every call, which pays off over many rows and not over
 //! few. Here every weight is read once, where it lies: sixteen rows of `w` by sixteen
 //! channels are turned in registers, so that one vector holds one channel of sixteen results, and then
-//! serve all rows of `x`. Each result is one chain of fused multiply-adds in the order of the
+//! serve all rows of `x`, which lie side by side for that: at a distance of a power of two they would push
+//! each other out of the cache. Each result is one chain of fused multiply-adds in the order of the
 //! channels, cut into panels like the products of [`crate::gemm`], and so has the same bits.
 
 use crate::{
@@ -26,6 +27,7 @@ pub(crate) fn product(x: &[f32], w: &[f32], n: usize, k: usize, out: usize, dept
     if n == 0 {
         return y;
     }
+    let x = &side_by_side(x, n, k);
     let shared = Shared::new(&mut y);
     let tasks = w.par_chunks(LANES * k).enumerate().with_min_len((TASK / (n * k * LANES).max(1)).max(1));
     tasks.for_each(|(block, w)| {
@@ -42,9 +44,22 @@ pub(crate) fn product(x: &[f32], w: &[f32], n: usize, k: usize, out: usize, dept
     y
 }
 
+/// Sixteen channels of every row of `x (n, k)`, then the next sixteen: `(k / 16, n, 16)`, rounded up and filled
+/// with zeros.
+fn side_by_side(x: &[f32], n: usize, k: usize) -> Vec<Vector> {
+    let mut lines = vec![[0.0; LANES]; n * k.div_ceil(LANES)];
+    for (row, x) in x.chunks_exact(k.max(1)).enumerate() {
+        for (block, x) in x.chunks(LANES).enumerate() {
+            lines[block * n + row][..x.len()].copy_from_slice(x);
+        }
+    }
+    lines
+}
+
 /// Sixteen columns of the result, or fewer at its edge.
 struct Block<'a> {
-    x: &'a [f32],
+    /// As [`side_by_side`] lays it.
+    x: &'a [Vector],
     /// Their rows of weights.
     w: &'a [f32],
     n: usize,
@@ -66,18 +81,20 @@ impl Kernel for Block<'_> {
             for at in (start..end).step_by(LANES) {
                 let channels = turned(lanes, w, k, at, end);
                 let channels = &channels[..LANES.min(end - at)];
+                // Sums are cut between lines.
+                let x = &x[at / LANES * n..][..n];
                 let mut row = 0;
                 // Eight chains of additions at a time hide how long each addition takes.
                 while row + 8 <= n {
-                    add::<L, 8>(lanes, x, k, at, channels, row, &mut panel);
+                    add::<L, 8>(lanes, x, channels, row, &mut panel);
                     row += 8;
                 }
                 while row + 2 <= n {
-                    add::<L, 2>(lanes, x, k, at, channels, row, &mut panel);
+                    add::<L, 2>(lanes, x, channels, row, &mut panel);
                     row += 2;
                 }
                 if row < n {
-                    add::<L, 1>(lanes, x, k, at, channels, row, &mut panel);
+                    add::<L, 1>(lanes, x, channels, row, &mut panel);
                 }
             }
             for (sum, panel) in sums[..n].iter_mut().zip(&panel) {
@@ -106,43 +123,24 @@ fn turned<L: Lanes>(lanes: L, w: &[f32], k: usize, at: usize, end: usize) -> [Ve
     channels
 }
 
-/// Adds the products of `R` rows of `x`, from `row` on, with these channels.
+/// Adds the products of `R` rows of these channels of `x`, from `row` on.
 #[inline(always)]
 fn add<L: Lanes, const R: usize>(
     lanes: L,
-    x: &[f32],
-    k: usize,
-    at: usize,
+    x: &[Vector],
     channels: &[Vector],
     row: usize,
     panel: &mut [Vector; MOST_ROWS],
 ) {
     let mut sums: [L::V; R] = std::array::from_fn(|r| lanes.load(&panel[row + r]));
-    match channels.as_array::<LANES>() {
-        Some(channels) => {
-            let x: [&Vector; R] = std::array::from_fn(|r| first(&x[(row + r) * k + at..]));
-            for j in 0..LANES {
-                let channel = lanes.load(&channels[j]);
-                for r in 0..R {
-                    sums[r] = lanes.mul_add(lanes.splat(x[r][j]), channel, sums[r]);
-                }
-            }
-        }
-        None => {
-            for (j, channel) in channels.iter().enumerate() {
-                let channel = lanes.load(channel);
-                for r in 0..R {
-                    sums[r] = lanes.mul_add(lanes.splat(x[(row + r) * k + at + j]), channel, sums[r]);
-                }
-            }
+    let x: &[Vector; R] = x[row..].first_chunk().expect("the caller counts rows");
+    for (j, channel) in channels.iter().enumerate() {
+        let channel = lanes.load(channel);
+        for r in 0..R {
+            sums[r] = lanes.mul_add(lanes.splat(x[r][j]), channel, sums[r]);
         }
     }
     for r in 0..R {
         lanes.store(sums[r], &mut panel[row + r]);
     }
-}
-
-#[inline(always)]
-fn first(x: &[f32]) -> &Vector {
-    x.first_chunk().expect("a full block of channels lies inside its row")
 }
