@@ -47,6 +47,7 @@ mod gguf;
 mod hygiene;
 mod json;
 mod packed;
+mod patience;
 mod personal;
 mod read;
 mod record;

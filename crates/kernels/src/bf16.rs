@@ -76,7 +76,7 @@ impl Unit {
     }
 
     /// Whether this unit multiplies small whole numbers, of which all sums are exact, as plain code does:
-    /// asked of one that could not be tried on the machines that this was written on.
+    /// asked of one that could only be emulated on the machines that this was written on.
     #[cfg(any(test, target_arch = "x86_64"))]
     fn is_right(self) -> bool {
         let (rows, depth, columns) = (37, 70, 45);
@@ -190,11 +190,12 @@ impl Unit {
         }
     }
 
-    /// Computes a part, so many pairs of its panel after the other.
+    /// Computes a part, a limited number of pairs of its panel at a time.
     ///
     /// # Safety
     ///
-    /// Nobody else accesses its area meanwhile, which is initialised if it is added to.
+    /// The part is what [`tile::Part`] says; nobody else accesses its area meanwhile, which is initialised if
+    /// it is added to.
     #[allow(unsafe_code)]
     unsafe fn fill(self, part: &tile::Part) {
         for start in part.panel.clone().step_by(self.panel()) {
@@ -270,7 +271,7 @@ mod tests {
         }
     }
 
-    fn multiply(left: &Left, right: &Right, out: &mut [f32], accumulate: bool) {
+    pub(super) fn multiply(left: &Left, right: &Right, out: &mut [f32], accumulate: bool) {
         if accumulate {
             add_product(out, left, right);
         } else {

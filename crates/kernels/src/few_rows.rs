@@ -3,8 +3,8 @@
 //! The `gemm` crate repacks its operands at every call, which pays off over many rows and not over
 //! few. Here every weight is read once, where it lies: sixteen rows of `w` by sixteen
 //! channels are turned in registers, so that one vector holds one channel of sixteen results, and then
-//! serve all rows of `x`, which lie side by side for that: at a distance of a power of two they would push
-//! each other out of the cache. Each result is one chain of fused multiply-adds in the order of the
+//! serve all rows of `x`, which lie side by side for that: at a distance of a multiple of 4 KiB they would
+//! push each other out of the first-level cache. Each result is one chain of fused multiply-adds in the order of the
 //! channels, cut into panels like the products of [`crate::gemm`], and so has the same bits.
 
 use crate::{
@@ -21,8 +21,9 @@ pub(crate) const MOST_ROWS: usize = 32;
 const TASK: usize = 1 << 18;
 
 /// `x wᵀ` for `x (n, k)` and `w (out, k)`: `(n, out)`, with n at most [`MOST_ROWS`]. `depth` is where
-/// sums are cut.
+/// sums are cut, a multiple of sixteen.
 pub(crate) fn product(x: &[f32], w: &[f32], n: usize, k: usize, out: usize, depth: usize) -> Vec<f32> {
+    assert!(depth.is_multiple_of(LANES), "sums are cut between blocks of sixteen channels");
     let mut y = vec![0.0; n * out];
     if n == 0 {
         return y;
@@ -81,7 +82,6 @@ impl Kernel for Block<'_> {
             for at in (start..end).step_by(LANES) {
                 let channels = turned(lanes, w, k, at, end);
                 let channels = &channels[..LANES.min(end - at)];
-                // Sums are cut between lines.
                 let x = &x[at / LANES * n..][..n];
                 let mut row = 0;
                 // Eight chains of additions at a time hide how long each addition takes.

@@ -124,14 +124,6 @@ pub fn workspace(rows: usize, columns: usize) -> u64 {
     floats(DEPTH * rows.max(columns)).min(LAST_CACHE)
 }
 
-/// What the binary's allocator keeps apart for each thread of the pool: blocks of 84 to 512 KiB come
-/// out of pages of 4 MiB, one page for each size and thread. That two sizes are in use at a time was
-/// found by measuring.
-pub fn apart() -> u64 {
-    const PAGE: u64 = 4 << 20;
-    2 * PAGE * rayon::current_num_threads() as u64
-}
-
 /// A [`crate::KvCache`]: keys and values of `slots` sequences of `capacity` tokens in every layer,
 /// rounded up to whole vectors.
 pub fn cache(layers: usize, slots: usize, capacity: usize, layout: HeadLayout) -> u64 {

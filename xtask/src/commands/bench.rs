@@ -39,7 +39,7 @@ pub(crate) struct Args {
     #[arg(long)]
     sweeps: bool,
     /// Compare what each stage is estimated to hold with what it holds; fails when one is a fifth off
-    #[arg(long, conflicts_with_all = ["peer", "sweeps"])]
+    #[arg(long, conflicts_with_all = ["peer", "sweeps", "shape", "precision", "frozen", "rounds", "steps"])]
     memory: bool,
     /// Print one JSON object instead of tables
     #[arg(long)]

@@ -9,7 +9,7 @@ use crate::{
     stages::save_model,
     world::{self, World},
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 use instruct_data::{
     Caps, Content, Demonstration, Encoder, Limits, Origin, Overlong, PretrainText, Tokenizer, read, text_windows,
@@ -75,7 +75,7 @@ struct Manifest {
     base_inputs: String,
     /// Loss of the base on the held-out text, in nats per token.
     base_held_out_loss: f64,
-    /// SHA-256 of everything the ranked completions were sampled from.
+    /// SHA-256 of everything that decides the ranked completions.
     completion_inputs: String,
     /// Loss of the base on the completions of every sixth ranking, in nats per token.
     completion_loss: f64,
@@ -288,11 +288,11 @@ fn base_inputs(folder: &Path) -> Result<String> {
     hash(&[&recipe, text.as_bytes(), &fs::read(folder.join("base/tokenizer.json"))?])
 }
 
-/// The hash of what the committed completions were made from. A limit at which training warns is no
-/// part of it: it changes no number.
+/// The hash of what decides the committed completions. The limit at which training warns does not.
 fn completion_inputs(folder: &Path) -> Result<String> {
     let plan = serde_json::to_string(&(sampler_plan(), WINDOW, RANKED, RANKINGS, MAX_NEW_TOKENS))?;
     let warned_at = format!("\"spike-z\":{:?},", sampler_plan().spike_z);
+    ensure!(plan.contains(&warned_at), "`{warned_at}` is not in the plan of the completions");
     let plan = plan.replacen(&warned_at, "", 1);
     let model = fs::read(folder.join("base/model.safetensors"))?;
     let text = |name: &str| fs::read(folder.join(name));

@@ -128,11 +128,7 @@ fn chat(args: &Args, base: &Base) -> Result<()> {
     for turn in 0.. {
         let Some(line) = ask()? else { return Ok(()) };
         conversation.messages.push(Message::new(Role::User, line));
-        let prompt = match encode(base, &Content::Messages(conversation.clone())) {
-            Ok(prompt) => prompt,
-            // A plain template has one place for one prompt: each message then stands alone.
-            Err(_) => encode(base, &Content::Text(conversation.messages.pop().map_or(String::new(), |m| m.content)))?,
-        };
+        let prompt = encode(base, &Content::Messages(conversation.clone()))?;
         let requests = [Request { episode: turn, prompt }];
         let completions = generate(&base.decoder, &requests, &sampling(args, base), source(args))?;
         let answer = reply(base, &completions)?;

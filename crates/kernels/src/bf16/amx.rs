@@ -42,7 +42,8 @@ trait Tiles {
 ///
 /// # Safety
 ///
-/// Nobody else accesses the area, which is initialised if it is added to; [`permitted`] has said yes.
+/// The part is what [`Part`] says; nobody else accesses its area, which is initialised if it is added to;
+/// [`permitted`] has said yes.
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 pub(super) unsafe fn fill(part: &Part) {
@@ -52,7 +53,7 @@ pub(super) unsafe fn fill(part: &Part) {
 
 /// # Safety
 ///
-/// Nobody else accesses the area, which is initialised if it is added to.
+/// The part is what [`Part`] says; nobody else accesses its area, which is initialised if it is added to.
 #[allow(unsafe_code)]
 unsafe fn fill_with(tiles: &mut impl Tiles, part: &Part) {
     let Part { left, right, target, rows, blocks, panel, accumulate } = part;
@@ -179,6 +180,9 @@ pub(super) fn permitted() -> bool {
     *PERMITTED.get_or_init(x86::ask)
 }
 
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
+mod emulator;
+
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod x86 {
@@ -255,11 +259,21 @@ mod x86 {
 
     /// Asks the processor, and then the system.
     pub(super) fn ask() -> bool {
+        #[cfg(all(test, target_os = "linux", target_env = "gnu"))]
+        if super::emulator::wanted() {
+            super::emulator::install();
+            return true;
+        }
+        offered() && request()
+    }
+
+    /// Asks the processor.
+    pub(super) fn offered() -> bool {
         /// Of leaf 7, register EDX.
         const AMX_BF16: u32 = 1 << 22;
         const AMX_TILE: u32 = 1 << 24;
         let features = if __cpuid(0).eax >= 7 { __cpuid_count(7, 0).edx } else { 0 };
-        features & AMX_BF16 != 0 && features & AMX_TILE != 0 && request()
+        features & AMX_BF16 != 0 && features & AMX_TILE != 0
     }
 
     /// Linux saves tile registers only for processes that have asked for it (since 5.16).
@@ -327,8 +341,8 @@ mod tests {
         }
     }
 
-    /// The loops over registers are tested on any processor; the instructions themselves only where
-    /// they are, by the test of all units.
+    /// The loops over registers are tested on any processor; the instructions themselves where they are, by
+    /// the test of all units, and in an emulator.
     #[test]
     fn loops_over_registers_make_products() {
         for (m, k, n) in [(1, 1, 1), (16, 32, 16), (17, 33, 40), (40, 100, 33), (32, 64, 32), (5, 700, 50)] {
@@ -346,5 +360,30 @@ mod tests {
                 }
             });
         }
+    }
+
+    /// In a process of its own, in which a handler executes what this processor does not have.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
+    #[test]
+    fn the_instructions_make_products_in_an_emulator() {
+        use crate::bf16::{Kind, Unit, tests::multiply};
+        use std::process::Command;
+        if emulator::wanted() {
+            let unit = Unit::best();
+            assert_eq!(unit, Unit(Kind::Amx));
+            for (m, k, n) in [(1, 1, 1), (16, 32, 16), (37, 100, 97), (33, 2100, 40)] {
+                check_product("an emulator", m, k, n, multiply);
+            }
+            assert!(emulator::products() > 0, "nothing was emulated");
+            return;
+        }
+        // Packing needs AVX-512, and a processor with AMX is tested by the test of all units.
+        if !Unit::available().contains(&Unit(Kind::Avx512)) || x86::offered() {
+            return println!("skipped: needs a processor with AVX-512-BF16 and without AMX");
+        }
+        let this = std::env::current_exe().unwrap();
+        let output = Command::new(this).args(["--exact", emulator::TEST]).env(emulator::WANTED, "1").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
     }
 }

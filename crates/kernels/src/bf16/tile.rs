@@ -9,7 +9,9 @@ pub(super) const BLOCKS: usize = 3;
 /// Rows of a tile: with three blocks of columns 24 sums, which leaves eight registers for factors.
 const ROWS: usize = 8;
 
-/// What one call of an inner loop computes: an area of a product, along a panel of its depth.
+/// What one call of an inner loop computes: an area of a product, along a panel of its depth. Rows, blocks
+/// and pairs exist in factors and target; an area has as many blocks as its unit works on at a time, or
+/// fewer, and a panel begins and ends between lines of sixteen pairs.
 #[derive(Clone)]
 pub(super) struct Part<'a> {
     pub(super) left: &'a Left,
@@ -69,6 +71,7 @@ impl Target {
     }
 
     /// Elements from one row to the next.
+    #[cfg(any(test, target_arch = "x86_64"))]
     pub(super) fn stride(&self) -> usize {
         self.columns
     }
@@ -83,7 +86,7 @@ impl Target {
 ///
 /// # Safety
 ///
-/// Nobody else accesses the area, which is initialised if it is added to; the processor has AVX-512F, BW and BF16.
+/// The part is what [`Part`] says; nobody else accesses its area, which is initialised if it is added to; the processor has AVX-512F, BW and BF16.
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
@@ -96,7 +99,8 @@ pub(super) unsafe fn fill_avx512(part: &Part) {
             match part.blocks.len() {
                 1 => tile.rows::<1>(rows),
                 2 => tile.rows::<2>(rows),
-                _ => tile.rows::<BLOCKS>(rows),
+                BLOCKS => tile.rows::<BLOCKS>(rows),
+                blocks => unreachable!("{blocks} blocks in a part"),
             }
         }
     }
@@ -106,7 +110,7 @@ pub(super) unsafe fn fill_avx512(part: &Part) {
 ///
 /// # Safety
 ///
-/// Nobody else accesses the area, which is initialised if it is added to.
+/// The part is what [`Part`] says; nobody else accesses its area, which is initialised if it is added to.
 #[allow(unsafe_code)]
 pub(super) unsafe fn fill_portable(part: &Part) {
     let Part { left, right, target, ref panel, .. } = *part;

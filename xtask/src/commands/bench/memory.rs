@@ -7,7 +7,7 @@ use crate::{
     memory::{Machine, scored},
     print, say,
 };
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use instruct_model::{
     HeadKind, Sampling,
     memory::{Buffers, Estimate, Phase, Readout, cached, inferred},
@@ -61,6 +61,7 @@ pub(super) fn run(stages: &[Stage], out: Option<&Path>) -> Result<()> {
     if let Some(folder) = out {
         write_whole(&folder.join("memory.md"), page.as_bytes())?;
     }
+    ensure!(!rows.is_empty(), "`--memory` compares no such stage");
     let off: Vec<&str> = rows.iter().filter(|row| row.off().abs() > TOLERANCE).map(|row| row.name.as_str()).collect();
     if off.is_empty() {
         return Ok(());
@@ -130,20 +131,23 @@ fn page(rows: &[Row]) -> String {
          change; `--dry-run` prints the same table.\n\n\
          The estimate is a sum of sizes, derived from what the operations keep (`crates/kernels/src/memory.rs`), what \
          a decoder makes of them (`crates/model/src/memory.rs`) and what a stage holds at a time (`memory.rs` of its \
-         crate). *Process* is what the program holds before it begins, read from the system; \
+         crate). *Process* is what the program holds before it begins, read from the \
+         system, and 8 MiB for each thread, for which the allocator keeps pages apart; \
          *models* are weights, gradients, moments and averages; *sums* the gradients of earlier micro-batches; *kept* \
-         the graph of a recorded pass; *moment* what one operation holds on top of it. *Slack* is the one allowance: \
+         the graph of a recorded pass; *moment* what one operation holds on top of it. *Slack* is \
          the largest such moment once more, because freed memory is kept for what comes next, \
          and the hole that a temporary leaves between tensors that stay is not filled by the \
-         next one of another size; and 8 MiB for every thread, for which the allocator keeps pages apart. \
-         How much it holds are rules found by measuring (peaks less what a counting \
-         allocator saw alive); everything else follows from the code.\n\n\
-         Below, each row is the peak (VmHWM) of a process of its own that ran {} steps of a stage, as `bench` measures \
-         speed, beside its estimate. The command fails when one is off by more than {:.0} %. All in MB.\n\n",
+         next one of another size. The 8 MiB and the slack are rules found by measuring (peaks less what a counting \
+         allocator saw alive); everything else follows from the code. Copies of weights that are packed for products \
+         in bf16 are not counted.\n\n\
+         Below, each row is the peak (VmHWM) of a process of its own that ran {} steps of a stage on {} threads, as `bench` \
+         measures speed, beside its estimate. The command fails when one is off by more than {:.0} %. All in MB.\n\n",
         STEPS + 1,
+        rayon::current_num_threads(),
         100.0 * TOLERANCE
     );
-    text += "| shape, stage | process | models | sums | kept | moment | slack | estimate | measured | off |\n";
+    text +=
+        "| shape, stage, precision | process | models | sums | kept | moment | slack | estimate | measured | off |\n";
     text += "|---|---|---|---|---|---|---|---|---|---|\n";
     for row in rows {
         let worst = row.estimate.worst();

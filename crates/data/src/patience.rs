@@ -1,0 +1,115 @@
+//! A computation that cannot be trusted to end runs in a thread of its own, and is waited for so long
+//! and no longer.
+
+use std::{
+    fs,
+    panic::resume_unwind,
+    path::Path,
+    sync::{
+        Arc, OnceLock,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Processor time that it may take; elapsed time where the system does not tell.
+const TIME: Duration = Duration::from_millis(500);
+
+/// Bytes by which the process may grow meanwhile, where the system tells.
+const GROWTH: u64 = 48 << 20;
+
+/// How often is looked. What ends earlier is not looked at, so that other threads' memory is not counted.
+const INTERVAL: Duration = Duration::from_millis(3);
+
+/// The result, or why it was not waited for. The thread then goes on: nothing can stop it but the end of
+/// the process.
+pub(crate) fn patiently<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    let (tell, told) = mpsc::sync_channel(1);
+    let task = Arc::new(OnceLock::new());
+    let worker = thread::Builder::new().spawn({
+        let task = Arc::clone(&task);
+        move || {
+            // Its own name among the system's files.
+            let _ = fs::read_link("/proc/thread-self").map(|path| task.set(Path::new("/proc").join(path)));
+            // Nobody listens any more once patience has ended.
+            drop(tell.send(work()));
+        }
+    });
+    let worker = worker.map_err(|e| e.to_string())?;
+    let begun = Instant::now();
+    let mut before = None;
+    loop {
+        match told.recv_timeout(INTERVAL) {
+            Ok(result) => return Ok(result),
+            Err(RecvTimeoutError::Disconnected) => match worker.join() {
+                Err(panic) => resume_unwind(panic),
+                Ok(()) => unreachable!("a thread that ends without a panic has told"),
+            },
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if task.get().and_then(|task| processor_time(task)).unwrap_or_else(|| begun.elapsed()) > TIME {
+            return Err(format!("no end after {} ms", TIME.as_millis()));
+        }
+        if let Some(now) = resident()
+            && now > *before.get_or_insert(now) + GROWTH
+        {
+            return Err(format!("it takes more than {} MiB", GROWTH >> 20));
+        }
+    }
+}
+
+/// What a thread has computed so far.
+fn processor_time(task: &Path) -> Option<Duration> {
+    let text = fs::read_to_string(task.join("schedstat")).ok()?;
+    text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+}
+
+/// Bytes that the process holds.
+fn resident() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| kilobytes << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// What is said of work that goes on until it is told to end.
+    #[track_caller]
+    fn check_refused(mut work: impl FnMut() + Send + 'static, why: &str) {
+        let ended = Arc::new(AtomicBool::new(false));
+        let end = Arc::clone(&ended);
+        let said = patiently(move || {
+            while !end.load(Ordering::Relaxed) {
+                work();
+            }
+        });
+        ended.store(true, Ordering::Relaxed);
+        assert_eq!(said, Err(why.to_owned()));
+    }
+
+    /// One test, because what one computation takes is counted for all of the process.
+    #[test]
+    fn results_come_through_and_work_without_end_is_refused() {
+        assert_eq!(patiently(|| 7), Ok(7));
+        assert_eq!(patiently(|| thread::sleep(3 * INTERVAL)), Ok(()));
+        // As a panic does, without its report, which takes memory.
+        let panic = std::panic::catch_unwind(|| patiently(|| -> () { resume_unwind(Box::new("no")) }));
+        assert_eq!(panic.unwrap_err().downcast_ref(), Some(&"no"));
+        check_refused(|| std::hint::black_box(()), "no end after 500 ms");
+        if resident().is_some() {
+            let mut held = Vec::new();
+            let grow = move || {
+                // So slowly that it is not refused for its time first, and bounded, come what may.
+                if held.len() < 1_000 {
+                    held.push(vec![1u8; 1 << 20]);
+                }
+                thread::sleep(Duration::from_millis(1));
+            };
+            check_refused(grow, "it takes more than 48 MiB");
+        }
+    }
+}
