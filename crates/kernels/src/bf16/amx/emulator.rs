@@ -115,7 +115,7 @@ impl Registers {
     fn configure(&mut self, bytes: &[u8; 64]) {
         let wanted = |i: usize| match i {
             0 => 1,
-            16..32 if i % 2 == 0 => 64,
+            16..32 if i.is_multiple_of(2) => 64,
             48..56 => 16,
             _ => 0,
         };
