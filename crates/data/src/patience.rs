@@ -10,10 +10,10 @@ use std::{
         mpsc::{self, RecvTimeoutError},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-/// Processor time that it may take; elapsed time where the system does not tell.
+/// Processor time that it may take; time waited where the system does not tell.
 const TIME: Duration = Duration::from_millis(500);
 
 /// Bytes by which the process may grow meanwhile, where the system tells.
@@ -37,8 +37,7 @@ pub(crate) fn patiently<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
         }
     });
     let worker = worker.map_err(|e| e.to_string())?;
-    let begun = Instant::now();
-    let mut before = None;
+    let (mut waited, mut before) = (Duration::ZERO, None);
     loop {
         match told.recv_timeout(INTERVAL) {
             Ok(result) => return Ok(result),
@@ -46,9 +45,9 @@ pub(crate) fn patiently<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
                 Err(panic) => resume_unwind(panic),
                 Ok(()) => unreachable!("a thread that ends without a panic has told"),
             },
-            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Timeout) => waited += INTERVAL,
         }
-        if task.get().and_then(|task| processor_time(task)).unwrap_or_else(|| begun.elapsed()) > TIME {
+        if task.get().and_then(|task| processor_time(task)).unwrap_or(waited) > TIME {
             return Err(format!("no end after {} ms", TIME.as_millis()));
         }
         if let Some(now) = resident()
