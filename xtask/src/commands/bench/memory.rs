@@ -24,8 +24,9 @@ const TOLERANCE: f64 = 0.2;
 /// Steps that are measured: in the second every buffer has been written.
 const STEPS: usize = 1;
 
-/// What is compared: each stage on a small shape, the largest ones on that of GPT-2, and some in bf16.
-const ROWS: [(&str, Stage, Precision); 12] = [
+/// What is compared: each stage on a small shape, the largest ones on that of GPT-2, some on other shapes
+/// and some in bf16.
+const ROWS: [(&str, Stage, Precision); 15] = [
     ("tiny", Stage::Sft, Precision::F32),
     ("tiny", Stage::RewardModel, Precision::F32),
     ("tiny", Stage::RewardModelLong, Precision::F32),
@@ -35,6 +36,9 @@ const ROWS: [(&str, Stage, Precision); 12] = [
     ("gpt2", Stage::Sft, Precision::F32),
     ("gpt2", Stage::RewardModelLong, Precision::F32),
     ("gpt2", Stage::Ppo, Precision::F32),
+    ("2,128,4,1024", Stage::RewardModel, Precision::F32),
+    ("8,512,8,16384", Stage::Ppo, Precision::F32),
+    ("smollm2", Stage::Sft, Precision::F32),
     ("tiny", Stage::Ppo, Precision::Bf16),
     ("gpt2", Stage::Sft, Precision::Bf16),
     ("gpt2", Stage::Ppo, Precision::Bf16),
