@@ -19,7 +19,7 @@ const TIME: Duration = Duration::from_millis(500);
 /// Bytes by which the process may grow meanwhile, where the system tells.
 const GROWTH: u64 = 48 << 20;
 
-/// How often is looked. What ends earlier is not looked at, so that other threads' memory is not counted.
+/// How often both are looked at. What ends earlier is never looked at, so that other threads' memory does not count.
 const INTERVAL: Duration = Duration::from_millis(3);
 
 /// The result, or why it was not waited for. The thread then goes on: nothing can stop it but the end of
