@@ -87,8 +87,8 @@ pub fn dropout(n: usize, width: usize) -> Held {
     Held { saved: (n * size_of::<crate::DropKey>()) as u64, ..map(n, width, width) }
 }
 
-/// [`crate::gather_rows`] of `picked` rows, and a scalar of each.
-pub fn scalars(n: usize, picked: usize, width: usize) -> Held {
+/// [`crate::gather_rows`] of `picked` rows.
+pub fn gather_rows(n: usize, picked: usize, width: usize) -> Held {
     let gathered = floats(picked * width);
     Held { result: gathered, backward: gathered + floats(3 * n * width), ..Held::default() }
 }

@@ -100,7 +100,7 @@ impl Estimate {
     }
 }
 
-/// What reads the hidden states of a pass.
+/// What reads the hidden states of a pass, and how many rows of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readout {
     /// [`instruct_kernels::token_nll`] of so many predictions.
@@ -113,23 +113,32 @@ pub enum Readout {
     Logits(usize),
 }
 
+impl Readout {
+    fn rows(self) -> usize {
+        let (Readout::Likelihood(rows) | Readout::Logprob(rows) | Readout::Scalar(rows) | Readout::Logits(rows)) = self;
+        rows
+    }
+}
+
 /// Elements of the flat buffer: every parameter starts on a block.
 pub fn elements(config: &Config, head: HeadKind) -> usize {
     let lens = config.specs(head).into_iter().map(|(_, shape)| shape.iter().product::<usize>());
     lens.map(|len| len.next_multiple_of(BLOCK)).sum()
 }
 
-/// A recorded forward over `tokens` rows and its backward pass.
+/// A recorded forward over `tokens` rows, of which the readout's are read
+/// ([`Decoder::hidden_at`](crate::Decoder::hidden_at)), and its backward pass.
 ///
-/// Kept are the results of all operations and what they save. The worst moment of the backward pass is
-/// in the last layer, when nothing has been freed: an operation's own temporaries beside the gradient
-/// of the residual stream, or those of the readout.
+/// Kept are the results of all operations and what they save, until the whole backward pass is over. Its
+/// worst moment is one operation's own temporaries beside the gradient of the residual stream, or those
+/// of the readout.
 pub fn recorded(config: &Config, tokens: usize, dropout: bool, readout: Readout) -> Phase {
-    let (layer, readout) = (layer(config, tokens, dropout), self::readout(config, tokens, readout));
-    let once = entry(config, tokens) + kernels::norm(tokens, config.width).kept();
-    let kept = once + config.layers as u64 * layer.iter().map(Held::kept).sum::<u64>() + readout.kept();
+    let read = readout.rows();
+    let (layers, readout) = (layers(config, tokens, read, dropout), self::readout(config, readout));
+    let once = entry(config, tokens) + kernels::norm(read, config.width).kept();
+    let kept = once + layers.iter().map(Held::kept).sum::<u64>() + readout.kept();
     let stream = floats(tokens * config.width);
-    let backward = layer.iter().map(|op| op.backward).max().unwrap_or(0) + stream;
+    let backward = layers.iter().map(|op| op.backward).max().unwrap_or(0) + stream;
     let temporary = backward.max(readout.forward).max(readout.backward) + workspace(config, tokens);
     Phase { kept, temporary, ..Phase::default() }
 }
@@ -138,7 +147,7 @@ pub fn recorded(config: &Config, tokens: usize, dropout: bool, readout: Readout)
 /// inside a feed-forward layer, beside the residual stream, the projection and the attention's
 /// result, or at the readout.
 pub fn inferred(config: &Config, tokens: usize, readout: Readout) -> Phase {
-    let readout = self::readout(config, tokens, readout);
+    let readout = self::readout(config, readout);
     let stream = floats(tokens * config.width);
     let projected = floats(tokens * layout(config).qkv_dim());
     let inner = feed_forward(config, tokens).at_once() + 3 * stream + projected;
@@ -167,16 +176,37 @@ fn entry(config: &Config, n: usize) -> u64 {
     }
 }
 
-/// The operations of one layer, in their order.
-fn layer(config: &Config, n: usize, dropout: bool) -> Vec<Held> {
-    let (width, layout) = (config.width, layout(config));
-    let mut ops = vec![kernels::norm(n, width), kernels::linear(n, width, layout.qkv_dim())];
+/// The operations of all layers over `n` rows, in their order. What follows the attention of the last is
+/// computed for the `read` rows alone.
+fn layers(config: &Config, n: usize, read: usize, dropout: bool) -> Vec<Held> {
+    let (width, attended) = (config.width, layout(config).out_dim());
+    let Some(whole) = config.layers.checked_sub(1) else { return Vec::new() };
+    let one = [to_attention(config, n), from_attention(config, n, dropout)].concat();
+    let mut ops = one.repeat(whole);
+    ops.extend(to_attention(config, n));
+    ops.extend([kernels::gather_rows(n, read, attended), kernels::gather_rows(n, read, width)]);
+    ops.extend(from_attention(config, read, dropout));
+    ops
+}
+
+/// A layer's operations up to and with its attention.
+fn to_attention(config: &Config, n: usize) -> Vec<Held> {
+    let layout = layout(config);
+    let mut ops = vec![kernels::norm(n, config.width), kernels::linear(n, config.width, layout.qkv_dim())];
     ops.extend(config.qk_norm.then(|| kernels::rotation(n, layout)));
     ops.extend((config.position != Position::Learned).then(|| kernels::rotation(n, layout)));
-    ops.extend([kernels::attention(n, layout), kernels::linear(n, layout.out_dim(), width)]);
-    ops.extend(dropout.then(|| kernels::dropout(n, width)));
+    ops.push(kernels::attention(n, layout));
+    ops
+}
+
+/// The rest of a layer.
+fn from_attention(config: &Config, n: usize, dropout: bool) -> Vec<Held> {
+    let width = config.width;
+    let dropped = || dropout.then(|| kernels::dropout(n, width));
+    let mut ops = vec![kernels::linear(n, layout(config).out_dim(), width)];
+    ops.extend(dropped());
     ops.extend([kernels::add(n, width), kernels::norm(n, width), feed_forward(config, n)]);
-    ops.extend(dropout.then(|| kernels::dropout(n, width)));
+    ops.extend(dropped());
     ops.push(kernels::add(n, width));
     ops
 }
@@ -190,13 +220,14 @@ fn feed_forward(config: &Config, n: usize) -> Held {
     kernels::feed_forward(n, config.width, inner, nonlinearity)
 }
 
-fn readout(config: &Config, n: usize, readout: Readout) -> Held {
+/// Of hidden states that are those of the rows read, each read once.
+fn readout(config: &Config, readout: Readout) -> Held {
     let (width, vocab) = (config.width, config.vocab);
     match readout {
-        Readout::Likelihood(predictions) => kernels::token_nll(n, predictions, width, vocab),
-        Readout::Logprob(predictions) => kernels::token_logprob(n, predictions, width, vocab),
-        Readout::Scalar(rows) => kernels::scalars(n, rows, width),
-        Readout::Logits(rows) => Held { forward: floats(rows * vocab), ..kernels::linear(rows, width, vocab) },
+        Readout::Likelihood(n) => kernels::token_nll(n, n, width, vocab),
+        Readout::Logprob(n) => kernels::token_logprob(n, n, width, vocab),
+        Readout::Scalar(n) => kernels::gather_rows(n, n, width),
+        Readout::Logits(n) => Held { forward: floats(n * vocab), ..kernels::linear(n, width, vocab) },
     }
 }
 
@@ -233,13 +264,13 @@ mod tests {
             batch.push(&vec![1; n], example as u64);
         }
         let noise = Dropout { rate: 0.1, source: Source::new(1, "dropout"), step: 0 };
+        let (n, read) = (batch.len(), [2, 9, 9, 10]);
         for (pass, dropout) in [(Pass::Train, false), (Pass::TrainWithDropout(noise), true)] {
-            let hidden = decoder.hidden(&batch, pass).unwrap();
+            let hidden = decoder.hidden_at(&batch, &read, pass).unwrap();
             // The sentinel is one number, and no result.
             let found: usize = hidden.sorted_nodes().iter().map(|node| node.elem_count()).sum::<usize>() - 1;
-            let n = batch.len();
-            let results = layer(config, n, dropout).iter().map(|op| op.result).sum::<u64>();
-            let wanted = entry(config, n) + config.layers as u64 * results + kernels::norm(n, config.width).result;
+            let results = layers(config, n, read.len(), dropout).iter().map(|op| op.result).sum::<u64>();
+            let wanted = entry(config, n) + results + kernels::norm(read.len(), config.width).result;
             assert_eq!(floats(found), wanted, "{config:?} {dropout}");
         }
     }
