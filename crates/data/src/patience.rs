@@ -19,7 +19,7 @@ const TIME: Duration = Duration::from_millis(500);
 /// Bytes by which it may make the process grow, where the system tells.
 const GROWTH: u64 = 48 << 20;
 
-/// How often both are looked at. What ends earlier is never looked at.
+/// How often both are looked at. What needs less of a processor is never said to take memory.
 const INTERVAL: Duration = Duration::from_millis(3);
 
 /// The result, or why it was not waited for. The thread then goes on: nothing can stop it but the end of
@@ -47,12 +47,14 @@ pub(crate) fn patiently<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
             },
             Err(RecvTimeoutError::Timeout) => waited += INTERVAL,
         }
-        if task.get().and_then(|task| processor_time(task)).unwrap_or(waited) > TIME {
+        let computed = task.get().and_then(|task| processor_time(task)).unwrap_or(waited);
+        if computed > TIME {
             return Err(format!("no end after {} ms", TIME.as_millis()));
         }
         // Other threads grow too: it is to blame for no more than what it was the first to touch.
         let touched = task.get().and_then(|task| page_faults(task)).map_or(0, |faults| faults * largest_page);
         if let Some(now) = resident()
+            && computed > INTERVAL
             && now.saturating_sub(*before.get_or_insert(now)).min(touched) > GROWTH
         {
             return Err(format!("it takes more than {} MiB", GROWTH >> 20));
@@ -73,10 +75,11 @@ fn page_faults(task: &Path) -> Option<u64> {
     text.rsplit_once(')')?.1.split_whitespace().nth(7)?.parse().ok()
 }
 
-/// Bytes of a page at most. Systems with small pages of more than 4 KiB let it take as much more.
+/// Bytes of a page at most. Systems with small pages of more than 4 KiB and no large ones let it take as
+/// much more.
 fn largest_page() -> u64 {
-    let huge = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
-    if huge.is_ok_and(|text| text.contains("[always]")) { 2 << 20 } else { 4 << 10 }
+    let large = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    if large.is_ok_and(|text| !text.contains("[never]")) { 2 << 20 } else { 4 << 10 }
 }
 
 /// Bytes that the process holds.
