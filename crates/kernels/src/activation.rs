@@ -1,12 +1,13 @@
 //! The nonlinearities between the two halves of a feed-forward layer.
 
 use crate::{
-    Error, Result,
+    Branch, Error, Result,
+    branch::{Reads, Step},
     norm::{load, store},
-    op::{self, Elements},
+    op,
     simd::{Kernel, LANES, Lanes, Level},
 };
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use candle_core::Tensor;
 
 /// A nonlinearity of a feed-forward layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +75,7 @@ impl Nonlinearity {
             return Err(Error::Shape { op: "swiglu", argument: "x", expected, got: vec![n, width] });
         }
         if op::is_fused(x) {
-            return op::apply(x, Activation { function: self, width });
+            return Branch::of(x).step(n, Activation { function: self, width }).alone();
         }
         Ok(match self {
             Nonlinearity::GeluTanh => x.gelu()?,
@@ -89,20 +90,21 @@ struct Activation {
     width: usize,
 }
 
-impl CustomOp1 for Activation {
-    fn name(&self) -> &'static str {
-        "activation"
+impl Step for Activation {
+    fn columns(&self) -> usize {
+        self.function.output(self.width)
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let x = op::elements(x, layout)?;
-        let shape = (x.len() / self.width, self.function.output(self.width));
-        op::output(self.function.forward(x, self.width), shape)
+    fn forward(&self, x: &[f32], _keep: bool) -> candle_core::Result<Vec<f32>> {
+        Ok(self.function.forward(x, self.width))
     }
 
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let dy = dy.contiguous()?;
-        op::gradient(self.function.backward(&Elements::of(x)?, &Elements::of(&dy)?, self.width), x)
+    fn backward(&self, x: &[f32], _y: &[f32], dy: &[f32]) -> candle_core::Result<Vec<f32>> {
+        Ok(self.function.backward(x, dy, self.width))
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Input
     }
 }
 

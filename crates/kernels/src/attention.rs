@@ -1,6 +1,6 @@
 //! Causal attention over packed sequences, some of which share a prefix.
 
-use crate::{Error, HeadLayout, Result, Span, op, simd::Level};
+use crate::{Branch, Error, HeadLayout, Result, Span, op, simd::Level};
 use candle_core::Tensor;
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
@@ -22,21 +22,37 @@ pub fn attention(
     scale: f32,
     window: Option<usize>,
 ) -> Result<Tensor> {
-    if op::is_fused(qkv) {
-        fused::attention_at(Level::best(), qkv, spans, layout, scale, window)
-    } else {
-        attention_composed(qkv, spans, layout, scale, window)
+    Branch::of(qkv).attention(spans, layout, scale, window)?.alone()
+}
+
+impl Branch {
+    /// [`attention()`].
+    pub fn attention(
+        self,
+        spans: &Arc<[Span]>,
+        layout: HeadLayout,
+        scale: f32,
+        window: Option<usize>,
+    ) -> Result<Branch> {
+        if self.is_fused() {
+            return fused::attention_at(Level::best(), self, spans, layout, scale, window);
+        }
+        self.map(|qkv| attention_composed(qkv, spans, layout, scale, window))
     }
 }
 
-/// Refuses a projection or a window that does not fit; returns the number of rows.
-pub(crate) fn check(op: &'static str, qkv: &Tensor, layout: HeadLayout, window: Option<usize>) -> Result<usize> {
+/// Refuses a projection of these rows and columns, or a window, that does not fit; returns the rows.
+pub(crate) fn check(
+    op: &'static str,
+    (rows, columns): (usize, usize),
+    layout: HeadLayout,
+    window: Option<usize>,
+) -> Result<usize> {
     check_layout(op, layout)?;
     if window == Some(0) {
         return Err(Error::Value { op, argument: "window", expected: "at least 1", got: 0.0 });
     }
-    let (rows, _) = op::dims2(op, "qkv", qkv)?;
-    op::check_shape(op, "qkv", qkv.dims(), &[rows, layout.qkv_dim()])?;
+    op::check_shape(op, "qkv", &[rows, columns], &[rows, layout.qkv_dim()])?;
     Ok(rows)
 }
 

@@ -27,7 +27,7 @@ pub fn cached_attention(
     scale: f32,
     window: Option<usize>,
 ) -> Result<Tensor> {
-    let n = check("cached_attention", qkv, cache.layout, window)?;
+    let n = check("cached_attention", op::dims2("cached_attention", "qkv", qkv)?, cache.layout, window)?;
     op::check_shape("cached_attention", "rows", &[rows.len()], &[n])?;
     cache.claim(layer, rows)?;
     let (qkv, layout, capacity) = (qkv.detach().contiguous()?, cache.layout, cache.capacity);

@@ -1,10 +1,11 @@
 //! Dropout whose mask is a function of where each row stands, not of a generator's state.
 
 use crate::{
-    Error, Result,
-    op::{self, Elements},
+    Branch, Error, Result,
+    branch::{Reads, Step},
+    op,
 };
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
+use candle_core::{Device, Tensor};
 use instruct_random::Source;
 
 /// Where the mask of one row comes from: a source (one seed and purpose) and three coordinates, for
@@ -20,16 +21,23 @@ pub type DropKey = (Source, [u64; 3]);
 ///
 /// Errors: `p` outside `[0, 1)`; not one key per row.
 pub fn dropout(x: &Tensor, p: f32, keys: &[DropKey]) -> Result<Tensor> {
-    if !(0.0..1.0).contains(&p) {
-        return Err(Error::Value { op: "dropout", argument: "p", expected: "in [0, 1)", got: f64::from(p) });
+    Branch::of(x).dropout(p, keys)?.alone()
+}
+
+impl Branch {
+    /// [`dropout()`].
+    pub fn dropout(self, p: f32, keys: &[DropKey]) -> Result<Branch> {
+        if !(0.0..1.0).contains(&p) {
+            return Err(Error::Value { op: "dropout", argument: "p", expected: "in [0, 1)", got: f64::from(p) });
+        }
+        if p == 0.0 {
+            return Ok(self);
+        }
+        let (n, width) = self.dims("dropout", "x")?;
+        op::check_shape("dropout", "keys", &[keys.len()], &[n])?;
+        let mask = Mask::new(p, keys, width);
+        if self.is_fused() { Ok(self.step(n, mask)) } else { self.map(|x| composed(x, &mask)) }
     }
-    if p == 0.0 {
-        return Ok(x.clone());
-    }
-    let (n, width) = op::dims2("dropout", "x", x)?;
-    op::check_shape("dropout", "keys", &[keys.len()], &[n])?;
-    let mask = Mask::new(p, keys, width);
-    if op::is_fused(x) { op::apply(x, mask) } else { composed(x, &mask) }
 }
 
 fn composed(x: &Tensor, mask: &Mask) -> Result<Tensor> {
@@ -72,19 +80,22 @@ impl Mask {
     }
 }
 
-impl CustomOp1 for Mask {
-    fn name(&self) -> &'static str {
-        "dropout"
+impl Step for Mask {
+    fn columns(&self) -> usize {
+        self.width
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        op::output(self.applied_to(op::elements(x, layout)?), layout.shape())
+    fn forward(&self, x: &[f32], _keep: bool) -> candle_core::Result<Vec<f32>> {
+        Ok(self.applied_to(x))
     }
 
     /// The mask is drawn a second time, which is cheaper than keeping it for every layer.
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let dy = dy.contiguous()?;
-        op::gradient(self.applied_to(&Elements::of(&dy)?), x)
+    fn backward(&self, _x: &[f32], _y: &[f32], dy: &[f32]) -> candle_core::Result<Vec<f32>> {
+        Ok(self.applied_to(dy))
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Nothing
     }
 }
 

@@ -5,12 +5,13 @@
 //! leaving them out saved a tenth of the layer's time, and one of its two wide tensors.
 
 use crate::{
-    Nonlinearity, Param, Path, Result, gelu_erf, gelu_tanh,
+    Branch, Nonlinearity, Param, Path, Result,
+    branch::{Reads, Step},
+    gelu_erf, gelu_tanh,
     linear::{self, linear},
-    op::{self, Elements},
-    swiglu,
+    op, swiglu,
 };
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use candle_core::Tensor;
 use std::sync::OnceLock;
 
 /// The parameters of a feed-forward layer of width C and inner width I.
@@ -33,11 +34,19 @@ pub struct FeedForward {
 ///
 /// Errors: shapes that do not fit each other.
 pub fn feed_forward(x: &Tensor, layer: &FeedForward) -> Result<Tensor> {
-    if layer.up.path() == Path::Composed {
-        return composed(x, layer);
+    Branch::of(x).feed_forward(layer)?.alone()
+}
+
+impl Branch {
+    /// [`feed_forward()`].
+    pub fn feed_forward(self, layer: &FeedForward) -> Result<Branch> {
+        if layer.up.path() == Path::Composed {
+            return self.map(|x| composed(x, layer));
+        }
+        let (rows, width) = self.dims("feed_forward", "x")?;
+        let sizes = sizes(width, layer)?;
+        Ok(self.step(rows, Fused { layer: layer.clone(), sizes, inner: OnceLock::new() }))
     }
-    let sizes = sizes(x, layer)?;
-    op::apply(x, Fused { layer: layer.clone(), sizes, keep: x.track_op(), inner: OnceLock::new() })
 }
 
 fn composed(x: &Tensor, layer: &FeedForward) -> Result<Tensor> {
@@ -59,9 +68,8 @@ struct Sizes {
     gated: usize,
 }
 
-fn sizes(x: &Tensor, layer: &FeedForward) -> Result<Sizes> {
+fn sizes(width: usize, layer: &FeedForward) -> Result<Sizes> {
     let name = "feed_forward";
-    let (_, width) = op::dims2(name, "x", x)?;
     let (inner, _) = op::matrix(name, "up", &layer.up)?;
     let gated = layer.nonlinearity.output(inner);
     op::check_shape(name, "up", layer.up.shape(), &[inner, width])?;
@@ -75,39 +83,39 @@ fn sizes(x: &Tensor, layer: &FeedForward) -> Result<Sizes> {
 struct Fused {
     layer: FeedForward,
     sizes: Sizes,
-    /// Whether there will be a backward pass, which needs `inner`.
-    keep: bool,
-    /// What goes into the nonlinearity, `(n, inner)`.
+    /// What goes into the nonlinearity, `(n, inner)`, when there will be a backward pass.
     inner: OnceLock<Vec<f32>>,
 }
 
-impl CustomOp1 for Fused {
-    fn name(&self) -> &'static str {
-        "feed-forward"
+impl Step for Fused {
+    fn columns(&self) -> usize {
+        self.sizes.width
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+    fn forward(&self, x: &[f32], keep: bool) -> candle_core::Result<Vec<f32>> {
         let (layer, Sizes { width, inner, gated }) = (&self.layer, self.sizes);
-        let before = linear::forward(op::elements(x, layout)?, &layer.up, layer.up_bias.as_ref(), width, inner)?;
+        let before = linear::forward(x, &layer.up, layer.up_bias.as_ref(), width, inner)?;
         let after = layer.nonlinearity.forward(&before, inner);
         let y = linear::forward(&after, &layer.down, layer.down_bias.as_ref(), gated, width)?;
-        if self.keep {
-            // Set at most once, because an operation has one forward pass.
+        if keep {
+            // Set at most once, because what is kept has one forward pass.
             let _ = self.inner.set(before);
         }
-        op::output(y, layout.shape())
+        Ok(y)
     }
 
     /// The nonlinearity is computed a second time: reading its result from memory costs as much.
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+    fn backward(&self, x: &[f32], _y: &[f32], dy: &[f32]) -> candle_core::Result<Vec<f32>> {
         let (layer, Sizes { width, inner, gated }) = (&self.layer, self.sizes);
-        let dy = dy.contiguous()?;
-        let (elements, dy) = (Elements::of(x)?, Elements::of(&dy)?);
         let before = self.inner.get().map_or(&[][..], Vec::as_slice);
         let after = layer.nonlinearity.forward(before, inner);
-        let dafter = linear::backward(&after, &dy, &layer.down, layer.down_bias.as_ref(), gated, width)?;
+        let dafter = linear::backward(&after, dy, &layer.down, layer.down_bias.as_ref(), gated, width)?;
         let dbefore = layer.nonlinearity.backward(before, &dafter, inner);
-        op::gradient(linear::backward(&elements, &dbefore, &layer.up, layer.up_bias.as_ref(), width, inner)?, x)
+        linear::backward(x, &dbefore, &layer.up, layer.up_bias.as_ref(), width, inner)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Input
     }
 }
 

@@ -1,42 +1,54 @@
 //! Picks the rows that predict something.
 
 use crate::{
-    Result,
-    op::{self, Elements},
+    Branch, Result,
+    branch::{Reads, Step},
+    op,
 };
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use candle_core::Tensor;
 
 /// Rows `rows (M)` of `x (n, C)`: `(M, C)`. A row may be picked several times; its gradients add.
 ///
 /// Errors: `x` is not a matrix; a row that is not below n.
 pub fn gather_rows(x: &Tensor, rows: &[u32]) -> Result<Tensor> {
-    let (n, width) = op::dims2("gather_rows", "x", x)?;
-    op::check_indices("gather_rows", "rows", rows, n)?;
-    if op::is_fused(x) {
-        return op::apply(x, Gather { rows: rows.into(), width });
+    Branch::of(x).gather_rows(rows)?.alone()
+}
+
+impl Branch {
+    pub(crate) fn gather_rows(self, rows: &[u32]) -> Result<Branch> {
+        let (n, width) = self.dims("gather_rows", "x")?;
+        op::check_indices("gather_rows", "rows", rows, n)?;
+        if self.is_fused() {
+            return Ok(self.step(rows.len(), Gather { rows: rows.into(), n, width }));
+        }
+        self.map(|x| Ok(x.index_select(&Tensor::new(rows, x.device())?, 0)?))
     }
-    Ok(x.index_select(&Tensor::new(rows, x.device())?, 0)?)
 }
 
 struct Gather {
     rows: Box<[u32]>,
+    /// Rows to choose from.
+    n: usize,
     width: usize,
 }
 
-impl CustomOp1 for Gather {
-    fn name(&self) -> &'static str {
-        "gather-rows"
+impl Step for Gather {
+    fn columns(&self) -> usize {
+        self.width
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        op::output(op::gather(op::elements(x, layout)?, &self.rows, self.width), (self.rows.len(), self.width))
+    fn forward(&self, x: &[f32], _keep: bool) -> candle_core::Result<Vec<f32>> {
+        Ok(op::gather(x, &self.rows, self.width))
     }
 
-    fn bwd(&self, x: &Tensor, _picked: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let grad = grad.contiguous()?;
-        let mut dx = vec![0.0; x.elem_count()];
-        op::scatter_add(&mut dx, &self.rows, &Elements::of(&grad)?, self.width);
-        op::gradient(dx, x)
+    fn backward(&self, _x: &[f32], _y: &[f32], dy: &[f32]) -> candle_core::Result<Vec<f32>> {
+        let mut dx = vec![0.0; self.n * self.width];
+        op::scatter_add(&mut dx, &self.rows, dy, self.width);
+        Ok(dx)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Nothing
     }
 }
 

@@ -1,13 +1,13 @@
 //! Root-mean-square norm of every query and key head: Qwen3's QK-norm.
 
 use crate::{
-    HeadLayout, Param, Path, Result,
+    Branch, HeadLayout, Param, Path, Result,
+    branch::{Reads, Step},
     norm::{self, Moments},
-    op::{self, Elements},
-    rms_norm,
+    op, rms_norm,
     simd::{Kernel, Lanes, Level},
 };
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use candle_core::Tensor;
 
 /// Norms each query head of `qkv (n, (H + 2 Hkv) D)` with `q_gain (D)` and each key head with
 /// `k_gain (D)`, as [`crate::rms_norm`] does, and leaves the values alone: the same shape (Qwen3
@@ -15,16 +15,23 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 ///
 /// Errors: shapes that do not fit each other.
 pub fn head_norm(qkv: &Tensor, q_gain: &Param, k_gain: &Param, eps: f64, layout: HeadLayout) -> Result<Tensor> {
-    let (n, _) = op::dims2("head_norm", "qkv", qkv)?;
-    op::check_shape("head_norm", "qkv", qkv.dims(), &[n, layout.qkv_dim()])?;
-    op::check_shape("head_norm", "q_gain", q_gain.shape(), &[layout.head_dim])?;
-    op::check_shape("head_norm", "k_gain", k_gain.shape(), &[layout.head_dim])?;
-    match q_gain.path() {
-        Path::Fused => {
-            let (q_gain, k_gain) = (q_gain.clone(), k_gain.clone());
-            op::apply(qkv, HeadNorm { q_gain, k_gain, eps: eps as f32, layout })
+    Branch::of(qkv).head_norm(q_gain, k_gain, eps, layout)?.alone()
+}
+
+impl Branch {
+    /// [`head_norm()`].
+    pub fn head_norm(self, q_gain: &Param, k_gain: &Param, eps: f64, layout: HeadLayout) -> Result<Branch> {
+        let (rows, width) = self.dims("head_norm", "qkv")?;
+        op::check_shape("head_norm", "qkv", &[rows, width], &[rows, layout.qkv_dim()])?;
+        op::check_shape("head_norm", "q_gain", q_gain.shape(), &[layout.head_dim])?;
+        op::check_shape("head_norm", "k_gain", k_gain.shape(), &[layout.head_dim])?;
+        match q_gain.path() {
+            Path::Fused => {
+                let (q_gain, k_gain) = (q_gain.clone(), k_gain.clone());
+                Ok(self.step(rows, HeadNorm { q_gain, k_gain, eps: eps as f32, layout }))
+            }
+            Path::Composed => self.map(|qkv| composed(qkv, q_gain, k_gain, eps, layout)),
         }
-        Path::Composed => composed(qkv, q_gain, k_gain, eps, layout),
     }
 }
 
@@ -47,35 +54,36 @@ struct HeadNorm {
     layout: HeadLayout,
 }
 
-impl CustomOp1 for HeadNorm {
-    fn name(&self) -> &'static str {
-        "head-norm"
+impl Step for HeadNorm {
+    fn columns(&self) -> usize {
+        self.layout.qkv_dim()
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let x = op::elements(x, layout)?;
+    fn forward(&self, x: &[f32], _keep: bool) -> candle_core::Result<Vec<f32>> {
         let gains = (&*self.q_gain.elements()?, &*self.k_gain.elements()?);
         let (width, eps) = (self.layout.qkv_dim(), self.eps);
         let (y, _) = op::build_blocks(x.len(), width, |first, y| {
             let x = &x[first * width..][..y.len()];
             Level::best().run(Forward { x, gains, eps, layout: self.layout, y })
         });
-        op::output(y, layout.shape())
+        Ok(y)
     }
 
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let dy = dy.contiguous()?;
-        let (x_elements, dy) = (&*Elements::of(x)?, &*Elements::of(&dy)?);
+    fn backward(&self, x: &[f32], _y: &[f32], dy: &[f32]) -> candle_core::Result<Vec<f32>> {
         let gains = (&*self.q_gain.elements()?, &*self.k_gain.elements()?);
         let (width, eps) = (self.layout.qkv_dim(), self.eps);
         let (dx, partial) = op::build_blocks(dy.len(), width, |first, dx| {
             let here = first * width..first * width + dx.len();
-            let (x, dy) = (&x_elements[here.clone()], &dy[here]);
+            let (x, dy) = (&x[here.clone()], &dy[here]);
             Level::best().run(Backward { x, dy, gains, eps, layout: self.layout, dx })
         });
         self.q_gain.accumulate(|gain| partial.iter().for_each(|(q, _)| op::add(gain, q)));
         self.k_gain.accumulate(|gain| partial.iter().for_each(|(_, k)| op::add(gain, k)));
-        op::gradient(dx, x)
+        Ok(dx)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Input
     }
 }
 

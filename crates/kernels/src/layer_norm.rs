@@ -1,12 +1,13 @@
 //! Layer normalisation that trains, unlike Candle's fused one.
 
 use crate::{
-    Param, Path, Result,
+    Branch, Param, Path, Result,
+    branch::{Reads, Step},
     norm::{self, Moments},
-    op::{self, Elements},
+    op,
     simd::{Kernel, Lanes, Level},
 };
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
+use candle_core::{DType, Tensor};
 use std::sync::OnceLock;
 
 /// `gain * (x - mean) / sqrt(variance + eps) + bias` over the channels of `x (n, C)`, with the
@@ -14,12 +15,19 @@ use std::sync::OnceLock;
 ///
 /// Errors: shapes that do not fit each other.
 pub fn layer_norm(x: &Tensor, gain: &Param, bias: &Param, eps: f64) -> Result<Tensor> {
-    let (_, width) = op::dims2("layer_norm", "x", x)?;
-    op::check_shape("layer_norm", "gain", gain.shape(), &[width])?;
-    op::check_shape("layer_norm", "bias", bias.shape(), &[width])?;
-    match gain.path() {
-        Path::Fused => op::apply(x, Norm::new(gain, Some(bias), eps, width)),
-        Path::Composed => composed(x, gain, bias, eps),
+    Branch::of(x).layer_norm(gain, bias, eps)?.alone()
+}
+
+impl Branch {
+    /// [`layer_norm()`].
+    pub fn layer_norm(self, gain: &Param, bias: &Param, eps: f64) -> Result<Branch> {
+        let (rows, width) = self.dims("layer_norm", "x")?;
+        op::check_shape("layer_norm", "gain", gain.shape(), &[width])?;
+        op::check_shape("layer_norm", "bias", bias.shape(), &[width])?;
+        match gain.path() {
+            Path::Fused => Ok(self.step(rows, Norm::new(gain, Some(bias), eps, width))),
+            Path::Composed => self.map(|x| composed(x, gain, bias, eps)),
+        }
     }
 }
 
@@ -52,13 +60,13 @@ impl Norm {
     }
 }
 
-impl CustomOp1 for Norm {
-    fn name(&self) -> &'static str {
-        "norm"
+impl Step for Norm {
+    fn columns(&self) -> usize {
+        self.width
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (x, width, eps) = (op::elements(x, layout)?, self.width, self.eps);
+    fn forward(&self, x: &[f32], keep: bool) -> candle_core::Result<Vec<f32>> {
+        let (width, eps) = (self.width, self.eps);
         let gain = &*self.gain.elements()?;
         let bias = self.bias.as_ref().map(|bias| bias.elements()).transpose()?;
         let bias = bias.as_deref();
@@ -66,26 +74,35 @@ impl CustomOp1 for Norm {
             let x = &x[first * width..][..y.len()];
             Level::best().run(Forward { x, gain, bias, eps, y })
         });
-        // Set at most once, because an operation has one forward pass.
-        let _ = self.moments.set(moments.concat());
-        op::output(y, layout.shape())
+        if keep {
+            // Set at most once, because what is kept has one forward pass.
+            let _ = self.moments.set(moments.concat());
+        }
+        Ok(y)
     }
 
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let dy = dy.contiguous()?;
-        let (x_elements, dy, width) = (&*Elements::of(x)?, &*Elements::of(&dy)?, self.width);
+    fn backward(&self, x: &[f32], _y: &[f32], dy: &[f32]) -> candle_core::Result<Vec<f32>> {
+        let width = self.width;
         let gain = &*self.gain.elements()?;
         let moments = self.moments.get().map_or(&[][..], Vec::as_slice);
         let (dx, partial) = op::build_blocks(dy.len(), width, |first, dx| {
             let here = first * width..first * width + dx.len();
-            let (x, dy, moments) = (&x_elements[here.clone()], &dy[here], &moments[first..]);
+            let (x, dy, moments) = (&x[here.clone()], &dy[here], &moments[first..]);
             Level::best().run(Backward { x, dy, moments, gain, centred: self.bias.is_some(), dx })
         });
         self.gain.accumulate(|dgain| partial.iter().for_each(|partial| op::add(dgain, partial)));
         if let Some(bias) = &self.bias {
             bias.accumulate(|dbias| op::add(dbias, &op::column_sums(dy, width)));
         }
-        op::gradient(dx, x)
+        Ok(dx)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Input
+    }
+
+    fn is_cheap(&self) -> bool {
+        true
     }
 }
 

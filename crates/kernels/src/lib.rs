@@ -58,6 +58,7 @@ pub use activation::{Nonlinearity, gelu_erf, gelu_tanh, swiglu};
 pub use allocator::keep_freed_memory;
 pub use attention::{attention, attention_composed};
 pub use bf16::bf16_unit;
+pub use branch::Branch;
 pub use decode::{CacheRow, KvCache, cached_attention};
 pub use denormals::{denormals_flushed, flush_denormals_everywhere};
 pub use device::{DeviceChoice, probe_device};
@@ -83,6 +84,7 @@ mod allocator;
 mod attend;
 mod attention;
 mod bf16;
+mod branch;
 #[cfg(test)]
 mod check;
 mod decode;

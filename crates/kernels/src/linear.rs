@@ -1,11 +1,12 @@
 //! The linear layer, whose every row is the same whatever rows stand beside it.
 
 use crate::{
-    Param, Path, Result,
-    op::{self, Elements, ROWS},
+    Branch, Param, Path, Result,
+    branch::{Reads, Step},
+    op::{self, ROWS},
     weights::Weights,
 };
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 /// `x Wᵀ + b`: `x (n, in)`, `w (out, in)`, `b (out)` to `(n, out)`.
@@ -15,15 +16,22 @@ use rayon::prelude::*;
 ///
 /// Errors: shapes that do not fit each other.
 pub fn linear(x: &Tensor, w: &Param, b: Option<&Param>) -> Result<Tensor> {
-    let (_, input) = op::dims2("linear", "x", x)?;
-    let output = w.shape().first().copied().unwrap_or(0);
-    op::check_shape("linear", "w", w.shape(), &[output, input])?;
-    if let Some(b) = b {
-        op::check_shape("linear", "b", b.shape(), &[output])?;
-    }
-    match w.path() {
-        Path::Fused => op::apply(x, Linear { w: w.clone(), b: b.cloned(), input, output }),
-        Path::Composed => composed(x, w, b),
+    Branch::of(x).linear(w, b)?.alone()
+}
+
+impl Branch {
+    /// [`linear()`].
+    pub fn linear(self, w: &Param, b: Option<&Param>) -> Result<Branch> {
+        let (rows, input) = self.dims("linear", "x")?;
+        let output = w.shape().first().copied().unwrap_or(0);
+        op::check_shape("linear", "w", w.shape(), &[output, input])?;
+        if let Some(b) = b {
+            op::check_shape("linear", "b", b.shape(), &[output])?;
+        }
+        match w.path() {
+            Path::Fused => Ok(self.step(rows, Linear { w: w.clone(), b: b.cloned(), input, output })),
+            Path::Composed => self.map(|x| composed(x, w, b)),
+        }
     }
 }
 
@@ -51,21 +59,21 @@ struct Linear {
     output: usize,
 }
 
-impl CustomOp1 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
+impl Step for Linear {
+    fn columns(&self) -> usize {
+        self.output
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let x = op::elements(x, layout)?;
-        let y = forward(x, &self.w, self.b.as_ref(), self.input, self.output)?;
-        op::output(y, (x.len() / self.input, self.output))
+    fn forward(&self, x: &[f32], _keep: bool) -> candle_core::Result<Vec<f32>> {
+        forward(x, &self.w, self.b.as_ref(), self.input, self.output)
     }
 
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let dy = dy.contiguous()?;
-        let (elements, dy) = (Elements::of(x)?, Elements::of(&dy)?);
-        op::gradient(backward(&elements, &dy, &self.w, self.b.as_ref(), self.input, self.output)?, x)
+    fn backward(&self, x: &[f32], _y: &[f32], dy: &[f32]) -> candle_core::Result<Vec<f32>> {
+        backward(x, dy, &self.w, self.b.as_ref(), self.input, self.output)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Input
     }
 }
 

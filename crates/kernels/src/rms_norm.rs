@@ -1,7 +1,7 @@
 //! Root-mean-square normalisation: layer norm without the mean and without the bias.
 
 use crate::{
-    Param, Path, Result,
+    Branch, Param, Path, Result,
     layer_norm::{Norm, wide},
     op,
 };
@@ -12,11 +12,18 @@ use candle_core::{D, Tensor};
 ///
 /// Errors: shapes that do not fit each other.
 pub fn rms_norm(x: &Tensor, gain: &Param, eps: f64) -> Result<Tensor> {
-    let (_, width) = op::dims2("rms_norm", "x", x)?;
-    op::check_shape("rms_norm", "gain", gain.shape(), &[width])?;
-    match gain.path() {
-        Path::Fused => op::apply(x, Norm::new(gain, None, eps, width)),
-        Path::Composed => composed(x, gain.value(x.track_op())?, eps),
+    Branch::of(x).rms_norm(gain, eps)?.alone()
+}
+
+impl Branch {
+    /// [`rms_norm()`].
+    pub fn rms_norm(self, gain: &Param, eps: f64) -> Result<Branch> {
+        let (rows, width) = self.dims("rms_norm", "x")?;
+        op::check_shape("rms_norm", "gain", gain.shape(), &[width])?;
+        match gain.path() {
+            Path::Fused => Ok(self.step(rows, Norm::new(gain, None, eps, width))),
+            Path::Composed => self.map(|x| composed(x, gain.value(x.track_op())?, eps)),
+        }
     }
 }
 

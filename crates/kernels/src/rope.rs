@@ -1,7 +1,12 @@
 //! Rotary position embedding of query and key heads.
 
-use crate::{Error, HeadLayout, Result, attention::check, op};
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
+use crate::{
+    Branch, Error, HeadLayout, Result,
+    attention::check,
+    branch::{Reads, Step},
+    op,
+};
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
 
@@ -11,17 +16,24 @@ use std::sync::{Arc, OnceLock};
 ///
 /// Refuses positions outside the table and a rotary dimension larger than D.
 pub fn rope(qkv: &Tensor, positions: &[u32], table: &Arc<Rope>, layout: HeadLayout) -> Result<Tensor> {
-    let rows = check("rope", qkv, layout, None)?;
-    op::check_shape("rope", "positions", &[positions.len()], &[rows])?;
-    op::check_indices("rope", "positions", positions, table.positions())?;
-    if 2 * table.pairs > layout.head_dim {
-        let expected = format!("a rotary dimension of at most {}", layout.head_dim);
-        return Err(Error::Shape { op: "rope", argument: "table", expected, got: vec![2 * table.pairs] });
+    Branch::of(qkv).rope(positions, table, layout)?.alone()
+}
+
+impl Branch {
+    /// [`rope()`].
+    pub fn rope(self, positions: &[u32], table: &Arc<Rope>, layout: HeadLayout) -> Result<Branch> {
+        let rows = check("rope", self.dims("rope", "qkv")?, layout, None)?;
+        op::check_shape("rope", "positions", &[positions.len()], &[rows])?;
+        op::check_indices("rope", "positions", positions, table.positions())?;
+        if 2 * table.pairs > layout.head_dim {
+            let expected = format!("a rotary dimension of at most {}", layout.head_dim);
+            return Err(Error::Shape { op: "rope", argument: "table", expected, got: vec![2 * table.pairs] });
+        }
+        if self.is_fused() {
+            return Ok(self.step(rows, Rotation { positions: positions.into(), table: table.clone(), layout }));
+        }
+        self.map(|qkv| compose(qkv, positions, table, layout))
     }
-    if !op::is_fused(qkv) {
-        return compose(qkv, positions, table, layout);
-    }
-    op::apply(qkv, Rotation { positions: positions.into(), table: table.clone(), layout })
 }
 
 /// How the rotation frequencies of a pretrained model are stretched to longer contexts.
@@ -142,18 +154,21 @@ impl Rotation {
     }
 }
 
-impl CustomOp1 for Rotation {
-    fn name(&self) -> &'static str {
-        "rope"
+impl Step for Rotation {
+    fn columns(&self) -> usize {
+        self.layout.qkv_dim()
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        op::output(self.rotate(op::elements(storage, layout)?, 1.0), layout.shape())
+    fn forward(&self, qkv: &[f32], _keep: bool) -> candle_core::Result<Vec<f32>> {
+        Ok(self.rotate(qkv, 1.0))
     }
 
-    fn bwd(&self, qkv: &Tensor, _out: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let grad = grad.contiguous()?;
-        op::gradient(self.rotate(&op::Elements::of(&grad)?, -1.0), qkv)
+    fn backward(&self, _qkv: &[f32], _out: &[f32], grad: &[f32]) -> candle_core::Result<Vec<f32>> {
+        Ok(self.rotate(grad, -1.0))
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Nothing
     }
 }
 

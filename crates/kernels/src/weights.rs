@@ -23,13 +23,17 @@ pub(crate) struct Weights<'a> {
 enum Factor<'a> {
     /// `f32` throughout.
     Single(Elements<'a>),
-    /// Factors rounded to bf16, sums in `f32`.
+    /// Factors rounded to bf16, sums in `f32`. What a product needs of the weights is packed when it is
+    /// first asked for.
     Half {
-        forward: Arc<Right>,
-        /// None where the weights are only held in bf16, for inference.
-        master: Option<Elements<'a>>,
+        master: Elements<'a>,
+        kept: &'a Packed,
+        keep: bool,
+        forward: OnceCell<Arc<Right>>,
         backward: OnceCell<Right>,
     },
+    /// Held in bf16 alone, for inference.
+    Held(Arc<Right>),
 }
 
 /// Whether a matrix of this shape is multiplied in bf16 where its parameters ask for that. Heads of few
@@ -64,12 +68,11 @@ impl<'a> Weights<'a> {
     /// so what is prepared for that is kept.
     pub(crate) fn of(w: &'a Param, rows: usize) -> candle_core::Result<Weights<'a>> {
         let &[out, input] = w.shape() else { candle_core::bail!("{} is no matrix", w.name()) };
-        let half = |forward, master| Factor::Half { forward, master, backward: OnceCell::new() };
         let factor = match (w.held(), w.packed()) {
-            (Some(held), _) => half(held.clone(), None),
-            (None, Some(packed)) => {
-                let master = w.elements()?;
-                half(packed.get(rows <= MOST_ROWS, || Right::rows_of(&master, out, input)), Some(master))
+            (Some(held), _) => Factor::Held(held.clone()),
+            (None, Some(kept)) => {
+                let (master, keep) = (w.elements()?, rows <= MOST_ROWS);
+                Factor::Half { master, kept, keep, forward: OnceCell::new(), backward: OnceCell::new() }
             }
             (None, None) => Factor::Single(w.elements()?),
         };
@@ -81,7 +84,12 @@ impl<'a> Weights<'a> {
         let n = x.len() / self.input;
         match &self.factor {
             Factor::Single(w) => gemm::rows_product(x, w, n, self.input, self.out),
-            Factor::Half { forward, .. } => bf16::product(&Left::rows_of(x, n, self.input), forward),
+            Factor::Half { master, kept, keep, forward, .. } => {
+                let pack = || Right::rows_of(master, self.out, self.input);
+                let w = forward.get_or_init(|| kept.get(*keep, pack));
+                bf16::product(&Left::rows_of(x, n, self.input), w)
+            }
+            Factor::Held(w) => bf16::product(&Left::rows_of(x, n, self.input), w),
         }
     }
 
@@ -92,9 +100,9 @@ impl<'a> Weights<'a> {
         let (n, out, input) = (dy.len() / self.out, self.out, self.input);
         match &self.factor {
             Factor::Single(w) => Ok(gemm::product(Matrix::new(dy, n, out), Matrix::new(w, out, input))),
-            Factor::Half { master: None, .. } => candle_core::bail!("weights held in bf16 are for inference"),
-            Factor::Half { master: Some(w), backward, .. } => {
-                let w = backward.get_or_init(|| Right::columns_of(w, out, input));
+            Factor::Held(_) => candle_core::bail!("weights held in bf16 are for inference"),
+            Factor::Half { master, backward, .. } => {
+                let w = backward.get_or_init(|| Right::columns_of(master, out, input));
                 Ok(bf16::product(&Left::rows_of(dy, n, out), w))
             }
         }
@@ -105,7 +113,7 @@ impl<'a> Weights<'a> {
         let (n, out, input) = (dy.len() / self.out, self.out, self.input);
         match &self.factor {
             Factor::Single(_) => gemm::add_product(dw, Matrix::new(dy, n, out).t(), Matrix::new(x, n, input)),
-            Factor::Half { .. } => {
+            Factor::Half { .. } | Factor::Held(_) => {
                 bf16::add_product(dw, &Left::columns_of(dy, n, out), &Right::columns_of(x, n, input));
             }
         }

@@ -4,8 +4,8 @@ use crate::{Activation, Config, Error, HeadKind, Norm, Position, Result, Rotary,
 use candle_core::{DType, Device, Tensor};
 use instruct_data::Packed;
 use instruct_kernels::{
-    self as kernels, CacheRow, DropKey, FeedForward, HeadLayout, KvCache, Nonlinearity, Param, Params, Path, Rope,
-    RopeScaling, Span, Spec,
+    self as kernels, Branch, CacheRow, DropKey, FeedForward, HeadLayout, KvCache, Nonlinearity, Param, Params, Path,
+    Rope, RopeScaling, Span, Spec,
 };
 use instruct_random::Source;
 use std::sync::Arc;
@@ -205,7 +205,7 @@ impl Decoder {
         let keys = DropKeys::new(batch, pass);
         let x = self.enter(batch.ids(), batch.positions(), sentinel)?;
         self.blocks(x, batch.positions(), wanted, keys, &mut |_, qkv| {
-            Ok(kernels::attention(qkv, &spans, self.layout(), scale, self.config.sliding_window)?)
+            Ok(qkv.attention(&spans, self.layout(), scale, self.config.sliding_window)?)
         })
     }
 
@@ -217,7 +217,7 @@ impl Decoder {
         let scale = self.config.attention_scale() as f32;
         let x = self.enter(ids, &positions, None)?;
         self.blocks(x, &positions, None, DropKeys::none(), &mut |layer, qkv| {
-            Ok(kernels::cached_attention(qkv, layer, cache, rows, scale, self.config.sliding_window)?)
+            Ok(qkv.map(|qkv| kernels::cached_attention(qkv, layer, cache, rows, scale, self.config.sliding_window))?)
         })
     }
 
@@ -238,7 +238,8 @@ impl Decoder {
     /// Errors: the head is a language one.
     pub fn scalars(&self, hidden: &Tensor, rows: &[u32]) -> Result<Tensor> {
         let head = self.scalar.as_ref().ok_or(Error::WrongHead { wanted: "a scalar head", head: self.head })?;
-        Ok(head.forward(&kernels::gather_rows(hidden, rows)?)?.flatten_all()?)
+        let read = kernels::gather_rows(hidden, rows)?;
+        Ok(head.forward(Branch::of(&read))?.alone()?.flatten_all()?)
     }
 
     fn layout(&self) -> HeadLayout {
@@ -269,32 +270,36 @@ impl Decoder {
         positions: &[u32],
         wanted: Option<&[u32]>,
         mut keys: DropKeys,
-        attend: &mut dyn FnMut(usize, &Tensor) -> Result<Tensor>,
+        attend: &mut dyn FnMut(usize, Branch) -> Result<Branch>,
     ) -> Result<Tensor> {
         for (i, block) in self.blocks.iter().enumerate() {
-            let qkv = self.project(block, &x, positions)?;
-            let mut attended = attend(i, &qkv)?;
+            let (site, mut entered) = (2 * i as u64, x.clone());
+            let mut attended = attend(i, self.project(block, &x, positions)?)?;
             if let Some(rows) = wanted.filter(|_| i + 1 == self.blocks.len()) {
-                (attended, x) = (kernels::gather_rows(&attended, rows)?, kernels::gather_rows(&x, rows)?);
+                attended = attended.at(rows)?;
                 keys = keys.at(rows);
+                if self.config.parallel_residual {
+                    entered = kernels::gather_rows(&entered, rows)?;
+                }
             }
-            let attended = block.attn_out.forward(&attended)?;
-            let entered = self.config.parallel_residual.then(|| x.clone());
-            x = (x + keys.drop(&attended, 2 * i as u64)?)?;
-            let read = entered.as_ref().unwrap_or(&x);
-            let fed = kernels::feed_forward(&block.mlp_norm.forward(read)?, &block.mlp)?;
-            x = (x + keys.drop(&fed, 2 * i as u64 + 1)?)?;
+            x = keys.drop(block.attn_out.forward(attended)?, site)?.added()?;
+            let fed = |read: &Tensor| {
+                let fed = block.mlp_norm.forward(Branch::of(read))?.feed_forward(&block.mlp)?;
+                keys.drop(fed, site + 1)
+            };
+            x = if self.config.parallel_residual { (x + fed(&entered)?.alone()?)? } else { fed(&x)?.added()? };
         }
-        self.norm.forward(&x)
+        Ok(self.norm.forward(Branch::of(&x))?.alone()?)
     }
 
-    fn project(&self, block: &Block, x: &Tensor, positions: &[u32]) -> Result<Tensor> {
-        let mut qkv = block.qkv.forward(&block.attn_norm.forward(x)?)?;
+    /// Queries, keys and values of a block.
+    fn project(&self, block: &Block, x: &Tensor, positions: &[u32]) -> Result<Branch> {
+        let mut qkv = block.qkv.forward(block.attn_norm.forward(Branch::of(x))?)?;
         if let Some((q, k)) = &block.head_norms {
-            qkv = kernels::head_norm(&qkv, q, k, self.norm.eps, self.layout())?;
+            qkv = qkv.head_norm(q, k, self.norm.eps, self.layout())?;
         }
         match &self.rope {
-            Some(rope) => Ok(kernels::rope(&qkv, positions, rope, self.layout())?),
+            Some(rope) => Ok(qkv.rope(positions, rope, self.layout())?),
             None => Ok(qkv),
         }
     }
@@ -330,8 +335,8 @@ impl Affine {
         Ok(Affine { weight, bias })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(kernels::linear(x, &self.weight, self.bias.as_ref())?)
+    fn forward(&self, x: Branch) -> Result<Branch> {
+        Ok(x.linear(&self.weight, self.bias.as_ref())?)
     }
 }
 
@@ -344,10 +349,10 @@ impl NormParams {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: Branch) -> Result<Branch> {
         Ok(match &self.bias {
-            Some(bias) => kernels::layer_norm(x, &self.gain, bias, self.eps)?,
-            None => kernels::rms_norm(x, &self.gain, self.eps)?,
+            Some(bias) => x.layer_norm(&self.gain, bias, self.eps)?,
+            None => x.rms_norm(&self.gain, self.eps)?,
         })
     }
 }
@@ -381,11 +386,11 @@ impl DropKeys {
         DropKeys { rows: rows.iter().map(|&row| self.rows[row as usize]).collect(), ..self }
     }
 
-    fn drop(&self, x: &Tensor, site: u64) -> Result<Tensor> {
-        let Some(Dropout { rate, source, .. }) = self.dropout else { return Ok(x.clone()) };
+    fn drop(&self, x: Branch, site: u64) -> Result<Branch> {
+        let Some(Dropout { rate, source, .. }) = self.dropout else { return Ok(x) };
         let source = source.fork(site);
         let keys: Vec<DropKey> = self.rows.iter().map(|&at| (source, at)).collect();
-        Ok(kernels::dropout(x, rate, &keys)?)
+        Ok(x.dropout(rate, &keys)?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Attention from plain Candle operations: gathered into padded blocks, masked, scattered back.
 
 use super::{check, groups};
-use crate::{HeadLayout, Result, Span, attend::seen};
+use crate::{HeadLayout, Result, Span, attend::seen, op};
 use candle_core::{D, DType, Device, Tensor};
 use std::{ops::Range, sync::Arc};
 
@@ -14,7 +14,7 @@ pub fn attention_composed(
     scale: f32,
     window: Option<usize>,
 ) -> Result<Tensor> {
-    let rows = check("attention", qkv, layout, window)?;
+    let rows = check("attention", op::dims2("attention", "qkv", qkv)?, layout, window)?;
     let mut sequences = Vec::new();
     for group in groups(spans, rows)? {
         sequences.extend(group.members().map(|(before, rows)| Sequence {

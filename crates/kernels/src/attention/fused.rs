@@ -3,15 +3,14 @@
 
 use super::{Group, check, groups};
 use crate::{
-    HeadLayout, Result, Span,
+    Branch, HeadLayout, Result, Span,
     attend::{
         Attend, AttendBackward, Gradient, PutRows, PutTransposed, Query, Scratch, Softmax, get_row, seen, vectors,
     },
-    op,
+    branch::{Reads, Step},
     shared::Shared,
     simd::{LANES, Level, Vector},
 };
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 use rayon::prelude::*;
 use std::{
     cell::RefCell,
@@ -22,16 +21,16 @@ use std::{
 /// The fused [`attention`](crate::attention) at a given level.
 pub(super) fn attention_at(
     level: Level,
-    qkv: &Tensor,
+    qkv: Branch,
     spans: &Arc<[Span]>,
     layout: HeadLayout,
     scale: f32,
     window: Option<usize>,
-) -> Result<Tensor> {
-    let rows = check("attention", qkv, layout, window)?;
+) -> Result<Branch> {
+    let rows = check("attention", qkv.dims("attention", "qkv")?, layout, window)?;
     let groups = groups(spans, rows)?;
     let tasks = tasks(&groups, layout);
-    op::apply(qkv, Attention { level, groups, tasks, layout, scale, window, softmax: OnceLock::new() })
+    Ok(qkv.step(rows, Attention { level, groups, tasks, layout, scale, window, softmax: OnceLock::new() }))
 }
 
 /// (group, key head) pairs, the most work first so that no thread starts it last.
@@ -60,7 +59,7 @@ impl Attention {
     }
 
     /// Attends with the query heads of one key head, in all rows of one group.
-    fn forward(
+    fn attend(
         &self,
         qkv: &[f32],
         group: &Group,
@@ -100,7 +99,14 @@ impl Attention {
     }
 
     /// The gradients of one key head's columns and of its query heads', in all rows of one group.
-    fn backward(&self, given: &Given, group: &Group, kv_head: usize, grads: &Shared<f32>, scratch: &mut Scratch) {
+    fn attend_backward(
+        &self,
+        given: &Given,
+        group: &Group,
+        kv_head: usize,
+        grads: &Shared<f32>,
+        scratch: &mut Scratch,
+    ) {
         let (columns, dim) = (Columns(self.layout), self.layout.head_dim);
         let mut runs = Runs::new(group, dim);
         for (first, rows) in group.members() {
@@ -242,38 +248,41 @@ struct Given<'a> {
     softmax: &'a [Softmax],
 }
 
-impl CustomOp1 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
+impl Step for Attention {
+    fn columns(&self) -> usize {
+        self.layout.out_dim()
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let qkv = op::elements(storage, layout)?;
-        let (rows, _) = layout.shape().dims2()?;
+    fn forward(&self, qkv: &[f32], keep: bool) -> candle_core::Result<Vec<f32>> {
+        let rows = qkv.len() / self.layout.qkv_dim();
         let mut out = vec![0.0; rows * self.layout.out_dim()];
         let mut softmax = vec![Softmax::default(); rows * self.layout.heads];
         let (shared, normal) = (Shared::new(&mut out), Shared::new(&mut softmax));
         for_each(self.tasks.par_iter(), self.work(), |&(group, kv_head), scratch| {
-            self.forward(qkv, &self.groups[group], kv_head, &shared, &normal, scratch);
+            self.attend(qkv, &self.groups[group], kv_head, &shared, &normal, scratch);
         });
-        // A graph may be replayed: the numbers are the same, so the first ones may stay.
-        let _ = self.softmax.set(softmax);
-        op::output(out, (rows, self.layout.out_dim()))
+        if keep {
+            // Set at most once, because what is kept has one forward pass.
+            let _ = self.softmax.set(softmax);
+        }
+        Ok(out)
     }
 
-    fn bwd(&self, qkv: &Tensor, out: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+    fn backward(&self, qkv: &[f32], out: &[f32], out_grad: &[f32]) -> candle_core::Result<Vec<f32>> {
         let Some(softmax) = self.softmax.get() else {
             candle_core::bail!("attention: a backward pass before its forward pass");
         };
-        let (like, grad) = (qkv, grad.contiguous()?);
-        let (qkv, out, out_grad) = (op::Elements::of(qkv)?, op::Elements::of(out)?, op::Elements::of(&grad)?);
-        let given = Given { qkv: &qkv, out: &out, out_grad: &out_grad, softmax };
+        let given = Given { qkv, out, out_grad, softmax };
         let mut grads = vec![0.0; qkv.len()];
         let shared = Shared::new(&mut grads);
         for_each(self.tasks.par_iter(), self.work(), |&(group, kv_head), scratch| {
-            self.backward(&given, &self.groups[group], kv_head, &shared, scratch);
+            self.attend_backward(&given, &self.groups[group], kv_head, &shared, scratch);
         });
-        op::gradient(grads, like)
+        Ok(grads)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Both
     }
 }
 

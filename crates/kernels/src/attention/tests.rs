@@ -2,7 +2,7 @@
 
 use super::{Columns, attention, attention_composed, fused::attention_at};
 use crate::{
-    HeadLayout, Params, Result, Span,
+    Branch, HeadLayout, Params, Result, Span,
     check::{self, X},
     definitions,
     simd::Level,
@@ -130,7 +130,8 @@ fn check_to(case: &Case, forward: f64, backward: f64) {
     let (out, grad) = oracle(case);
     let (spans, layout, scale, window) = (case.spans(), case.layout, case.scale(), case.window);
     for level in Level::available() {
-        let got = run(case, DType::F32, |qkv| attention_at(level, qkv, &spans, layout, scale, window));
+        let got =
+            run(case, DType::F32, |qkv| attention_at(level, Branch::of(qkv), &spans, layout, scale, window)?.alone());
         close(&format!("{level:?} output"), &got.0, &out, forward);
         close(&format!("{level:?} gradient"), &got.1, &grad, backward);
     }
@@ -204,7 +205,8 @@ fn a_saturated_softmax_picks_its_key() {
     }
     let qkv = Tensor::from_vec(qkv, (40, 12), &Device::Cpu).unwrap();
     for level in Level::available() {
-        let out = attention_at(level, &qkv, &case.spans(), case.layout, 0.5, None).unwrap();
+        let out =
+            attention_at(level, Branch::of(&qkv), &case.spans(), case.layout, 0.5, None).unwrap().alone().unwrap();
         let out: Vec<Vec<f32>> = out.to_vec2().unwrap();
         assert!(out[3..].iter().all(|row| row[0] == 3.0), "{level:?}: {out:?}");
     }
@@ -263,7 +265,9 @@ fn sharing_a_prefix_changes_no_bit() {
     let copied = qkv.index_select(&Tensor::new(rows, &Device::Cpu).unwrap(), 0).unwrap();
     for level in Level::available() {
         let run = |case: &Case, qkv: &Tensor| {
-            bits(&attention_at(level, qkv, &case.spans(), case.layout, case.scale(), case.window).unwrap())
+            let branch = Branch::of(qkv);
+            let out = attention_at(level, branch, &case.spans(), case.layout, case.scale(), case.window).unwrap();
+            bits(&out.alone().unwrap())
         };
         let (shared, alone) = (run(&shared, &qkv), run(&alone, &copied));
         assert_eq!(shared[..49], alone[..49], "{level:?}");
