@@ -232,7 +232,7 @@ impl CustomOp1 for Chain {
         match &self.skip {
             Some(Skip { rows: None, .. }) => add(&mut gradient, &dy),
             Some(Skip { rows: Some(rows), width }) => {
-                let mut skipped = vec![0.0; gradient.len()];
+                let mut skipped = op::zeros(gradient.len());
                 op::scatter_add(&mut skipped, rows, &dy, *width);
                 add(&mut gradient, &skipped);
             }

@@ -42,7 +42,7 @@ impl Step for Gather {
     }
 
     fn backward(&self, _x: &[f32], _y: &[f32], dy: &[f32]) -> candle_core::Result<Vec<f32>> {
-        let mut dx = vec![0.0; self.n * self.width];
+        let mut dx = op::zeros(self.n * self.width);
         op::scatter_add(&mut dx, &self.rows, dy, self.width);
         Ok(dx)
     }

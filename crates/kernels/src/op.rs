@@ -3,7 +3,10 @@
 use crate::{Error, Param, Result};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Storage, StorageRef, Tensor};
 use rayon::prelude::*;
-use std::ops::{Deref, Range};
+use std::{
+    mem::MaybeUninit,
+    ops::{Deref, Range},
+};
 
 /// Rows per block. Sums over rows are taken per block and then over blocks in order, so that they
 /// do not depend on how many threads there are.
@@ -79,10 +82,31 @@ pub(crate) fn build_blocks<R: Send>(
     width: usize,
     f: impl Fn(usize, &mut [f32]) -> R + Sync + Send,
 ) -> (Vec<f32>, Vec<R>) {
-    let mut out = vec![0.0; len];
-    let blocks = out.par_chunks_mut((ROWS * width).max(1)).enumerate();
-    let results = blocks.map(|(i, rows)| f(i * ROWS, rows)).collect();
+    let mut out = Vec::with_capacity(len);
+    let blocks = out.spare_capacity_mut()[..len].par_chunks_mut((ROWS * width).max(1)).enumerate();
+    // Each block is made zero by the thread that writes it, so that it is in that thread's cache by then.
+    let results = blocks.map(|(i, rows)| f(i * ROWS, zeroed(rows))).collect();
+    // SAFETY: the blocks are all of the first `len` elements, and each was filled.
+    #[allow(unsafe_code)]
+    unsafe {
+        out.set_len(len)
+    };
     (out, results)
+}
+
+/// Zeros in place of what nobody has written.
+fn zeroed(x: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    x.fill(MaybeUninit::new(0.0));
+    // SAFETY: every element was just written.
+    #[allow(unsafe_code)]
+    unsafe {
+        x.assume_init_mut()
+    }
+}
+
+/// `len` zeros, written in parallel.
+pub(crate) fn zeros(len: usize) -> Vec<f32> {
+    build_blocks(len, 256, |_, _| ()).0
 }
 
 /// Adds up the rows of `x (n, width)`: `(width)`.

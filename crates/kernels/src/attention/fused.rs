@@ -8,6 +8,7 @@ use crate::{
         Attend, AttendBackward, Gradient, PutRows, PutTransposed, Query, Scratch, Softmax, get_row, seen, vectors,
     },
     branch::{Reads, Step},
+    op,
     shared::Shared,
     simd::{LANES, Level, Vector},
 };
@@ -255,7 +256,7 @@ impl Step for Attention {
 
     fn forward(&self, qkv: &[f32], keep: bool) -> candle_core::Result<Vec<f32>> {
         let rows = qkv.len() / self.layout.qkv_dim();
-        let mut out = vec![0.0; rows * self.layout.out_dim()];
+        let mut out = op::zeros(rows * self.layout.out_dim());
         let mut softmax = vec![Softmax::default(); rows * self.layout.heads];
         let (shared, normal) = (Shared::new(&mut out), Shared::new(&mut softmax));
         for_each(self.tasks.par_iter(), self.work(), |&(group, kv_head), scratch| {
@@ -273,7 +274,7 @@ impl Step for Attention {
             candle_core::bail!("attention: a backward pass before its forward pass");
         };
         let given = Given { qkv, out, out_grad, softmax };
-        let mut grads = vec![0.0; qkv.len()];
+        let mut grads = op::zeros(qkv.len());
         let shared = Shared::new(&mut grads);
         for_each(self.tasks.par_iter(), self.work(), |&(group, kv_head), scratch| {
             self.attend_backward(&given, &self.groups[group], kv_head, &shared, scratch);
