@@ -57,11 +57,6 @@ pub fn linear(n: usize, input: usize, output: usize) -> Held {
     map(n, input, output)
 }
 
-/// [`crate::rope`] and [`crate::head_norm`] over the whole projection.
-pub fn rotation(n: usize, layout: HeadLayout) -> Held {
-    map(n, layout.qkv_dim(), layout.qkv_dim())
-}
-
 /// [`crate::attention`]: two numbers of the softmax are saved for each row and head. The runs that a
 /// thread packs are those of one head, and are left out.
 pub fn attention(n: usize, layout: HeadLayout) -> Held {
@@ -104,16 +99,13 @@ pub fn token_nll(n: usize, predictions: usize, width: usize, vocabulary: usize) 
     }
 }
 
-/// [`crate::token_logprob`] of `predictions` out of `n` rows: the backward pass computes the logits
-/// again, one chunk at a time, and adds the table's gradient where it lies.
+/// [`crate::token_logprob`] of `predictions` out of `n` rows: the logits of one chunk are kept, those of
+/// several computed again, one chunk at a time; the table's gradient is added where it lies.
 pub fn token_logprob(n: usize, predictions: usize, width: usize, vocabulary: usize) -> Held {
     let chunk = chunk(predictions, width, vocabulary);
-    Held {
-        result: floats(2 * predictions),
-        saved: 0,
-        forward: chunk,
-        backward: (floats(n * width) + chunk).max(floats(3 * n * width)),
-    }
+    let (saved, again) = if predictions <= crate::logprob::CHUNK { (chunk, 0) } else { (0, chunk) };
+    let backward = (floats(n * width) + again).max(floats(3 * n * width));
+    Held { result: floats(2 * predictions), saved, forward: again, backward }
 }
 
 /// What a product packs meanwhile: the `gemm` crate copies panels of one operand, 512 deep, as
@@ -161,7 +153,8 @@ mod tests {
     fn logits_are_never_held_beyond_a_chunk() {
         let many = token_logprob(5_000, 4_000, 64, 50_000);
         assert_eq!(many.forward, floats(256 * (50_000 + 128)));
-        assert_eq!(token_logprob(5_000, 10, 64, 50_000).forward, floats(10 * (50_000 + 128)));
+        let one = token_logprob(5_000, 10, 64, 50_000);
+        assert_eq!((many.saved, one.saved, one.forward), (0, floats(10 * (50_000 + 128)), 0));
         assert_eq!(token_nll(5_000, 10, 64, 50_000).saved, floats(55_000 * 64));
     }
 

@@ -209,14 +209,17 @@ impl Decoder {
         })
     }
 
-    /// Hidden states after the final norm, `(n, C)`, of `n` new tokens of sequences whose earlier
-    /// keys and values are in `cache`; theirs are added to it.
-    pub fn extend(&self, ids: &[u32], rows: &[CacheRow], cache: &mut KvCache) -> Result<Tensor> {
+    /// Hidden states after the final norm, `(R, C)`, of the rows `read (R)` of `n` new tokens, which belong
+    /// to sequences whose earlier keys and values are in `cache`; theirs are added to it.
+    ///
+    /// Errors: as [`Decoder::hidden_at`]; places that the cache does not have.
+    pub fn extend(&self, ids: &[u32], rows: &[CacheRow], read: &[u32], cache: &mut KvCache) -> Result<Tensor> {
         let positions: Vec<u32> = rows.iter().map(|row| row.position as u32).collect();
         self.check_context(&positions)?;
         let scale = self.config.attention_scale() as f32;
         let x = self.enter(ids, &positions, None)?;
-        self.blocks(x, &positions, None, DropKeys::none(), &mut |layer, qkv| {
+        let some = read.iter().copied().ne(0..ids.len() as u32).then_some(read);
+        self.blocks(x, &positions, some, DropKeys::none(), &mut |layer, qkv| {
             Ok(qkv.map(|qkv| kernels::cached_attention(qkv, layer, cache, rows, scale, self.config.sliding_window))?)
         })
     }
@@ -273,21 +276,23 @@ impl Decoder {
         attend: &mut dyn FnMut(usize, Branch) -> Result<Branch>,
     ) -> Result<Tensor> {
         for (i, block) in self.blocks.iter().enumerate() {
-            let (site, mut entered) = (2 * i as u64, x.clone());
+            let site = 2 * i as u64;
+            let mut entered = self.config.parallel_residual.then(|| x.clone());
             let mut attended = attend(i, self.project(block, &x, positions)?)?;
             if let Some(rows) = wanted.filter(|_| i + 1 == self.blocks.len()) {
                 attended = attended.at(rows)?;
                 keys = keys.at(rows);
-                if self.config.parallel_residual {
-                    entered = kernels::gather_rows(&entered, rows)?;
-                }
+                entered = entered.map(|x| kernels::gather_rows(&x, rows)).transpose()?;
             }
             x = keys.drop(block.attn_out.forward(attended)?, site)?.added()?;
             let fed = |read: &Tensor| {
                 let fed = block.mlp_norm.forward(Branch::of(read))?.feed_forward(&block.mlp)?;
                 keys.drop(fed, site + 1)
             };
-            x = if self.config.parallel_residual { (x + fed(&entered)?.alone()?)? } else { fed(&x)?.added()? };
+            x = match entered {
+                Some(entered) => (x + fed(&entered)?.alone()?)?,
+                None => fed(&x)?.added()?,
+            };
         }
         Ok(self.norm.forward(Branch::of(&x))?.alone()?)
     }

@@ -162,8 +162,8 @@ impl<'a> Batch<'a> {
             ids.append(&mut running.pending);
             last.push(rows.len() as u32 - 1);
         }
-        let hidden = decoder.extend(&ids, &rows, &mut self.cache)?;
-        Ok(kernels::logits(&kernels::gather_rows(&hidden, &last)?, decoder.unembedding()?)?)
+        let hidden = decoder.extend(&ids, &rows, &last, &mut self.cache)?;
+        Ok(kernels::logits(&hidden, decoder.unembedding()?)?)
     }
 
     fn draw(&mut self, logits: &Tensor, sampling: &Sampling, source: Source) -> Result<()> {

@@ -134,25 +134,23 @@ pub fn elements(config: &Config, head: HeadKind) -> usize {
 /// of the readout.
 pub fn recorded(config: &Config, tokens: usize, dropout: bool, readout: Readout) -> Phase {
     let read = readout.rows();
-    let (layers, readout) = (layers(config, tokens, read, dropout), self::readout(config, readout));
+    let (halves, readout) = (halves(config, tokens, read, dropout), self::readout(config, readout));
     let once = entry(config, tokens) + kernels::norm(read, config.width).kept();
-    let kept = once + layers.iter().map(Held::kept).sum::<u64>() + readout.kept();
+    let kept = once + halves.iter().map(Held::kept).sum::<u64>() + readout.kept();
     let stream = floats(tokens * config.width);
-    let backward = layers.iter().map(|op| op.backward).max().unwrap_or(0) + stream;
+    let backward = halves.iter().map(|half| half.backward).max().unwrap_or(0) + stream;
     let temporary = backward.max(readout.forward).max(readout.backward) + workspace(config, tokens);
     Phase { kept, temporary, ..Phase::default() }
 }
 
 /// A forward over `tokens` rows that records nothing: everything is temporary. The worst moment is
-/// inside a feed-forward layer, beside the residual stream, the projection and the attention's
-/// result, or at the readout.
+/// inside a feed-forward layer, beside the residual stream and its norm, or at the readout.
 pub fn inferred(config: &Config, tokens: usize, readout: Readout) -> Phase {
     let readout = self::readout(config, readout);
     let stream = floats(tokens * config.width);
-    let projected = floats(tokens * layout(config).qkv_dim());
-    let inner = feed_forward(config, tokens).at_once() + 3 * stream + projected;
-    // Without a graph the readout saves nothing.
-    let out = stream + readout.result + readout.forward;
+    let inner = feed_forward(config, tokens).at_once() + 2 * stream;
+    // What a readout of log-probabilities would save stands for a moment all the same.
+    let out = stream + readout.at_once();
     Phase { temporary: inner.max(out) + workspace(config, tokens), ..Phase::default() }
 }
 
@@ -176,39 +174,45 @@ fn entry(config: &Config, n: usize) -> u64 {
     }
 }
 
-/// The operations of all layers over `n` rows, in their order. What follows the attention of the last is
-/// computed for the `read` rows alone.
-fn layers(config: &Config, n: usize, read: usize, dropout: bool) -> Vec<Held> {
-    let (width, attended) = (config.width, layout(config).out_dim());
+/// The halves of all layers over `n` rows, in their order. What follows the attention of the last is computed
+/// for the `read` rows alone.
+fn halves(config: &Config, n: usize, read: usize, dropout: bool) -> Vec<Held> {
     let Some(whole) = config.layers.checked_sub(1) else { return Vec::new() };
-    let one = [to_attention(config, n), from_attention(config, n, dropout)].concat();
-    let mut ops = one.repeat(whole);
-    ops.extend(to_attention(config, n));
-    ops.extend([kernels::gather_rows(n, read, attended), kernels::gather_rows(n, read, width)]);
-    ops.extend(from_attention(config, read, dropout));
-    ops
+    let mut halves = [attention_half(config, n, n, dropout), fed_half(config, n, dropout)].concat().repeat(whole);
+    let mut last = attention_half(config, n, read, dropout);
+    last[0].saved += floats(read * layout(config).out_dim());
+    // With parallel residuals the other half starts from rows of the stream of its own.
+    halves.extend(config.parallel_residual.then(|| kernels::gather_rows(n, read, config.width)));
+    halves.extend(last);
+    halves.extend(fed_half(config, read, dropout));
+    halves
 }
 
-/// A layer's operations up to and with its attention.
-fn to_attention(config: &Config, n: usize) -> Vec<Held> {
-    let layout = layout(config);
-    let mut ops = vec![kernels::norm(n, config.width), kernels::linear(n, config.width, layout.qkv_dim())];
-    ops.extend(config.qk_norm.then(|| kernels::rotation(n, layout)));
-    ops.extend((config.position != Position::Learned).then(|| kernels::rotation(n, layout)));
-    ops.push(kernels::attention(n, layout));
-    ops
+/// Norm, projection, norms of heads, rotation, attention and the projection back, added to the stream: kept
+/// are what a norm of heads, the attention and the projection back read, and the attention's result.
+fn attention_half(config: &Config, n: usize, read: usize, dropout: bool) -> Vec<Held> {
+    let (width, layout) = (config.width, layout(config));
+    let (projected, attended) = (floats(n * layout.qkv_dim()), floats(n * layout.out_dim()));
+    let norms = kernels::norm(n, width).saved + if dropout { kernels::dropout(read, width).saved } else { 0 };
+    vec![Held {
+        result: floats(read * width),
+        saved: norms + projected * (1 + u64::from(config.qk_norm)) + attended + kernels::attention(n, layout).saved,
+        forward: projected,
+        // Two gradients of the projection on their way, the norm's result once more, and a gradient that
+        // Candle adds to a tensor of zeros.
+        backward: 2 * projected + floats(4 * n * width),
+    }]
 }
 
-/// The rest of a layer.
-fn from_attention(config: &Config, n: usize, dropout: bool) -> Vec<Held> {
-    let width = config.width;
-    let dropped = || dropout.then(|| kernels::dropout(n, width));
-    let mut ops = vec![kernels::linear(n, layout(config).out_dim(), width)];
-    ops.extend(dropped());
-    ops.extend([kernels::add(n, width), kernels::norm(n, width), feed_forward(config, n)]);
-    ops.extend(dropped());
-    ops.push(kernels::add(n, width));
-    ops
+/// Norm and feed-forward layer, added to the stream unless residuals are parallel: then Candle adds it.
+fn fed_half(config: &Config, n: usize, dropout: bool) -> Vec<Held> {
+    let (width, layer) = (config.width, feed_forward(config, n));
+    let norms = kernels::norm(n, width).saved + if dropout { kernels::dropout(n, width).saved } else { 0 };
+    // The norm's result is computed once more for the backward pass.
+    let (saved, backward) = (norms + layer.saved, layer.backward + floats(n * width));
+    let mut held = vec![Held { saved, backward, ..layer }];
+    held.extend(config.parallel_residual.then(|| kernels::add(n, width)));
+    held
 }
 
 fn feed_forward(config: &Config, n: usize) -> Held {
@@ -269,7 +273,7 @@ mod tests {
             let hidden = decoder.hidden_at(&batch, &read, pass).unwrap();
             // The sentinel is one number, and no result.
             let found: usize = hidden.sorted_nodes().iter().map(|node| node.elem_count()).sum::<usize>() - 1;
-            let results = layers(config, n, read.len(), dropout).iter().map(|op| op.result).sum::<u64>();
+            let results = halves(config, n, read.len(), dropout).iter().map(|half| half.result).sum::<u64>();
             let wanted = entry(config, n) + results + kernels::norm(read.len(), config.width).result;
             assert_eq!(floats(found), wanted, "{config:?} {dropout}");
         }

@@ -266,7 +266,7 @@ fn what_does_not_fit_is_refused() {
         refused(language.hidden(&continued, Pass::Train), "33 tokens does not fit a context of 32");
         let mut cache = language.cache(1, 64).unwrap();
         let late = [CacheRow { slot: 0, position: 32 }];
-        refused(language.extend(&[1], &late, &mut cache), "33 tokens does not fit a context of 32");
+        refused(language.extend(&[1], &late, &[0], &mut cache), "33 tokens does not fit a context of 32");
         refused(language.hidden(&of(&[1, 53]), Pass::Infer), "53");
         refused(score.unembedding(), "this needs a language head, but the decoder's head is Score");
         refused(language.scalars(&hidden, &[0]), "this needs a scalar head, but the decoder's head is LanguageModel");

@@ -191,7 +191,7 @@ fn decode(decoder: &Decoder, golden: &Golden, layout: Layout, label: &str) {
     for (slot, (sequence, rows)) in sequences.iter().zip(&rows).enumerate() {
         for (position, (&id, &row)) in sequence.iter().zip(rows).enumerate() {
             let at = [kernels::CacheRow { slot, position }];
-            let decoded = decoder.extend(&[id], &at, &mut cache).unwrap().to_vec2::<f32>().unwrap();
+            let decoded = decoder.extend(&[id], &at, &[0], &mut cache).unwrap().to_vec2::<f32>().unwrap();
             difference = f64::max(difference, worst(&decoded[0], &hidden[row as usize]));
         }
     }
