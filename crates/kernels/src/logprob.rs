@@ -14,7 +14,7 @@ use crate::{
 };
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor};
 use rayon::prelude::*;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 /// For each prediction m, the log-probability of `targets[m]` under
 /// `softmax(hidden[rows[m]] Wᵀ / temperature)` and the entropy of that distribution.
@@ -29,10 +29,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 pub fn token_logprob(hidden: &Tensor, w: &Param, rows: &[u32], targets: &[u32], temperature: f32) -> Result<Tensor> {
     let head = Head::new("token_logprob", hidden, w, rows, targets, temperature)?;
     match w.path() {
-        Path::Fused => {
-            let keep = hidden.track_op() && head.rows.len() <= CHUNK;
-            op::apply(hidden, TokenLogprob { head, kept: keep.then(Mutex::default) })
-        }
+        Path::Fused => op::apply(hidden, TokenLogprob(head)),
         Path::Composed => head.composed(hidden),
     }
 }
@@ -196,18 +193,7 @@ impl Head {
     }
 }
 
-struct TokenLogprob {
-    head: Head,
-    /// Between the passes, where there will be two over one chunk: what is held at one moment may be held
-    /// for longer, and need not be computed twice.
-    kept: Option<Mutex<Option<Numerators>>>,
-}
-
-/// A chunk whose logits are softmax numerators, and what belongs to each of its predictions.
-struct Numerators {
-    chunk: Chunk,
-    softmax: Vec<Softmaxed>,
-}
+struct TokenLogprob(Head);
 
 impl CustomOp1 for TokenLogprob {
     fn name(&self) -> &'static str {
@@ -215,36 +201,27 @@ impl CustomOp1 for TokenLogprob {
     }
 
     fn cpu_fwd(&self, hidden: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let head = &self.head;
+        let head = &self.0;
         let mut out = Vec::with_capacity(2 * head.rows.len());
         head.for_each_chunk(op::elements(hidden, layout)?, &head.weights()?, |mut chunk| {
-            let found = head.softmax(&mut chunk, |_, _, softmax, logprob| (softmax, logprob));
-            out.extend(found.iter().flat_map(|(softmax, logprob)| [*logprob, softmax.entropy()]));
-            if let Some(kept) = &self.kept {
-                let softmax = found.into_iter().map(|(softmax, _)| softmax).collect();
-                *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(Numerators { chunk, softmax });
-            }
+            let pairs = head.softmax(&mut chunk, |_, _, softmax, logprob| [logprob, softmax.entropy()]);
+            out.extend_from_slice(pairs.as_flattened());
             Ok(())
         })?;
         op::output(out, (head.rows.len(), 2))
     }
 
-    /// Computes the logits of several chunks again, because keeping them for every prediction is what this
-    /// avoids.
+    /// Computes the logits again, because keeping them for every prediction is what this avoids. (Those of a
+    /// single chunk could be kept. That was tried: a minibatch of PPO on the shape of GPT-2 was no faster
+    /// that could be seen, and the allocator, whose holes lay elsewhere then, held 400 MB more.)
     fn bwd(&self, hidden: &Tensor, _out: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let head = &self.head;
+        let head = &self.0;
         let grad = grad.contiguous()?;
         let (w, grad) = (head.weights()?, Elements::of(&grad)?);
         let (grad, _): (&[[f32; 2]], _) = grad.as_chunks();
         let mut dhidden = op::zeros(hidden.elem_count());
         let elements = Elements::of(hidden)?;
-        let kept = self.kept.as_ref().and_then(|kept| kept.lock().unwrap_or_else(PoisonError::into_inner).take());
         let accumulated = head.w.accumulate(|dw| {
-            if let Some(Numerators { mut chunk, softmax }) = kept {
-                let rows = chunk.logits.par_chunks_exact_mut(head.vocabulary).zip(softmax).enumerate();
-                rows.for_each(|(m, (row, softmax))| head.differentiate(m, row, softmax, -grad[m][0]));
-                return head.backward(&chunk, &w, &mut dhidden, dw);
-            }
             head.for_each_chunk(&elements, &w, |mut chunk| {
                 head.softmax(&mut chunk, |m, row, softmax, _| head.differentiate(m, row, softmax, -grad[m][0]));
                 head.backward(&chunk, &w, &mut dhidden, dw)

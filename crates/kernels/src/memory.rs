@@ -99,13 +99,12 @@ pub fn token_nll(n: usize, predictions: usize, width: usize, vocabulary: usize) 
     }
 }
 
-/// [`crate::token_logprob`] of `predictions` out of `n` rows: the logits of one chunk are kept, those of
-/// several computed again, one chunk at a time; the table's gradient is added where it lies.
+/// [`crate::token_logprob`] of `predictions` out of `n` rows: the backward pass computes the logits
+/// again, one chunk at a time, and adds the table's gradient where it lies.
 pub fn token_logprob(n: usize, predictions: usize, width: usize, vocabulary: usize) -> Held {
     let chunk = chunk(predictions, width, vocabulary);
-    let (saved, again) = if predictions <= crate::logprob::CHUNK { (chunk, 0) } else { (0, chunk) };
-    let backward = (floats(n * width) + again).max(floats(3 * n * width));
-    Held { result: floats(2 * predictions), saved, forward: again, backward }
+    let backward = (floats(n * width) + chunk).max(floats(3 * n * width));
+    Held { result: floats(2 * predictions), saved: 0, forward: chunk, backward }
 }
 
 /// What a product packs meanwhile: the `gemm` crate copies panels of one operand, 512 deep, as
@@ -153,8 +152,7 @@ mod tests {
     fn logits_are_never_held_beyond_a_chunk() {
         let many = token_logprob(5_000, 4_000, 64, 50_000);
         assert_eq!(many.forward, floats(256 * (50_000 + 128)));
-        let one = token_logprob(5_000, 10, 64, 50_000);
-        assert_eq!((many.saved, one.saved, one.forward), (0, floats(10 * (50_000 + 128)), 0));
+        assert_eq!(token_logprob(5_000, 10, 64, 50_000).forward, floats(10 * (50_000 + 128)));
         assert_eq!(token_nll(5_000, 10, 64, 50_000).saved, floats(55_000 * 64));
     }
 

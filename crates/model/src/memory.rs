@@ -149,8 +149,8 @@ pub fn inferred(config: &Config, tokens: usize, readout: Readout) -> Phase {
     let readout = self::readout(config, readout);
     let stream = floats(tokens * config.width);
     let inner = feed_forward(config, tokens).at_once() + 2 * stream;
-    // What a readout of log-probabilities would save stands for a moment all the same.
-    let out = stream + readout.at_once();
+    // Without a graph the readout saves nothing.
+    let out = stream + readout.result + readout.forward;
     Phase { temporary: inner.max(out) + workspace(config, tokens), ..Phase::default() }
 }
 
