@@ -13,6 +13,9 @@
 //!   dtype. It is what CUDA runs, and in `f64` it is the oracle of the tests. Operations without
 //!   parameters are fused exactly where their input is `f32` on the CPU.
 //!
+//! A [`Branch`] makes several operations one node of the graph, so that nothing between them is kept that
+//! no backward pass reads. The functions are branches of one operation.
+//!
 //! A graph is recorded exactly when the input of an operation is tracked. Tracking enters at
 //! [`embedding`] with the sentinel of the parameters; without it everything is inference.
 //!

@@ -11,7 +11,7 @@ use std::{
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave out the smoke pipeline, the torture and the type check of the cuda feature
+    /// Leave out the smoke pipeline, the torture and the type checks of the cuda feature and the fuzz targets
     #[arg(long)]
     quick: bool,
 }
@@ -41,6 +41,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         ci.smoke(&this)?;
         ci.step("torture", &this, "torture --slice", &[])?;
         ci.step("cuda type check", "bash", ".ci/cuda-check", &[])?;
+        // A workspace of its own, which nothing else here would notice to be broken.
+        let fuzz = "check --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-check";
+        ci.step("fuzz type check", "cargo", fuzz, &[])?;
     }
     ci.lines.iter().for_each(|line| say(line));
     print(&format!("ci: {} passed, 0 failed", ci.lines.len()));
