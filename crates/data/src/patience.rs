@@ -16,7 +16,8 @@ use std::{
 /// Processor time that it may take; time waited where the system does not tell.
 const TIME: Duration = Duration::from_millis(500);
 
-/// Bytes by which it may make the process grow, where the system tells.
+/// Bytes by which it may make the process grow, where the system tells. It is blamed for no more than the
+/// pages that it was the first to touch could be; where the system has large pages, that is a loose bound.
 const GROWTH: u64 = 48 << 20;
 
 /// How often both are looked at. What needs less of a processor is never said to take memory.
@@ -26,7 +27,7 @@ const INTERVAL: Duration = Duration::from_millis(3);
 /// the process.
 pub(crate) fn patiently<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     let (tell, told) = mpsc::sync_channel(1);
-    let task = Arc::new(OnceLock::new());
+    let (task, before) = (Arc::new(OnceLock::new()), resident());
     let worker = thread::Builder::new().spawn({
         let task = Arc::clone(&task);
         move || {
@@ -37,7 +38,7 @@ pub(crate) fn patiently<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
         }
     });
     let worker = worker.map_err(|e| e.to_string())?;
-    let (mut waited, mut before, largest_page) = (Duration::ZERO, None, largest_page());
+    let (mut waited, largest_page) = (Duration::ZERO, largest_page());
     loop {
         match told.recv_timeout(INTERVAL) {
             Ok(result) => return Ok(result),
@@ -51,11 +52,10 @@ pub(crate) fn patiently<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
         if computed > TIME {
             return Err(format!("no end after {} ms", TIME.as_millis()));
         }
-        // Other threads grow too: it is to blame for no more than what it was the first to touch.
         let touched = task.get().and_then(|task| page_faults(task)).map_or(0, |faults| faults * largest_page);
-        if let Some(now) = resident()
+        if let (Some(before), Some(now)) = (before, resident())
             && computed > INTERVAL
-            && now.saturating_sub(*before.get_or_insert(now)).min(touched) > GROWTH
+            && now.saturating_sub(before).min(touched) > GROWTH
         {
             return Err(format!("it takes more than {} MiB", GROWTH >> 20));
         }

@@ -31,6 +31,9 @@ use std::{borrow::Cow, sync::OnceLock};
 /// assert_eq!(y.to_vec2::<f32>()?, apart.to_vec2::<f32>()?);
 /// # Ok::<(), instruct_kernels::Error>(())
 /// ```
+///
+/// Weights must not change between the forward and the backward pass, as for every operation here.
+#[must_use]
 pub struct Branch {
     /// Where it left the stream, and what it is added to.
     stream: Tensor,
@@ -38,8 +41,7 @@ pub struct Branch {
     rows: Option<Box<[u32]>>,
     /// What `steps` start from: the stream, unless something was computed apart.
     from: Tensor,
-    /// Whether `from` is the stream.
-    is_whole: bool,
+    is_from_stream: bool,
     steps: Vec<Box<dyn Step>>,
     /// Of what the steps result in.
     shape: (usize, usize),
@@ -49,7 +51,7 @@ impl Branch {
     /// A branch without operations.
     pub fn of(x: &Tensor) -> Branch {
         let (stream, from) = (x.clone(), x.clone());
-        Branch { stream, rows: None, from, is_whole: true, steps: Vec::new(), shape: (0, 0) }
+        Branch { stream, rows: None, from, is_from_stream: true, steps: Vec::new(), shape: (0, 0) }
     }
 
     /// What was computed.
@@ -61,11 +63,12 @@ impl Branch {
     ///
     /// Errors: another shape than those rows have.
     pub fn added(self) -> Result<Tensor> {
-        let Branch { stream, rows, from, is_whole, steps, shape } = self;
-        if is_whole && !steps.is_empty() {
-            let (n, width) = op::dims2("added", "x", &stream)?;
-            let n = rows.as_ref().map_or(n, |rows| rows.len());
-            op::check_shape("added", "branch", &<[usize; 2]>::from(shape), &[n, width])?;
+        let (n, width) = op::dims2("added", "x", &self.stream)?;
+        let n = self.rows.as_ref().map_or(n, |rows| rows.len());
+        let found = self.dims("added", "branch")?;
+        op::check_shape("added", "branch", &[found.0, found.1], &[n, width])?;
+        let Branch { stream, rows, from, is_from_stream, steps, shape } = self;
+        if is_from_stream && !steps.is_empty() {
             return chained(&from, steps, shape, Some(Skip { rows, width }));
         }
         let computed = chained(&from, steps, shape, None)?;
@@ -79,20 +82,27 @@ impl Branch {
     /// Goes on with `f` of what was computed, outside the branch: what has no fused form.
     pub fn map(self, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Branch> {
         let from = f(&chained(&self.from, self.steps, self.shape, None)?)?;
-        Ok(Branch { from, is_whole: false, steps: Vec::new(), ..self })
+        Ok(Branch { from, is_from_stream: false, steps: Vec::new(), ..self })
     }
 
     /// Goes on for some rows only. A row may be named several times.
     ///
     /// Errors: as [`gather_rows`](crate::gather_rows).
     pub fn at(self, rows: &[u32]) -> Result<Branch> {
-        let (count, _) = self.dims("at", "branch")?;
-        op::check_indices("at", "rows", rows, count)?;
-        Ok(Branch { rows: Some(rows.into()), ..self.gather_rows(rows)? })
+        let branch = self.gather_rows(rows)?;
+        // Where they are rows of rows, those of the stream are meant.
+        let rows = match &branch.rows {
+            Some(earlier) => rows.iter().map(|&row| earlier[row as usize]).collect(),
+            None => rows.into(),
+        };
+        Ok(Branch { rows: Some(rows), ..branch })
     }
 
     pub(crate) fn dims(&self, op: &'static str, argument: &'static str) -> Result<(usize, usize)> {
-        if self.steps.is_empty() { op::dims2(op, argument, &self.from) } else { Ok(self.shape) }
+        if self.steps.is_empty() {
+            return op::dims2(op, argument, &self.from);
+        }
+        op::matrix_dims(op, argument, &[self.shape.0, self.shape.1])
     }
 
     /// Whether an operation without parameters runs fused here.
@@ -123,7 +133,7 @@ pub(crate) trait Step: Send + Sync {
     /// What the backward pass reads.
     fn reads(&self) -> Reads;
 
-    /// Whether the result is rather computed a second time than kept.
+    /// Whether the result is rather computed a second time than kept. Such a step reads its input.
     fn is_cheap(&self) -> bool {
         false
     }
@@ -199,7 +209,7 @@ impl CustomOp1 for Chain {
         let (mut kept, mut last) = (Vec::new(), None::<Vec<f32>>);
         for (i, step) in self.steps.iter().enumerate() {
             let next = step.forward(last.as_deref().unwrap_or(x), self.keep)?;
-            if let Some(last) = last.replace(next).filter(|_| i > 0) {
+            if let Some(last) = last.replace(next) {
                 kept.push(if self.is_kept(i - 1) { last } else { Vec::new() });
             }
         }
@@ -208,8 +218,8 @@ impl CustomOp1 for Chain {
             kept.push(y.clone());
         }
         match &self.skip {
-            Some(Skip { rows: None, .. }) => add(&mut y, x),
-            Some(Skip { rows: Some(rows), width }) => add(&mut y, &op::gather(x, rows, *width)),
+            Some(Skip { rows: None, .. }) => add_all(&mut y, x),
+            Some(Skip { rows: Some(rows), width }) => add_all(&mut y, &op::gather(x, rows, *width)),
             None => {}
         }
         // Set at most once, because an operation has one forward pass.
@@ -230,11 +240,11 @@ impl CustomOp1 for Chain {
         }
         let Some(mut gradient) = gradient else { return Ok(None) };
         match &self.skip {
-            Some(Skip { rows: None, .. }) => add(&mut gradient, &dy),
+            Some(Skip { rows: None, .. }) => add_all(&mut gradient, &dy),
             Some(Skip { rows: Some(rows), width }) => {
                 let mut skipped = op::zeros(gradient.len());
                 op::scatter_add(&mut skipped, rows, &dy, *width);
-                add(&mut gradient, &skipped);
+                add_all(&mut gradient, &skipped);
             }
             None => {}
         }
@@ -243,7 +253,7 @@ impl CustomOp1 for Chain {
 }
 
 /// `sum += x`, in parallel.
-fn add(sum: &mut [f32], x: &[f32]) {
+fn add_all(sum: &mut [f32], x: &[f32]) {
     const LEN: usize = 1 << 14;
     sum.par_chunks_mut(LEN).zip(x.par_chunks(LEN)).for_each(|(sum, x)| op::add(sum, x));
 }
@@ -251,6 +261,7 @@ fn add(sum: &mut [f32], x: &[f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory;
     use crate::{
         FeedForward, HeadLayout, Nonlinearity, Params, Path, Rope, Span, Spec, attention, check::normals,
         check::numbers, dropout, embedding, feed_forward, gather_rows, head_norm, layer_norm, linear, rms_norm, rope,
@@ -403,6 +414,78 @@ mod tests {
         let error = qkv.added().unwrap_err().to_string();
         assert!(error.contains("added"), "{error}");
         assert!(Branch::of(&x).at(&[N as u32]).is_err());
+        assert!(Branch::of(&x).at(&[5, 7]).unwrap().at(&[2]).is_err());
+        assert!(Branch::of(&x).map(|x| Ok(x.narrow(0, 0, 3)?)).unwrap().added().is_err());
         assert_eq!(numbers(&Branch::of(&x).alone().unwrap()), numbers(&x));
+        // A result without columns is refused where it is read.
+        let shapes: [(&str, &[usize]); 2] = [("none", &[0, WIDTH]), ("of none", &[3, 0])];
+        let params = shapes.map(|(name, shape)| Spec::new(name, shape)).into();
+        let params = Params::zeros(params, &Device::Cpu, Path::Fused, DType::F32).unwrap();
+        let none = Branch::of(&x).linear(&params.get("none").unwrap(), None).unwrap();
+        assert!(none.linear(&params.get("of none").unwrap(), None).is_err());
+    }
+
+    #[test]
+    fn rows_of_rows_are_rows_of_the_stream() {
+        check(
+            |branch, params| branch.at(&[5, 7, 7])?.linear(&params.get("out").unwrap(), None)?.at(&[2, 0])?.added(),
+            |x, params| {
+                let mapped = linear(&gather_rows(x, &[5, 7, 7])?, &params.get("out").unwrap(), None)?;
+                Ok((gather_rows(x, &[7, 5])? + gather_rows(&mapped, &[2, 0])?)?)
+            },
+        );
+    }
+
+    /// What a chain keeps besides what its steps save for themselves is what is said of it.
+    #[track_caller]
+    fn check_kept(branch: Branch, wanted: u64) {
+        let Branch { from, steps, shape, rows, .. } = branch;
+        let skip = Some(Skip { rows, width: WIDTH });
+        let chain = Chain { steps, shape, skip, keep: true, kept: OnceLock::new() };
+        let (storage, layout) = from.storage_and_layout();
+        let candle_core::Storage::Cpu(storage) = &*storage else { panic!("on the CPU") };
+        chain.cpu_fwd(storage, layout).unwrap();
+        let kept: usize = chain.kept.get().unwrap().iter().map(Vec::len).sum();
+        assert_eq!(memory::floats(kept), wanted);
+    }
+
+    #[test]
+    fn a_branch_keeps_what_the_equations_say() {
+        let params = params(Path::Fused, DType::F32);
+        let get = |name| params.get(name).unwrap();
+        let x = Tensor::zeros((N, WIDTH), DType::F32, &Device::Cpu).unwrap();
+        let table = Arc::new(Rope::new(4, 100, 1e4, None).unwrap());
+        let positions: Vec<u32> = (0..N as u32).collect();
+        let rows = [69, 3];
+        for (is_normed, is_rotated, read) in
+            [(false, false, None), (false, true, None), (true, false, None), (true, true, Some(rows.len()))]
+        {
+            let normed = Branch::of(&x).layer_norm(&get("gain"), &get("bias"), 1e-5).unwrap();
+            let mut branch = normed.linear(&get("qkv"), None).unwrap();
+            if is_normed {
+                branch = branch.head_norm(&get("q"), &get("k"), 1e-6, LAYOUT).unwrap();
+            }
+            if is_rotated {
+                branch = branch.rope(&positions, &table, LAYOUT).unwrap();
+            }
+            branch = branch.attention(&spans(), LAYOUT, 0.4, None).unwrap();
+            if read.is_some() {
+                branch = branch.at(&rows).unwrap();
+            }
+            let held = memory::attention_branch(N, read, WIDTH, LAYOUT, is_normed);
+            let own = memory::norm(N, WIDTH).saved + memory::attention(N, LAYOUT).saved;
+            check_kept(branch.linear(&get("out"), None).unwrap(), held.saved - own);
+        }
+        let layer = FeedForward {
+            up: get("up"),
+            up_bias: None,
+            nonlinearity: Nonlinearity::GeluTanh,
+            down: get("down"),
+            down_bias: None,
+        };
+        let held = memory::feed_forward_branch(N, WIDTH, 4 * WIDTH, layer.nonlinearity);
+        let own = memory::norm(N, WIDTH).saved + memory::floats(N * 4 * WIDTH);
+        let branch = Branch::of(&x).layer_norm(&get("gain"), &get("bias"), 1e-5).unwrap();
+        check_kept(branch.feed_forward(&layer).unwrap(), held.saved - own);
     }
 }

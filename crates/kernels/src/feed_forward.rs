@@ -107,7 +107,9 @@ impl Step for Fused {
     /// The nonlinearity is computed a second time: reading its result from memory costs as much.
     fn backward(&self, x: &[f32], _y: &[f32], dy: &[f32]) -> candle_core::Result<Vec<f32>> {
         let (layer, Sizes { width, inner, gated }) = (&self.layer, self.sizes);
-        let before = self.inner.get().map_or(&[][..], Vec::as_slice);
+        let Some(before) = self.inner.get() else {
+            candle_core::bail!("feed_forward: a backward pass before its forward pass");
+        };
         let after = layer.nonlinearity.forward(before, inner);
         let dafter = linear::backward(&after, dy, &layer.down, layer.down_bias.as_ref(), gated, width)?;
         let dbefore = layer.nonlinearity.backward(before, &dafter, inner);

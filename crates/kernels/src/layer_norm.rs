@@ -84,7 +84,9 @@ impl Step for Norm {
     fn backward(&self, x: &[f32], _y: &[f32], dy: &[f32]) -> candle_core::Result<Vec<f32>> {
         let width = self.width;
         let gain = &*self.gain.elements()?;
-        let moments = self.moments.get().map_or(&[][..], Vec::as_slice);
+        let Some(moments) = self.moments.get() else {
+            candle_core::bail!("norm: a backward pass before its forward pass");
+        };
         let (dx, partial) = op::build_blocks(dy.len(), width, |first, dx| {
             let here = first * width..first * width + dx.len();
             let (x, dy, moments) = (&x[here.clone()], &dy[here], &moments[first..]);

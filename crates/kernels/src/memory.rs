@@ -77,6 +77,36 @@ pub fn feed_forward(n: usize, width: usize, inner: usize, nonlinearity: Nonlinea
     }
 }
 
+/// A branch of norm, projection, norms of heads, rotation, [`crate::attention`] and projection back, added to
+/// the stream, of which only so many rows are read after the attention. Kept are what a norm of heads,
+/// the attention and the projection back read, and the attention's result.
+pub fn attention_branch(n: usize, read: Option<usize>, width: usize, layout: HeadLayout, has_head_norms: bool) -> Held {
+    let (projected, attended) = (floats(n * layout.qkv_dim()), floats(n * layout.out_dim()));
+    let picked = read.map_or(0, |read| floats(read * layout.out_dim()));
+    let own = norm(n, width).saved + attention(n, layout).saved;
+    Held {
+        result: floats(read.unwrap_or(n) * width),
+        saved: own + projected * (1 + u64::from(has_head_norms)) + attended + picked,
+        // A projection before its rotation and after it, beside the norm's result.
+        forward: floats(n * width) + 2 * projected,
+        // Two gradients of the projection on their way, the norm's result once more, and a gradient that
+        // Candle adds to a tensor of zeros.
+        backward: 2 * projected + floats(4 * n * width),
+    }
+}
+
+/// A branch of norm and [`feed_forward`], added to the stream. The norm's result stands beside it, and is
+/// computed once more for the backward pass.
+pub fn feed_forward_branch(n: usize, width: usize, inner: usize, nonlinearity: Nonlinearity) -> Held {
+    let (layer, normed) = (feed_forward(n, width, inner, nonlinearity), floats(n * width));
+    Held {
+        saved: norm(n, width).saved + layer.saved,
+        forward: layer.forward + normed,
+        backward: layer.backward + normed,
+        ..layer
+    }
+}
+
 /// [`crate::dropout`]: one key for each row.
 pub fn dropout(n: usize, width: usize) -> Held {
     Held { saved: (n * size_of::<crate::DropKey>()) as u64, ..map(n, width, width) }

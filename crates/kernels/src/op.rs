@@ -136,7 +136,8 @@ pub(crate) fn matrix(op: &'static str, argument: &'static str, w: &Param) -> Res
     matrix_dims(op, argument, w.shape())
 }
 
-fn matrix_dims(op: &'static str, argument: &'static str, dims: &[usize]) -> Result<(usize, usize)> {
+/// Two dimensions with columns, or an error that names the operation and the argument.
+pub(crate) fn matrix_dims(op: &'static str, argument: &'static str, dims: &[usize]) -> Result<(usize, usize)> {
     match *dims {
         [n, width] if width > 0 => Ok((n, width)),
         ref got => Err(Error::Shape { op, argument, expected: "a matrix with columns".to_owned(), got: got.to_vec() }),

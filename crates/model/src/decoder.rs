@@ -216,6 +216,11 @@ impl Decoder {
     pub fn extend(&self, ids: &[u32], rows: &[CacheRow], read: &[u32], cache: &mut KvCache) -> Result<Tensor> {
         let positions: Vec<u32> = rows.iter().map(|row| row.position as u32).collect();
         self.check_context(&positions)?;
+        // Before anything is written to the cache.
+        if let Some(at) = read.iter().position(|&row| row as usize >= ids.len()) {
+            let (index, bound) = (read[at], ids.len());
+            return Err(kernels::Error::Index { op: "extend", argument: "read", at, index, bound }.into());
+        }
         let scale = self.config.attention_scale() as f32;
         let x = self.enter(ids, &positions, None)?;
         let some = read.iter().copied().ne(0..ids.len() as u32).then_some(read);

@@ -134,21 +134,23 @@ pub fn elements(config: &Config, head: HeadKind) -> usize {
 /// of the readout.
 pub fn recorded(config: &Config, tokens: usize, dropout: bool, readout: Readout) -> Phase {
     let read = readout.rows();
-    let (halves, readout) = (halves(config, tokens, read, dropout), self::readout(config, readout));
+    let (nodes, readout) = (nodes(config, tokens, read, dropout), self::readout(config, readout));
     let once = entry(config, tokens) + kernels::norm(read, config.width).kept();
-    let kept = once + halves.iter().map(Held::kept).sum::<u64>() + readout.kept();
+    let kept = once + nodes.iter().map(Held::kept).sum::<u64>() + readout.kept();
     let stream = floats(tokens * config.width);
-    let backward = halves.iter().map(|half| half.backward).max().unwrap_or(0) + stream;
+    let backward = nodes.iter().map(|node| node.backward).max().unwrap_or(0) + stream;
     let temporary = backward.max(readout.forward).max(readout.backward) + workspace(config, tokens);
     Phase { kept, temporary, ..Phase::default() }
 }
 
 /// A forward over `tokens` rows that records nothing: everything is temporary. The worst moment is
-/// inside a feed-forward layer, beside the residual stream and its norm, or at the readout.
+/// inside a branch, beside the residual stream, or at the readout.
 pub fn inferred(config: &Config, tokens: usize, readout: Readout) -> Phase {
     let readout = self::readout(config, readout);
     let stream = floats(tokens * config.width);
-    let inner = feed_forward(config, tokens).at_once() + 2 * stream;
+    let attended = attention(config, tokens, None, false);
+    // Its projections are not kept then: two stand at a time.
+    let inner = stream + feed_forward(config, tokens).at_once().max(attended.result + attended.forward);
     // Without a graph the readout saves nothing.
     let out = stream + readout.result + readout.forward;
     Phase { temporary: inner.max(out) + workspace(config, tokens), ..Phase::default() }
@@ -174,45 +176,33 @@ fn entry(config: &Config, n: usize) -> u64 {
     }
 }
 
-/// The halves of all layers over `n` rows, in their order. What follows the attention of the last is computed
+/// The nodes of all layers over `n` rows, in their order. What follows the attention of the last is computed
 /// for the `read` rows alone.
-fn halves(config: &Config, n: usize, read: usize, dropout: bool) -> Vec<Held> {
+fn nodes(config: &Config, n: usize, read: usize, dropout: bool) -> Vec<Held> {
     let Some(whole) = config.layers.checked_sub(1) else { return Vec::new() };
-    let mut halves = [attention_half(config, n, n, dropout), fed_half(config, n, dropout)].concat().repeat(whole);
-    let mut last = attention_half(config, n, read, dropout);
-    last[0].saved += floats(read * layout(config).out_dim());
-    // With parallel residuals the other half starts from rows of the stream of its own.
-    halves.extend(config.parallel_residual.then(|| kernels::gather_rows(n, read, config.width)));
-    halves.extend(last);
-    halves.extend(fed_half(config, read, dropout));
-    halves
+    let mut nodes = [vec![attention(config, n, None, dropout)], fed(config, n, dropout)].concat().repeat(whole);
+    // With parallel residuals both branches of the last start from the stream, and one is the rows' alone.
+    nodes.extend(config.parallel_residual.then(|| kernels::gather_rows(n, read, config.width)));
+    nodes.push(attention(config, n, Some(read), dropout));
+    nodes.extend(fed(config, read, dropout));
+    nodes
 }
 
-/// Norm, projection, norms of heads, rotation, attention and the projection back, added to the stream: kept
-/// are what a norm of heads, the attention and the projection back read, and the attention's result.
-fn attention_half(config: &Config, n: usize, read: usize, dropout: bool) -> Vec<Held> {
-    let (width, layout) = (config.width, layout(config));
-    let (projected, attended) = (floats(n * layout.qkv_dim()), floats(n * layout.out_dim()));
-    let norms = kernels::norm(n, width).saved + if dropout { kernels::dropout(read, width).saved } else { 0 };
-    vec![Held {
-        result: floats(read * width),
-        saved: norms + projected * (1 + u64::from(config.qk_norm)) + attended + kernels::attention(n, layout).saved,
-        forward: projected,
-        // Two gradients of the projection on their way, the norm's result once more, and a gradient that
-        // Candle adds to a tensor of zeros.
-        backward: 2 * projected + floats(4 * n * width),
-    }]
+fn attention(config: &Config, n: usize, read: Option<usize>, dropout: bool) -> Held {
+    let held = kernels::attention_branch(n, read, config.width, layout(config), config.qk_norm);
+    Held { saved: held.saved + keys(config, read.unwrap_or(n), dropout), ..held }
 }
 
-/// Norm and feed-forward layer, added to the stream unless residuals are parallel: then Candle adds it.
-fn fed_half(config: &Config, n: usize, dropout: bool) -> Vec<Held> {
-    let (width, layer) = (config.width, feed_forward(config, n));
-    let norms = kernels::norm(n, width).saved + if dropout { kernels::dropout(n, width).saved } else { 0 };
-    // The norm's result is computed once more for the backward pass.
-    let (saved, backward) = (norms + layer.saved, layer.backward + floats(n * width));
-    let mut held = vec![Held { saved, backward, ..layer }];
-    held.extend(config.parallel_residual.then(|| kernels::add(n, width)));
-    held
+/// Where residuals are parallel, Candle adds the branch.
+fn fed(config: &Config, n: usize, dropout: bool) -> Vec<Held> {
+    let held = feed_forward(config, n);
+    let mut nodes = vec![Held { saved: held.saved + keys(config, n, dropout), ..held }];
+    nodes.extend(config.parallel_residual.then(|| kernels::add(n, config.width)));
+    nodes
+}
+
+fn keys(config: &Config, n: usize, dropout: bool) -> u64 {
+    if dropout { kernels::dropout(n, config.width).saved } else { 0 }
 }
 
 fn feed_forward(config: &Config, n: usize) -> Held {
@@ -221,7 +211,7 @@ fn feed_forward(config: &Config, n: usize) -> Held {
         Activation::GeluTanh => (config.inner, Nonlinearity::GeluTanh),
         Activation::GeluErf => (config.inner, Nonlinearity::GeluErf),
     };
-    kernels::feed_forward(n, config.width, inner, nonlinearity)
+    kernels::feed_forward_branch(n, config.width, inner, nonlinearity)
 }
 
 /// Of hidden states that are those of the rows read, each read once.
@@ -273,7 +263,7 @@ mod tests {
             let hidden = decoder.hidden_at(&batch, &read, pass).unwrap();
             // The sentinel is one number, and no result.
             let found: usize = hidden.sorted_nodes().iter().map(|node| node.elem_count()).sum::<usize>() - 1;
-            let results = halves(config, n, read.len(), dropout).iter().map(|half| half.result).sum::<u64>();
+            let results = nodes(config, n, read.len(), dropout).iter().map(|node| node.result).sum::<u64>();
             let wanted = entry(config, n) + results + kernels::norm(read.len(), config.width).result;
             assert_eq!(floats(found), wanted, "{config:?} {dropout}");
         }

@@ -63,7 +63,8 @@ fn phases(config: &Config, lengths: &Lengths, plan: &Plan, head: HeadKind) -> Ve
     let episode = lengths.episode(config, plan);
     let (passed, _) = lengths.micro(plan.batch * episode, episode);
     let (update, own) = lengths.micro(plan.minibatch * episode, episode);
-    let read = |tokens: usize| (tokens * plan.max_new_tokens.min(episode)).div_ceil(episode.max(1));
+    // However short the prompts are that share a micro-batch.
+    let read = |tokens: usize, episodes: usize| tokens.min(episodes * plan.max_new_tokens);
     let mixed = if plan.gamma_ptx > 0.0 { plan.minibatch * plan.ptx_examples * lengths.window } else { 0 };
     let (mixed, more) = lengths.micro(mixed, lengths.window);
     let slots = Sampling::plain([].into(), plan.max_new_tokens).slots.min(plan.batch);
@@ -72,11 +73,11 @@ fn phases(config: &Config, lengths: &Lengths, plan: &Plan, head: HeadKind) -> Ve
     let mut phases = vec![
         // The cache is freed after every iteration, so that to the allocator it is a temporary.
         Phase { name: "sample", temporary: cached(config, slots, episode) + filling.temporary, ..filling },
-        Phase { name: "compare", ..inferred(config, passed, Readout::Logprob(read(passed))) },
+        Phase { name: "compare", ..inferred(config, passed, Readout::Logprob(read(passed, plan.batch))) },
         Phase {
             name: "update of the policy",
             sums: sums(head, own + more),
-            ..recorded(config, update, false, Readout::Logprob(read(update)))
+            ..recorded(config, update, false, Readout::Logprob(read(update, plan.minibatch)))
         },
     ];
     if mixed > 0 {
@@ -84,7 +85,7 @@ fn phases(config: &Config, lengths: &Lengths, plan: &Plan, head: HeadKind) -> Ve
         phases.push(Phase { name: "pretraining mix", sums: sums(head, own + more), ..pass });
     }
     if let Critic::Separate { .. } = plan.critic {
-        let pass = recorded(config, update, false, Readout::Scalar(read(update)));
+        let pass = recorded(config, update, false, Readout::Scalar(read(update, plan.minibatch)));
         phases.push(Phase { name: "update of the values", sums: sums(HeadKind::Value, own), ..pass });
     }
     phases

@@ -22,7 +22,7 @@ pub fn memory(config: &Config, groups: &[Group], plan: &Plan) -> Estimate {
     let tokens = step.min(plan.micro_tokens.max(longest.first().copied().unwrap_or(0)));
     let completions = groups.iter().map(|group| group.completions.len()).max().unwrap_or(0);
     let sums = sums(config, HeadKind::Score, step.div_ceil(plan.micro_tokens.max(1)));
-    let rows = Readout::Scalar(completions * plan.batch);
+    let rows = Readout::Scalar((completions * plan.batch).min(tokens));
     let phase = Phase { name: "rankings", sums, ..recorded(config, tokens, false, rows) };
     Estimate { models: vec![Buffers::learner("model", config, HeadKind::Score, false)], phases: vec![phase] }
 }

@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         ci.step("torture", &this, "torture --slice", &[])?;
         ci.step("cuda type check", "bash", ".ci/cuda-check", &[])?;
         // A workspace of its own, which nothing else here would notice to be broken.
-        let fuzz = "check --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-check";
+        let fuzz = "check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-check";
         ci.step("fuzz type check", "cargo", fuzz, &[])?;
     }
     ci.lines.iter().for_each(|line| say(line));
