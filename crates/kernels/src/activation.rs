@@ -25,7 +25,7 @@ pub enum Nonlinearity {
 ///
 /// Errors: `x` is not a matrix.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
-    Nonlinearity::GeluTanh.apply(x)
+    Branch::of(x).activation(Nonlinearity::GeluTanh)?.alone()
 }
 
 /// `x Phi(x)` of `x (n, I)`, with the normal distribution function Phi itself: `(n, I)` (Hendrycks
@@ -33,7 +33,7 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
 ///
 /// Errors: `x` is not a matrix.
 pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
-    Nonlinearity::GeluErf.apply(x)
+    Branch::of(x).activation(Nonlinearity::GeluErf)?.alone()
 }
 
 /// `silu(gate) * up` of `x (n, 2I)`, whose first I channels are the gate: `(n, I)` (Shazeer 2020,
@@ -41,7 +41,7 @@ pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
 ///
 /// Errors: `x` is not a matrix of an even number of columns.
 pub fn swiglu(x: &Tensor) -> Result<Tensor> {
-    Nonlinearity::SwiGlu.apply(x)
+    Branch::of(x).activation(Nonlinearity::SwiGlu)?.alone()
 }
 
 impl Nonlinearity {
@@ -67,20 +67,23 @@ impl Nonlinearity {
             Nonlinearity::SwiGlu => swiglu_backward(x, dy, width / 2),
         }
     }
+}
 
-    fn apply(self, x: &Tensor) -> Result<Tensor> {
-        let (n, width) = op::dims2("activation", "x", x)?;
-        if self == Nonlinearity::SwiGlu && !width.is_multiple_of(2) {
+impl Branch {
+    /// [`gelu_tanh`], [`gelu_erf`] or [`swiglu`].
+    pub fn activation(self, function: Nonlinearity) -> Result<Branch> {
+        let (n, width) = self.dims("activation", "x")?;
+        if function == Nonlinearity::SwiGlu && !width.is_multiple_of(2) {
             let expected = "a matrix of an even number of columns".to_owned();
             return Err(Error::Shape { op: "swiglu", argument: "x", expected, got: vec![n, width] });
         }
-        if op::is_fused(x) {
-            return Branch::of(x).step(n, Activation { function: self, width }).alone();
+        if self.is_fused() {
+            return Ok(self.step(n, Activation { function, width }));
         }
-        Ok(match self {
-            Nonlinearity::GeluTanh => x.gelu()?,
-            Nonlinearity::GeluErf => x.gelu_erf()?,
-            Nonlinearity::SwiGlu => (x.narrow(1, 0, width / 2)?.silu()? * x.narrow(1, width / 2, width / 2)?)?,
+        self.map(|x| match function {
+            Nonlinearity::GeluTanh => Ok(x.gelu()?),
+            Nonlinearity::GeluErf => Ok(x.gelu_erf()?),
+            Nonlinearity::SwiGlu => Ok((x.narrow(1, 0, width / 2)?.silu()? * x.narrow(1, width / 2, width / 2)?)?),
         })
     }
 }
@@ -105,6 +108,10 @@ impl Step for Activation {
 
     fn reads(&self) -> Reads {
         Reads::Input
+    }
+
+    fn is_cheap(&self) -> bool {
+        true
     }
 }
 
@@ -327,7 +334,11 @@ mod tests {
         ] {
             if kind != Nonlinearity::SwiGlu || width.is_multiple_of(2) {
                 let case = Case { op, rows, width, x, parameters: &[] };
-                check(&case, |x, _| kind.apply(x), |v| definitions::activation(kind, &v["x"], width));
+                check(
+                    &case,
+                    |x, _| Branch::of(x).activation(kind)?.alone(),
+                    |v| definitions::activation(kind, &v["x"], width),
+                );
             }
         }
     }

@@ -1,18 +1,7 @@
-//! A whole feed-forward layer as one operation: its wide inner activations never enter the graph.
-//!
-//! Candle zeroes, adds and copies a gradient at every edge of the graph. Around the nonlinearity of
-//! a transformer those edges are four times as wide as anywhere else; at a width of 128 on two cores
-//! leaving them out saved a tenth of the layer's time, and one of its two wide tensors.
+//! A feed-forward layer: two linear layers with a nonlinearity between them.
 
-use crate::{
-    Branch, Nonlinearity, Param, Path, Result,
-    branch::{Reads, Step},
-    gelu_erf, gelu_tanh,
-    linear::{self, linear},
-    op, swiglu,
-};
+use crate::{Branch, Nonlinearity, Param, Result, op};
 use candle_core::Tensor;
-use std::sync::OnceLock;
 
 /// The parameters of a feed-forward layer of width C and inner width I.
 #[derive(Clone, Debug)]
@@ -29,8 +18,9 @@ pub struct FeedForward {
     pub down_bias: Option<Param>,
 }
 
-/// `nonlinearity(x upᵀ + up_bias) downᵀ + down_bias` of `x (n, C)`: `(n, C)`. The same bits as
-/// [`linear()`], the nonlinearity and [`linear()`] one after the other, and as row-invariant.
+/// `nonlinearity(x upᵀ + up_bias) downᵀ + down_bias` of `x (n, C)`: `(n, C)`, as row-invariant as
+/// [`linear()`](crate::linear()). What comes out of the nonlinearity, as wide as anything in a transformer,
+/// is computed a second time for the backward pass: reading it from memory would cost as much.
 ///
 /// Errors: shapes that do not fit each other.
 pub fn feed_forward(x: &Tensor, layer: &FeedForward) -> Result<Tensor> {
@@ -40,84 +30,11 @@ pub fn feed_forward(x: &Tensor, layer: &FeedForward) -> Result<Tensor> {
 impl Branch {
     /// [`feed_forward()`].
     pub fn feed_forward(self, layer: &FeedForward) -> Result<Branch> {
-        if layer.up.path() == Path::Composed {
-            return self.map(|x| composed(x, layer));
-        }
-        let (rows, width) = self.dims("feed_forward", "x")?;
-        let sizes = sizes(width, layer)?;
-        Ok(self.step(rows, Fused { layer: layer.clone(), sizes, inner: OnceLock::new() }))
-    }
-}
-
-fn composed(x: &Tensor, layer: &FeedForward) -> Result<Tensor> {
-    let inner = linear(x, &layer.up, layer.up_bias.as_ref())?;
-    let inner = match layer.nonlinearity {
-        Nonlinearity::GeluTanh => gelu_tanh(&inner)?,
-        Nonlinearity::GeluErf => gelu_erf(&inner)?,
-        Nonlinearity::SwiGlu => swiglu(&inner)?,
-    };
-    linear(&inner, &layer.down, layer.down_bias.as_ref())
-}
-
-#[derive(Clone, Copy)]
-struct Sizes {
-    width: usize,
-    /// Rows of `up`.
-    inner: usize,
-    /// Columns of `down`, half of the above with a gate.
-    gated: usize,
-}
-
-fn sizes(width: usize, layer: &FeedForward) -> Result<Sizes> {
-    let name = "feed_forward";
-    let (inner, _) = op::matrix(name, "up", &layer.up)?;
-    let gated = layer.nonlinearity.output(inner);
-    op::check_shape(name, "up", layer.up.shape(), &[inner, width])?;
-    op::check_shape(name, "down", layer.down.shape(), &[width, gated])?;
-    for (argument, bias, len) in [("up_bias", &layer.up_bias, inner), ("down_bias", &layer.down_bias, width)] {
-        bias.as_ref().map_or(Ok(()), |bias| op::check_shape(name, argument, bias.shape(), &[len]))?;
-    }
-    Ok(Sizes { width, inner, gated })
-}
-
-struct Fused {
-    layer: FeedForward,
-    sizes: Sizes,
-    /// What goes into the nonlinearity, `(n, inner)`, when there will be a backward pass.
-    inner: OnceLock<Vec<f32>>,
-}
-
-impl Step for Fused {
-    fn columns(&self) -> usize {
-        self.sizes.width
-    }
-
-    fn forward(&self, x: &[f32], keep: bool) -> candle_core::Result<Vec<f32>> {
-        let (layer, Sizes { width, inner, gated }) = (&self.layer, self.sizes);
-        let before = linear::forward(x, &layer.up, layer.up_bias.as_ref(), width, inner)?;
-        let after = layer.nonlinearity.forward(&before, inner);
-        let y = linear::forward(&after, &layer.down, layer.down_bias.as_ref(), gated, width)?;
-        if keep {
-            // Set at most once, because what is kept has one forward pass.
-            let _ = self.inner.set(before);
-        }
-        Ok(y)
-    }
-
-    /// The nonlinearity is computed a second time: reading its result from memory costs as much.
-    fn backward(&self, x: &[f32], _y: &[f32], dy: &[f32]) -> candle_core::Result<Vec<f32>> {
-        let (layer, Sizes { width, inner, gated }) = (&self.layer, self.sizes);
-        let Some(before) = self.inner.get() else {
-            candle_core::bail!("feed_forward: a backward pass before its forward pass");
-        };
-        let after = layer.nonlinearity.forward(before, inner);
-        let dafter = linear::backward(&after, dy, &layer.down, layer.down_bias.as_ref(), gated, width)?;
-        let dbefore = layer.nonlinearity.backward(before, &dafter, inner);
-        linear::backward(x, &dbefore, &layer.up, layer.up_bias.as_ref(), width, inner)
-    }
-
-    fn reads(&self) -> Reads {
-        Reads::Input
+        let (_, width) = self.dims("feed_forward", "x")?;
+        let (inner, _) = op::matrix("feed_forward", "up", &layer.up)?;
+        op::check_shape("feed_forward", "down", layer.down.shape(), &[width, layer.nonlinearity.output(inner)])?;
+        let inner = self.linear(&layer.up, layer.up_bias.as_ref())?.activation(layer.nonlinearity)?;
+        inner.linear(&layer.down, layer.down_bias.as_ref())
     }
 }
 
@@ -126,7 +43,7 @@ mod tests {
     use super::*;
     use crate::{
         Params,
-        check::{Case, X, check, numbers},
+        check::{Case, X, check},
         definitions,
     };
 
@@ -146,12 +63,7 @@ mod tests {
             let parameters = if biased { &parameters[..] } else { &parameters[..2] };
             let op = &format!("feed_forward {kind:?} {inner}{}", if biased { ", biased" } else { "" });
             let case = Case { op, rows, width, x, parameters };
-            let op = |x: &Tensor, p: &Params| {
-                let layer = layer(p, kind, biased);
-                let (one, apart) = (feed_forward(x, &layer)?, composed(x, &layer)?);
-                assert_eq!(numbers(&one), numbers(&apart), "one operation and three");
-                Ok(one)
-            };
+            let op = |x: &Tensor, p: &Params| feed_forward(x, &layer(p, kind, biased));
             check(&case, op, |v| {
                 let bias = |name: &str| biased.then(|| v[name].to_vec());
                 let up = definitions::linear(&v["x"], &v["up"], bias("up_bias").as_deref(), width);

@@ -5,16 +5,15 @@
 //! are turned into log-probabilities (and, where the loss is known, into gradients), and are gone.
 
 use crate::{
-    Param, Path, Result,
+    Param, Params, Path, Result,
     layer_norm::wide,
     norm::{load, store},
     op::{self, Elements},
     simd::{Kernel, LANES, Lanes, Level},
     weights::Weights,
 };
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
-use std::sync::OnceLock;
 
 /// For each prediction m, the log-probability of `targets[m]` under
 /// `softmax(hidden[rows[m]] Wᵀ / temperature)` and the entropy of that distribution.
@@ -36,21 +35,48 @@ pub fn token_logprob(hidden: &Tensor, w: &Param, rows: &[u32], targets: &[u32], 
 
 /// `sum over m of weights[m] * -log p(targets[m])` under `softmax(hidden[rows[m]] Wᵀ)`: a scalar.
 ///
-/// `hidden (N, C)`, `w (V, C)`; `rows`, `targets` and `weights (M)`. The weights are known
-/// beforehand, so the gradient is computed during the forward, while a chunk of logits is still in
-/// cache; the backward pass only scales it.
+/// `hidden (N, C)`, `w (V, C)`; `rows`, `targets` and `weights (M)`. Where this is the whole loss,
+/// [`token_nll_backward`] spares a third of the head's work.
 ///
 /// Errors: shapes that do not fit each other; an index out of range.
 pub fn token_nll(hidden: &Tensor, w: &Param, rows: &[u32], targets: &[u32], weights: &[f32]) -> Result<Tensor> {
     let head = Head::new("token_nll", hidden, w, rows, targets, 1.0)?;
     op::check_shape("token_nll", "weights", &[weights.len()], &[rows.len()])?;
-    if w.path() == Path::Composed {
-        let log_probabilities = head.composed(hidden)?.narrow(1, 0, 1)?.squeeze(1)?;
-        let weights = Tensor::new(weights, hidden.device())?.to_dtype(log_probabilities.dtype())?;
-        return Ok((log_probabilities * weights)?.sum_all()?.neg()?);
+    if w.path() == Path::Fused {
+        return op::apply(hidden, TokenNll { head, weights: weights.into() });
     }
-    let gradient = hidden.track_op().then(OnceLock::new);
-    op::apply(hidden, TokenNll { head, weights: weights.into(), gradient })
+    let log_probabilities = head.composed(hidden)?.narrow(1, 0, 1)?.squeeze(1)?;
+    let weights = Tensor::new(weights, hidden.device())?.to_dtype(log_probabilities.dtype())?;
+    Ok((log_probabilities * weights)?.sum_all()?.neg()?)
+}
+
+/// [`token_nll`] and the backward pass from it in one call: adds every gradient to those of `params`, of
+/// which `w` is one, and returns the loss.
+///
+/// The slope at the end of a graph is known to be 1, so a chunk of logits turns into gradients while it is
+/// still in cache, and the table's go where they belong. (Behind a tensor that somebody may yet
+/// scale, they would have to be computed later from new logits, or wait in a second buffer of the
+/// table's size, 154 MB for GPT-2.)
+///
+/// Errors: those of [`token_nll`].
+pub fn token_nll_backward(
+    params: &Params,
+    hidden: &Tensor,
+    w: &Param,
+    rows: &[u32],
+    targets: &[u32],
+    weights: &[f32],
+) -> Result<f32> {
+    if w.path() == Path::Composed {
+        let loss = token_nll(hidden, w, rows, targets, weights)?;
+        params.backward(&loss)?;
+        return Ok(loss.to_dtype(DType::F32)?.to_scalar()?);
+    }
+    let head = Head::new("token_nll", hidden, w, rows, targets, 1.0)?;
+    op::check_shape("token_nll", "weights", &[weights.len()], &[rows.len()])?;
+    let (dhidden, logprobs) = head.gradient(&Elements::of(hidden)?, |m| weights[m])?;
+    params.backward(&op::apply(hidden, Slope(dhidden))?)?;
+    Ok(weighted(weights, &logprobs))
 }
 
 /// `softmax(logits / temperature)` of one row, by the arithmetic of [`token_logprob`]: a sampler that
@@ -87,8 +113,10 @@ impl RowSoftmax {
 }
 
 /// Predictions per chunk: enough for the products to run at full speed, few enough that the logits
-/// of a 2,048-word vocabulary take 2 MiB.
-pub(crate) const CHUNK: usize = 256;
+/// of a 2,048-word vocabulary take 2 MiB and those of GPT-2's 25.
+pub(crate) fn chunk(vocabulary: usize) -> usize {
+    if vocabulary <= 1 << 14 { 256 } else { 128 }
+}
 
 /// The unembedding, and what is asked of it.
 struct Head {
@@ -151,10 +179,11 @@ impl Head {
         w: &Weights,
         mut f: impl FnMut(Chunk) -> candle_core::Result<()>,
     ) -> candle_core::Result<()> {
-        for (i, rows) in self.rows.chunks(CHUNK).enumerate() {
+        let most = chunk(self.vocabulary);
+        for (i, rows) in self.rows.chunks(most).enumerate() {
             let hidden = op::gather(hidden, rows, self.width);
             let logits = w.forward(&hidden);
-            f(Chunk { first: i * CHUNK, hidden, logits })?;
+            f(Chunk { first: i * most, hidden, logits })?;
         }
         Ok(())
     }
@@ -180,12 +209,40 @@ impl Head {
         row[self.targets[m] as usize] -= slope;
     }
 
-    /// Carries gradients of a chunk's logits back to `dhidden (N, C)` and `dw (V, C)`.
-    fn backward(&self, chunk: &Chunk, w: &Weights, dhidden: &mut [f32], dw: &mut [f32]) -> candle_core::Result<()> {
-        let rows = &self.rows[chunk.first..][..chunk.hidden.len() / self.width];
-        op::scatter_add(dhidden, rows, &w.backward(&chunk.logits)?, self.width);
-        w.add_gradient(dw, &chunk.logits, &chunk.hidden);
-        Ok(())
+    /// Log-probability and entropy of each prediction.
+    fn logprobs(&self, hidden: &[f32]) -> candle_core::Result<Vec<[f32; 2]>> {
+        let w = self.weights()?;
+        let mut out = Vec::with_capacity(self.rows.len());
+        self.for_each_chunk(hidden, &w, |mut chunk| {
+            out.extend(self.softmax(&mut chunk, |_, _, softmax, logprob| [logprob, softmax.entropy()]));
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    /// The gradient of `sum over m of slope(m) * -log p(targets[m])`: adds the table's, and returns that of
+    /// the hidden states, `(N, C)`, beside the log-probabilities.
+    fn gradient(
+        &self,
+        hidden: &[f32],
+        slope: impl Fn(usize) -> f32 + Sync,
+    ) -> candle_core::Result<(Vec<f32>, Vec<f32>)> {
+        let w = self.weights()?;
+        let (mut dhidden, mut logprobs) = (op::zeros(hidden.len()), Vec::with_capacity(self.rows.len()));
+        let accumulated = self.w.accumulate(|dw| {
+            self.for_each_chunk(hidden, &w, |mut chunk| {
+                logprobs.extend(self.softmax(&mut chunk, |m, row, softmax, logprob| {
+                    self.differentiate(m, row, softmax, slope(m));
+                    logprob
+                }));
+                let rows = &self.rows[chunk.first..][..chunk.hidden.len() / self.width];
+                op::scatter_add(&mut dhidden, rows, &w.backward(&chunk.logits)?, self.width);
+                w.add_gradient(dw, &chunk.logits, &chunk.hidden);
+                Ok(())
+            })
+        });
+        accumulated.ok_or_else(|| candle_core::Error::msg("weights held in bf16 are for inference"))??;
+        Ok((dhidden, logprobs))
     }
 
     fn weights(&self) -> candle_core::Result<Weights<'_>> {
@@ -201,33 +258,18 @@ impl CustomOp1 for TokenLogprob {
     }
 
     fn cpu_fwd(&self, hidden: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let head = &self.0;
-        let mut out = Vec::with_capacity(2 * head.rows.len());
-        head.for_each_chunk(op::elements(hidden, layout)?, &head.weights()?, |mut chunk| {
-            let pairs = head.softmax(&mut chunk, |_, _, softmax, logprob| [logprob, softmax.entropy()]);
-            out.extend_from_slice(pairs.as_flattened());
-            Ok(())
-        })?;
-        op::output(out, (head.rows.len(), 2))
+        let pairs = self.0.logprobs(op::elements(hidden, layout)?)?;
+        op::output(pairs.into_flattened(), (self.0.rows.len(), 2))
     }
 
     /// Computes the logits again, because keeping them for every prediction is what this avoids. (Those of a
     /// single chunk could be kept. That was tried: a minibatch of PPO on the shape of GPT-2 was no faster
     /// that could be seen, and the allocator, whose holes lay elsewhere then, held 400 MB more.)
     fn bwd(&self, hidden: &Tensor, _out: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let head = &self.0;
         let grad = grad.contiguous()?;
-        let (w, grad) = (head.weights()?, Elements::of(&grad)?);
+        let grad = Elements::of(&grad)?;
         let (grad, _): (&[[f32; 2]], _) = grad.as_chunks();
-        let mut dhidden = op::zeros(hidden.elem_count());
-        let elements = Elements::of(hidden)?;
-        let accumulated = head.w.accumulate(|dw| {
-            head.for_each_chunk(&elements, &w, |mut chunk| {
-                head.softmax(&mut chunk, |m, row, softmax, _| head.differentiate(m, row, softmax, -grad[m][0]));
-                head.backward(&chunk, &w, &mut dhidden, dw)
-            })
-        });
-        accumulated.ok_or_else(|| candle_core::Error::msg("weights held in bf16 are for inference"))??;
+        let (dhidden, _) = self.0.gradient(&Elements::of(hidden)?, |m| -grad[m][0])?;
         op::gradient(dhidden, hidden)
     }
 }
@@ -235,44 +277,6 @@ impl CustomOp1 for TokenLogprob {
 struct TokenNll {
     head: Head,
     weights: Box<[f32]>,
-    /// Filled by the forward pass, where a backward pass will want it.
-    gradient: Option<OnceLock<HeadGradient>>,
-}
-
-/// `d loss / d hidden (N, C)` and `d loss / d w (V, C)`.
-struct HeadGradient {
-    hidden: Vec<f32>,
-    w: Vec<f32>,
-}
-
-impl TokenNll {
-    fn loss(&self, hidden: &[f32]) -> candle_core::Result<f32> {
-        let mut loss = 0.0;
-        self.head.for_each_chunk(hidden, &self.head.weights()?, |mut chunk| {
-            loss += self.weighted(self.head.softmax(&mut chunk, |m, _, _, logprob| (m, logprob)));
-            Ok(())
-        })?;
-        Ok(loss as f32)
-    }
-
-    fn loss_and_gradient(&self, hidden: &[f32]) -> candle_core::Result<(f32, HeadGradient)> {
-        let (head, w) = (&self.head, self.head.weights()?);
-        let mut gradient = HeadGradient { hidden: op::zeros(hidden.len()), w: op::zeros(head.vocabulary * head.width) };
-        let mut loss = 0.0;
-        head.for_each_chunk(hidden, &w, |mut chunk| {
-            loss += self.weighted(head.softmax(&mut chunk, |m, row, softmax, logprob| {
-                head.differentiate(m, row, softmax, self.weights[m]);
-                (m, logprob)
-            }));
-            head.backward(&chunk, &w, &mut gradient.hidden, &mut gradient.w)
-        })?;
-        Ok((loss as f32, gradient))
-    }
-
-    /// In double precision, so that the loss does not depend on how many predictions share it.
-    fn weighted(&self, logprobs: Vec<(usize, f32)>) -> f64 {
-        logprobs.into_iter().map(|(m, logprob)| -f64::from(self.weights[m]) * f64::from(logprob)).sum()
-    }
 }
 
 impl CustomOp1 for TokenNll {
@@ -281,21 +285,39 @@ impl CustomOp1 for TokenNll {
     }
 
     fn cpu_fwd(&self, hidden: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let hidden = op::elements(hidden, layout)?;
-        let Some(kept) = &self.gradient else { return op::output(vec![self.loss(hidden)?], ()) };
-        let (loss, gradient) = self.loss_and_gradient(hidden)?;
-        // Set at most once, because an operation has one forward pass.
-        let _ = kept.set(gradient);
-        op::output(vec![loss], ())
+        let pairs = self.head.logprobs(op::elements(hidden, layout)?)?;
+        let logprobs: Vec<f32> = pairs.into_iter().map(|[logprob, _]| logprob).collect();
+        op::output(vec![weighted(&self.weights, &logprobs)], ())
     }
 
     fn bwd(&self, hidden: &Tensor, _loss: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let slope = grad.to_scalar::<f32>()?;
-        let Some(gradient) = self.gradient.as_ref().and_then(OnceLock::get) else { return Ok(None) };
-        self.head.w.accumulate(|sum| {
-            sum.par_iter_mut().zip(&gradient.w).with_min_len(1 << 14).for_each(|(sum, dw)| *sum += slope * dw);
-        });
-        op::gradient(gradient.hidden.par_iter().with_min_len(1 << 14).map(|d| slope * d).collect(), hidden)
+        let (dhidden, _) = self.head.gradient(&Elements::of(hidden)?, |m| slope * self.weights[m])?;
+        op::gradient(dhidden, hidden)
+    }
+}
+
+/// `- sum of weight * log-probability`, in double precision, so that the loss does not depend on how many
+/// predictions share it.
+fn weighted(weights: &[f32], logprobs: &[f32]) -> f32 {
+    let products = weights.iter().zip(logprobs).map(|(weight, logprob)| f64::from(*weight) * f64::from(*logprob));
+    -products.sum::<f64>() as f32
+}
+
+/// The end of a graph whose gradient is known already: a scalar, always 0, with this slope.
+struct Slope(Vec<f32>);
+
+impl CustomOp1 for Slope {
+    fn name(&self) -> &'static str {
+        "slope"
+    }
+
+    fn cpu_fwd(&self, _x: &CpuStorage, _layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        op::output(vec![0.0], ())
+    }
+
+    fn bwd(&self, x: &Tensor, _zero: &Tensor, _one: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        op::gradient(self.0.clone(), x)
     }
 }
 
@@ -430,6 +452,7 @@ mod tests {
         row(X::Normal(1.0), 4, 8, 40, 9);
         row(X::Normal(0.5), 40, 17, 33, 70);
         row(X::Normal(0.3), 30, 48, 130, 600);
+        row(X::Normal(0.3), 4, 3, 17_000, 130);
         row(X::Extreme(1e4), 5, 16, 50, 20);
         row(X::Exact { every: 16, below: 16 }, 5, 16, 50, 20);
         row(X::Denormal, 5, 16, 50, 20);
@@ -453,6 +476,34 @@ mod tests {
             let logprobs = definitions::logprobs((&hidden, &v["w"]), 5, &rows, &targets, 1.0);
             vec![-logprobs.iter().zip(weights).map(|(l, w)| l * f64::from(w)).sum::<f64>()]
         });
+    }
+
+    /// Over several chunks, with a table that also embeds.
+    #[test]
+    fn a_loss_that_ends_its_graph_has_the_gradients_of_one_that_may_go_on() {
+        let (vocabulary, width, rows) = (300, 48, 600);
+        let ids: Vec<u32> = (0..rows).map(|i| i * 11 % 300).collect();
+        let (picked, targets): (Vec<u32>, Vec<u32>) = (0..rows).map(|i| (i * 7 % rows, i * 13 % 300)).unzip();
+        let weights = normals("weights", rows as usize);
+        for path in [Path::Fused, Path::Composed] {
+            let both = [false, true].map(|at_once| {
+                let spec = Spec::new("w", [vocabulary, width]);
+                let params = Params::zeros(vec![spec], &Device::Cpu, path, DType::F32).unwrap();
+                params.set("w", &normals("w", vocabulary * width)).unwrap();
+                let w = params.get("w").unwrap();
+                let hidden = crate::embedding(&ids, &w, Some(params.sentinel())).unwrap();
+                let loss = if at_once {
+                    token_nll_backward(&params, &hidden, &w, &picked, &targets, &weights).unwrap()
+                } else {
+                    let loss = token_nll(&hidden, &w, &picked, &targets, &weights).unwrap();
+                    params.backward(&loss).unwrap();
+                    loss.to_scalar().unwrap()
+                };
+                (loss, params.grad("w").unwrap())
+            });
+            assert!(both[0].0 != 0.0 && both[0].1.iter().all(|g| *g != 0.0), "{path:?}: a gradient everywhere");
+            assert_eq!(both[0], both[1], "{path:?}");
+        }
     }
 
     fn fused(w: &[f32], vocabulary: usize) -> (Params, Param) {

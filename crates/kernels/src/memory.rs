@@ -71,8 +71,8 @@ pub fn feed_forward(n: usize, width: usize, inner: usize, nonlinearity: Nonlinea
     Held {
         saved: floats(n * inner),
         forward: floats(n * gated),
-        // Gradient in, activations, their gradient, that of what went in, gradient out.
-        backward: outside.backward.max(floats(n * (2 * width + 2 * gated + inner))),
+        // Gradients in and out, and that of the activations beside them or beside that of what went in.
+        backward: outside.backward.max(floats(n * (2 * width + gated + gated.max(inner)))),
         ..outside
     }
 }
@@ -118,12 +118,12 @@ pub fn gather_rows(n: usize, picked: usize, width: usize) -> Held {
     Held { result: gathered, backward: gathered + floats(3 * n * width), ..Held::default() }
 }
 
-/// [`crate::token_nll`] of `predictions` out of `n` rows, with a table `(V, C)`: a recorded forward
-/// saves the gradients of hidden states and table; one chunk of logits stands at a time.
-pub fn token_nll(n: usize, predictions: usize, width: usize, vocabulary: usize) -> Held {
+/// [`crate::token_nll_backward`] of `predictions` out of `n` rows, with a table `(V, C)`: the gradient of the
+/// hidden states is known before the backward pass begins; one chunk of logits stands at a time.
+pub fn token_nll_backward(n: usize, predictions: usize, width: usize, vocabulary: usize) -> Held {
     Held {
         result: 4,
-        saved: floats((n + vocabulary) * width),
+        saved: floats(n * width),
         forward: chunk(predictions, width, vocabulary),
         backward: floats(3 * n * width),
     }
@@ -155,7 +155,7 @@ pub fn cache(layers: usize, slots: usize, capacity: usize, layout: HeadLayout) -
 
 /// Hidden rows, logits, and the gradient of the rows of one chunk.
 fn chunk(predictions: usize, width: usize, vocabulary: usize) -> u64 {
-    floats(predictions.min(crate::logprob::CHUNK) * (vocabulary + 2 * width))
+    floats(predictions.min(crate::logprob::chunk(vocabulary)) * (vocabulary + 2 * width))
 }
 
 /// An operation from `input` to `output` columns that saves nothing.
@@ -172,18 +172,18 @@ mod tests {
         let n = 10;
         let gelu = feed_forward(n, 8, 32, Nonlinearity::GeluTanh);
         assert_eq!((gelu.result, gelu.saved, gelu.forward), (floats(80), floats(320), floats(320)));
-        assert_eq!(gelu.backward, floats(10 * (16 + 96)));
+        assert_eq!(gelu.backward, floats(10 * (16 + 64)));
         // Gate and up together are twice as wide as what comes out.
         let gated = feed_forward(n, 8, 40, Nonlinearity::SwiGlu);
-        assert_eq!((gated.saved, gated.forward, gated.backward), (floats(400), floats(200), floats(10 * (16 + 80))));
+        assert_eq!((gated.saved, gated.forward, gated.backward), (floats(400), floats(200), floats(10 * (16 + 60))));
     }
 
     #[test]
     fn logits_are_never_held_beyond_a_chunk() {
-        let many = token_logprob(5_000, 4_000, 64, 50_000);
-        assert_eq!(many.forward, floats(256 * (50_000 + 128)));
+        assert_eq!(token_logprob(5_000, 4_000, 64, 50_000).forward, floats(128 * (50_000 + 128)));
+        assert_eq!(token_logprob(5_000, 4_000, 64, 10_000).forward, floats(256 * (10_000 + 128)));
         assert_eq!(token_logprob(5_000, 10, 64, 50_000).forward, floats(10 * (50_000 + 128)));
-        assert_eq!(token_nll(5_000, 10, 64, 50_000).saved, floats(55_000 * 64));
+        assert_eq!(token_nll_backward(5_000, 10, 64, 50_000).saved, floats(5_000 * 64));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::{
     weights::{Packed, is_halved},
 };
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
+use rayon::prelude::*;
 use std::{
     cell::RefCell,
     collections::BTreeMap,
@@ -152,6 +153,20 @@ impl Params {
         self.refill(slot)
     }
 
+    /// Overwrites every parameter where it lies, several at a time: `f(slot, values)`, in row-major order.
+    pub fn fill(&self, f: impl Fn(&Slot, &mut [f32]) + Sync) -> Result<()> {
+        in_place(&self.weights, |weights| {
+            let (mut parts, mut rest, mut at) = (Vec::new(), weights, 0);
+            for slot in &self.slots {
+                let (values, after) = rest[slot.offset - at..].split_at_mut(slot.len);
+                parts.push((slot, values));
+                (rest, at) = (after, slot.offset + slot.len);
+            }
+            parts.into_par_iter().for_each(|(slot, values)| f(slot, values));
+        })?;
+        self.slots.iter().try_for_each(|slot| self.refill(slot))
+    }
+
     /// One parameter's weights, in row-major order.
     ///
     /// Errors: no parameter has this name.
@@ -225,10 +240,16 @@ impl Params {
         self.with_grads(|grads| grads.fill(0.0))
     }
 
-    /// Sets the flat gradient to zero and gives its memory back until it is wanted again: two models that
-    /// learn in turns need memory for one gradient.
+    /// Sets the flat gradient to zero and gives its memory back until it is wanted again.
     pub fn release_grad(&self) {
-        self.gradient.release();
+        drop(self.gradient.take());
+    }
+
+    /// Sets the flat gradient to zero and hands its memory to `other`: two models that learn in turns need
+    /// memory for one gradient. Given back to the system, its pages would be cleared anew at every turn.
+    /// Where `other` has summed a gradient already, that one stays and this memory is given back.
+    pub fn hand_over_grad(&self, other: &Params) {
+        other.gradient.adopt(self.gradient.take());
     }
 
     /// Lends the flat weights: `f(weights)`.
@@ -412,8 +433,19 @@ impl Gradient {
         Gradient { sum: Arc::default(), len }
     }
 
-    fn release(&self) {
-        *self.sum.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
+    fn take(&self) -> Vec<f32> {
+        std::mem::take(&mut *self.sum.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Uses this memory from now on, if it suffices and there is none yet.
+    fn adopt(&self, mut memory: Vec<f32>) {
+        let mut sum = self.sum.lock().unwrap_or_else(PoisonError::into_inner);
+        if sum.is_empty() && memory.capacity() >= self.len {
+            memory.truncate(self.len);
+            memory.par_chunks_mut(BLOCK).for_each(|block| block.fill(0.0));
+            memory.resize(self.len, 0.0);
+            *sum = memory;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<f32>> {
@@ -529,6 +561,11 @@ mod tests {
             assert_eq!(before.grad("a").unwrap(), [0.0; 6]);
             before.set("b", &[7.0; 4]).unwrap();
             assert_eq!(params.get("b").unwrap().value(false).unwrap().to_vec1::<f32>().unwrap(), [1.0; 4]);
+            params.fill(|slot, values| values.fill(slot.len as f32)).unwrap();
+            assert_eq!(a.value(false).unwrap().to_vec2::<f32>().unwrap(), [[6.0; 3]; 2], "{path:?}");
+            assert_eq!(params.read("b").unwrap(), [4.0; 4]);
+            before.fill(|_, values| values.fill(1.0)).unwrap();
+            assert_eq!(before.with_weights(|weights| weights.iter().sum::<f32>()).unwrap(), 10.0, "padding stays 0");
         }
     }
 
@@ -590,6 +627,17 @@ mod tests {
             params.release_grad();
             assert!(params.with_grads(|grads| grads.len() == params.len() && grads.iter().all(|g| *g == 0.0)).unwrap());
             step();
+            // To one whose gradient is longer, and back again.
+            let longer = make(&[("longer", &[2, BLOCK]), ("still", &[2, BLOCK])], path);
+            params.hand_over_grad(&longer);
+            longer.with_grads(|grads| assert!(grads.len() == longer.len() && grads.iter().all(|g| *g == 0.0))).unwrap();
+            longer.with_grads(|grads| grads.fill(1.0)).unwrap();
+            longer.hand_over_grad(&params);
+            assert!(params.with_grads(|grads| grads.len() == params.len() && grads.iter().all(|g| *g == 0.0)).unwrap());
+            step();
+            longer.with_grads(|grads| grads.fill(1.0)).unwrap();
+            longer.hand_over_grad(&params);
+            assert!(longer.with_grads(|grads| grads.iter().all(|g| *g == 0.0)).unwrap());
             assert!(params.with_grads(|grads| *grads == once).unwrap(), "{path:?}: not what the first step gave");
         }
     }

@@ -329,17 +329,16 @@ impl Config {
         ]
     }
 
-    /// Initial values of the parameter `name`, drawn from a stream of its own, so that they do not
-    /// depend on which other parameters exist.
+    /// Fills `values` with the initial values of the parameter `name`, drawn from a stream of its own, so
+    /// that they do not depend on which other parameters exist.
     ///
     /// GPT-2's rule (Radford et al. 2019): matrices N(0, 0.02), those that write into the residual
     /// stream divided by `sqrt(2 * layers)`, gains 1, biases 0. A scalar head is N(0, 1/(C + 1))
     /// in the sense of standard deviation `1/sqrt(C + 1)` (Ziegler et al. 2019).
-    pub fn initial(&self, name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
-        let len = shape.iter().product();
+    pub fn initial(&self, name: &str, seed: u64, values: &mut [f32]) {
         let deviation = match name {
-            _ if name.ends_with(".bias") => return vec![0.0; len],
-            _ if name.ends_with("norm.weight") => return vec![1.0; len],
+            _ if name.ends_with(".bias") => return values.fill(0.0),
+            _ if name.ends_with("norm.weight") => return values.fill(1.0),
             "score.weight" => 1.0 / (self.width as f64 + 1.0).sqrt(),
             _ if name.ends_with(".attn_out.weight") || name.ends_with(".down.weight") => {
                 0.02 / (2.0 * self.layers as f64).sqrt()
@@ -347,7 +346,7 @@ impl Config {
             _ => 0.02,
         };
         let mut draws = Source::new(seed, &format!("initial {name}")).at([]);
-        (0..len).map(|_| deviation as f32 * draws.normal()).collect()
+        values.fill_with(|| deviation as f32 * draws.normal());
     }
 }
 
@@ -424,10 +423,16 @@ mod tests {
         assert_eq!(Config { tied: false, ..gpt2 }.parameters(HeadKind::LanguageModel), 124_439_808 + 50257 * 768);
     }
 
+    fn initial(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
+        let mut values = vec![f32::NAN; shape.iter().product()];
+        tiny().initial(name, seed, &mut values);
+        values
+    }
+
     /// Mean 0 and the given deviation, within five standard errors of the estimate.
     #[track_caller]
     fn deviates(name: &str, shape: &[usize], deviation: f64) {
-        let values = tiny().initial(name, shape, 7);
+        let values = initial(name, shape, 7);
         let n = values.len() as f64;
         let square: f64 = values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / n;
         let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
@@ -442,10 +447,10 @@ mod tests {
         deviates("layers.2.attn_out.weight", &[160, 64], 0.02 / 6f64.sqrt());
         deviates("layers.2.down.weight", &[160, 64], 0.02 / 6f64.sqrt());
         deviates("score.weight", &[10, 1600], 1.0 / 17f64.sqrt());
-        assert_eq!(tiny().initial("layers.1.attn_norm.weight", &[3], 7), [1.0; 3]);
-        assert_eq!(tiny().initial("layers.1.q_norm.weight", &[3], 7), [1.0; 3]);
-        assert_eq!(tiny().initial("norm.bias", &[3], 7), [0.0; 3]);
-        let draw = |name, seed| tiny().initial(name, &[4, 4], seed);
+        assert_eq!(initial("layers.1.attn_norm.weight", &[3], 7), [1.0; 3]);
+        assert_eq!(initial("layers.1.q_norm.weight", &[3], 7), [1.0; 3]);
+        assert_eq!(initial("norm.bias", &[3], 7), [0.0; 3]);
+        let draw = |name, seed| initial(name, &[4, 4], seed);
         assert_eq!(draw("layers.0.up.weight", 7), draw("layers.0.up.weight", 7));
         assert_ne!(draw("layers.0.up.weight", 7), draw("layers.0.up.weight", 8));
         assert_ne!(draw("layers.0.up.weight", 7), draw("layers.1.up.weight", 7));

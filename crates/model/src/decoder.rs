@@ -85,10 +85,7 @@ impl Decoder {
 
     /// Fills every parameter with its initial value ([`Config::initial`]).
     pub fn initialise(&self, seed: u64) -> Result<()> {
-        for slot in self.params.slots() {
-            self.params.set(&slot.name, &self.config.initial(&slot.name, &slot.shape, seed))?;
-        }
-        Ok(())
+        Ok(self.params.fill(|slot, values| self.config.initial(&slot.name, seed, values))?)
     }
 
     /// The same weights in storage of their own: a reference policy, or an average that starts here.
@@ -110,13 +107,10 @@ impl Decoder {
     pub fn with_head(&self, head: HeadKind, seed: u64) -> Result<Decoder> {
         let other =
             Decoder::zeros(self.config.clone(), head, self.params.device(), self.params.path(), self.params.compute())?;
-        for slot in other.params.slots() {
-            let values = match self.params.read(&slot.name) {
-                Ok(values) => values,
-                Err(_) => self.config.initial(&slot.name, &slot.shape, seed),
-            };
-            other.params.set(&slot.name, &values)?;
-        }
+        other.params.fill(|slot, values| match self.params.read(&slot.name) {
+            Ok(known) => values.copy_from_slice(&known),
+            Err(_) => other.config.initial(&slot.name, seed, values),
+        })?;
         Ok(other)
     }
 

@@ -103,7 +103,7 @@ impl Estimate {
 /// What reads the hidden states of a pass, and how many rows of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readout {
-    /// [`instruct_kernels::token_nll`] of so many predictions.
+    /// [`instruct_kernels::token_nll_backward`] of so many predictions.
     Likelihood(usize),
     /// [`instruct_kernels::token_logprob`] of so many predictions.
     Logprob(usize),
@@ -218,7 +218,7 @@ fn feed_forward(config: &Config, n: usize) -> Held {
 fn readout(config: &Config, readout: Readout) -> Held {
     let (width, vocab) = (config.width, config.vocab);
     match readout {
-        Readout::Likelihood(n) => kernels::token_nll(n, n, width, vocab),
+        Readout::Likelihood(n) => kernels::token_nll_backward(n, n, width, vocab),
         Readout::Logprob(n) => kernels::token_logprob(n, n, width, vocab),
         Readout::Scalar(n) => kernels::gather_rows(n, n, width),
         Readout::Logits(n) => Held { forward: floats(n * vocab), ..kernels::linear(n, width, vocab) },

@@ -291,12 +291,12 @@ fn minibatch_step(
 ) -> Result<f64> {
     let stepped = state.policy_optimizer.step(state.policy.params(), lr);
     let report = stepped.map_err(|error| of_model("policy", state, error))?;
-    // Policy and critic learn in turns, so their gradients need not exist at the same time.
-    state.policy.params().release_grad();
     if let Some(ema) = &mut state.ema {
         ema.update(state.policy.params())?;
     }
     if let (Critic::Separate { lr, coefficient }, Some(value)) = (plan.critic, &state.value) {
+        // Policy and critic learn in turns, so their gradients need not exist at the same time.
+        state.policy.params().hand_over_grad(value.params());
         minibatch.value_gradients(value, plan, coefficient, stats)?;
         finite(state, task, "ppo/loss/value", stats.value_loss)?;
         let stepped = value_step(state, schedule(plan).lr(lr, state.iteration));
@@ -312,7 +312,7 @@ fn value_step(state: &mut State, lr: f64) -> Result<(), TrainError> {
         check_gradients_behind(value.params(), "score.weight", &[], optimizer.steps() + 1)?;
     }
     optimizer.step(value.params(), lr)?;
-    value.params().release_grad();
+    value.params().hand_over_grad(state.policy.params());
     Ok(())
 }
 

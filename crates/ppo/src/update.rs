@@ -9,7 +9,7 @@ use crate::{
 };
 use candle_core::{DType, Tensor};
 use instruct_data::Packed;
-use instruct_kernels::token_nll;
+use instruct_kernels::token_nll_backward;
 use instruct_model::{Decoder, Pass};
 use instruct_train::GradTree;
 
@@ -142,9 +142,8 @@ fn ptx_micro(policy: &Decoder, batch: &Packed, gamma: f64, tokens: usize) -> Res
     let hidden = policy.predicting(batch, Pass::Train)?;
     let targets: Vec<u32> = batch.predictions().iter().map(|p| p.target).collect();
     let weights = vec![(gamma / tokens as f64) as f32; targets.len()];
-    let loss = token_nll(&hidden, policy.unembedding()?, &rows(batch), &targets, &weights)?;
-    policy.params().backward(&loss)?;
-    Ok(f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?) / gamma)
+    let (params, unembedding) = (policy.params(), policy.unembedding()?);
+    Ok(f64::from(token_nll_backward(params, &hidden, unembedding, &rows(batch), &targets, &weights)?) / gamma)
 }
 
 /// A scalar whose gradient with respect to `output` is `gradient`: where the losses on slices join

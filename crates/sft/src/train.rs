@@ -4,8 +4,8 @@ use crate::{
     Error, Example, Result,
     batch::{Item, Micro, pack},
 };
-use candle_core::{DType, Tensor};
-use instruct_kernels::token_nll;
+use candle_core::DType;
+use instruct_kernels::{token_nll, token_nll_backward};
 use instruct_model::{Decoder, Dropout, Pass};
 use instruct_random::Source;
 use instruct_train::{
@@ -190,7 +190,10 @@ fn mean_nll(model: &Decoder, items: &[Item<'_>], micro_tokens: usize) -> Result<
     let mut mean = Mean::default();
     for micro in pack(items, 0, 0.0, micro_tokens) {
         let weight: f32 = micro.weights.iter().sum();
-        mean.add(weighted_nll(model, &micro, &micro.weights, Pass::Infer)?.1, f64::from(weight));
+        let hidden = model.predicting(&micro.packed, Pass::Infer)?;
+        let (rows, targets) = predictions(&micro);
+        let loss = token_nll(&hidden, model.unembedding()?, &rows, &targets, &micro.weights)?;
+        mean.add(f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?), f64::from(weight));
     }
     Ok(mean.mean())
 }
@@ -229,25 +232,21 @@ fn gradients(state: &State, micros: &[Micro], plan: &Plan) -> Result<Losses> {
     let mut losses = Losses::default();
     for micro in micros {
         let scaled: Vec<f32> = micro.weights.iter().map(|w| (f64::from(*w) / total) as f32).collect();
-        let params = state.model.params();
-        let (loss, sum) = weighted_nll(&state.model, micro, &scaled, pass)?;
-        params.backward(&loss)?;
+        let (params, unembedding) = (state.model.params(), state.model.unembedding()?);
+        let hidden = state.model.predicting(&micro.packed, pass)?;
+        let (rows, targets) = predictions(micro);
+        let loss = token_nll_backward(params, &hidden, unembedding, &rows, &targets, &scaled)?;
         params.with_grads(|grads| tree.push(grads))?;
         let weight = micro.weights.iter().map(|&w| f64::from(w)).sum();
         let mean = if micro.pretraining { &mut losses.pretraining } else { &mut losses.completion };
-        mean.add(sum * total, weight);
+        mean.add(f64::from(loss) * total, weight);
     }
     Ok(losses)
 }
 
-/// The sum of `weight * -log p(target)` over a micro-batch, as a graph and as a number.
-fn weighted_nll(model: &Decoder, micro: &Micro, weights: &[f32], pass: Pass) -> Result<(Tensor, f64)> {
-    let hidden = model.predicting(&micro.packed, pass)?;
-    let (rows, targets): (Vec<u32>, Vec<u32>) =
-        (0..).zip(micro.packed.predictions()).map(|(m, p)| (m, p.target)).unzip();
-    let loss = token_nll(&hidden, model.unembedding()?, &rows, &targets, weights)?;
-    let sum = f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
-    Ok((loss, sum))
+/// Rows of [`Decoder::predicting`] and the tokens that follow them.
+fn predictions(micro: &Micro) -> (Vec<u32>, Vec<u32>) {
+    (0..).zip(micro.packed.predictions()).map(|(m, p)| (m, p.target)).unzip()
 }
 
 /// Pretraining windows that make up their share of an epoch.

@@ -87,12 +87,21 @@ pub(crate) struct Turn {
     /// last.
     #[serde(default)]
     start: f64,
+    /// Seconds of a step of ours that draws one token and no more: what reading the prompt takes. Measured
+    /// after the others, for decoding.
+    #[serde(default)]
+    prompt: f64,
 }
 
 impl Turn {
     /// Tokens per second in the median step.
     fn rate(&self) -> f64 {
         self.tokens as f64 / median(&self.seconds)
+    }
+
+    /// Tokens per second once the prompt has been read, and has given the first.
+    fn rate_after_prompt(&self) -> f64 {
+        (self.tokens - 1) as f64 / (median(&self.seconds) - self.prompt)
     }
 }
 
@@ -132,7 +141,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 }
                 ours.push(own_turn(stage, shape, sizes, args.numbers, args.steps)?);
             }
-            report.add(stage, shape, ours, theirs);
+            report.add(stage, shape, ours, theirs)?;
             save(args, &report)?;
         }
     }
@@ -171,6 +180,6 @@ fn parse_turn(process: &mut Command) -> Result<Turn> {
     }
     let line = text.lines().last().unwrap_or_default();
     let turn: Turn = serde_json::from_str(line).with_context(|| format!("{process:?} printed `{line}`"))?;
-    let steps = turn.first + turn.seconds.iter().sum::<f64>();
+    let steps = turn.first + turn.seconds.iter().sum::<f64>() + turn.prompt;
     Ok(Turn { start: begun.elapsed().as_secs_f64() - steps, ..turn })
 }

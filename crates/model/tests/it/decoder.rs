@@ -232,7 +232,9 @@ fn another_head_keeps_the_trunk_and_a_scalar_head_its_scores() {
         }
     }
     assert_eq!(value.head(), HeadKind::Value);
-    assert_eq!(score.params().read("score.weight").unwrap(), config.initial("score.weight", &[1, 18], 7));
+    let mut drawn = [0.0; 18];
+    config.initial("score.weight", 7, &mut drawn);
+    assert_eq!(score.params().read("score.weight").unwrap(), drawn);
     let mut batch = Packed::new();
     batch.push(&ids(1, 5), 0);
     let read = |model: &Decoder| {

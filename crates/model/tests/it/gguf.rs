@@ -195,7 +195,11 @@ fn quantised_weights_become_floats() {
     }
     let folder = tempfile::tempdir().unwrap();
     let specs: BTreeMap<_, _> = config.specs(HeadKind::LanguageModel).into_iter().collect();
-    let get = |name: &str| Ok(config.initial(name, &specs[name], 3));
+    let get = |name: &str| {
+        let mut values = vec![0.0; specs[name].iter().product()];
+        config.initial(name, 3, &mut values);
+        Ok(values)
+    };
     save(folder.path(), &config, HeadKind::LanguageModel, &get, Precision::F32).unwrap();
     check(folder.path(), "llama", GgmlDType::BF16, 5e-4);
     check(folder.path(), "llama", GgmlDType::Q8_0, 5e-4);

@@ -40,6 +40,8 @@ struct Row {
     theirs: Vec<Turn>,
     /// What a step needs at least, over what the machine can do in its time.
     share: Option<f64>,
+    /// What the machine could do just then, where that was asked.
+    ceilings: Option<Ceilings>,
     /// Megabytes of parameters, gradient, moments and average, for all models of the stage.
     floor_mb: f64,
 }
@@ -54,10 +56,20 @@ impl Report {
         Ok(Report { cpu, threads, kernels, bf16, numbers, peer, ceilings, rows, sweeps })
     }
 
-    pub(super) fn add(&mut self, stage: Stage, shape: &Shape, ours: Vec<Turn>, theirs: Vec<Turn>) {
+    /// Adds a row. A shared machine changes from minute to minute, so that its ceilings are measured anew for
+    /// a stage that is compared with them.
+    pub(super) fn add(&mut self, stage: Stage, shape: &Shape, ours: Vec<Turn>, theirs: Vec<Turn>) -> Result<()> {
         let rate = |turns: &[Turn]| median(&turns.iter().map(Turn::rate).collect::<Vec<_>>());
         let peak = |turns: &[Turn]| turns.iter().map(|turn| turn.peak_mb).fold(0.0, f64::max);
         let has_peer = !theirs.is_empty();
+        let of = |rate: fn(&Turn) -> f64| median(&ours.iter().map(rate).collect::<Vec<_>>());
+        let bounded = match stage {
+            Stage::Sft => Some(of(Turn::rate)),
+            Stage::Decode => Some(of(Turn::rate_after_prompt)),
+            _ => None,
+        };
+        let ceilings = bounded.map(|_| ceilings::measure(self.numbers.precision)).transpose()?;
+        let share = bounded.zip(ceilings).map(|(rate, ceilings)| share(stage, shape, rate, ceilings, self.numbers));
         self.rows.push(Row {
             shape: shape.to_string(),
             stage: stage.to_string(),
@@ -65,11 +77,13 @@ impl Report {
             peak_mb: peak(&ours),
             peer_rate: has_peer.then(|| rate(&theirs)),
             peer_peak_mb: has_peer.then(|| peak(&theirs)),
-            share: share(stage, shape, rate(&ours), self.ceilings, self.numbers),
+            share: share.flatten(),
+            ceilings,
             floor_mb: floor_mb(stage, shape, self.numbers),
             ours,
             theirs,
         });
+        Ok(())
     }
 
     /// For a person.
@@ -149,7 +163,7 @@ fn matmul_parameters(shape: &Shape, head: HeadKind) -> f64 {
 
 /// SFT: six operations per matrix element and token, and attention, over the ceiling of products
 /// (recomputation is not counted, the optimizer's time is). Decoding: weights and cache read per
-/// token, over the ceiling of reading. Other stages mix the two.
+/// token, over the ceiling of reading, once the prompt has been read. Other stages mix the two.
 fn share(stage: Stage, shape: &Shape, rate: f64, ceilings: Ceilings, numbers: Numbers) -> Option<f64> {
     let config = &shape.config;
     let weights = matmul_parameters(shape, HeadKind::LanguageModel);

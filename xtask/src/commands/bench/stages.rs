@@ -1,6 +1,6 @@
 //! Every stage through the very calls that a training run makes, on made-up tokens.
 
-use super::{Numbers, Shape, Turn};
+use super::{Numbers, Shape, Turn, median};
 use crate::{config::Precision, evaluate::peak_memory_mb};
 use anyhow::{Result, bail};
 use candle_core::Device;
@@ -115,12 +115,18 @@ impl fmt::Display for Stage {
 
 /// Measures `steps` steps and one before them, which is not counted.
 pub(super) fn measure(stage: Stage, shape: &Shape, sizes: Sizes, numbers: Numbers, steps: usize) -> Result<Turn> {
-    let mut clock = Clock { steps: steps as u64 + 1, last: Instant::now(), seconds: Vec::new() };
+    let (mut clock, mut prompt) = (Clock::of(steps), 0.0);
     let maker = Maker { shape, numbers };
     match stage {
         Stage::Sft => fine_tune(&maker, sizes, &mut clock)?,
         Stage::RewardModel | Stage::RewardModelLong => rank(&maker, sizes, &mut clock)?,
-        Stage::Generate | Stage::Decode => complete(&maker, sizes, &mut clock)?,
+        Stage::Generate => complete(&maker.model(HeadKind::LanguageModel)?, shape, sizes, &mut clock)?,
+        Stage::Decode => {
+            let (model, mut alone) = (maker.model(HeadKind::LanguageModel)?, Clock::of(PROMPTS_READ));
+            complete(&model, shape, sizes, &mut clock)?;
+            complete(&model, shape, Sizes { completion: 1, ..sizes }, &mut alone)?;
+            prompt = median(&alone.seconds[1..]);
+        }
         Stage::Ppo | Stage::PpoPtx => reinforce(stage, &maker, sizes, &mut clock)?,
     }
     if clock.seconds.len() != steps + 1 {
@@ -128,8 +134,11 @@ pub(super) fn measure(stage: Stage, shape: &Shape, sizes: Sizes, numbers: Number
     }
     let seconds = clock.seconds.split_off(1);
     let (first, tokens) = (clock.seconds[0], stage.tokens(sizes));
-    Ok(Turn { seconds, tokens, peak_mb: peak_memory_mb(), first, start: 0.0 })
+    Ok(Turn { seconds, tokens, peak_mb: peak_memory_mb(), first, start: 0.0, prompt })
 }
+
+/// Readings of the prompt of which decoding takes the median.
+const PROMPTS_READ: usize = 5;
 
 /// Seconds from one step to the next.
 struct Clock {
@@ -139,6 +148,11 @@ struct Clock {
 }
 
 impl Clock {
+    /// For so many steps and one before them.
+    fn of(steps: usize) -> Clock {
+        Clock { steps: steps as u64 + 1, last: Instant::now(), seconds: Vec::new() }
+    }
+
     fn tick(&mut self) {
         self.seconds.push(self.last.elapsed().as_secs_f64());
         self.last = Instant::now();
@@ -222,14 +236,13 @@ fn rank(maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Result<()> {
     Ok(reward_model::train(&mut state, &groups, &plan, &mut clock.listener())?)
 }
 
-fn complete(maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Result<()> {
+fn complete(decoder: &Decoder, shape: &Shape, sizes: Sizes, clock: &mut Clock) -> Result<()> {
     let Sizes { prompts, prompt, completion, .. } = sizes;
-    let decoder = maker.model(HeadKind::LanguageModel)?;
-    let request = |i: usize| Request { episode: i as u64, prompt: tokens(maker.shape, i, prompt) };
+    let request = |i: usize| Request { episode: i as u64, prompt: tokens(shape, i, prompt) };
     let requests: Vec<Request> = (0..prompts).map(request).collect();
     clock.last = Instant::now();
     for step in 0..clock.steps {
-        let drawn = generate(&decoder, &requests, &Sampling::plain([].into(), completion), Source::new(step, "bench"))?;
+        let drawn = generate(decoder, &requests, &Sampling::plain([].into(), completion), Source::new(step, "bench"))?;
         if drawn.iter().any(|drawn| drawn.ids.len() != completion) {
             bail!("a completion ended early");
         }

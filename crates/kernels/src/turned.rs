@@ -1,0 +1,62 @@
+//! A copy of some columns of a matrix, the other way around.
+//!
+//! The `gemm` crate packs `wᵀ` by reading one channel of 64 rows of `w` at a time. Where the rows lie at a
+//! distance of a large power of two they push each other out of the first-level cache, and a product of
+//! 1,024 rows took a fifth longer at 3,072 channels than the same product of a matrix that had been turned
+//! before. This turns sixteen by sixteen elements in registers.
+
+use crate::{
+    few_rows::turned,
+    shared::Shared,
+    simd::{Kernel, LANES, Lanes, Level, Vector},
+};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Channels that a task turns before it writes them down.
+const CHANNELS: usize = 128;
+
+/// The transpose of columns of `w (out, k)`, its rows [`stride`] apart, in place of what `copy` held.
+pub(crate) fn turn(copy: &mut Vec<f32>, w: &[f32], k: usize, columns: Range<usize>) {
+    let stride = stride(w.len() / k);
+    copy.resize(columns.len() * stride, 0.0);
+    let shared = Shared::new(copy);
+    w.par_chunks(LANES * k).enumerate().for_each(|(block, w)| {
+        let rows = w.len() / k;
+        for at in columns.clone().step_by(CHANNELS) {
+            let mut lines = [[0.0; LANES]; CHANNELS];
+            let end = columns.end.min(at + CHANNELS);
+            Level::best().run(Turn { w, k, channels: at..end, lines: &mut lines });
+            for (channel, line) in (at..end).zip(&lines) {
+                // SAFETY: these elements of every row of the copy belong to this block alone.
+                #[allow(unsafe_code)]
+                let copy = unsafe { shared.slice((channel - columns.start) * stride + block * LANES, rows) };
+                copy.copy_from_slice(&line[..rows]);
+            }
+        }
+    });
+}
+
+/// From one row of the copy of a matrix of `out` rows to the next: never a multiple of a page.
+pub(crate) fn stride(out: usize) -> usize {
+    out + LANES
+}
+
+struct Turn<'a> {
+    w: &'a [f32],
+    k: usize,
+    channels: Range<usize>,
+    lines: &'a mut [Vector; CHANNELS],
+}
+
+impl Kernel for Turn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Turn { w, k, channels, lines } = self;
+        for (at, lines) in channels.clone().step_by(LANES).zip(lines.as_chunks_mut::<LANES>().0) {
+            *lines = turned(lanes, w, k, at, channels.end);
+        }
+    }
+}
