@@ -1,13 +1,18 @@
-//! `x wᵀ` for few rows, where reading the weights is all the work: decoding.
+//! `x wᵀ` for few rows, where reading the weights is most of the work: decoding.
 //!
 //! The `gemm` crate repacks its operands at every call, which pays off over many rows and not over
-//! few. Here every weight is read once, where it lies: sixteen rows of `w` by sixteen
-//! channels are turned in registers, so that one vector holds one channel of sixteen results, and then
-//! serve all rows of `x`, which lie side by side for that: at a distance of a multiple of 4 KiB they would
-//! push each other out of the first-level cache. Each result is one chain of fused multiply-adds in the order of the
-//! channels, cut into panels like the products of [`crate::gemm`], and so has the same bits.
+//! few. Here every weight is read once, where it lies, in one of two ways:
+//!
+//! - up to eight rows of `x`: sixteen rows of `w` by sixteen channels are turned in registers, so that one vector
+//!   holds one channel of sixteen results;
+//! - more of them: it is the rows of `x` that are turned, once, so that one vector holds one channel of
+//!   sixteen rows, and each weight is multiplied with it as it is read.
+//!
+//! Either way a result is one chain of fused multiply-adds in the order of the channels, cut into panels
+//! like the products of [`crate::gemm`], and so has the same bits.
 
 use crate::{
+    attend::PutTransposed,
     norm::load,
     shared::Shared,
     simd::{Kernel, LANES, Lanes, Level, Vector},
@@ -18,8 +23,8 @@ use rayon::prelude::*;
 /// crate on matrices of 256 to 3,072 channels, at 64 from a fifth to five times faster; at 256 it was slower.
 pub(crate) const MOST_ROWS: usize = 128;
 
-/// Rows whose sums stand at a time.
-const ROWS: usize = 64;
+/// Most rows for which weights are turned: with more, turning `x` is less work.
+const MOST_TURNING: usize = 8;
 
 /// Multiply-adds below which a task is not worth handing to another thread.
 const TASK: usize = 1 << 18;
@@ -32,65 +37,89 @@ pub(crate) fn product(x: &[f32], w: &[f32], n: usize, k: usize, out: usize, dept
     if n == 0 {
         return y;
     }
-    let parts: Vec<Rows> = x.chunks(ROWS * k).map(|x| Rows::of(x, k)).collect();
+    let parts: Vec<Rows> = x.chunks(4 * LANES * k).map(|x| Rows::of(x, k)).collect();
     let shared = Shared::new(&mut y);
     let tasks = w.par_chunks(LANES * k).enumerate().with_min_len((TASK / (n * k * LANES).max(1)).max(1));
     tasks.for_each(|(block, w)| {
+        let (mut results, width) = ([[0.0; LANES]; 4 * LANES], w.len() / k);
         for (part, x) in parts.iter().enumerate() {
-            let (mut sums, width) = ([[0.0; LANES]; ROWS], w.len() / k);
-            Level::best().run(Block { x, w, k, depth, sums: &mut sums });
-            for (row, sums) in (part * ROWS..).zip(&sums[..x.n]) {
+            let n = x.multiply(w, k, depth, &mut results);
+            for (row, results) in (part * 4 * LANES..).zip(&results[..n]) {
                 // SAFETY: these columns of every row belong to this block alone.
                 #[allow(unsafe_code)]
                 let y = unsafe { shared.slice(row * out + block * LANES, width) };
-                y.copy_from_slice(&sums[..width]);
+                y.copy_from_slice(&results[..width]);
             }
         }
     });
     y
 }
 
-/// Some rows of `x`, at most [`ROWS`].
-struct Rows {
-    n: usize,
-    /// Sixteen channels of every row, then the next sixteen: `(k / 16, n, 16)`, rounded up and filled with
-    /// zeros.
-    lines: Vec<Vector>,
+/// Some rows of `x`, at most 64.
+enum Rows {
+    /// Sixteen channels of each of `n` rows, then the next sixteen: `(k / 16, n, 16)`, rounded up and filled with
+    /// zeros. (At a distance of a multiple of 4 KiB rows would push each other out of the first-level cache.)
+    AsTheyAre { n: usize, lines: Vec<Vector> },
+    /// Sixteen rows, one channel after the other, then the next sixteen: `(n / 16, k, 16)`, rounded up and filled
+    /// with zeros.
+    Turned { n: usize, lines: Vec<Vector> },
 }
 
 impl Rows {
     fn of(x: &[f32], k: usize) -> Rows {
         let n = x.len() / k;
+        if n > MOST_TURNING {
+            let mut lines = vec![[0.0; LANES]; n.div_ceil(LANES) * k];
+            let row = |i: usize| &x[i * k..(i + 1) * k];
+            Level::best().run(PutTransposed { run: &mut lines, first: 0, count: n, row });
+            return Rows::Turned { n, lines };
+        }
         let mut lines = vec![[0.0; LANES]; n * k.div_ceil(LANES)];
         for (row, x) in x.chunks_exact(k).enumerate() {
             for (block, x) in x.chunks(LANES).enumerate() {
                 lines[block * n + row][..x.len()].copy_from_slice(x);
             }
         }
-        Rows { n, lines }
+        Rows::AsTheyAre { n, lines }
+    }
+
+    /// Products with up to sixteen rows of `w`: a line of results for each of these rows, whose number is returned.
+    fn multiply(&self, w: &[f32], k: usize, depth: usize, results: &mut [Vector; 4 * LANES]) -> usize {
+        let level = Level::best();
+        match self {
+            Rows::AsTheyAre { n, lines } => level.run(TurningWeights { n: *n, lines, w, k, depth, results }),
+            Rows::Turned { n, lines } => match n.div_ceil(LANES) {
+                1 => level.run(RowsTurned::<1> { lines, w, k, depth, results }),
+                2 => level.run(RowsTurned::<2> { lines, w, k, depth, results }),
+                3 => level.run(RowsTurned::<3> { lines, w, k, depth, results }),
+                _ => level.run(RowsTurned::<4> { lines, w, k, depth, results }),
+            },
+        }
+        match self {
+            Rows::AsTheyAre { n, .. } | Rows::Turned { n, .. } => *n,
+        }
     }
 }
 
-/// Sixteen columns of the result, or fewer at its edge.
-struct Block<'a> {
-    x: &'a Rows,
-    /// Their rows of weights.
+/// Of [`Rows::AsTheyAre`].
+struct TurningWeights<'a> {
+    n: usize,
+    lines: &'a [Vector],
     w: &'a [f32],
     k: usize,
     depth: usize,
-    /// One vector for each row of `x`.
-    sums: &'a mut [Vector; ROWS],
+    results: &'a mut [Vector],
 }
 
-impl Kernel for Block<'_> {
+impl Kernel for TurningWeights<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Block { x: &Rows { n, ref lines }, w, k, depth, sums } = self;
+        let TurningWeights { n, lines, w, k, depth, results } = self;
         for start in (0..k).step_by(depth) {
             let end = k.min(start + depth);
-            let mut panel = [[0.0; LANES]; ROWS];
+            let mut panel = [[0.0; LANES]; MOST_TURNING];
             for at in (start..end).step_by(LANES) {
                 let channels = turned(lanes, w, k, at, end);
                 let channels = &channels[..LANES.min(end - at)];
@@ -109,7 +138,7 @@ impl Kernel for Block<'_> {
                     add::<L, 1>(lanes, x, channels, row, &mut panel);
                 }
             }
-            for (sum, panel) in sums[..n].iter_mut().zip(&panel) {
+            for (sum, panel) in results[..n].iter_mut().zip(&panel) {
                 let total = if start == 0 { lanes.load(panel) } else { lanes.add(lanes.load(sum), lanes.load(panel)) };
                 lanes.store(total, sum);
             }
@@ -121,12 +150,9 @@ impl Kernel for Block<'_> {
 #[inline(always)]
 pub(crate) fn turned<L: Lanes>(lanes: L, w: &[f32], k: usize, at: usize, end: usize) -> [Vector; LANES] {
     let mut rows = [lanes.splat(0.0); LANES];
-    // Sixteen rows are read side by side, which no processor foresees. The next sixteen are asked for
-    // meanwhile, in the order in which they lie.
-    let ahead = w.as_ptr().wrapping_add(LANES * (k + at));
-    for (i, (vector, row)) in rows.iter_mut().zip(w.chunks_exact(k)).enumerate() {
-        lanes.prefetch(ahead.wrapping_add(LANES * i));
-        *vector = load(lanes, &row[at..end.min(at + LANES)], 0, 0.0);
+    for (vector, w) in rows.iter_mut().zip(w.chunks_exact(k)) {
+        lanes.prefetch(ahead(w, k, at, LANES));
+        *vector = load(lanes, &w[at..end.min(at + LANES)], 0, 0.0);
     }
     let mut channels = [[0.0; LANES]; LANES];
     for (channel, vector) in channels.iter_mut().zip(lanes.transpose(rows)) {
@@ -137,7 +163,13 @@ pub(crate) fn turned<L: Lanes>(lanes: L, w: &[f32], k: usize, at: usize, end: us
 
 /// Adds the products of `R` rows of these channels of `x`, from `row` on.
 #[inline(always)]
-fn add<L: Lanes, const R: usize>(lanes: L, x: &[Vector], channels: &[Vector], row: usize, panel: &mut [Vector; ROWS]) {
+fn add<L: Lanes, const R: usize>(
+    lanes: L,
+    x: &[Vector],
+    channels: &[Vector],
+    row: usize,
+    panel: &mut [Vector; MOST_TURNING],
+) {
     let mut sums: [L::V; R] = std::array::from_fn(|r| lanes.load(&panel[row + r]));
     let x: &[Vector; R] = x[row..].first_chunk().expect("the caller counts rows");
     for (j, channel) in channels.iter().enumerate() {
@@ -149,4 +181,115 @@ fn add<L: Lanes, const R: usize>(lanes: L, x: &[Vector], channels: &[Vector], ro
     for r in 0..R {
         lanes.store(sums[r], &mut panel[row + r]);
     }
+}
+
+/// Of [`Rows::Turned`], `V` vectors of them.
+struct RowsTurned<'a, const V: usize> {
+    lines: &'a [Vector],
+    w: &'a [f32],
+    k: usize,
+    depth: usize,
+    results: &'a mut [Vector],
+}
+
+impl<const V: usize> Kernel for RowsTurned<'_, V> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(mut self, lanes: L) {
+        let mut sums = [[[0.0; LANES]; LANES]; V];
+        match (L::ACCUMULATORS, V) {
+            (16.., 1) => self.sums::<L, 16>(lanes, &mut sums),
+            (16.., 2 | 3) => self.sums::<L, 8>(lanes, &mut sums),
+            (16.., _) | (_, 1) => self.sums::<L, 4>(lanes, &mut sums),
+            _ => self.sums::<L, 2>(lanes, &mut sums),
+        }
+        for (sums, results) in sums.iter().zip(self.results.as_chunks_mut::<LANES>().0) {
+            let turned = lanes.transpose(std::array::from_fn(|i| lanes.load(&sums[i])));
+            turned.into_iter().zip(results).for_each(|(v, result)| lanes.store(v, result));
+        }
+    }
+}
+
+impl<const V: usize> RowsTurned<'_, V> {
+    /// One vector of rows of `x` for each row of `w`, `R` of these at a time.
+    #[inline(always)]
+    fn sums<L: Lanes, const R: usize>(&mut self, lanes: L, sums: &mut [[Vector; LANES]; V]) {
+        let rows = self.w.len() / self.k;
+        let mut first = 0;
+        while first + R <= rows {
+            self.some::<L, R>(lanes, first, sums);
+            first += R;
+        }
+        for row in first..rows {
+            self.some::<L, 1>(lanes, row, sums);
+        }
+    }
+
+    #[inline(always)]
+    fn some<L: Lanes, const R: usize>(&mut self, lanes: L, first: usize, sums: &mut [[Vector; LANES]; V]) {
+        let (k, mut rows, mut x) = (self.k, [&self.w[..0]; R], [&self.lines[..0]; V]);
+        for (r, row) in rows.iter_mut().enumerate() {
+            *row = &self.w[(first + r) * k..][..k];
+        }
+        for (v, x) in x.iter_mut().enumerate() {
+            *x = &self.lines[v * k..][..k];
+        }
+        for start in (0..k).step_by(self.depth) {
+            let end = k.min(start + self.depth);
+            let mut panel = [[lanes.splat(0.0); V]; R];
+            for at in (start..end).step_by(LANES) {
+                for row in rows {
+                    lanes.prefetch(ahead(row, k, at, R));
+                }
+                // The same twice, because the compiler unrolls what it knows the length of.
+                if at + LANES <= end {
+                    for channel in at..at + LANES {
+                        multiply(lanes, &rows, &x, channel, &mut panel);
+                    }
+                } else {
+                    for channel in at..end {
+                        multiply(lanes, &rows, &x, channel, &mut panel);
+                    }
+                }
+            }
+            for (r, panel) in panel.into_iter().enumerate() {
+                for (sums, panel) in sums.iter_mut().zip(panel) {
+                    let sum = &mut sums[first + r];
+                    lanes.store(if start == 0 { panel } else { lanes.add(lanes.load(sum), panel) }, sum);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of one channel of `R` rows of `w` with `V` vectors of rows of `x`.
+#[inline(always)]
+fn multiply<L: Lanes, const R: usize, const V: usize>(
+    lanes: L,
+    w: &[&[f32]; R],
+    x: &[&[Vector]; V],
+    channel: usize,
+    panel: &mut [[L::V; V]; R],
+) {
+    let mut vectors = [lanes.splat(0.0); V];
+    for v in 0..V {
+        vectors[v] = lanes.load(&x[v][channel]);
+    }
+    for r in 0..R {
+        let w = lanes.splat(w[r][channel]);
+        for v in 0..V {
+            panel[r][v] = lanes.mul_add(w, vectors[v], panel[r][v]);
+        }
+    }
+}
+
+/// What to ask for while channel `at` of a row is worked on: a place further on in the same row, so that every row
+/// stays a stream that the processor foresees, and past its end in the row that comes `rows` later.
+#[inline(always)]
+fn ahead(row: &[f32], k: usize, at: usize, rows: usize) -> *const f32 {
+    /// Channels: six lines. From four to twelve were as fast.
+    const AHEAD: usize = 96;
+    let at = at + AHEAD;
+    row.as_ptr().wrapping_add(if at < k { at } else { rows * k + at - k })
 }

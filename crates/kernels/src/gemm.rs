@@ -240,8 +240,9 @@ mod tests {
             }
         }
         // Few rows take a way of our own, which has its own instructions at every level.
-        for (level, n) in
-            Level::available().into_iter().flat_map(|level| [1, 7, 64, 65, few_rows::MOST_ROWS].map(|n| (level, n)))
+        for (level, n) in Level::available()
+            .into_iter()
+            .flat_map(|level| [1, 7, 9, 32, 33, 64, 65, few_rows::MOST_ROWS].map(|n| (level, n)))
         {
             let part = on(level, 2, false, || rows_product(&x[..n * k], &w, n, k, out));
             let same = part.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits());

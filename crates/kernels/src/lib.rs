@@ -79,7 +79,7 @@ pub use parameters::{BLOCK, Param, Params, Path, Slot, Spec};
 pub use rms_norm::rms_norm;
 pub use rope::{Rope, RopeScaling, rope};
 pub use simd::cpu_level;
-pub use threads::settle_threads;
+pub use threads::{kept_awake, settle_threads};
 
 mod activation;
 #[cfg(feature = "mimalloc")]

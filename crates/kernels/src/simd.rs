@@ -59,8 +59,7 @@ pub(crate) trait Lanes: Copy {
     /// step of a transposition. `stride` is 1, 2, 4 or 8.
     fn exchange(self, a: Self::V, b: Self::V, stride: usize) -> (Self::V, Self::V);
 
-    /// Asks for the memory at `at` to be in the second-level cache soon, which can wait for more of it at a
-    /// time than the first. It need not be anybody's.
+    /// Asks for the memory at `at` to be in the caches soon. It need not be anybody's.
     fn prefetch(self, at: *const f32);
 
     /// The transpose of sixteen vectors.
@@ -416,7 +415,7 @@ mod x86 {
         #[inline(always)]
         fn prefetch(self, at: *const f32) {
             // SAFETY: a prefetch of any address has no effect that a program could see.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         }
         #[inline(always)]
         fn exchange(self, a: __m512, b: __m512, stride: usize) -> (__m512, __m512) {
@@ -525,7 +524,7 @@ mod x86 {
         #[inline(always)]
         fn prefetch(self, at: *const f32) {
             // SAFETY: a prefetch of any address has no effect that a program could see.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         }
         #[inline(always)]
         fn exchange(self, a: [__m256; 2], b: [__m256; 2], stride: usize) -> ([__m256; 2], [__m256; 2]) {

@@ -1,6 +1,8 @@
 //! One pool of threads: the operations here run on rayon's, and Candle's own is kept out of their way.
 
 use crate::flush_denormals_everywhere;
+use rayon::Yield;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Prepares a process for computing. To be called first thing in `main`, before any thread exists.
 ///
@@ -23,7 +25,76 @@ pub fn settle_threads() {
     flush_denormals_everywhere();
 }
 
+/// Runs `f`, on a thread of a rayon pool, while the other threads of the pool look for work without ever going to
+/// sleep: for a long run of operations that each take less time than waking somebody. Decoding is such a run:
+/// sixteen sequences at a time of a 4 M parameter model were a sixth faster on two threads.
+///
+/// On a thread of no pool it only calls `f`.
+pub fn kept_awake<R>(f: impl FnOnce() -> R) -> R {
+    /// Tells the others when `f` has ended, however it did.
+    struct Ended<'a>(&'a AtomicBool);
+    impl Drop for Ended<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+    let Some(caller) = rayon::current_thread_index() else { return f() };
+    let has_ended = &AtomicBool::new(false);
+    rayon::in_place_scope(|scope| {
+        // Every thread gets a task of its own that no other can take, the caller too, at which it looks when it
+        // waits for others: that one does nothing.
+        scope.spawn_broadcast(move |_, context| {
+            if context.index() != caller {
+                look_for_work_until(has_ended);
+            }
+        });
+        let _ended = Ended(has_ended);
+        f()
+    })
+}
+
+fn look_for_work_until(has_ended: &AtomicBool) {
+    /// Looks after which other processes get a chance.
+    const PATIENCE: u32 = 256;
+    let mut looks = 0;
+    while !has_ended.load(Ordering::Acquire) {
+        if rayon::yield_now() == Some(Yield::Executed) {
+            looks = 0;
+            continue;
+        }
+        looks += 1;
+        if looks % PATIENCE == 0 {
+            std::thread::yield_now();
+        }
+        std::hint::spin_loop();
+    }
+}
+
 /// Whether the system says that this process has one thread.
 fn is_only_thread() -> bool {
     std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rayon::prelude::*;
+
+    #[test]
+    fn everybody_works_and_everybody_is_released() {
+        for threads in [1, 2, 4] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let sum = |n: u32| (0..n).into_par_iter().with_max_len(1).map(|i| u64::from(i * i)).sum::<u64>();
+            let sums = || (0..200).map(sum).sum::<u64>();
+            let want: u64 = (0..200u32).flat_map(|n| (0..n).map(|i| u64::from(i * i))).sum();
+            assert_eq!(pool.install(|| kept_awake(sums)), want);
+            // Several at a time, one inside another.
+            let both = || rayon::join(|| kept_awake(sums), || kept_awake(|| kept_awake(sums)));
+            assert_eq!(pool.install(|| kept_awake(both)), (want, want));
+            let panics = || -> u64 { kept_awake(|| panic!("in between")) };
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.install(panics))).is_err());
+            assert_eq!(pool.install(sums), want);
+        }
+        assert_eq!(kept_awake(|| 3), 3);
+    }
 }

@@ -98,10 +98,13 @@ pub fn generate(
         }
     }
     let mut batch = Batch::new(decoder, requests, sampling)?;
-    while batch.admit() {
-        let logits = batch.forward(decoder)?;
-        batch.draw(&logits, sampling, source)?;
-    }
+    kernels::kept_awake(|| -> Result<()> {
+        while batch.admit() {
+            let logits = batch.forward(decoder)?;
+            batch.draw(&logits, sampling, source)?;
+        }
+        Ok(())
+    })?;
     Ok(batch.finished.into_iter().map(|done| done.expect("the loop ends when every request has finished")).collect())
 }
 
