@@ -9,8 +9,10 @@
 //! that its bits depend neither on the other rows nor on how the work is shared out. They do
 //! depend on the [`Unit`], since instructions round what they add in different ways.
 
+use crate::matrix::Matrix;
 use rayon::prelude::*;
-use std::sync::OnceLock;
+use std::{ops::Range, sync::OnceLock};
+use tile::{Part, Start, Target};
 
 #[cfg(any(test, target_arch = "x86_64"))]
 mod amx;
@@ -82,22 +84,18 @@ impl Unit {
         let (rows, depth, columns) = (37, 70, 45);
         let whole = |len: usize, step: usize| (0..len).map(|i| ((i * step) % 11) as f32 - 5.0).collect::<Vec<f32>>();
         let plain = Unit(Kind::Portable);
-        let left = Left::rows_by(plain, &whole(rows * depth, 7), rows, depth);
-        let right = Right::rows_by(plain, &whole(columns * depth, 3), columns, depth);
+        let left = Left::rows_by(plain, Matrix::new(&whole(rows * depth, 7), rows, depth));
+        let right = Right::rows_by(plain, Matrix::new(&whole(columns * depth, 3), columns, depth));
         let product = |unit: Unit| {
             let mut out = vec![1.0; rows * columns];
-            let target = tile::Target::new(out.as_mut_ptr(), columns);
+            let (target, start) = (Target::new(out.as_mut_ptr(), rows, columns), Start::Target);
             // One after the other: a task of the pool might ask for the best unit while it is being found.
-            for first in (0..right.blocks()).step_by(unit.group()) {
-                let (blocks, panel) = (first..right.blocks().min(first + unit.group()), 0..left.pairs());
-                let (left, right, target) = (&left, &right, &target);
-                let part = tile::Part { left, right, target, rows: 0..rows, blocks, panel, accumulate: true };
-                // SAFETY: nobody else knows of the target, which is whole and initialised.
-                #[allow(unsafe_code)]
-                unsafe {
-                    unit.fill(&part)
-                };
-            }
+            let blocks = 0..right.blocks();
+            // SAFETY: nobody else knows of the target, which is whole and initialised.
+            #[allow(unsafe_code)]
+            unsafe {
+                unit.fill_area(&Area { left: &left, right: &right, target: &target, rows: 0..rows, blocks, start })
+            };
             out
         };
         product(self) == product(plain)
@@ -115,59 +113,83 @@ impl Unit {
     }
 }
 
-/// Rows of a task at least, where there are enough: fewer would read a block of columns too often.
-const TASK_ROWS: usize = 64;
-
-/// Multiplications of pairs below which a task is not worth handing to another thread.
+/// Multiplications of pairs below which an area is not worth handing to another thread.
 const TASK: usize = 1 << 17;
 
-/// `left right`: `(rows, columns)` in row-major order.
-pub(crate) fn product(left: &Left, right: &Right) -> Vec<f32> {
-    let len = left.rows() * right.columns();
+/// Bytes of the left factor that an area works with at a time, so that they stay in a second-level cache.
+const KEPT: usize = 1 << 20;
+
+/// Pairs of the depth that an area works through before the next columns.
+const DEEP: usize = 1 << 10;
+
+/// `left right`, to each row of which `bias` is added: `(rows, columns)`. A row begins `stride` after the one
+/// before, with zeros between them, which are fewer than a block.
+pub(crate) fn product(left: &Left, right: &Right, bias: Option<&[f32]>, stride: usize) -> Vec<f32> {
+    let (rows, columns) = (left.rows(), right.columns());
+    assert!(bias.is_none_or(|bias| bias.len() == columns), "the bias of a product");
+    assert!((columns..=columns.next_multiple_of(pack::LANES)).contains(&stride), "the stride of a product");
     if left.depth() == 0 {
-        return vec![0.0; len];
+        let row = |_| bias.unwrap_or_default().iter().copied().chain(std::iter::repeat(0.0)).take(stride);
+        return (0..rows).flat_map(row).collect();
     }
-    let mut out = Vec::with_capacity(len);
-    let target = tile::Target::new(out.as_mut_ptr(), right.columns());
-    fill(left, right, &target, false);
+    let mut out = Vec::with_capacity(rows * stride);
+    // What lies behind the columns of the last block is computed too, from zeros.
+    fill(left, right, &Target::new(out.as_mut_ptr(), rows, stride), bias.map_or(Start::Zero, Start::Bias));
     // SAFETY: `fill` has written every element of every row.
     #[allow(unsafe_code)]
     unsafe {
-        out.set_len(len)
+        out.set_len(rows * stride)
     };
     out
 }
 
-/// `out += left right`.
-pub(crate) fn add_product(out: &mut [f32], left: &Left, right: &Right) {
+/// `out += left right`, or with `overwrite` `out = left right`.
+pub(crate) fn add_product(out: &mut [f32], overwrite: bool, left: &Left, right: &Right) {
     assert_eq!(out.len(), left.rows() * right.columns(), "the result of a product");
-    fill(left, right, &tile::Target::new(out.as_mut_ptr(), right.columns()), true);
+    if overwrite && left.depth() == 0 {
+        out.fill(0.0);
+    }
+    let start = if overwrite { Start::Zero } else { Start::Target };
+    fill(left, right, &Target::new(out.as_mut_ptr(), left.rows(), right.columns()), start);
 }
 
-/// Sets every element of the target to the product, or adds the product to it.
-fn fill(left: &Left, right: &Right, target: &tile::Target, accumulate: bool) {
+/// Sets every element of the target to the start and what the product adds to it. Without a depth it does nothing.
+fn fill(left: &Left, right: &Right, target: &Target, start: Start) {
     assert_eq!(left.depth(), right.depth(), "the depths of a product");
-    if left.rows() == 0 || right.columns() == 0 {
+    if left.rows() == 0 || right.columns() == 0 || left.depth() == 0 {
         return;
     }
     let unit = Unit::best();
+    let row_bytes = left.pairs().min(DEEP) * size_of::<f32>();
+    let cuts = left.rows().div_ceil((KEPT / row_bytes).next_multiple_of(32));
+    let rows = left.rows().div_ceil(cuts).next_multiple_of(32);
     let groups = right.blocks().div_ceil(unit.group());
-    // A whole number of tiles, so that only the last task has a ragged one.
-    let rows = (left.rows() * groups).div_ceil(4 * rayon::current_num_threads()).max(TASK_ROWS).next_multiple_of(32);
-    let cuts = left.rows().div_ceil(rows);
-    let work = rows.min(left.rows()) * unit.group() * pack::LANES * left.pairs();
-    let tasks = (0..groups * cuts).into_par_iter().with_min_len((TASK / work.max(1)).max(1));
-    tasks.for_each(|task| {
-        let (group, cut) = (task / cuts, task % cuts);
-        let first = group * unit.group();
-        let (blocks, panel) = (first..right.blocks().min(first + unit.group()), 0..left.pairs());
-        let rows = cut * rows..left.rows().min((cut + 1) * rows);
-        // SAFETY: the areas of different tasks have no row and column in common.
+    // Several areas for each thread, so that none waits long for another; those with the same rows one after the
+    // other, so that these are still in its cache.
+    let pieces = groups.min((4 * rayon::current_num_threads()).div_ceil(cuts));
+    let width = groups.div_ceil(pieces) * unit.group();
+    let work = rows.min(left.rows()) * width * pack::LANES * left.pairs();
+    let areas = (0..cuts * pieces).into_par_iter().with_min_len((TASK / work.max(1)).max(1));
+    areas.for_each(|area| {
+        let (cut, piece) = (area / pieces, area % pieces);
+        let rows = (cut * rows).min(left.rows())..left.rows().min((cut + 1) * rows);
+        let blocks = (piece * width).min(right.blocks())..right.blocks().min((piece + 1) * width);
+        // SAFETY: different areas have no row and column in common.
         #[allow(unsafe_code)]
         unsafe {
-            unit.fill(&tile::Part { left, right, target, rows, blocks, panel, accumulate })
+            unit.fill_area(&Area { left, right, target, rows, blocks, start })
         };
     });
+}
+
+/// What one task computes: some rows and blocks of columns of a product, along its whole depth.
+struct Area<'a> {
+    left: &'a Left,
+    right: &'a Right,
+    target: &'a Target,
+    rows: Range<usize>,
+    blocks: Range<usize>,
+    start: Start<'a>,
 }
 
 impl Unit {
@@ -180,37 +202,32 @@ impl Unit {
         }
     }
 
-    /// Pairs of the depth that are worked through before the next rows, whole lines of them: what a tile
-    /// needs of them stays in the first-level cache (24 KiB of columns), for AMX in the second.
-    fn panel(self) -> usize {
-        match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            Kind::Amx => 1024,
-            _ => 128,
-        }
-    }
-
-    /// Computes a part, a limited number of pairs of its panel at a time.
+    /// Computes an area.
     ///
     /// # Safety
     ///
-    /// The part is what [`tile::Part`] says; nobody else accesses its area meanwhile, which is initialised if
-    /// it is added to.
+    /// Rows and blocks exist, rows begin with a multiple of sixteen; nobody else accesses them meanwhile, and they
+    /// are initialised if they are added to.
     #[allow(unsafe_code)]
-    unsafe fn fill(self, part: &tile::Part) {
-        for start in part.panel.clone().step_by(self.panel()) {
-            let panel = start..part.panel.end.min(start + self.panel());
-            let accumulate = part.accumulate || start > part.panel.start;
-            let part = tile::Part { panel, accumulate, ..part.clone() };
-            // SAFETY: `available` is the only maker of units, and has asked the processor; the area is
-            // the caller's promise.
-            unsafe {
-                match self.0 {
-                    #[cfg(target_arch = "x86_64")]
-                    Kind::Amx => amx::fill(&part),
-                    #[cfg(target_arch = "x86_64")]
-                    Kind::Avx512 => tile::fill_avx512(&part),
-                    Kind::Portable => tile::fill_portable(&part),
+    unsafe fn fill_area(self, area: &Area) {
+        let &Area { left, right, target, ref rows, ref blocks, .. } = area;
+        let mut scratch = Vec::new();
+        for panel in tile::panels(0..left.pairs(), DEEP) {
+            let start = if panel.start == 0 { area.start } else { Start::Target };
+            let is_last = panel.end == left.pairs();
+            for first in blocks.clone().step_by(self.group()) {
+                let (rows, blocks) = (rows.clone(), first..blocks.end.min(first + self.group()));
+                let part = Part { left, right, target, rows, blocks, panel: panel.clone(), start, is_last };
+                // SAFETY: `available` is the only maker of units, and has asked the processor; the area is
+                // the caller's promise.
+                unsafe {
+                    match self.0 {
+                        #[cfg(target_arch = "x86_64")]
+                        Kind::Amx => amx::fill(&part, &mut scratch),
+                        #[cfg(target_arch = "x86_64")]
+                        Kind::Avx512 => tile::fill_avx512(&part),
+                        Kind::Portable => tile::fill_portable(&part),
+                    }
                 }
             }
         }
@@ -254,8 +271,9 @@ mod tests {
         let (wide_a, wide_b) = (rounded(&a), rounded(&b));
         let wanted: Vec<f64> =
             (0..m * n).map(|i| (0..k).map(|j| wide_a[i / n * k + j] * wide_b[j * n + i % n]).sum()).collect();
-        let lefts = [Left::rows_of(&a, m, k), Left::columns_of(&turn(&a, m, k), k, m)];
-        let rights = [Right::columns_of(&b, k, n), Right::rows_of(&turn(&b, k, n), n, k)];
+        let (turned_a, turned_b) = (turn(&a, m, k), turn(&b, k, n));
+        let lefts = [Left::rows_of(Matrix::new(&a, m, k)), Left::columns_of(Matrix::new(&turned_a, k, m))];
+        let rights = [Right::columns_of(Matrix::new(&b, k, n)), Right::rows_of(Matrix::new(&turned_b, n, k))];
         for (l, left) in lefts.iter().enumerate() {
             for (r, right) in rights.iter().enumerate() {
                 for (accumulate, before) in [(false, f32::NAN), (true, 3.0)] {
@@ -273,10 +291,17 @@ mod tests {
 
     pub(super) fn multiply(left: &Left, right: &Right, out: &mut [f32], accumulate: bool) {
         if accumulate {
-            add_product(out, left, right);
-        } else {
-            out.copy_from_slice(&product(left, right));
+            return add_product(out, false, left, right);
         }
+        let columns = right.columns();
+        let wide = product(left, right, None, columns.next_multiple_of(16));
+        let rows = wide.chunks_exact(columns.next_multiple_of(16));
+        assert!(rows.clone().all(|row| row[columns..].iter().all(|x| *x == 0.0)), "zeros behind each row");
+        out.copy_from_slice(&rows.flat_map(|row| &row[..columns]).copied().collect::<Vec<f32>>());
+        assert!(product(left, right, None, columns) == out, "rows apart and side by side");
+        let mut over = vec![f32::NAN; out.len()];
+        add_product(&mut over, true, left, right);
+        assert!(over == out, "overwritten");
     }
 
     fn on<R: Send>(unit: Unit, threads: usize, f: impl FnOnce() -> R + Send) -> R {
@@ -306,10 +331,14 @@ mod tests {
                 }
             }
             let mut out = [1.0; 4];
-            let (left, right) = (Left::rows_of(&[], 2, 0), Right::rows_of(&[], 2, 0));
-            add_product(&mut out, &left, &right);
+            let nothing = Matrix::new(&[], 2, 0);
+            let (left, right) = (Left::rows_of(nothing), Right::rows_of(nothing));
+            add_product(&mut out, false, &left, &right);
             assert_eq!(out, [1.0; 4]);
-            assert_eq!(product(&left, &right), [0.0; 4]);
+            add_product(&mut out, true, &left, &right);
+            assert_eq!(out, [0.0; 4]);
+            assert_eq!(product(&left, &right, None, 2), [0.0; 4]);
+            assert_eq!(product(&left, &right, Some(&[1.0, 2.0]), 3), [1.0, 2.0, 0.0, 1.0, 2.0, 0.0]);
         }
     }
 
@@ -321,9 +350,11 @@ mod tests {
     #[test]
     fn a_row_does_not_depend_on_its_neighbours() {
         let (k, n, most) = (300, 75, 200);
-        let (x, right) = (normals("x", most * k), Right::rows_of(&normals("w", n * k), n, k));
+        let (x, right) = (normals("x", most * k), Right::rows_of(Matrix::new(&normals("w", n * k), n, k)));
+        let bias = normals("bias", n);
         let product = |rows: std::ops::Range<usize>| {
-            product(&Left::rows_of(&x[rows.start * k..rows.end * k], rows.len(), k), &right)
+            let x = Matrix::new(&x[rows.start * k..rows.end * k], rows.len(), k);
+            product(&Left::rows_of(x), &right, Some(&bias), n)
         };
         for unit in Unit::available() {
             let whole = on(unit, 1, || product(0..most));
@@ -350,12 +381,12 @@ mod tests {
             1e-39,
         ]);
         for unit in Unit::available() {
-            let packed = on(unit, 1, || Right::rows_of(&x, 1, x.len()));
+            let packed = on(unit, 1, || Right::rows_of(Matrix::new(&x, 1, x.len())));
             for (x, got) in x.iter().zip(packed.row(0)) {
                 let want = if x.is_subnormal() { 0.0 * x } else { half(*x) };
                 assert!(got == want && got.is_sign_negative() == want.is_sign_negative(), "{unit:?}: {x} {got}");
             }
-            let nan = on(unit, 1, || Right::rows_of(&[f32::NAN, 1.0], 1, 2));
+            let nan = on(unit, 1, || Right::rows_of(Matrix::new(&[f32::NAN, 1.0], 1, 2)));
             assert!(nan.row(0).next().unwrap().is_nan());
         }
     }

@@ -60,7 +60,7 @@ impl CustomOp1 for Lookup {
     fn bwd(&self, _sentinel: &Tensor, _rows: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         let grad = Elements::of(&grad)?;
-        self.table.accumulate(|table| op::scatter_add(table, &self.ids, &grad, self.width));
+        self.table.accumulate(|table| op::scatter_add(table.numbers(), &self.ids, &grad, self.width));
         Ok(None)
     }
 }

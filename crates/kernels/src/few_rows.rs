@@ -13,6 +13,7 @@
 
 use crate::{
     attend::PutTransposed,
+    matrix::Matrix,
     norm::load,
     shared::Shared,
     simd::{Kernel, LANES, Lanes, Level, Vector},
@@ -29,25 +30,26 @@ const MOST_TURNING: usize = 8;
 /// Multiply-adds below which a task is not worth handing to another thread.
 const TASK: usize = 1 << 18;
 
-/// `x wᵀ` for `x (n, k)` and `w (out, k)`: `(n, out)`, with n at most [`MOST_ROWS`]. `depth` is where
-/// sums are cut, a multiple of sixteen.
-pub(crate) fn product(x: &[f32], w: &[f32], n: usize, k: usize, out: usize, depth: usize) -> Vec<f32> {
+/// `x wᵀ` for `x (n, k)` and `w (out, k)`: `(n, out)`, with n at most [`MOST_ROWS`]. A row begins `stride` after the
+/// one before, with zeros between them. `depth` is where sums are cut, a multiple of sixteen.
+pub(crate) fn product(x: &[f32], w: Matrix, stride: usize, depth: usize) -> Vec<f32> {
     assert!(depth.is_multiple_of(LANES), "sums are cut between blocks of sixteen channels");
-    let mut y = vec![0.0; n * out];
+    let (k, n) = (w.columns, x.len() / w.columns);
+    let mut y = vec![0.0; n * stride];
     if n == 0 {
         return y;
     }
     let parts: Vec<Rows> = x.chunks(4 * LANES * k).map(|x| Rows::of(x, k)).collect();
     let shared = Shared::new(&mut y);
-    let tasks = w.par_chunks(LANES * k).enumerate().with_min_len((TASK / (n * k * LANES).max(1)).max(1));
-    tasks.for_each(|(block, w)| {
+    let blocks = w.elements.par_chunks(LANES * k).enumerate();
+    blocks.with_min_len((TASK / (n * k * LANES)).max(1)).for_each(|(block, w)| {
         let (mut results, width) = ([[0.0; LANES]; 4 * LANES], w.len() / k);
         for (part, x) in parts.iter().enumerate() {
             let n = x.multiply(w, k, depth, &mut results);
             for (row, results) in (part * 4 * LANES..).zip(&results[..n]) {
                 // SAFETY: these columns of every row belong to this block alone.
                 #[allow(unsafe_code)]
-                let y = unsafe { shared.slice(row * out + block * LANES, width) };
+                let y = unsafe { shared.slice(row * stride + block * LANES, width) };
                 y.copy_from_slice(&results[..width]);
             }
         }

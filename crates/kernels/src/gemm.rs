@@ -6,8 +6,9 @@
 //! the logits of a token are the same bits whether it is decoded alone or trained on in a batch; few
 //! rows take a way of our own ([`few_rows`]) that adds in the same order.
 
-use crate::{few_rows, simd::Level, turned};
+use crate::{few_rows, matrix::Matrix, simd::Level, turned};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// Depth that the `gemm` crate never cuts, whatever the rest of the shape. Longer sums are cut
 /// here, the same way for every number of rows.
@@ -25,110 +26,123 @@ pub(crate) const NARROW: usize = 256 / MIN_ROWS;
 /// more rows, longer or shorter.
 const MOST_TURNED: usize = 2_048;
 
-/// A matrix in row-major order, or the transpose of one.
-#[derive(Clone, Copy)]
-pub(crate) struct Matrix<'a> {
-    elements: &'a [f32],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
-}
-
-impl<'a> Matrix<'a> {
-    /// `(rows, columns)` over a slice of exactly that many elements.
-    pub(crate) fn new(elements: &'a [f32], rows: usize, columns: usize) -> Matrix<'a> {
-        assert_eq!(elements.len(), rows * columns, "a {rows} x {columns} matrix");
-        Matrix { elements, rows, columns, row_stride: columns, column_stride: 1 }
-    }
-
-    /// The transpose, without moving anything.
-    pub(crate) fn t(self) -> Matrix<'a> {
-        let Matrix { elements, rows, columns, row_stride, column_stride } = self;
-        Matrix { elements, rows: columns, columns: rows, row_stride: column_stride, column_stride: row_stride }
-    }
-}
-
 /// `x wᵀ` for `x (n, k)` and `w (out, k)`: `(n, out)`, each row with the same bits whatever n and
-/// whatever the number of threads.
-pub(crate) fn rows_product(x: &[f32], w: &[f32], n: usize, k: usize, out: usize) -> Vec<f32> {
+/// whatever the number of threads. A row begins `stride` after the one before, with zeros between them.
+pub(crate) fn rows_product(x: &[f32], w: Matrix, stride: usize) -> Vec<f32> {
+    let Matrix { rows: out, columns: k, .. } = w;
     if out <= NARROW || k <= 2 {
-        return narrow_product(x, w, k, out);
+        return spread(narrow_product(x, w.elements, k, out), out, stride);
     }
+    let n = x.len() / k;
     if n <= few_rows::MOST_ROWS && Level::best().fuses() {
-        return few_rows::product(x, w, n, k, out, DEPTH);
+        return few_rows::product(x, w, stride, DEPTH);
     }
-    if n >= MIN_ROWS {
-        return if out <= MOST_TURNED {
-            turned_product(x, w, n, k, out)
-        } else {
-            product(Matrix::new(x, n, k), Matrix::new(w, out, k).t())
-        };
+    if n < MIN_ROWS {
+        let mut padded = vec![0.0; MIN_ROWS * k];
+        padded[..n * k].copy_from_slice(x);
+        let mut result = rows_product(&padded, w, stride);
+        result.truncate(n * stride);
+        return result;
     }
-    let mut padded = vec![0.0; MIN_ROWS * k];
-    padded[..n * k].copy_from_slice(x);
-    let mut result = product(Matrix::new(&padded, MIN_ROWS, k), Matrix::new(w, out, k).t());
-    result.truncate(n * out);
-    result
-}
-
-/// [`product`] of `x (n, k)` and the transpose of `w (out, k)`, of which one panel after the other is turned.
-fn turned_product(x: &[f32], w: &[f32], n: usize, k: usize, out: usize) -> Vec<f32> {
-    let mut sums = Vec::with_capacity(n * out);
-    let mut copy = Vec::new();
-    for start in (0..k).step_by(DEPTH) {
-        let depth = DEPTH.min(k - start);
-        turned::turn(&mut copy, w, k, start..start + depth);
-        let x = Matrix { elements: &x[start..], columns: depth, ..Matrix::new(x, n, k) };
-        let (row_stride, column_stride) = (turned::stride(out), 1);
-        let w = Matrix { elements: &copy, rows: depth, columns: out, row_stride, column_stride };
-        // SAFETY: the capacity is `n * out`, and only the first panel, which does not read what it overwrites,
-        // sees the memory uninitialised.
+    let x = Matrix::new(x, n, k);
+    let write = |out: *mut f32| {
+        // SAFETY: `made` lends `n` rows, of which the first panel reads nothing.
         #[allow(unsafe_code)]
         unsafe {
-            run(sums.as_mut_ptr(), start > 0, x, w)
-        };
-    }
-    // SAFETY: `run` has written all of the `n * out` elements, because k is not 0.
+            if w.rows <= MOST_TURNED { turned_fill(out, stride, x, w) } else { fill(out, stride, false, x, w.t()) }
+        }
+    };
+    // SAFETY: either way writes every element of every row, because k is not 0.
     #[allow(unsafe_code)]
     unsafe {
-        sums.set_len(n * out)
-    };
-    sums
+        made(n, out, stride, write)
+    }
 }
 
 /// `a b`.
 pub(crate) fn product(a: Matrix, b: Matrix) -> Vec<f32> {
-    let len = a.rows * b.columns;
     if a.columns == 0 {
-        return vec![0.0; len];
+        return vec![0.0; a.rows * b.columns];
     }
-    let mut out = Vec::with_capacity(len);
-    for (i, (a, b)) in panels(a, b).enumerate() {
-        // SAFETY: the capacity is `len`, and only the first panel, which does not read what it
-        // overwrites, sees the memory uninitialised.
-        #[allow(unsafe_code)]
-        unsafe {
-            run(out.as_mut_ptr(), i > 0, a, b)
-        };
-    }
-    // SAFETY: `run` has written all of the `a.rows * b.columns` elements.
+    // SAFETY: `made` lends as many rows, of which the first panel reads nothing and writes every element.
     #[allow(unsafe_code)]
     unsafe {
-        out.set_len(len)
+        made(a.rows, b.columns, b.columns, |out| fill(out, b.columns, false, a, b))
+    }
+}
+
+/// `out += a b`, or with `overwrite` `out = a b`.
+pub(crate) fn add_product(out: &mut [f32], overwrite: bool, a: Matrix, b: Matrix) {
+    assert_eq!(out.len(), a.rows * b.columns, "the sum of a {} x {} product", a.rows, b.columns);
+    if overwrite && a.columns == 0 {
+        out.fill(0.0);
+    }
+    // SAFETY: `out` holds `a.rows * b.columns` initialised elements that nobody else can see.
+    #[allow(unsafe_code)]
+    unsafe {
+        fill(out.as_mut_ptr(), b.columns, !overwrite, a, b)
     };
+}
+
+/// `rows` rows that begin `stride` apart, with zeros behind the columns that `write` writes.
+///
+/// # Safety
+///
+/// `write` writes `columns` elements of every row, and nothing else, to where it is told to.
+#[allow(unsafe_code)]
+unsafe fn made(rows: usize, columns: usize, stride: usize, write: impl FnOnce(*mut f32)) -> Vec<f32> {
+    let mut out = Vec::with_capacity(rows * stride);
+    write(out.as_mut_ptr());
+    for row in out.spare_capacity_mut()[..rows * stride].chunks_exact_mut(stride.max(1)) {
+        row[columns..].fill(MaybeUninit::new(0.0));
+    }
+    // SAFETY: the columns are the caller's promise, and the rest was just written.
+    unsafe { out.set_len(rows * stride) };
     out
 }
 
-/// `out += a b`.
-pub(crate) fn add_product(out: &mut [f32], a: Matrix, b: Matrix) {
-    assert_eq!(out.len(), a.rows * b.columns, "the sum of a {} x {} product", a.rows, b.columns);
-    for (a, b) in panels(a, b) {
-        // SAFETY: `out` holds `a.rows * b.columns` initialised elements that nobody else can see.
-        #[allow(unsafe_code)]
-        unsafe {
-            run(out.as_mut_ptr(), true, a, b)
-        };
+/// Rows of `columns`, moved to `stride` apart.
+fn spread(rows: Vec<f32>, columns: usize, stride: usize) -> Vec<f32> {
+    if columns == stride {
+        return rows;
+    }
+    let mut apart = vec![0.0; rows.len() / columns.max(1) * stride];
+    for (to, row) in apart.chunks_exact_mut(stride).zip(rows.chunks_exact(columns.max(1))) {
+        to[..columns].copy_from_slice(row);
+    }
+    apart
+}
+
+/// [`fill`] with `x wᵀ`, of which one panel after the other is turned.
+///
+/// # Safety
+///
+/// As [`fill`].
+#[allow(unsafe_code)]
+unsafe fn turned_fill(out: *mut f32, stride: usize, x: Matrix, w: Matrix) {
+    let mut copy = Vec::new();
+    for start in (0..w.columns).step_by(DEPTH) {
+        let depth = DEPTH.min(w.columns - start);
+        turned::turn(&mut copy, w.elements, w.columns, start..start + depth);
+        let x = Matrix { elements: &x.elements[start..], columns: depth, ..x };
+        let (row_stride, column_stride) = (turned::stride(w.rows), 1);
+        let w = Matrix { elements: &copy, rows: depth, columns: w.rows, row_stride, column_stride };
+        // SAFETY: the caller's promise.
+        unsafe { run(out, stride, start > 0, x, w) };
+    }
+}
+
+/// `out = a b`, or `out += a b` when `accumulate`, panel after panel of the depth.
+///
+/// # Safety
+///
+/// `out` points to `a.rows` rows of `b.columns` elements, `stride` apart, that nobody else accesses, initialised
+/// when `accumulate`.
+#[allow(unsafe_code)]
+unsafe fn fill(out: *mut f32, stride: usize, accumulate: bool, a: Matrix, b: Matrix) {
+    for (i, (a, b)) in panels(a, b).enumerate() {
+        // SAFETY: the caller's promise; every panel but the first finds what the one before wrote.
+        unsafe { run(out, stride, accumulate || i > 0, a, b) };
     }
 }
 
@@ -145,16 +159,15 @@ fn panels<'a>(a: Matrix<'a>, b: Matrix<'a>) -> impl Iterator<Item = (Matrix<'a>,
     })
 }
 
-/// `out = a b`, or `out += a b` when `accumulate`, in row-major order. It works in parallel when
-/// the product is large enough to be worth it, which changes no bit.
+/// One panel of [`fill`]. It works in parallel when the product is large enough to be worth it, which changes no
+/// bit.
 ///
 /// # Safety
 ///
-/// `out` points to `a.rows * b.columns` elements that nobody else accesses, initialised when
-/// `accumulate`.
+/// As [`fill`].
 #[allow(unsafe_code)]
-unsafe fn run(out: *mut f32, accumulate: bool, a: Matrix, b: Matrix) {
-    let stride = |x: usize| x as isize;
+unsafe fn run(out: *mut f32, stride: usize, accumulate: bool, a: Matrix, b: Matrix) {
+    let apart = |x: usize| x as isize;
     // SAFETY: a `Matrix` cannot be made without its last element, `(rows - 1) row_stride +
     // (columns - 1) column_stride`, lying inside its slice; `out` is the caller's promise.
     unsafe {
@@ -164,14 +177,14 @@ unsafe fn run(out: *mut f32, accumulate: bool, a: Matrix, b: Matrix) {
             a.columns,
             out,
             1,
-            stride(b.columns),
+            apart(stride),
             accumulate,
             a.elements.as_ptr(),
-            stride(a.column_stride),
-            stride(a.row_stride),
+            apart(a.column_stride),
+            apart(a.row_stride),
             b.elements.as_ptr(),
-            stride(b.column_stride),
-            stride(b.row_stride),
+            apart(b.column_stride),
+            apart(b.row_stride),
             1.0,
             1.0,
             false,
@@ -229,14 +242,20 @@ mod tests {
     fn check_rows(k: usize, out: usize, most: usize) {
         let x = random("x", most * k);
         let w = random("w", out * k);
-        let whole = on_threads(1, || rows_product(&x, &w, most, k, out));
+        let w = Matrix::new(&w, out, k);
+        let whole = on_threads(1, || rows_product(&x, w, out));
         let counts = [1, 2, 3, 5, 7, 8, 9, 11, 15, 16, 17, 31, 33, 48, 63, 64, 65, 95, 97, 128, 191, 500, 1023, 2100];
         for n in counts.into_iter().chain([most]).filter(|&n| n <= most) {
             for (threads, first) in [(1, 0), (2, 0), (2, most - n), (3, (most - n) / 2)] {
                 let some = &x[first * k..(first + n) * k];
-                let part = on_threads(threads, || rows_product(some, &w, n, k, out));
-                let same = part.iter().zip(&whole[first * out..]).all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(same && part.len() == n * out, "k {k}, out {out}, rows {first}+{n}, {threads} threads");
+                for stride in [out, out + 5] {
+                    let part = on_threads(threads, || rows_product(some, w, stride));
+                    assert_eq!(part.len(), n * stride);
+                    let rows = part.chunks_exact(stride).zip(whole[first * out..].chunks_exact(out));
+                    let same = rows.flat_map(|(row, whole)| row.iter().zip(whole)).all(|(a, b)| a.to_bits() == b.to_bits());
+                    let gaps = part.chunks_exact(stride).all(|row| row[out..].iter().all(|x| *x == 0.0));
+                    assert!(same && gaps, "k {k}, out {out}, rows {first}+{n} {stride} apart, {threads} threads");
+                }
             }
         }
         // Few rows take a way of our own, which has its own instructions at every level.
@@ -244,7 +263,7 @@ mod tests {
             .into_iter()
             .flat_map(|level| [1, 7, 9, 32, 33, 64, 65, few_rows::MOST_ROWS].map(|n| (level, n)))
         {
-            let part = on(level, 2, false, || rows_product(&x[..n * k], &w, n, k, out));
+            let part = on(level, 2, false, || rows_product(&x[..n * k], w, out));
             let same = part.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits());
             assert!(same, "k {k}, out {out}, {n} rows, {level:?}");
         }
@@ -289,10 +308,12 @@ mod tests {
         assert!(close(&product(plain, turned), 0.0), "{m} {k} {n}");
         assert!(close(&product(Matrix::new(&at, k, m).t(), turned), 0.0), "{m} {k} {n}: left transposed");
         assert!(close(&product(plain, Matrix::new(&bt, n, k).t()), 0.0), "{m} {k} {n}: right transposed");
-        assert!(close(&rows_product(&a, &bt, m, k, n), 0.0), "{m} {k} {n}: by rows");
+        assert!(close(&rows_product(&a, Matrix::new(&bt, n, k), n), 0.0), "{m} {k} {n}: by rows");
         let mut sum = vec![3.0; m * n];
-        add_product(&mut sum, Matrix::new(&at, k, m).t(), turned);
+        add_product(&mut sum, false, Matrix::new(&at, k, m).t(), turned);
         assert!(close(&sum, 3.0), "{m} {k} {n}: added");
+        add_product(&mut sum, true, plain, turned);
+        assert!(close(&sum, 0.0), "{m} {k} {n}: overwritten");
         let again = on_threads(1, || product(Matrix::new(&at, k, m).t(), turned));
         let many = on_threads(3, || product(Matrix::new(&at, k, m).t(), turned));
         assert_eq!(again, many, "{m} {k} {n}: one thread and three");
@@ -304,6 +325,9 @@ mod tests {
             check_product(m, k, n);
         }
         assert_eq!(product(Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 2)), [0.0; 4]);
-        assert!(rows_product(&[], &[1.0; 80], 0, 2, 40).is_empty());
+        assert!(rows_product(&[], Matrix::new(&[1.0; 80], 40, 2), 40).is_empty());
+        let mut sum = [3.0; 4];
+        add_product(&mut sum, true, Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 2));
+        assert_eq!(sum, [0.0; 4]);
     }
 }

@@ -77,8 +77,8 @@ impl Step for HeadNorm {
             let (x, dy) = (&x[here.clone()], &dy[here]);
             Level::best().run(Backward { x, dy, gains, eps, layout: self.layout, dx })
         });
-        self.q_gain.accumulate(|gain| partial.iter().for_each(|(q, _)| op::add(gain, q)));
-        self.k_gain.accumulate(|gain| partial.iter().for_each(|(_, k)| op::add(gain, k)));
+        self.q_gain.accumulate(|gain| partial.iter().for_each(|(q, _)| op::add(gain.numbers(), q)));
+        self.k_gain.accumulate(|gain| partial.iter().for_each(|(_, k)| op::add(gain.numbers(), k)));
         Ok(dx)
     }
 

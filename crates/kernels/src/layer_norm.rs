@@ -92,9 +92,9 @@ impl Step for Norm {
             let (x, dy, moments) = (&x[here.clone()], &dy[here], &moments[first..]);
             Level::best().run(Backward { x, dy, moments, gain, centred: self.bias.is_some(), dx })
         });
-        self.gain.accumulate(|dgain| partial.iter().for_each(|partial| op::add(dgain, partial)));
+        self.gain.accumulate(|dgain| partial.iter().for_each(|partial| op::add(dgain.numbers(), partial)));
         if let Some(bias) = &self.bias {
-            bias.accumulate(|dbias| op::add(dbias, &op::column_sums(dy, width)));
+            bias.accumulate(|dbias| op::add(dbias.numbers(), &op::column_sums(dy, width)));
         }
         Ok(dx)
     }

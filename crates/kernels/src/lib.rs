@@ -41,7 +41,7 @@
 //! for _ in 0..20 {
 //!     let x = embedding(&[0], &embed, Some(params.sentinel()))?;
 //!     let loss = token_nll(&linear(&x, &layer, None)?, &embed, &[0], &[1], &[1.0])?;
-//!     params.zero_grad()?;
+//!     params.zero_grad();
 //!     params.backward(&loss)?;
 //!     params.update(|weights, grads| weights.iter_mut().zip(grads).for_each(|(w, g)| *w -= 0.5 * *g))?;
 //!     losses.push(loss.to_scalar::<f32>()?);
@@ -107,6 +107,7 @@ mod layer_norm;
 mod layout;
 mod linear;
 mod logprob;
+mod matrix;
 pub mod memory;
 mod norm;
 mod op;

@@ -3,11 +3,11 @@
 use crate::{
     Branch, Param, Path, Result,
     branch::{Reads, Step},
-    op::{self, ROWS},
+    matrix::Matrix,
+    op,
     weights::Weights,
 };
 use candle_core::Tensor;
-use rayon::prelude::*;
 
 /// `x Wᵀ + b`: `x (n, in)`, `w (out, in)`, `b (out)` to `(n, out)`.
 ///
@@ -83,15 +83,10 @@ pub(crate) fn forward(
     w: &Param,
     b: Option<&Param>,
     input: usize,
-    output: usize,
+    _output: usize,
 ) -> candle_core::Result<Vec<f32>> {
-    let mut y = Weights::of(w, x.len() / input)?.forward(x);
-    if let Some(b) = b {
-        let b = &*b.elements()?;
-        y.par_chunks_mut((ROWS * output).max(1))
-            .for_each(|rows| rows.chunks_exact_mut(b.len()).for_each(|row| op::add(row, b)));
-    }
-    Ok(y)
+    let b = b.map(Param::elements).transpose()?;
+    Ok(Weights::of(w, x.len() / input)?.forward(x, b.as_deref()))
 }
 
 /// `dx = dy W` on slices; adds `dW += dyᵀ x` and `db += sum of dy over rows` to the gradient.
@@ -103,13 +98,14 @@ pub(crate) fn backward(
     input: usize,
     output: usize,
 ) -> candle_core::Result<Vec<f32>> {
-    let weights = Weights::of(w, x.len() / input)?;
-    w.accumulate(|dw| weights.add_gradient(dw, dy, x));
+    let rows = x.len() / input;
+    let (weights, gradient) = (Weights::of(w, rows)?, Matrix::new(dy, rows, output));
+    w.accumulate(|dw| weights.add_gradient(dw, gradient, x));
     if let Some(b) = b {
         let sums = op::column_sums(dy, output);
-        b.accumulate(|db| op::add(db, &sums));
+        b.accumulate(|db| op::add(db.numbers(), &sums));
     }
-    weights.backward(dy)
+    weights.backward(gradient)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 use crate::{
     Param, Params, Path, Result,
     layer_norm::wide,
+    matrix::Matrix,
     norm::{load, store},
     op::{self, Elements},
     simd::{Kernel, LANES, Lanes, Level},
@@ -133,7 +134,9 @@ struct Head {
 struct Chunk {
     first: usize,
     hidden: Vec<f32>,
+    /// Rows of the vocabulary, [`Weights::stride`] apart.
     logits: Vec<f32>,
+    stride: usize,
 }
 
 impl Head {
@@ -182,8 +185,8 @@ impl Head {
         let most = chunk(self.vocabulary);
         for (i, rows) in self.rows.chunks(most).enumerate() {
             let hidden = op::gather(hidden, rows, self.width);
-            let logits = w.forward(&hidden);
-            f(Chunk { first: i * most, hidden, logits })?;
+            let logits = w.logits(&hidden);
+            f(Chunk { first: i * most, hidden, logits, stride: w.stride() })?;
         }
         Ok(())
     }
@@ -191,9 +194,9 @@ impl Head {
     /// Turns the logits of a chunk into softmax numerators and returns, for each prediction,
     /// `f(prediction, numerators, softmax, log-probability)`.
     fn softmax<R: Send>(&self, chunk: &mut Chunk, f: impl Fn(usize, &mut [f32], Softmaxed, f32) -> R + Sync) -> Vec<R> {
-        let rows = chunk.logits.par_chunks_exact_mut(self.vocabulary).enumerate();
+        let rows = chunk.logits.par_chunks_exact_mut(chunk.stride).enumerate();
         rows.map(|(i, row)| {
-            let m = chunk.first + i;
+            let (m, row) = (chunk.first + i, &mut row[..self.vocabulary]);
             let logit = row[self.targets[m] as usize];
             let softmax = Level::best().run(Softmax { row, scale: self.scale });
             f(m, row, softmax, softmax.logprob(logit, self.scale))
@@ -236,8 +239,9 @@ impl Head {
                     logprob
                 }));
                 let rows = &self.rows[chunk.first..][..chunk.hidden.len() / self.width];
-                op::scatter_add(&mut dhidden, rows, &w.backward(&chunk.logits)?, self.width);
-                w.add_gradient(dw, &chunk.logits, &chunk.hidden);
+                let gradients = Matrix::apart(&chunk.logits, rows.len(), self.vocabulary, chunk.stride);
+                op::scatter_add(&mut dhidden, rows, &w.backward(gradients)?, self.width);
+                w.add_gradient(dw, gradients, &chunk.hidden);
                 Ok(())
             })
         });

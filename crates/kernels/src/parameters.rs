@@ -3,6 +3,7 @@
 use crate::{
     Error, Result,
     bf16::Right,
+    matrix::Matrix,
     op::Elements,
     weights::{Packed, is_halved},
 };
@@ -207,7 +208,7 @@ impl Params {
         rest.iter().try_for_each(|slot| held.set(&slot.name, &self.read(&slot.name)?))?;
         for slot in halved {
             let rows =
-                self.with_weights(|weights| Right::rows_of(&weights[slot.range()], slot.shape[0], slot.shape[1]))?;
+                self.with_weights(|w| Right::rows_of(Matrix::new(&w[slot.range()], slot.shape[0], slot.shape[1])))?;
             let inner = Inner { slot: slot.clone(), kind: Kind::Held(Arc::new(rows)) };
             held.params.insert(slot.name.clone(), Param { inner: Arc::new(inner) });
         }
@@ -229,15 +230,15 @@ impl Params {
             // Detached, because a variable's gradient would otherwise keep the whole graph alive.
             let Some(grad) = grads.remove(var) else { continue };
             let grad = grad.detach().to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-            let mut sum = self.gradient.lock();
-            sum[slot.range()].iter_mut().zip(grad).for_each(|(sum, grad)| *sum += grad);
+            let mut sums = self.gradient.whole();
+            sums.numbers[slot.range()].iter_mut().zip(grad).for_each(|(sum, grad)| *sum += grad);
         }
         Ok(())
     }
 
-    /// Sets the flat gradient to zero.
-    pub fn zero_grad(&self) -> Result<()> {
-        self.with_grads(|grads| grads.fill(0.0))
+    /// Sets the flat gradient to zero. No number is written: the next backward pass overwrites.
+    pub fn zero_grad(&self) {
+        self.gradient.reset();
     }
 
     /// Sets the flat gradient to zero and gives its memory back until it is wanted again.
@@ -259,29 +260,29 @@ impl Params {
 
     /// Lends the flat gradient: `f(gradient)`.
     pub fn with_grads<R>(&self, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
-        Ok(f(&mut self.gradient.lock()))
+        Ok(f(&mut self.gradient.whole().numbers))
     }
 
     /// Lends flat weights and gradient for an optimizer's step: `f(weights, gradient)`. Every
     /// handle and view sees the new weights afterwards.
     pub fn update<R>(&self, f: impl FnOnce(&mut [f32], &mut [f32]) -> R) -> Result<R> {
         let result = {
-            let mut gradient = self.gradient.lock();
-            in_place(&self.weights, |weights| f(weights, &mut gradient))?
+            let mut gradient = self.gradient.whole();
+            in_place(&self.weights, |weights| f(weights, &mut gradient.numbers))?
         };
         self.slots.iter().try_for_each(|slot| self.refill(slot))?;
         Ok(result)
     }
 
     fn over(slots: Vec<Slot>, weights: Tensor, device: &Device, path: Path, compute: DType) -> Result<Params> {
-        let gradient = Gradient::zeros(padded_len(&slots));
+        let gradient = Gradient::zeros(&slots);
         let mut params = BTreeMap::new();
-        for slot in &slots {
+        for (number, slot) in slots.iter().enumerate() {
             let view = weights.narrow(0, slot.offset, slot.len)?.reshape(slot.shape.as_slice())?;
             let kind = match path {
                 Path::Fused => {
                     let halved = compute == DType::BF16 && is_halved(&slot.shape);
-                    Kind::Fused { view, gradient: gradient.clone(), packed: halved.then(Packed::default) }
+                    Kind::Fused { view, gradient: gradient.clone(), number, packed: halved.then(Packed::default) }
                 }
                 Path::Composed => {
                     let var = Var::from_tensor(&view.to_device(device)?.to_dtype(compute)?)?;
@@ -384,11 +385,35 @@ impl Param {
         }
     }
 
-    /// Lends this parameter's part of the gradient, in row-major order, to a fused backward pass.
+    /// Lends this parameter's part of the gradient to a fused backward pass.
     /// On the composed path there is none to lend: Candle collects it.
-    pub(crate) fn accumulate<R>(&self, f: impl FnOnce(&mut [f32]) -> R) -> Option<R> {
-        let Kind::Fused { gradient, .. } = &self.inner.kind else { return None };
-        Some(f(&mut gradient.lock()[self.inner.slot.range()]))
+    pub(crate) fn accumulate<R>(&self, f: impl FnOnce(&mut Sum) -> R) -> Option<R> {
+        let Kind::Fused { gradient, number, .. } = &self.inner.kind else { return None };
+        let Sums { numbers, begun } = &mut *gradient.lock();
+        Some(f(&mut Sum { numbers: &mut numbers[self.inner.slot.range()], begun: &mut begun[*number] }))
+    }
+}
+
+/// One parameter's part of the gradient, in row-major order: nothing until something was added.
+pub(crate) struct Sum<'a> {
+    numbers: &'a mut [f32],
+    begun: &'a mut bool,
+}
+
+impl Sum<'_> {
+    /// The sum so far, zeros at first.
+    pub(crate) fn numbers(&mut self) -> &mut [f32] {
+        let (numbers, is_first) = self.begin();
+        if is_first {
+            numbers.par_chunks_mut(BLOCK).for_each(|block| block.fill(0.0));
+        }
+        numbers
+    }
+
+    /// The sum so far, and whether there is none yet: then the caller overwrites all of whatever stands
+    /// there, which spares writing zeros and reading them again.
+    pub(crate) fn begin(&mut self) -> (&mut [f32], bool) {
+        (self.numbers, !std::mem::replace(self.begun, true))
     }
 }
 
@@ -403,6 +428,8 @@ enum Kind {
     Fused {
         view: Tensor,
         gradient: Gradient,
+        /// Of the slot.
+        number: usize,
         packed: Option<Packed>,
     },
     /// A matrix in bf16 alone, for inference on the fused path.
@@ -416,9 +443,20 @@ enum Kind {
 /// The flat gradient, shared by the parameters and by the operations recorded in a graph.
 #[derive(Clone)]
 struct Gradient {
-    /// Empty until somebody wants it: most models are never trained.
-    sum: Arc<Mutex<Vec<f32>>>,
+    sums: Arc<Mutex<Sums>>,
+    /// What belongs to each slot.
+    ranges: Arc<[Range<usize>]>,
     len: usize,
+}
+
+/// What the gradient is made of.
+#[derive(Default)]
+struct Sums {
+    /// As long as the weights, and empty until somebody wants it: most models are never trained. Zero between the
+    /// slots.
+    numbers: Vec<f32>,
+    /// For each slot, whether its numbers are a sum. Otherwise they mean nothing, and the sum is zero.
+    begun: Vec<bool>,
 }
 
 impl std::fmt::Debug for Gradient {
@@ -429,32 +467,54 @@ impl std::fmt::Debug for Gradient {
 }
 
 impl Gradient {
-    fn zeros(len: usize) -> Gradient {
-        Gradient { sum: Arc::default(), len }
+    fn zeros(slots: &[Slot]) -> Gradient {
+        Gradient { sums: Arc::default(), ranges: slots.iter().map(Slot::range).collect(), len: padded_len(slots) }
     }
 
+    /// Makes it zero, and gives its memory away.
     fn take(&self) -> Vec<f32> {
-        std::mem::take(&mut *self.sum.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.sums()).numbers
     }
 
     /// Uses this memory from now on, if it suffices and there is none yet.
     fn adopt(&self, mut memory: Vec<f32>) {
-        let mut sum = self.sum.lock().unwrap_or_else(PoisonError::into_inner);
-        if sum.is_empty() && memory.capacity() >= self.len {
-            memory.truncate(self.len);
-            memory.par_chunks_mut(BLOCK).for_each(|block| block.fill(0.0));
+        let mut sums = self.sums();
+        if sums.numbers.is_empty() && memory.capacity() >= self.len {
             memory.resize(self.len, 0.0);
-            *sum = memory;
+            let ends = self.ranges.iter().skip(1).map(|range| range.start).chain([self.len]);
+            self.ranges.iter().zip(ends).for_each(|(range, end)| memory[range.end..end].fill(0.0));
+            *sums = Sums { numbers: memory, begun: vec![false; self.ranges.len()] };
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<f32>> {
-        // A panic in another holder leaves half a sum, but never a broken vector.
-        let mut sum = self.sum.lock().unwrap_or_else(PoisonError::into_inner);
-        if sum.is_empty() {
-            *sum = vec![0.0; self.len];
+    /// Makes it zero without touching a number.
+    fn reset(&self) {
+        self.sums().begun.fill(false);
+    }
+
+    /// With memory for every slot.
+    fn lock(&self) -> MutexGuard<'_, Sums> {
+        let mut sums = self.sums();
+        if sums.numbers.is_empty() {
+            // Zeros that the system hands out as such when they are first touched, which writing them would be.
+            *sums = Sums { numbers: vec![0.0; self.len], begun: vec![true; self.ranges.len()] };
         }
-        sum
+        sums
+    }
+
+    /// With a sum in every slot.
+    fn whole(&self) -> MutexGuard<'_, Sums> {
+        let mut sums = self.lock();
+        let Sums { numbers, begun } = &mut *sums;
+        for (range, begun) in self.ranges.iter().zip(begun) {
+            Sum { numbers: &mut numbers[range.clone()], begun }.numbers();
+        }
+        sums
+    }
+
+    fn sums(&self) -> MutexGuard<'_, Sums> {
+        // A panic in another holder leaves half a sum, but never a broken vector.
+        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -621,7 +681,7 @@ mod tests {
                     )
                 })
                 .unwrap();
-            params.zero_grad().unwrap();
+            params.zero_grad();
             assert!(params.with_grads(|grads| grads.iter().all(|g| *g == 0.0)).unwrap());
             step();
             params.release_grad();

@@ -4,9 +4,13 @@ use crate::{
     Param,
     bf16::{self, Left, Right},
     few_rows::MOST_ROWS,
-    gemm::{self, Matrix, NARROW},
-    op::Elements,
+    gemm::{self, NARROW},
+    matrix::Matrix,
+    op::{self, Elements, ROWS},
+    parameters::Sum,
+    simd::LANES,
 };
+use rayon::prelude::*;
 use std::{
     cell::OnceCell,
     sync::{Arc, Mutex, PoisonError},
@@ -79,43 +83,67 @@ impl<'a> Weights<'a> {
         Ok(Weights { factor, out, input })
     }
 
-    /// `x Wᵀ` of `x (n, in)`: `(n, out)`, each row with the same bits whatever n.
-    pub(crate) fn forward(&self, x: &[f32]) -> Vec<f32> {
-        let n = x.len() / self.input;
+    /// `x Wᵀ` of `x (n, in)`: `(n, out)`, each row with the same bits whatever n. A row begins
+    /// [`Weights::stride`] after the one before, with zeros between them.
+    pub(crate) fn logits(&self, x: &[f32]) -> Vec<f32> {
+        self.product(x, None, self.stride())
+    }
+
+    /// From one row of [`Weights::logits`] to the next: whole vectors.
+    pub(crate) fn stride(&self) -> usize {
+        self.out.next_multiple_of(LANES)
+    }
+
+    /// `x Wᵀ + b` of `x (n, in)`: `(n, out)`, each row with the same bits whatever n.
+    pub(crate) fn forward(&self, x: &[f32], b: Option<&[f32]>) -> Vec<f32> {
+        self.product(x, b, self.out)
+    }
+
+    fn product(&self, x: &[f32], b: Option<&[f32]>, stride: usize) -> Vec<f32> {
+        let of_halves = |w: &Right| bf16::product(&Left::rows_of(self.rows_of_input(x)), w, b, stride);
         match &self.factor {
-            Factor::Single(w) => gemm::rows_product(x, w, n, self.input, self.out),
-            Factor::Half { master, kept, keep, forward, .. } => {
-                let pack = || Right::rows_of(master, self.out, self.input);
-                let w = forward.get_or_init(|| kept.get(*keep, pack));
-                bf16::product(&Left::rows_of(x, n, self.input), w)
+            Factor::Single(w) => {
+                let mut y = gemm::rows_product(x, Matrix::new(w, self.out, self.input), stride);
+                if let Some(b) = b {
+                    y.par_chunks_mut(ROWS * stride)
+                        .for_each(|rows| rows.chunks_exact_mut(stride).for_each(|row| op::add(row, b)));
+                }
+                y
             }
-            Factor::Held(w) => bf16::product(&Left::rows_of(x, n, self.input), w),
+            Factor::Half { master, kept, keep, forward, .. } => {
+                let pack = || Right::rows_of(Matrix::new(master, self.out, self.input));
+                of_halves(forward.get_or_init(|| kept.get(*keep, pack)))
+            }
+            Factor::Held(w) => of_halves(w),
         }
     }
 
     /// `dy W` of `dy (n, out)`: `(n, in)`.
     ///
     /// Errors: weights that are held for inference only.
-    pub(crate) fn backward(&self, dy: &[f32]) -> candle_core::Result<Vec<f32>> {
-        let (n, out, input) = (dy.len() / self.out, self.out, self.input);
+    pub(crate) fn backward(&self, dy: Matrix) -> candle_core::Result<Vec<f32>> {
         match &self.factor {
-            Factor::Single(w) => Ok(gemm::product(Matrix::new(dy, n, out), Matrix::new(w, out, input))),
+            Factor::Single(w) => Ok(gemm::product(dy, Matrix::new(w, self.out, self.input))),
             Factor::Held(_) => candle_core::bail!("weights held in bf16 are for inference"),
             Factor::Half { master, backward, .. } => {
-                let w = backward.get_or_init(|| Right::columns_of(master, out, input));
-                Ok(bf16::product(&Left::rows_of(dy, n, out), w))
+                let w = backward.get_or_init(|| Right::columns_of(Matrix::new(master, self.out, self.input)));
+                Ok(bf16::product(&Left::rows_of(dy), w, None, self.input))
             }
         }
     }
 
     /// `dw += dyᵀ x` of `dy (n, out)` and `x (n, in)`.
-    pub(crate) fn add_gradient(&self, dw: &mut [f32], dy: &[f32], x: &[f32]) {
-        let (n, out, input) = (dy.len() / self.out, self.out, self.input);
+    pub(crate) fn add_gradient(&self, dw: &mut Sum, dy: Matrix, x: &[f32]) {
+        let (x, (dw, overwrite)) = (self.rows_of_input(x), dw.begin());
         match &self.factor {
-            Factor::Single(_) => gemm::add_product(dw, Matrix::new(dy, n, out).t(), Matrix::new(x, n, input)),
+            Factor::Single(_) => gemm::add_product(dw, overwrite, dy.t(), x),
             Factor::Half { .. } | Factor::Held(_) => {
-                bf16::add_product(dw, &Left::columns_of(dy, n, out), &Right::columns_of(x, n, input));
+                bf16::add_product(dw, overwrite, &Left::columns_of(dy), &Right::columns_of(x));
             }
         }
+    }
+
+    fn rows_of_input<'x>(&self, x: &'x [f32]) -> Matrix<'x> {
+        Matrix::new(x, x.len() / self.input, self.input)
     }
 }

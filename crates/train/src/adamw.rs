@@ -119,7 +119,9 @@ impl AdamW {
     /// Errors: [`TrainError::NotFinite`] names the first tensor whose gradient is not finite (the
     /// weights are then untouched), or whose weights or moments are not after the step.
     pub fn step(&mut self, params: &Params, lr: f64) -> Result<StepReport> {
-        params.update(|weights, grads| self.step_slices(weights, grads, lr))?
+        let report = params.update(|weights, grads| self.step_slices(weights, grads, lr))??;
+        params.zero_grad();
+        Ok(report)
     }
 
     /// Steps taken so far.
@@ -150,14 +152,14 @@ impl AdamW {
         Ok(())
     }
 
-    fn step_slices(&mut self, weights: &mut [f32], grads: &mut [f32], lr: f64) -> Result<StepReport> {
+    fn step_slices(&mut self, weights: &mut [f32], grads: &[f32], lr: f64) -> Result<StepReport> {
         let grad_norm = self.grad_norm(grads);
         if !grad_norm.is_finite() {
             return Err(self.not_finite("gradient", |block| !square_sum(&grads[block]).is_finite()));
         }
         let scale = clip_scale(grad_norm, self.config.clip_norm);
         let constants = Constants::new(&self.config, self.steps + 1, lr, scale);
-        let blocks = (weights.par_chunks_mut(BLOCK), grads.par_chunks_mut(BLOCK));
+        let blocks = (weights.par_chunks_mut(BLOCK), grads.par_chunks(BLOCK));
         let moments = (self.first.par_chunks_mut(BLOCK), self.second.par_chunks_mut(BLOCK));
         let all_finite = (blocks.0.zip(blocks.1))
             .zip(moments.0.zip(moments.1))
@@ -239,15 +241,12 @@ impl Constants {
     }
 }
 
-/// Updates one block and zeroes its gradient; false when a weight or second moment is not finite.
-fn update_block(w: &mut [f32], g: &mut [f32], m: &mut [f32], v: &mut [f32], role: Role, k: Constants) -> bool {
+/// Updates one block; false when a weight or second moment is not finite.
+fn update_block(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], role: Role, k: Constants) -> bool {
     let decay = match role {
         Role::Decayed => k.decay,
         Role::Plain => 0.0,
-        Role::Frozen => {
-            g.fill(0.0);
-            return true;
-        }
+        Role::Frozen => return true,
     };
     let mut finite = true;
     for ((w, g), (m, v)) in w.iter_mut().zip(g).zip(m.iter_mut().zip(v)) {
@@ -255,7 +254,6 @@ fn update_block(w: &mut [f32], g: &mut [f32], m: &mut [f32], v: &mut [f32], role
         *m += k.keep_first * (grad - *m);
         *v = k.keep_second * *v + k.add_second * (grad * grad);
         *w -= k.rate * *m / (v.sqrt() * k.correction + k.eps) + decay * *w;
-        *g = 0.0;
         finite &= w.is_finite() & v.is_finite();
     }
     finite

@@ -1,12 +1,18 @@
 //! Products on AMX: registers of sixteen rows of 64 bytes, multiplied as whole matrices.
 //!
-//! A tile of [`super::Right`] is sixteen of its lines as they lie, one of [`super::Left`] sixteen
-//! of its rows by one line. Two of each are multiplied crosswise, so that each is read once for two
-//! products. What the four instructions do is behind [`Tiles`], which tests give in plain code too.
+//! A register takes sixteen lines of [`super::Right`], or a tile of [`super::Left`]. Two of each are multiplied
+//! crosswise, so that each is read once for two products.
+//!
+//! The products take less time than moving what they are made of, so that what is read again and again has
+//! to be near: columns along a panel of the depth in the first-level cache, rows of the left factor and the
+//! sums, which wait there for the next panel, in the second. The next columns are asked for meanwhile, and a
+//! large result is written past the caches, whose lines would have to be read before they are overwritten.
+//!
+//! What the instructions do is behind [`Tiles`], which tests give in plain code too.
 
 use super::{
-    pack::{LANES, Left, Line, Right},
-    tile::{Part, Target},
+    pack::{LANES, Line},
+    tile::{Part, Start, Target},
 };
 
 /// Blocks of columns that are worked on together.
@@ -14,6 +20,12 @@ pub(super) const BLOCKS: usize = 2;
 
 /// Rows of a register.
 const ROWS: usize = 16;
+
+/// Pairs of the depth along which two blocks of columns take 24 KiB, half of a first-level cache.
+const PANEL: usize = 192;
+
+/// What a register holds.
+type Tile = [Line; ROWS];
 
 /// Eight registers of sixteen rows of 64 bytes. 0 to 3 are sums, 4 and 5 of the left factor, 6 and 7
 /// of the right one.
@@ -27,18 +39,24 @@ trait Tiles {
     /// They are readable.
     #[allow(unsafe_code)]
     unsafe fn load<const T: usize>(&mut self, from: *const f32, stride: usize);
-    /// Stores sixteen rows, `stride` bytes apart.
+    /// Loads what is not worth a place in the first-level cache.
+    fn load_once<const T: usize>(&mut self, tile: &Tile);
+    /// Stores a register.
+    fn store<const T: usize>(&mut self, tile: &mut Tile);
+    /// `sums += left right` of pairs of bf16.
+    fn multiply<const SUMS: usize, const LEFT: usize, const RIGHT: usize>(&mut self);
+    /// Asks for a line to be in the second-level cache soon. It need not be anybody's.
+    fn prefetch(&mut self, line: *const Line);
+    /// Writes the first `rows` rows to a target.
     ///
     /// # Safety
     ///
-    /// They are writable.
+    /// They exist there, and nobody else accesses them.
     #[allow(unsafe_code)]
-    unsafe fn store<const T: usize>(&mut self, to: *mut f32, stride: usize);
-    /// `sums += left right` of pairs of bf16.
-    fn multiply<const SUMS: usize, const LEFT: usize, const RIGHT: usize>(&mut self);
+    unsafe fn write(&mut self, tile: &Tile, rows: usize, target: &Target, row: usize, block: usize);
 }
 
-/// Computes a part.
+/// Computes a part. What `sums` holds before and after means nothing.
 ///
 /// # Safety
 ///
@@ -46,128 +64,173 @@ trait Tiles {
 /// [`permitted`] has said yes.
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
-pub(super) unsafe fn fill(part: &Part) {
+pub(super) unsafe fn fill(part: &Part, sums: &mut Vec<[Line; ROWS]>) {
     // SAFETY: the caller's promises.
-    unsafe { fill_with(&mut x86::Hardware::new(), part) }
+    unsafe { fill_with(&mut x86::Hardware::new(part.is_last && part.target.streams()), part, sums) }
 }
 
 /// # Safety
 ///
 /// The part is what [`Part`] says; nobody else accesses its area, which is initialised if it is added to.
 #[allow(unsafe_code)]
-unsafe fn fill_with(tiles: &mut impl Tiles, part: &Part) {
-    let Part { left, right, target, rows, blocks, panel, accumulate } = part;
-    for row in rows.clone().step_by(2 * ROWS) {
-        let second_row = (row + ROWS < rows.end).then_some(row + ROWS);
-        let second_block = (blocks.len() > 1).then_some(blocks.start + 1);
-        let corner = |row: Option<usize>, block: Option<usize>| {
-            Some(Corner { row: row?, block: block?, rows: ROWS.min(rows.end - row?), target, accumulate: *accumulate })
-        };
-        let block = blocks.start;
-        let corners = [
-            corner(Some(row), Some(block)),
-            corner(Some(row), second_block),
-            corner(second_row, Some(block)),
-            corner(second_row, second_block),
-        ];
-        // SAFETY: the corners are inside the area; a factor's lines are read inside its slices, of
-        // which the left one is filled up to whole tiles.
-        unsafe {
-            corners[0].iter().for_each(|corner| corner.load::<0>(tiles));
-            corners[1].iter().for_each(|corner| corner.load::<1>(tiles));
-            corners[2].iter().for_each(|corner| corner.load::<2>(tiles));
-            corners[3].iter().for_each(|corner| corner.load::<3>(tiles));
-            for start in panel.clone().step_by(LANES) {
-                load_left::<4>(tiles, left, row, start);
-                load_right::<6>(tiles, right, block, start);
-                tiles.multiply::<0, 4, 6>();
-                if let Some(block) = second_block {
-                    load_right::<7>(tiles, right, block, start);
-                    tiles.multiply::<1, 4, 7>();
-                }
-                if let Some(row) = second_row {
-                    load_left::<5>(tiles, left, row, start);
-                    tiles.multiply::<2, 5, 6>();
-                    if second_block.is_some() {
-                        tiles.multiply::<3, 5, 7>();
-                    }
-                }
+unsafe fn fill_with(tiles: &mut impl Tiles, part: &Part, sums: &mut Vec<Tile>) {
+    let zero = [Line([0.0; LANES]); ROWS];
+    sums.resize(part.rows.len().div_ceil(2 * ROWS) * 4, zero);
+    for near in part.panels(PANEL) {
+        let is_first = near.panel.start == part.panel.start;
+        let mut columns = Columns::of(&near, part);
+        for (row, sums) in part.rows.clone().step_by(2 * ROWS).zip(sums.as_chunks_mut::<4>().0) {
+            let second_row = (row + ROWS < part.rows.end).then_some(row + ROWS);
+            let corner = |row: Option<usize>, block: usize| {
+                Some(Corner { part, row: row?, block: part.blocks.clone().nth(block)? })
+            };
+            let corners = [corner(Some(row), 0), corner(Some(row), 1), corner(second_row, 0), corner(second_row, 1)];
+            // SAFETY: the corners are inside the area.
+            unsafe {
+                corners[0].iter().for_each(|corner| corner.begin::<0>(tiles, &mut sums[0], is_first));
+                corners[1].iter().for_each(|corner| corner.begin::<1>(tiles, &mut sums[1], is_first));
+                corners[2].iter().for_each(|corner| corner.begin::<2>(tiles, &mut sums[2], is_first));
+                corners[3].iter().for_each(|corner| corner.begin::<3>(tiles, &mut sums[3], is_first));
             }
-            corners[0].iter().for_each(|corner| corner.store::<0>(tiles));
-            corners[1].iter().for_each(|corner| corner.store::<1>(tiles));
-            corners[2].iter().for_each(|corner| corner.store::<2>(tiles));
-            corners[3].iter().for_each(|corner| corner.store::<3>(tiles));
+            let lines = near.panel.start / LANES..near.panel.end / LANES;
+            let first = &part.left.tiles(row)[lines.clone()];
+            match second_row.map(|row| &part.left.tiles(row)[lines.clone()]) {
+                Some(second) => columns.multiply::<2>(tiles, [first, second]),
+                None => columns.multiply::<1>(tiles, [first, &[]]),
+            }
+            let is_done = near.panel.end == part.panel.end;
+            // SAFETY: as above.
+            unsafe {
+                corners[0].iter().for_each(|corner| corner.end::<0>(tiles, &mut sums[0], is_done));
+                corners[1].iter().for_each(|corner| corner.end::<1>(tiles, &mut sums[1], is_done));
+                corners[2].iter().for_each(|corner| corner.end::<2>(tiles, &mut sums[2], is_done));
+                corners[3].iter().for_each(|corner| corner.end::<3>(tiles, &mut sums[3], is_done));
+            }
         }
     }
 }
 
-/// Sixteen rows of `left` by the line that begins at pair `start`.
-#[allow(unsafe_code)]
-fn load_left<const T: usize>(tiles: &mut impl Tiles, left: &Left, row: usize, start: usize) {
-    let lines = &left.rows_from(row)[start / LANES..];
-    assert!(lines.len() > (ROWS - 1) * left.stride(), "rows of a tile");
-    // SAFETY: the last of the rows begins inside `lines` by the assertion.
-    unsafe { tiles.load::<T>(lines.as_ptr().cast(), left.stride() * size_of::<Line>()) }
+/// One or two blocks of columns along a panel.
+struct Columns<'a> {
+    blocks: [&'a [Tile]; BLOCKS],
+    /// Where the next lines lie that will be read, and how many of each block are still to be asked for.
+    next: [*const Line; BLOCKS],
+    asked: usize,
+    /// Lines to ask for at a step.
+    pace: usize,
 }
 
-/// Sixteen lines of a block of `right`, from pair `start` on.
-#[allow(unsafe_code)]
-fn load_right<const T: usize>(tiles: &mut impl Tiles, right: &Right, block: usize, start: usize) {
-    let lines = &right.block(block)[start..][..LANES];
-    // SAFETY: sixteen lines by the slice.
-    unsafe { tiles.load::<T>(lines.as_ptr().cast(), size_of::<Line>()) }
+impl<'a> Columns<'a> {
+    fn of(near: &Part<'a>, part: &Part<'a>) -> Columns<'a> {
+        let whole = |block: usize| part.right.block(block);
+        let block = |i: usize| {
+            let block = part.blocks.clone().nth(i);
+            block.map_or(&[][..], |block| whole(block)[near.panel.clone()].as_chunks().0)
+        };
+        // The same blocks further along the depth, or else the blocks after them from the beginning of the depth.
+        let next = |i: usize| {
+            let Some(block) = part.blocks.clone().nth(i) else { return std::ptr::null() };
+            let (lines, len) = (whole(block).as_ptr(), whole(block).len());
+            let is_end = near.panel.end == part.panel.end;
+            lines.wrapping_add(if is_end { BLOCKS * len + part.panel.start } else { near.panel.end })
+        };
+        let steps = part.rows.len().div_ceil(2 * ROWS) * near.panel.len() / LANES;
+        let pace = near.panel.len().div_ceil(steps.max(1));
+        Columns { blocks: [block(0), block(1)], next: [next(0), next(1)], asked: 0, pace }
+    }
+
+    /// Adds the products with sixteen or thirty-two rows to the sums.
+    #[inline(always)]
+    fn multiply<const R: usize>(&mut self, tiles: &mut impl Tiles, rows: [&[Tile]; 2]) {
+        if self.blocks[1].is_empty() { self.steps::<R, 1>(tiles, rows) } else { self.steps::<R, 2>(tiles, rows) }
+    }
+
+    #[inline(always)]
+    fn steps<const R: usize, const B: usize>(&mut self, tiles: &mut impl Tiles, rows: [&[Tile]; 2]) {
+        let len = self.blocks[0].len();
+        let (rows, blocks) = (rows.map(|row| &row[..len.min(row.len())]), self.blocks);
+        for step in 0..len {
+            tiles.load_once::<4>(&rows[0][step]);
+            load::<6>(tiles, &blocks[0][step]);
+            tiles.multiply::<0, 4, 6>();
+            if B > 1 {
+                load::<7>(tiles, &blocks[1][step]);
+                tiles.multiply::<1, 4, 7>();
+            }
+            if R > 1 {
+                tiles.load_once::<5>(&rows[1][step]);
+                tiles.multiply::<2, 5, 6>();
+                if B > 1 {
+                    tiles.multiply::<3, 5, 7>();
+                }
+            }
+            for _ in 0..self.pace {
+                for next in &self.next[..B] {
+                    tiles.prefetch(next.wrapping_add(self.asked));
+                }
+                self.asked += 1;
+            }
+        }
+    }
+}
+
+fn load<const T: usize>(tiles: &mut impl Tiles, tile: &Tile) {
+    // SAFETY: sixteen lines.
+    #[allow(unsafe_code)]
+    unsafe {
+        tiles.load::<T>(tile.as_ptr().cast(), size_of::<Line>())
+    }
 }
 
 /// One register's part of the result.
 struct Corner<'a> {
+    part: &'a Part<'a>,
     row: usize,
     block: usize,
-    /// Rows of it that exist.
-    rows: usize,
-    target: &'a Target,
-    accumulate: bool,
 }
 
 #[allow(unsafe_code)]
 impl Corner<'_> {
-    /// # Safety
-    ///
-    /// Its rows and columns exist, and nobody else accesses them.
-    unsafe fn load<const T: usize>(&self, tiles: &mut impl Tiles) {
-        if !self.accumulate {
-            return tiles.zero::<T>();
-        }
-        let width = self.target.width(self.block);
-        if self.rows == ROWS && width == LANES {
-            let stride = self.target.stride() * size_of::<f32>();
-            // SAFETY: sixteen whole rows, by the caller's promise.
-            return unsafe { tiles.load::<T>(self.target.at(self.row, self.block), stride) };
-        }
-        let mut sums = [[0.0; LANES]; ROWS];
-        for (r, sums) in sums[..self.rows].iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { self.target.read(self.row + r, self.block, sums) };
-        }
-        // SAFETY: sixteen rows of 64 bytes.
-        unsafe { tiles.load::<T>(sums.as_ptr().cast(), size_of::<Line>()) }
+    /// Rows of it that exist.
+    fn rows(&self) -> usize {
+        ROWS.min(self.part.rows.end - self.row)
     }
 
+    /// Loads the sums of the panel before, or what all sums start from.
+    ///
+    /// # Safety
+    ///
+    /// Its rows and columns exist, nobody else accesses them, and they are initialised if they are added to.
+    unsafe fn begin<const T: usize>(&self, tiles: &mut impl Tiles, sums: &mut Tile, is_first: bool) {
+        let Part { target, start, .. } = *self.part;
+        match start {
+            _ if !is_first => {}
+            Start::Zero => return tiles.zero::<T>(),
+            Start::Target if self.rows() == ROWS && target.width(self.block) == LANES => {
+                let stride = target.stride() * size_of::<f32>();
+                // SAFETY: sixteen whole rows, by the caller's promise.
+                return unsafe { tiles.load::<T>(target.at(self.row, self.block), stride) };
+            }
+            Start::Bias(_) | Start::Target => {
+                for (r, sums) in sums[..self.rows()].iter_mut().enumerate() {
+                    // SAFETY: the caller's promise.
+                    unsafe { start.read(target, self.row + r, self.block, &mut sums.0) };
+                }
+            }
+        }
+        load::<T>(tiles, sums);
+    }
+
+    /// Keeps the sums for the next panel, or writes them to the target when they are `done`.
+    ///
     /// # Safety
     ///
     /// Its rows and columns exist, and nobody else accesses them.
-    unsafe fn store<const T: usize>(&self, tiles: &mut impl Tiles) {
-        let width = self.target.width(self.block);
-        if self.rows == ROWS && width == LANES {
-            let stride = self.target.stride() * size_of::<f32>();
-            // SAFETY: sixteen whole rows, by the caller's promise.
-            return unsafe { tiles.store::<T>(self.target.at(self.row, self.block), stride) };
-        }
-        let mut sums = [[0.0; LANES]; ROWS];
-        // SAFETY: sixteen rows of 64 bytes.
-        unsafe { tiles.store::<T>(sums.as_mut_ptr().cast(), size_of::<Line>()) };
-        for (r, sums) in sums[..self.rows].iter().enumerate() {
+    unsafe fn end<const T: usize>(&self, tiles: &mut impl Tiles, sums: &mut Tile, is_done: bool) {
+        tiles.store::<T>(sums);
+        if is_done {
             // SAFETY: the caller's promise.
-            unsafe { self.target.write(self.row + r, self.block, sums) };
+            unsafe { tiles.write(sums, self.rows(), self.part.target, self.row, self.block) };
         }
     }
 }
@@ -186,11 +249,14 @@ mod emulator;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod x86 {
-    use super::Tiles;
+    use super::{LANES, Line, Target, Tile, Tiles};
     use std::arch::{asm, x86_64::*};
 
     /// The tile registers of this thread, configured while this lives.
-    pub(super) struct Hardware(());
+    pub(super) struct Hardware {
+        /// Whether results are written past the caches.
+        streams: bool,
+    }
 
     /// The 64 bytes that say how large every register is: palette 1, 64 bytes by 16 rows in all eight.
     #[repr(C, align(64))]
@@ -212,10 +278,10 @@ mod x86 {
         /// # Safety
         ///
         /// [`super::permitted`] has said yes.
-        pub(super) unsafe fn new() -> Hardware {
+        pub(super) unsafe fn new(streams: bool) -> Hardware {
             // SAFETY: the instruction reads 64 bytes; that it exists is the caller's promise.
             unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const WHOLE, options(nostack, readonly)) };
-            Hardware(())
+            Hardware { streams }
         }
     }
 
@@ -224,6 +290,11 @@ mod x86 {
         fn drop(&mut self) {
             // SAFETY: a value exists only where the instruction does.
             unsafe { asm!("tilerelease", options(nostack, nomem)) };
+            if self.streams {
+                // What was written past the caches is there for everybody who hears of it after this.
+                // SAFETY: AMX is nowhere without SSE.
+                unsafe { _mm_sfence() };
+            }
         }
     }
 
@@ -243,9 +314,31 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn store<const T: usize>(&mut self, to: *mut f32, stride: usize) {
-            // SAFETY: the caller's promise.
+        fn load_once<const T: usize>(&mut self, tile: &Tile) {
+            let (from, stride) = (tile.as_ptr(), size_of::<Line>());
+            // SAFETY: sixteen lines.
+            unsafe {
+                asm!("tileloaddt1 tmm{}, [{} + {}]", const T, in(reg) from, in(reg) stride, options(nostack, readonly))
+            };
+        }
+
+        #[inline(always)]
+        fn store<const T: usize>(&mut self, tile: &mut Tile) {
+            let (to, stride) = (tile.as_mut_ptr(), size_of::<Line>());
+            // SAFETY: sixteen lines.
             unsafe { asm!("tilestored [{} + {}], tmm{}", in(reg) to, in(reg) stride, const T, options(nostack)) };
+        }
+
+        #[inline(always)]
+        fn prefetch(&mut self, line: *const Line) {
+            // SAFETY: a prefetch of any address has no effect that a program could see.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+        }
+
+        #[inline(always)]
+        unsafe fn write(&mut self, tile: &Tile, rows: usize, target: &Target, row: usize, block: usize) {
+            // SAFETY: the caller's promises; a unit of AMX exists only where AVX-512 does.
+            unsafe { write(tile, rows, target, row, block, self.streams) };
         }
 
         #[inline(always)]
@@ -254,6 +347,29 @@ mod x86 {
             unsafe {
                 asm!("tdpbf16ps tmm{}, tmm{}, tmm{}", const SUMS, const LEFT, const RIGHT, options(nostack, nomem))
             };
+        }
+    }
+
+    /// Writes rows of a tile to a target.
+    ///
+    /// # Safety
+    ///
+    /// They exist there, and nobody else accesses them.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn write(tile: &Tile, rows: usize, target: &Target, row: usize, block: usize, streams: bool) {
+        let width = target.width(block);
+        for (r, line) in tile[..rows].iter().enumerate() {
+            let to = target.at(row + r, block);
+            // SAFETY: a line is sixteen aligned floats; `width` of them exist at the row, by the caller's promise, all
+            // of which an aligned line is where results are written past the caches.
+            unsafe {
+                let line = _mm512_load_ps(line.0.as_ptr());
+                match width {
+                    LANES if streams => _mm512_stream_ps(to, line),
+                    LANES => _mm512_storeu_ps(to, line),
+                    _ => _mm512_mask_storeu_ps(to, (1 << width) - 1, line),
+                }
+            }
         }
     }
 
@@ -326,10 +442,20 @@ mod tests {
             }
         }
 
-        unsafe fn store<const T: usize>(&mut self, to: *mut f32, stride: usize) {
-            for (r, row) in self.0[T].iter().enumerate() {
+        fn load_once<const T: usize>(&mut self, tile: &Tile) {
+            load::<T>(self, tile);
+        }
+
+        fn store<const T: usize>(&mut self, tile: &mut Tile) {
+            *tile = self.0[T].map(Line);
+        }
+
+        fn prefetch(&mut self, _line: *const Line) {}
+
+        unsafe fn write(&mut self, tile: &Tile, rows: usize, target: &Target, row: usize, block: usize) {
+            for (r, line) in tile[..rows].iter().enumerate() {
                 // SAFETY: the caller's promise.
-                unsafe { *to.byte_add(r * stride).cast() = *row };
+                unsafe { target.write(row + r, block, &line.0) };
             }
         }
 
@@ -347,15 +473,17 @@ mod tests {
     fn loops_over_registers_make_products() {
         for (m, k, n) in [(1, 1, 1), (16, 32, 16), (17, 33, 40), (40, 100, 33), (32, 64, 32), (5, 700, 50)] {
             check_product("tiles in plain code", m, k, n, |left, right, out, accumulate| {
-                let target = Target::new(out.as_mut_ptr(), n);
+                let target = Target::new(out.as_mut_ptr(), m, n);
+                let (start, is_last) = (if accumulate { Start::Target } else { Start::Zero }, true);
+                let mut sums = Vec::new();
                 for first in (0..right.blocks()).step_by(BLOCKS) {
-                    let (blocks, panel) = (first..right.blocks().min(first + BLOCKS), 0..left.pairs());
-                    let part = Part { left, right, target: &target, rows: 0..m, blocks, panel, accumulate };
+                    let (rows, blocks, panel) = (0..m, first..right.blocks().min(first + BLOCKS), 0..left.pairs());
+                    let part = Part { left, right, target: &target, rows, blocks, panel, start, is_last };
                     let tiles = &mut Plain([[[f32::NAN; LANES]; ROWS]; 8]);
                     // SAFETY: the areas are inside the result and one after the other.
                     #[allow(unsafe_code)]
                     unsafe {
-                        fill_with(tiles, &part)
+                        fill_with(tiles, &part, &mut sums)
                     };
                 }
             });

@@ -1,7 +1,10 @@
 //! Rounds matrices of `f32` to bf16 and lays them out in pairs along the depth of a product.
 
 use super::{Kind, Unit};
-use crate::simd::{Kernel, Lanes, Level, Vector};
+use crate::{
+    matrix::Matrix,
+    simd::{Kernel, Lanes, Level, Vector},
+};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
@@ -19,7 +22,9 @@ pub(super) struct Line(pub(super) Vector);
 
 const ZERO: Line = Line([0.0; LANES]);
 
-/// The left factor: row-major, every row in whole lines, filled up with zeros.
+/// The left factor: tiles of sixteen rows by a line, those of sixteen rows one after the other along the depth,
+/// then those of the next; filled up with zeros. A tile is 1 KiB in one piece, which is read faster than sixteen
+/// lines apart.
 pub(crate) struct Left {
     lines: Vec<Line>,
     rows: usize,
@@ -33,6 +38,10 @@ pub(crate) struct Right {
     depth: usize,
 }
 
+/// Blocks of columns that are packed together: rows of a matrix are read in pieces of 512 bytes, since single
+/// lines far apart come one by one.
+const TOGETHER: usize = 8;
+
 impl std::fmt::Debug for Right {
     /// Without its numbers, which are as many as the matrix has.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -41,41 +50,50 @@ impl std::fmt::Debug for Right {
 }
 
 impl Left {
-    /// The rows of `x (n, depth)`.
-    pub(crate) fn rows_of(x: &[f32], n: usize, depth: usize) -> Left {
-        Left::rows_by(Unit::best(), x, n, depth)
+    /// The rows of `x (n, depth)`: `x` itself.
+    pub(crate) fn rows_of(x: Matrix) -> Left {
+        Left::rows_by(Unit::best(), x)
     }
 
     /// [`Left::rows_of`] by this unit.
-    pub(super) fn rows_by(unit: Unit, x: &[f32], n: usize, depth: usize) -> Left {
-        Left::make(n, depth, |first, row_lines, out| {
-            for (row, out) in (first..).zip(out.chunks_mut(row_lines)) {
-                unit.round(if row < n { &x[row * depth..(row + 1) * depth] } else { &[] }, out);
+    pub(super) fn rows_by(unit: Unit, x: Matrix) -> Left {
+        Left::make(x.rows, x.columns, 1, |block, out| {
+            for row in 0..LANES {
+                unit.round(x.row(block * LANES + row), out.iter_mut().skip(row).step_by(LANES));
             }
         })
     }
 
     /// The columns of `x (depth, n)`: the transpose of `x`.
-    pub(crate) fn columns_of(x: &[f32], depth: usize, n: usize) -> Left {
-        let unit = Unit::best();
-        Left::make(n, depth, |first, row_lines, out| {
-            for at in 0..row_lines {
-                let mut lines = [MaybeUninit::new(ZERO); LANES];
-                unit.interleave(x, n, CHANNELS * at, first, &mut lines);
-                for (row, line) in transposed(&lines).into_iter().enumerate() {
-                    out[row * row_lines + at].write(line);
+    pub(crate) fn columns_of(x: Matrix) -> Left {
+        let (unit, depth) = (Unit::best(), x.rows);
+        Left::make(x.columns, depth, TOGETHER, |block, out| {
+            let lines = row_lines(depth);
+            let mut blocks: Vec<&mut [MaybeUninit<Line>]> = out.chunks_mut(lines * LANES).collect();
+            for line in 0..lines {
+                let mut turning = [[MaybeUninit::new(ZERO); LANES]; TOGETHER];
+                for pair in 0..LANES {
+                    let [even, odd] = pair_of_rows(x, line * LANES + pair, block);
+                    unit.interleave(even, odd, turning.iter_mut().map(|lines| &mut lines[pair]).take(blocks.len()));
+                }
+                for (block, turning) in blocks.iter_mut().zip(&turning) {
+                    let tile = block[line * LANES..].iter_mut().zip(transposed(turning));
+                    tile.for_each(|(to, line)| _ = to.write(line));
                 }
             }
         })
     }
 
-    /// `f(first row, lines of a row, lines)` writes all lines of sixteen rows.
-    fn make(rows: usize, depth: usize, f: impl Fn(usize, usize, &mut [MaybeUninit<Line>]) + Sync) -> Left {
-        let row_lines = row_lines(depth);
-        let lines = filled(rows.next_multiple_of(LANES) * row_lines, LANES * row_lines, |block, out| {
-            f(block * LANES, row_lines, out)
-        });
-        Left { lines, rows, depth }
+    /// `f(block, lines)` writes all tiles of `together` times sixteen rows, of which `block` is the first.
+    fn make(
+        rows: usize,
+        depth: usize,
+        together: usize,
+        f: impl Fn(usize, &mut [MaybeUninit<Line>]) + Sync,
+    ) -> Left {
+        let block = LANES * row_lines(depth);
+        let len = rows.div_ceil(LANES) * block;
+        Left { lines: filled(len, together * block, |chunk, out| f(chunk * together, out)), rows, depth }
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -91,31 +109,26 @@ impl Left {
         pairs(self.depth)
     }
 
-    /// Lines from one row to the next.
-    pub(super) fn stride(&self) -> usize {
-        row_lines(self.depth)
-    }
-
-    /// All lines of the row and those after it.
-    pub(super) fn rows_from(&self, row: usize) -> &[Line] {
-        &self.lines[row * self.stride()..]
+    /// The tiles of sixteen rows, of which `row` is one, along the depth.
+    pub(super) fn tiles(&self, row: usize) -> &[[Line; LANES]] {
+        let lines = row_lines(self.depth) * LANES;
+        self.lines[row / LANES * lines..][..lines].as_chunks().0
     }
 }
 
 impl Right {
     /// The rows of `w (n, depth)` as columns: `x wᵀ` is a product with this.
-    pub(crate) fn rows_of(w: &[f32], n: usize, depth: usize) -> Right {
-        Right::rows_by(Unit::best(), w, n, depth)
+    pub(crate) fn rows_of(w: Matrix) -> Right {
+        Right::rows_by(Unit::best(), w)
     }
 
     /// [`Right::rows_of`] by this unit.
-    pub(super) fn rows_by(unit: Unit, w: &[f32], n: usize, depth: usize) -> Right {
-        Right::make(n, depth, |first, out| {
+    pub(super) fn rows_by(unit: Unit, w: Matrix) -> Right {
+        Right::make(w.rows, w.columns, 1, |block, out| {
             for (at, out) in out.chunks_mut(LANES).enumerate() {
                 let mut lines = [MaybeUninit::new(ZERO); LANES];
-                for (row, line) in (first..n).zip(&mut lines) {
-                    let whole = &w[row * depth..(row + 1) * depth];
-                    unit.round(whole.get(CHANNELS * at..).unwrap_or_default(), std::slice::from_mut(line));
+                for (row, line) in (block * LANES..).zip(&mut lines) {
+                    unit.round(w.row(row).get(CHANNELS * at..).unwrap_or_default(), std::iter::once(line));
                 }
                 out.iter_mut().zip(transposed(&lines)).for_each(|(out, line)| _ = out.write(line));
             }
@@ -123,15 +136,26 @@ impl Right {
     }
 
     /// The columns of `x (depth, n)`: `x` itself.
-    pub(crate) fn columns_of(x: &[f32], depth: usize, n: usize) -> Right {
-        let unit = Unit::best();
-        Right::make(n, depth, |first, out| unit.interleave(x, n, 0, first, out))
+    pub(crate) fn columns_of(x: Matrix) -> Right {
+        let (unit, depth) = (Unit::best(), x.rows);
+        Right::make(x.columns, depth, TOGETHER, |block, out| {
+            let mut blocks: Vec<&mut [MaybeUninit<Line>]> = out.chunks_mut(pairs(depth)).collect();
+            for pair in 0..pairs(depth) {
+                let [even, odd] = pair_of_rows(x, pair, block);
+                unit.interleave(even, odd, blocks.iter_mut().map(|lines| &mut lines[pair]));
+            }
+        })
     }
 
-    /// `f(first column, lines)` writes all lines of a block of columns.
-    fn make(columns: usize, depth: usize, f: impl Fn(usize, &mut [MaybeUninit<Line>]) + Sync) -> Right {
-        let lines = filled(columns.div_ceil(LANES) * pairs(depth), pairs(depth), |block, out| f(block * LANES, out));
-        Right { lines, columns, depth }
+    /// `f(block, lines)` writes all lines of `together` blocks of columns, of which `block` is the first.
+    fn make(
+        columns: usize,
+        depth: usize,
+        together: usize,
+        f: impl Fn(usize, &mut [MaybeUninit<Line>]) + Sync,
+    ) -> Right {
+        let len = columns.div_ceil(LANES) * pairs(depth);
+        Right { lines: filled(len, together * pairs(depth), |chunk, out| f(chunk * together, out)), columns, depth }
     }
 
     /// Number `row` of the rows that [`Right::rows_of`] was made of, as rounded.
@@ -164,12 +188,11 @@ impl Right {
 }
 
 fn pairs(depth: usize) -> usize {
-    depth.div_ceil(CHANNELS) * LANES
+    row_lines(depth) * LANES
 }
 
-/// An odd number, so that the rows of a tile do not fall on each other in a cache.
 fn row_lines(depth: usize) -> usize {
-    depth.div_ceil(CHANNELS) | 1
+    depth.div_ceil(CHANNELS)
 }
 
 /// `len` lines, of which `f(i, lines)` writes chunk i of `chunk`, in parallel.
@@ -214,11 +237,11 @@ impl Kernel for Transpose<'_> {
 
 impl Unit {
     /// Writes a row as lines, zeros after its end.
-    fn round(self, x: &[f32], out: &mut [MaybeUninit<Line>]) {
+    fn round<'a>(self, x: &[f32], out: impl Iterator<Item = &'a mut MaybeUninit<Line>>) {
         match self.0 {
             Kind::Portable => {
                 let at = |i: usize| x.get(i).copied().unwrap_or(0.0);
-                for (i, line) in out.iter_mut().enumerate() {
+                for (i, line) in out.enumerate() {
                     let first = |j: usize| CHANNELS * i + 2 * j;
                     line.write(Line(std::array::from_fn(|j| pair(at(first(j)), at(first(j) + 1)))));
                 }
@@ -230,30 +253,27 @@ impl Unit {
         }
     }
 
-    /// Writes rows of `x (_, n)` two by two as lines, from row `row` on and sixteen columns from `first` on;
-    /// zero beyond the edges.
-    fn interleave(self, x: &[f32], n: usize, row: usize, first: usize, out: &mut [MaybeUninit<Line>]) {
+    /// Writes two rows as lines of pairs, sixteen columns each, zeros after their ends.
+    fn interleave<'a>(self, even: &[f32], odd: &[f32], out: impl Iterator<Item = &'a mut MaybeUninit<Line>>) {
         match self.0 {
             Kind::Portable => {
-                for (i, line) in out.iter_mut().enumerate() {
-                    let [even, odd] = [0, 1].map(|odd| part(x, n, row + 2 * i + odd, first));
-                    let at = |x: &[f32], j: usize| x.get(j).copied().unwrap_or(0.0);
-                    line.write(Line(std::array::from_fn(|j| pair(at(even, j), at(odd, j)))));
+                let at = |x: &[f32], i: usize| x.get(i).copied().unwrap_or(0.0);
+                for (i, line) in out.enumerate() {
+                    let column = |j: usize| LANES * i + j;
+                    line.write(Line(std::array::from_fn(|j| pair(at(even, column(j)), at(odd, column(j))))));
                 }
             }
             // SAFETY: the unit is the proof of the instructions.
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code)]
-            _ => unsafe { x86::interleave(x, n, row, first, out) },
+            _ => unsafe { x86::interleave(even, odd, out) },
         }
     }
 }
 
-/// Sixteen columns, from `first` on, of a row of `x (_, n)`, or those that exist.
-#[inline(always)]
-fn part(x: &[f32], n: usize, row: usize, first: usize) -> &[f32] {
-    let end = n.min(first + LANES);
-    x.get(row * n + first..row * n + end).unwrap_or_default()
+/// Both rows of a pair, from a block of columns on; empty beyond the last.
+fn pair_of_rows<'x>(x: Matrix<'x>, pair: usize, block: usize) -> [&'x [f32]; 2] {
+    [2 * pair, 2 * pair + 1].map(|row| x.row(row).get(block * LANES..).unwrap_or_default())
 }
 
 /// A pair in one word.
@@ -274,13 +294,13 @@ fn rounded(x: f32) -> u32 {
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod x86 {
-    use super::{CHANNELS, LANES, Line, part};
+    use super::{CHANNELS, LANES, Line};
     use std::{arch::x86_64::*, mem::MaybeUninit};
 
     /// See [`super::Unit::round`].
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub(super) fn round(x: &[f32], out: &mut [MaybeUninit<Line>]) {
-        for (i, line) in out.iter_mut().enumerate() {
+    pub(super) fn round<'a>(x: &[f32], out: impl Iterator<Item = &'a mut MaybeUninit<Line>>) {
+        for (i, line) in out.enumerate() {
             let x = x.get(CHANNELS * i..).unwrap_or_default();
             let halves = _mm512_cvtne2ps_pbh(some(x.get(LANES..).unwrap_or_default()), some(x));
             write(line, halves);
@@ -289,7 +309,7 @@ mod x86 {
 
     /// See [`super::Unit::interleave`].
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub(super) fn interleave(x: &[f32], n: usize, row: usize, first: usize, out: &mut [MaybeUninit<Line>]) {
+    pub(super) fn interleave<'a>(even: &[f32], odd: &[f32], out: impl Iterator<Item = &'a mut MaybeUninit<Line>>) {
         const ORDER: [u16; 32] = {
             let mut order = [0; 32];
             let mut i = 0;
@@ -301,10 +321,9 @@ mod x86 {
         };
         // SAFETY: 32 indices are 64 bytes.
         let order = unsafe { _mm512_loadu_si512(ORDER.as_ptr().cast()) };
-        for (i, line) in out.iter_mut().enumerate() {
-            let even = some(part(x, n, row + 2 * i, first));
-            let odd = some(part(x, n, row + 2 * i + 1, first));
-            let both = _mm512_cvtne2ps_pbh(odd, even);
+        for (i, line) in out.enumerate() {
+            let [even, odd] = [even, odd].map(|x| x.get(LANES * i..).unwrap_or_default());
+            let both = _mm512_cvtne2ps_pbh(some(odd), some(even));
             // SAFETY: both types are 32 numbers of 16 bits.
             let pairs = unsafe { _mm512_permutexvar_epi16(order, std::mem::transmute::<__m512bh, __m512i>(both)) };
             // SAFETY: as above.

@@ -9,9 +9,14 @@ pub(super) const BLOCKS: usize = 3;
 /// Rows of a tile: with three blocks of columns 24 sums, which leaves eight registers for factors.
 const ROWS: usize = 8;
 
+/// Pairs of the depth that are worked through before the next rows: what a tile needs of them, 24 KiB of columns,
+/// stays in the first-level cache.
+const PANEL: usize = 128;
+
 /// What one call of an inner loop computes: an area of a product, along a panel of its depth. Rows, blocks
 /// and pairs exist in factors and target; an area has as many blocks as its unit works on at a time, or
-/// fewer, and a panel begins and ends between lines of sixteen pairs.
+/// fewer, and begins with a row that is a multiple of sixteen; a panel begins and ends between lines of sixteen
+/// pairs.
 #[derive(Clone)]
 pub(super) struct Part<'a> {
     pub(super) left: &'a Left,
@@ -23,14 +28,73 @@ pub(super) struct Part<'a> {
     pub(super) blocks: Range<usize>,
     /// Pairs of the depth.
     pub(super) panel: Range<usize>,
-    /// Whether the target is added to; it is set otherwise.
-    pub(super) accumulate: bool,
+    pub(super) start: Start<'a>,
+    /// Whether the panel is the last of the depth.
+    pub(super) is_last: bool,
+}
+
+/// What results are added to.
+#[derive(Clone, Copy)]
+pub(super) enum Start<'a> {
+    Zero,
+    /// A row that is the same for all: one number for each column.
+    Bias(&'a [f32]),
+    /// What the target holds, which is initialised.
+    Target,
+}
+
+impl Start<'_> {
+    /// Writes the beginnings of a row's sums in a block of columns.
+    ///
+    /// # Safety
+    ///
+    /// That part of the target exists, nobody else accesses it, and it is initialised if sums start from it.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn read(self, target: &Target, row: usize, block: usize, sums: &mut [f32; LANES]) {
+        match self {
+            Start::Zero => *sums = [0.0; LANES],
+            Start::Bias(bias) => {
+                let (bias, _) = part_of_bias(bias, block);
+                *sums = [0.0; LANES];
+                sums[..bias.len()].copy_from_slice(bias);
+            }
+            // SAFETY: the caller's promises.
+            Start::Target => unsafe { target.read(row, block, sums) },
+        }
+    }
+}
+
+/// What a bias has for a block of columns, and a mask of as many bits.
+fn part_of_bias(bias: &[f32], block: usize) -> (&[f32], u16) {
+    let bias = &bias[block * LANES..];
+    let bias = &bias[..bias.len().min(LANES)];
+    (bias, (0xffff_u32 >> (LANES - bias.len())) as u16)
+}
+
+impl Part<'_> {
+    /// The same part along smaller panels, one after the other.
+    pub(super) fn panels(&self, most: usize) -> impl Iterator<Item = Part<'_>> {
+        panels(self.panel.clone(), most).map(|panel| Part {
+            start: if panel.start == self.panel.start { self.start } else { Start::Target },
+            is_last: self.is_last && panel.end == self.panel.end,
+            panel,
+            ..self.clone()
+        })
+    }
+}
+
+/// Cuts pairs into as few panels as `most` allows, of about one length, between lines.
+pub(super) fn panels(pairs: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let step = pairs.len().div_ceil(pairs.len().div_ceil(most).max(1)).next_multiple_of(LANES).max(LANES);
+    pairs.clone().step_by(step).map(move |start| start..pairs.end.min(start + step))
 }
 
 /// A result that several threads fill, each an area of its own.
 pub(super) struct Target {
     elements: *mut f32,
     columns: usize,
+    /// Whether whole lines are better written past the caches.
+    is_large: bool,
 }
 
 // SAFETY: it is only written through `Unit::fill`, whose callers promise that areas are disjoint.
@@ -38,14 +102,22 @@ pub(super) struct Target {
 unsafe impl Sync for Target {}
 
 impl Target {
-    /// A result of whole rows of `columns`.
-    pub(super) fn new(elements: *mut f32, columns: usize) -> Target {
-        Target { elements, columns }
+    /// A result of `rows` whole rows of `columns`.
+    pub(super) fn new(elements: *mut f32, rows: usize, columns: usize) -> Target {
+        /// Bytes that second-level caches have hardly room for beside the factors.
+        const LARGE: usize = 1 << 20;
+        Target { elements, columns, is_large: rows * columns * size_of::<f32>() >= LARGE }
     }
 
     /// Where a row's part in a block of columns begins; inside the result for every row and block of it.
     pub(super) fn at(&self, row: usize, block: usize) -> *mut f32 {
         self.elements.wrapping_add(row * self.columns + block * LANES)
+    }
+
+    /// Whether it is better written past the caches, which takes whole lines.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn streams(&self) -> bool {
+        self.is_large && self.elements.addr().is_multiple_of(size_of::<Line>()) && self.columns.is_multiple_of(LANES)
     }
 
     /// A row's part in a block of columns.
@@ -91,16 +163,18 @@ impl Target {
 #[allow(unsafe_code)]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn fill_avx512(part: &Part) {
-    for row in part.rows.clone().step_by(ROWS) {
-        let rows = ROWS.min(part.rows.end - row);
-        let tile = x86::Tile { part, row };
-        // SAFETY: the caller's promises.
-        unsafe {
-            match part.blocks.len() {
-                1 => tile.rows::<1>(rows),
-                2 => tile.rows::<2>(rows),
-                BLOCKS => tile.rows::<BLOCKS>(rows),
-                blocks => unreachable!("{blocks} blocks in a part"),
+    for part in &mut part.panels(PANEL) {
+        for row in part.rows.clone().step_by(ROWS) {
+            let rows = ROWS.min(part.rows.end - row);
+            let tile = x86::Tile { part: &part, row };
+            // SAFETY: the caller's promises.
+            unsafe {
+                match part.blocks.len() {
+                    1 => tile.rows::<1>(rows),
+                    2 => tile.rows::<2>(rows),
+                    BLOCKS => tile.rows::<BLOCKS>(rows),
+                    blocks => unreachable!("{blocks} blocks in a part"),
+                }
             }
         }
     }
@@ -117,12 +191,11 @@ pub(super) unsafe fn fill_portable(part: &Part) {
     for block in part.blocks.clone() {
         let lines = &right.block(block)[panel.clone()];
         for row in part.rows.clone() {
-            let pairs = left.rows_from(row).iter().flat_map(|line| &line.0).skip(panel.start).take(panel.len());
+            let pairs = left.tiles(row).iter().flat_map(|tile| &tile[row % LANES].0);
+            let pairs = pairs.skip(panel.start).take(panel.len());
             let mut sums = [0.0; LANES];
-            if part.accumulate {
-                // SAFETY: the caller's promises.
-                unsafe { target.read(row, block, &mut sums) };
-            }
+            // SAFETY: the caller's promises.
+            unsafe { part.start.read(target, row, block, &mut sums) };
             pairs.zip(lines).for_each(|(pair, line)| add_pairs(&mut sums, *pair, line));
             // SAFETY: the caller's promises.
             unsafe { target.write(row, block, &sums) };
@@ -145,7 +218,7 @@ pub(super) fn add_pairs(sums: &mut [f32; LANES], pair: f32, line: &Line) {
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod x86 {
-    use super::{LANES, Line, Part, ROWS};
+    use super::{LANES, Line, Part, ROWS, Start, part_of_bias};
     use std::arch::x86_64::*;
 
     /// The rows of a part that stay in registers.
@@ -182,33 +255,43 @@ mod x86 {
         /// Nobody else accesses `R` rows of `B` blocks, and they exist.
         #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
         unsafe fn add<const R: usize, const B: usize>(&self) {
-            let (Part { left, right, target, panel, .. }, row) = (self.part, self.row);
+            let (&Part { left, right, target, ref panel, start, .. }, row) = (self.part, self.row);
             let block = self.part.blocks.start;
             let lines: [&[Line]; B] = std::array::from_fn(|b| &right.block(block + b)[panel.clone()]);
-            // Sixteen pairs are one line, and panels begin and end between lines.
-            let stride = left.stride();
-            let whole = &left.rows_from(row)[panel.start / LANES..];
-            assert!(whole.len() >= (R - 1) * stride + panel.len() / LANES, "rows of a tile");
-            let pairs: *const i32 = whole.as_ptr().cast();
+            // Sixteen pairs are one line, panels begin and end between lines, and eight rows from a multiple of
+            // eight on are in one tile.
+            let tiles = &left.tiles(row)[panel.start / LANES..panel.end / LANES];
+            let first = row % LANES;
+            assert!(first + R <= LANES, "rows of a tile");
             let masks: [u16; B] = std::array::from_fn(|b| (0xffff_u32 >> (LANES - target.width(block + b))) as u16);
             let mut sums = [[_mm512_setzero_ps(); B]; R];
-            if self.part.accumulate {
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    for (b, sum) in sums.iter_mut().enumerate() {
-                        // SAFETY: masked to the columns that exist of the caller's rows.
-                        *sum = unsafe { _mm512_maskz_loadu_ps(masks[b], target.at(row + r, block + b)) };
-                    }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                for (b, sum) in sums.iter_mut().enumerate() {
+                    let (from, mask) = match start {
+                        Start::Zero => continue,
+                        Start::Bias(bias) => {
+                            let (bias, mask) = part_of_bias(bias, block + b);
+                            (bias.as_ptr(), mask)
+                        }
+                        Start::Target => (target.at(row + r, block + b).cast_const(), masks[b]),
+                    };
+                    // SAFETY: masked to the columns that exist, of the bias or of the caller's rows.
+                    *sum = unsafe { _mm512_maskz_loadu_ps(mask, from) };
                 }
             }
-            for p in 0..panel.len() {
-                // SAFETY: p is inside the panel, and `lines` are as long; the rows were asserted to be.
-                unsafe {
-                    let columns: [__m512bh; B] = std::array::from_fn(|b| load(lines[b].get_unchecked(p)));
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        let pair = _mm512_set1_epi32(*pairs.add(r * stride * LANES + p));
-                        let pair = std::mem::transmute::<__m512i, __m512bh>(pair);
-                        for (sum, columns) in sums.iter_mut().zip(columns) {
-                            *sum = _mm512_dpbf16_ps(*sum, pair, columns);
+            for (at, tile) in tiles.iter().enumerate() {
+                let pairs: *const i32 = tile[first..].as_ptr().cast();
+                for p in 0..LANES {
+                    // SAFETY: there are as many lines as pairs in the tiles, and R rows of sixteen pairs in each tile.
+                    unsafe {
+                        let columns: [__m512bh; B] =
+                            std::array::from_fn(|b| load(lines[b].get_unchecked(at * LANES + p)));
+                        for (r, sums) in sums.iter_mut().enumerate() {
+                            let pair = _mm512_set1_epi32(*pairs.add(r * LANES + p));
+                            let pair = std::mem::transmute::<__m512i, __m512bh>(pair);
+                            for (sum, columns) in sums.iter_mut().zip(columns) {
+                                *sum = _mm512_dpbf16_ps(*sum, pair, columns);
+                            }
                         }
                     }
                 }

@@ -1,8 +1,8 @@
 //! AMX in software, for a test on processors without it: a handler of the signal that an unknown
-//! instruction raises, which decodes and executes the six that [`super::x86`] has.
+//! instruction raises, which decodes and executes the seven that [`super::x86`] has.
 //!
 //! They are defined in Intel's manual, volume 2: LDTILECFG, TILERELEASE, TILEZERO, TILELOADD,
-//! TILESTORED and TDPBF16PS. What is not exactly one of them, would be refused there, or is another
+//! TILELOADDT1, TILESTORED and TDPBF16PS. What is not exactly one of them, would be refused there, or is another
 //! configuration than the unit's own, ends the process. Denormal numbers are kept here, where a
 //! processor takes them for zero.
 #![allow(unsafe_code)]
@@ -64,7 +64,7 @@ extern "C" fn handle(_: c_int, _: *mut siginfo_t, context: *mut c_void) {
     // SAFETY: the system passes the context of this thread, and nobody else holds it.
     let general = unsafe { &mut (*context.cast::<ucontext_t>()).uc_mcontext.gregs };
     let at = general[libc::REG_RIP as usize];
-    // SAFETY: each of the six instructions has five bytes at least, and one that is shorter is in a function of
+    // SAFETY: each of the seven instructions has five bytes at least, and one that is shorter is in a function of
     // which more follows.
     let code = unsafe { (at as *const [u8; 5]).read() };
     // SAFETY: only this handler knows the registers, and it is not interrupted by itself.
@@ -92,12 +92,12 @@ extern "C" fn handle(_: c_int, _: *mut siginfo_t, context: *mut c_void) {
             registers.tiles[first] = [[0; 64]; ROWS];
             5
         }
-        (0x4b, direction @ (2 | 3), 0..3) if ready && second == 4 && third == 0 => {
+        (0x4b, direction @ 1..=3, 0..3) if ready && second == 4 && third == 0 => {
             let operand = memory();
             for (r, row) in registers.tiles[first].iter_mut().enumerate() {
                 let there = operand.base.wrapping_add(operand.index.wrapping_mul(r)) as *mut [u8; 64];
                 // SAFETY: the instruction reads or writes these bytes.
-                unsafe { if direction == 3 { *row = there.read_unaligned() } else { there.write_unaligned(*row) } }
+                unsafe { if direction == 2 { there.write_unaligned(*row) } else { *row = there.read_unaligned() } }
             }
             operand.length
         }
