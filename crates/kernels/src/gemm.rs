@@ -252,7 +252,8 @@ mod tests {
                     let part = on_threads(threads, || rows_product(some, w, stride));
                     assert_eq!(part.len(), n * stride);
                     let rows = part.chunks_exact(stride).zip(whole[first * out..].chunks_exact(out));
-                    let same = rows.flat_map(|(row, whole)| row.iter().zip(whole)).all(|(a, b)| a.to_bits() == b.to_bits());
+                    let same =
+                        rows.flat_map(|(row, whole)| row.iter().zip(whole)).all(|(a, b)| a.to_bits() == b.to_bits());
                     let gaps = part.chunks_exact(stride).all(|row| row[out..].iter().all(|x| *x == 0.0));
                     assert!(same && gaps, "k {k}, out {out}, rows {first}+{n} {stride} apart, {threads} threads");
                 }

@@ -57,9 +57,9 @@ impl Left {
 
     /// [`Left::rows_of`] by this unit.
     pub(super) fn rows_by(unit: Unit, x: Matrix) -> Left {
-        Left::make(x.rows, x.columns, 1, |block, out| {
+        Left::make(x.rows, x.columns, 1, |block, way, out| {
             for row in 0..LANES {
-                unit.round(x.row(block * LANES + row), out.iter_mut().skip(row).step_by(LANES));
+                unit.round(x.row(block * LANES + row), way, out.iter_mut().skip(row).step_by(LANES));
             }
         })
     }
@@ -67,18 +67,18 @@ impl Left {
     /// The columns of `x (depth, n)`: the transpose of `x`.
     pub(crate) fn columns_of(x: Matrix) -> Left {
         let (unit, depth) = (Unit::best(), x.rows);
-        Left::make(x.columns, depth, TOGETHER, |block, out| {
+        Left::make(x.columns, depth, TOGETHER, |block, way, out| {
             let lines = row_lines(depth);
             let mut blocks: Vec<&mut [MaybeUninit<Line>]> = out.chunks_mut(lines * LANES).collect();
             for line in 0..lines {
                 let mut turning = [[MaybeUninit::new(ZERO); LANES]; TOGETHER];
                 for pair in 0..LANES {
                     let [even, odd] = pair_of_rows(x, line * LANES + pair, block);
-                    unit.interleave(even, odd, turning.iter_mut().map(|lines| &mut lines[pair]).take(blocks.len()));
+                    let lines = turning.iter_mut().map(|lines| &mut lines[pair]).take(blocks.len());
+                    unit.interleave(even, odd, Way::Cached, lines);
                 }
                 for (block, turning) in blocks.iter_mut().zip(&turning) {
-                    let tile = block[line * LANES..].iter_mut().zip(transposed(turning));
-                    tile.for_each(|(to, line)| _ = to.write(line));
+                    unit.put(&transposed(turning), way, &mut block[line * LANES..][..LANES]);
                 }
             }
         })
@@ -89,11 +89,11 @@ impl Left {
         rows: usize,
         depth: usize,
         together: usize,
-        f: impl Fn(usize, &mut [MaybeUninit<Line>]) + Sync,
+        f: impl Fn(usize, Way, &mut [MaybeUninit<Line>]) + Sync,
     ) -> Left {
         let block = LANES * row_lines(depth);
         let len = rows.div_ceil(LANES) * block;
-        Left { lines: filled(len, together * block, |chunk, out| f(chunk * together, out)), rows, depth }
+        Left { lines: filled(len, together * block, |chunk, way, out| f(chunk * together, way, out)), rows, depth }
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -124,13 +124,14 @@ impl Right {
 
     /// [`Right::rows_of`] by this unit.
     pub(super) fn rows_by(unit: Unit, w: Matrix) -> Right {
-        Right::make(w.rows, w.columns, 1, |block, out| {
+        Right::make(w.rows, w.columns, 1, |block, way, out| {
             for (at, out) in out.chunks_mut(LANES).enumerate() {
                 let mut lines = [MaybeUninit::new(ZERO); LANES];
                 for (row, line) in (block * LANES..).zip(&mut lines) {
-                    unit.round(w.row(row).get(CHANNELS * at..).unwrap_or_default(), std::iter::once(line));
+                    let rest = w.row(row).get(CHANNELS * at..).unwrap_or_default();
+                    unit.round(rest, Way::Cached, std::iter::once(line));
                 }
-                out.iter_mut().zip(transposed(&lines)).for_each(|(out, line)| _ = out.write(line));
+                unit.put(&transposed(&lines), way, out);
             }
         })
     }
@@ -138,11 +139,11 @@ impl Right {
     /// The columns of `x (depth, n)`: `x` itself.
     pub(crate) fn columns_of(x: Matrix) -> Right {
         let (unit, depth) = (Unit::best(), x.rows);
-        Right::make(x.columns, depth, TOGETHER, |block, out| {
+        Right::make(x.columns, depth, TOGETHER, |block, way, out| {
             let mut blocks: Vec<&mut [MaybeUninit<Line>]> = out.chunks_mut(pairs(depth)).collect();
             for pair in 0..pairs(depth) {
                 let [even, odd] = pair_of_rows(x, pair, block);
-                unit.interleave(even, odd, blocks.iter_mut().map(|lines| &mut lines[pair]));
+                unit.interleave(even, odd, way, blocks.iter_mut().map(|lines| &mut lines[pair]));
             }
         })
     }
@@ -152,10 +153,14 @@ impl Right {
         columns: usize,
         depth: usize,
         together: usize,
-        f: impl Fn(usize, &mut [MaybeUninit<Line>]) + Sync,
+        f: impl Fn(usize, Way, &mut [MaybeUninit<Line>]) + Sync,
     ) -> Right {
         let len = columns.div_ceil(LANES) * pairs(depth);
-        Right { lines: filled(len, together * pairs(depth), |chunk, out| f(chunk * together, out)), columns, depth }
+        Right {
+            lines: filled(len, together * pairs(depth), |chunk, way, out| f(chunk * together, way, out)),
+            columns,
+            depth,
+        }
     }
 
     /// Number `row` of the rows that [`Right::rows_of`] was made of, as rounded.
@@ -196,12 +201,15 @@ fn row_lines(depth: usize) -> usize {
 }
 
 /// `len` lines, of which `f(i, lines)` writes chunk i of `chunk`, in parallel.
-fn filled(len: usize, chunk: usize, f: impl Fn(usize, &mut [MaybeUninit<Line>]) + Sync) -> Vec<Line> {
+fn filled(len: usize, chunk: usize, f: impl Fn(usize, Way, &mut [MaybeUninit<Line>]) + Sync) -> Vec<Line> {
     /// Lines that make a task.
     const TASK: usize = 1 << 10;
-    let mut lines = Vec::with_capacity(len);
+    let (mut lines, way) = (Vec::with_capacity(len), Way::of(len));
     let chunks = lines.spare_capacity_mut()[..len].par_chunks_mut(chunk.max(1)).enumerate();
-    chunks.with_min_len(TASK / chunk.max(1)).for_each(|(i, lines)| f(i, lines));
+    chunks.with_min_len(TASK / chunk.max(1)).for_each(|(i, lines)| {
+        f(i, way, lines);
+        way.finish();
+    });
     // SAFETY: every chunk has been written whole, which is what both callers' closures are for.
     #[allow(unsafe_code)]
     unsafe {
@@ -235,9 +243,50 @@ impl Kernel for Transpose<'_> {
     }
 }
 
+/// How lines are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Cached,
+    /// Past the caches: what does not fit there would first be read to be overwritten, which takes more than twice
+    /// as long.
+    Streamed,
+}
+
+impl Way {
+    /// For so many lines in all, of which a second-level cache holds some ten thousand.
+    fn of(lines: usize) -> Way {
+        if lines <= 1 << 15 { Way::Cached } else { Way::Streamed }
+    }
+
+    /// After the last line of a task: it is there for everybody who hears of it.
+    fn finish(self) {
+        #[cfg(target_arch = "x86_64")]
+        if self == Way::Streamed {
+            // SAFETY: every processor of this kind has the instruction.
+            #[allow(unsafe_code)]
+            unsafe {
+                std::arch::x86_64::_mm_sfence()
+            };
+        }
+    }
+}
+
 impl Unit {
+    /// Writes lines to others.
+    fn put(self, lines: &[Line; LANES], way: Way, out: &mut [MaybeUninit<Line>]) {
+        match (self.0, way) {
+            (Kind::Portable, _) | (_, Way::Cached) => {
+                out.iter_mut().zip(lines).for_each(|(out, line)| _ = out.write(*line))
+            }
+            // SAFETY: the unit is the proof of the instructions.
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code)]
+            _ => unsafe { x86::stream(lines, out) },
+        }
+    }
+
     /// Writes a row as lines, zeros after its end.
-    fn round<'a>(self, x: &[f32], out: impl Iterator<Item = &'a mut MaybeUninit<Line>>) {
+    fn round<'a>(self, x: &[f32], way: Way, out: impl Iterator<Item = &'a mut MaybeUninit<Line>>) {
         match self.0 {
             Kind::Portable => {
                 let at = |i: usize| x.get(i).copied().unwrap_or(0.0);
@@ -249,12 +298,12 @@ impl Unit {
             // SAFETY: the unit is the proof of the instructions.
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code)]
-            _ => unsafe { x86::round(x, out) },
+            _ => unsafe { x86::round(x, way, out) },
         }
     }
 
     /// Writes two rows as lines of pairs, sixteen columns each, zeros after their ends.
-    fn interleave<'a>(self, even: &[f32], odd: &[f32], out: impl Iterator<Item = &'a mut MaybeUninit<Line>>) {
+    fn interleave<'a>(self, even: &[f32], odd: &[f32], way: Way, out: impl Iterator<Item = &'a mut MaybeUninit<Line>>) {
         match self.0 {
             Kind::Portable => {
                 let at = |x: &[f32], i: usize| x.get(i).copied().unwrap_or(0.0);
@@ -266,7 +315,7 @@ impl Unit {
             // SAFETY: the unit is the proof of the instructions.
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code)]
-            _ => unsafe { x86::interleave(even, odd, out) },
+            _ => unsafe { x86::interleave(even, odd, way, out) },
         }
     }
 }
@@ -294,22 +343,27 @@ fn rounded(x: f32) -> u32 {
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod x86 {
-    use super::{CHANNELS, LANES, Line};
+    use super::{CHANNELS, LANES, Line, Way};
     use std::{arch::x86_64::*, mem::MaybeUninit};
 
     /// See [`super::Unit::round`].
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub(super) fn round<'a>(x: &[f32], out: impl Iterator<Item = &'a mut MaybeUninit<Line>>) {
+    pub(super) fn round<'a>(x: &[f32], way: Way, out: impl Iterator<Item = &'a mut MaybeUninit<Line>>) {
         for (i, line) in out.enumerate() {
             let x = x.get(CHANNELS * i..).unwrap_or_default();
             let halves = _mm512_cvtne2ps_pbh(some(x.get(LANES..).unwrap_or_default()), some(x));
-            write(line, halves);
+            write(line, halves, way);
         }
     }
 
     /// See [`super::Unit::interleave`].
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub(super) fn interleave<'a>(even: &[f32], odd: &[f32], out: impl Iterator<Item = &'a mut MaybeUninit<Line>>) {
+    pub(super) fn interleave<'a>(
+        even: &[f32],
+        odd: &[f32],
+        way: Way,
+        out: impl Iterator<Item = &'a mut MaybeUninit<Line>>,
+    ) {
         const ORDER: [u16; 32] = {
             let mut order = [0; 32];
             let mut i = 0;
@@ -327,15 +381,31 @@ mod x86 {
             // SAFETY: both types are 32 numbers of 16 bits.
             let pairs = unsafe { _mm512_permutexvar_epi16(order, std::mem::transmute::<__m512bh, __m512i>(both)) };
             // SAFETY: as above.
-            write(line, unsafe { std::mem::transmute::<__m512i, __m512bh>(pairs) });
+            write(line, unsafe { std::mem::transmute::<__m512i, __m512bh>(pairs) }, way);
         }
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    fn write(line: &mut MaybeUninit<Line>, halves: __m512bh) {
+    fn write(line: &mut MaybeUninit<Line>, halves: __m512bh, way: Way) {
+        let to = line.as_mut_ptr().cast();
         // SAFETY: a line is 64 aligned bytes, and so is a vector of 32 bf16.
-        unsafe { _mm512_store_ps(line.as_mut_ptr().cast(), std::mem::transmute::<__m512bh, __m512>(halves)) };
+        unsafe {
+            let halves = std::mem::transmute::<__m512bh, __m512>(halves);
+            match way {
+                Way::Cached => _mm512_store_ps(to, halves),
+                Way::Streamed => _mm512_stream_ps(to, halves),
+            }
+        }
+    }
+
+    /// See [`super::Unit::put`].
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn stream(lines: &[Line; LANES], out: &mut [MaybeUninit<Line>]) {
+        for (line, out) in lines.iter().zip(out) {
+            // SAFETY: a line is 64 aligned bytes.
+            unsafe { _mm512_stream_ps(out.as_mut_ptr().cast(), _mm512_load_ps(line.0.as_ptr())) };
+        }
     }
 
     /// The first sixteen of `x`, or all and then zeros.
