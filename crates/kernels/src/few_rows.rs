@@ -13,9 +13,10 @@
 
 use crate::{
     attend::PutTransposed,
+    gemm::made,
     matrix::Matrix,
     norm::load,
-    shared::Shared,
+    op,
     simd::{Kernel, LANES, Lanes, Level, Vector},
 };
 use rayon::prelude::*;
@@ -30,31 +31,57 @@ const MOST_TURNING: usize = 8;
 /// Multiply-adds below which a task is not worth handing to another thread.
 const TASK: usize = 1 << 18;
 
-/// `x wᵀ` for `x (n, k)` and `w (out, k)`: `(n, out)`, with n at most [`MOST_ROWS`]. A row begins `stride` after the
-/// one before, with zeros between them. `depth` is where sums are cut, a multiple of sixteen.
-pub(crate) fn product(x: &[f32], w: Matrix, stride: usize, depth: usize) -> Vec<f32> {
+/// `x wᵀ + b` for `x (n, k)` and `w (out, k)`: `(n, out)`, with n at most [`MOST_ROWS`]. A row begins `stride` after
+/// the one before, with zeros between them. `depth` is where sums are cut, a multiple of sixteen.
+pub(crate) fn product(x: &[f32], w: Matrix, b: Option<&[f32]>, stride: usize, depth: usize) -> Vec<f32> {
     assert!(depth.is_multiple_of(LANES), "sums are cut between blocks of sixteen channels");
-    let (k, n) = (w.columns, x.len() / w.columns);
-    let mut y = vec![0.0; n * stride];
-    if n == 0 {
-        return y;
-    }
+    let Matrix { rows: out, columns: k, .. } = w;
+    let n = x.len() / k;
     let parts: Vec<Rows> = x.chunks(4 * LANES * k).map(|x| Rows::of(x, k)).collect();
-    let shared = Shared::new(&mut y);
-    let blocks = w.elements.par_chunks(LANES * k).enumerate();
-    blocks.with_min_len((TASK / (n * k * LANES)).max(1)).for_each(|(block, w)| {
-        let (mut results, width) = ([[0.0; LANES]; 4 * LANES], w.len() / k);
-        for (part, x) in parts.iter().enumerate() {
-            let n = x.multiply(w, k, depth, &mut results);
-            for (row, results) in (part * 4 * LANES..).zip(&results[..n]) {
-                // SAFETY: these columns of every row belong to this block alone.
-                #[allow(unsafe_code)]
-                let y = unsafe { shared.slice(row * stride + block * LANES, width) };
-                y.copy_from_slice(&results[..width]);
+    let write = |y: *mut f32| {
+        let y = Target(y);
+        let blocks = w.elements.par_chunks(LANES * k).enumerate();
+        blocks.with_min_len((TASK / (n * k * LANES).max(1)).max(1)).for_each(|(block, w)| {
+            let (mut results, width) = ([[0.0; LANES]; 4 * LANES], w.len() / k);
+            let b = b.map(|b| &b[block * LANES..][..width]);
+            for (part, x) in parts.iter().enumerate() {
+                let n = x.multiply(w, k, depth, &mut results);
+                for (row, results) in (part * 4 * LANES..).zip(&mut results[..n]) {
+                    if let Some(b) = b {
+                        op::add(&mut results[..width], b);
+                    }
+                    // SAFETY: these columns of every row belong to this block alone.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        y.write(row * stride + block * LANES, &results[..width])
+                    };
+                }
             }
-        }
-    });
-    y
+        });
+    };
+    // SAFETY: the blocks are all columns, and each is written in every row.
+    #[allow(unsafe_code)]
+    unsafe {
+        made(n, out, stride, write)
+    }
+}
+
+/// Where results go, which nobody has written yet.
+struct Target(*mut f32);
+
+// SAFETY: it is only written, and the callers of `write` promise that no two threads meet.
+#[allow(unsafe_code)]
+unsafe impl Sync for Target {}
+
+impl Target {
+    /// # Safety
+    ///
+    /// From `at` on there is room for as many, which nobody else accesses.
+    #[allow(unsafe_code)]
+    unsafe fn write(&self, at: usize, results: &[f32]) {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(at).copy_from_nonoverlapping(results.as_ptr(), results.len()) };
+    }
 }
 
 /// Some rows of `x`, at most 64.

@@ -6,7 +6,7 @@
 //! the logits of a token are the same bits whether it is decoded alone or trained on in a batch; few
 //! rows take a way of our own ([`few_rows`]) that adds in the same order.
 
-use crate::{few_rows, matrix::Matrix, simd::Level, turned};
+use crate::{few_rows, matrix::Matrix, op, simd::Level, turned};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
@@ -26,30 +26,43 @@ pub(crate) const NARROW: usize = 256 / MIN_ROWS;
 /// more rows, longer or shorter.
 const MOST_TURNED: usize = 2_048;
 
-/// `x wᵀ` for `x (n, k)` and `w (out, k)`: `(n, out)`, each row with the same bits whatever n and
+/// `x wᵀ + b` for `x (n, k)` and `w (out, k)`: `(n, out)`, each row with the same bits whatever n and
 /// whatever the number of threads. A row begins `stride` after the one before, with zeros between them.
-pub(crate) fn rows_product(x: &[f32], w: Matrix, stride: usize) -> Vec<f32> {
+pub(crate) fn rows_product(x: &[f32], w: Matrix, b: Option<&[f32]>, stride: usize) -> Vec<f32> {
     let Matrix { rows: out, columns: k, .. } = w;
-    if out <= NARROW || k <= 2 {
-        return spread(narrow_product(x, w.elements, k, out), out, stride);
+    let n = x.len() / k.max(1);
+    if out > NARROW && k > 2 && n <= few_rows::MOST_ROWS && Level::best().fuses() {
+        return few_rows::product(x, w, b, stride, DEPTH);
     }
+    let mut y = if out <= NARROW || k <= 2 {
+        spread(narrow_product(x, w.elements, k, out), out, stride)
+    } else {
+        many_rows_product(x, w, stride)
+    };
+    if let Some(b) = b {
+        y.par_chunks_mut((op::ROWS * stride).max(1))
+            .for_each(|rows| rows.chunks_exact_mut(stride).for_each(|row| op::add(row, b)));
+    }
+    y
+}
+
+/// [`rows_product`] by the `gemm` crate.
+fn many_rows_product(x: &[f32], w: Matrix, stride: usize) -> Vec<f32> {
+    let Matrix { rows: out, columns: k, .. } = w;
     let n = x.len() / k;
-    if n <= few_rows::MOST_ROWS && Level::best().fuses() {
-        return few_rows::product(x, w, stride, DEPTH);
-    }
     if n < MIN_ROWS {
         let mut padded = vec![0.0; MIN_ROWS * k];
         padded[..n * k].copy_from_slice(x);
-        let mut result = rows_product(&padded, w, stride);
+        let mut result = many_rows_product(&padded, w, stride);
         result.truncate(n * stride);
         return result;
     }
     let x = Matrix::new(x, n, k);
-    let write = |out: *mut f32| {
+    let write = |y: *mut f32| {
         // SAFETY: `made` lends `n` rows, of which the first panel reads nothing.
         #[allow(unsafe_code)]
         unsafe {
-            if w.rows <= MOST_TURNED { turned_fill(out, stride, x, w) } else { fill(out, stride, false, x, w.t()) }
+            if out <= MOST_TURNED { turned_fill(y, stride, x, w) } else { fill(y, stride, false, x, w.t()) }
         }
     };
     // SAFETY: either way writes every element of every row, because k is not 0.
@@ -90,7 +103,7 @@ pub(crate) fn add_product(out: &mut [f32], overwrite: bool, a: Matrix, b: Matrix
 ///
 /// `write` writes `columns` elements of every row, and nothing else, to where it is told to.
 #[allow(unsafe_code)]
-unsafe fn made(rows: usize, columns: usize, stride: usize, write: impl FnOnce(*mut f32)) -> Vec<f32> {
+pub(crate) unsafe fn made(rows: usize, columns: usize, stride: usize, write: impl FnOnce(*mut f32)) -> Vec<f32> {
     let mut out = Vec::with_capacity(rows * stride);
     write(out.as_mut_ptr());
     for row in out.spare_capacity_mut()[..rows * stride].chunks_exact_mut(stride.max(1)) {
@@ -243,13 +256,13 @@ mod tests {
         let x = random("x", most * k);
         let w = random("w", out * k);
         let w = Matrix::new(&w, out, k);
-        let whole = on_threads(1, || rows_product(&x, w, out));
+        let whole = on_threads(1, || rows_product(&x, w, None, out));
         let counts = [1, 2, 3, 5, 7, 8, 9, 11, 15, 16, 17, 31, 33, 48, 63, 64, 65, 95, 97, 128, 191, 500, 1023, 2100];
         for n in counts.into_iter().chain([most]).filter(|&n| n <= most) {
             for (threads, first) in [(1, 0), (2, 0), (2, most - n), (3, (most - n) / 2)] {
                 let some = &x[first * k..(first + n) * k];
                 for stride in [out, out + 5] {
-                    let part = on_threads(threads, || rows_product(some, w, stride));
+                    let part = on_threads(threads, || rows_product(some, w, None, stride));
                     assert_eq!(part.len(), n * stride);
                     let rows = part.chunks_exact(stride).zip(whole[first * out..].chunks_exact(out));
                     let same =
@@ -264,7 +277,7 @@ mod tests {
             .into_iter()
             .flat_map(|level| [1, 7, 9, 32, 33, 64, 65, few_rows::MOST_ROWS].map(|n| (level, n)))
         {
-            let part = on(level, 2, false, || rows_product(&x[..n * k], w, out));
+            let part = on(level, 2, false, || rows_product(&x[..n * k], w, None, out));
             let same = part.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits());
             assert!(same, "k {k}, out {out}, {n} rows, {level:?}");
         }
@@ -309,7 +322,7 @@ mod tests {
         assert!(close(&product(plain, turned), 0.0), "{m} {k} {n}");
         assert!(close(&product(Matrix::new(&at, k, m).t(), turned), 0.0), "{m} {k} {n}: left transposed");
         assert!(close(&product(plain, Matrix::new(&bt, n, k).t()), 0.0), "{m} {k} {n}: right transposed");
-        assert!(close(&rows_product(&a, Matrix::new(&bt, n, k), n), 0.0), "{m} {k} {n}: by rows");
+        assert!(close(&rows_product(&a, Matrix::new(&bt, n, k), None, n), 0.0), "{m} {k} {n}: by rows");
         let mut sum = vec![3.0; m * n];
         add_product(&mut sum, false, Matrix::new(&at, k, m).t(), turned);
         assert!(close(&sum, 3.0), "{m} {k} {n}: added");
@@ -326,7 +339,7 @@ mod tests {
             check_product(m, k, n);
         }
         assert_eq!(product(Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 2)), [0.0; 4]);
-        assert!(rows_product(&[], Matrix::new(&[1.0; 80], 40, 2), 40).is_empty());
+        assert!(rows_product(&[], Matrix::new(&[1.0; 80], 40, 2), None, 40).is_empty());
         let mut sum = [3.0; 4];
         add_product(&mut sum, true, Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 2));
         assert_eq!(sum, [0.0; 4]);

@@ -6,11 +6,10 @@ use crate::{
     few_rows::MOST_ROWS,
     gemm::{self, NARROW},
     matrix::Matrix,
-    op::{self, Elements, ROWS},
+    op::Elements,
     parameters::Sum,
     simd::LANES,
 };
-use rayon::prelude::*;
 use std::{
     cell::OnceCell,
     sync::{Arc, Mutex, PoisonError},
@@ -102,14 +101,7 @@ impl<'a> Weights<'a> {
     fn product(&self, x: &[f32], b: Option<&[f32]>, stride: usize) -> Vec<f32> {
         let of_halves = |w: &Right| bf16::product(&Left::rows_of(self.rows_of_input(x)), w, b, stride);
         match &self.factor {
-            Factor::Single(w) => {
-                let mut y = gemm::rows_product(x, Matrix::new(w, self.out, self.input), stride);
-                if let Some(b) = b {
-                    y.par_chunks_mut(ROWS * stride)
-                        .for_each(|rows| rows.chunks_exact_mut(stride).for_each(|row| op::add(row, b)));
-                }
-                y
-            }
+            Factor::Single(w) => gemm::rows_product(x, Matrix::new(w, self.out, self.input), b, stride),
             Factor::Half { master, kept, keep, forward, .. } => {
                 let pack = || Right::rows_of(Matrix::new(master, self.out, self.input));
                 of_halves(forward.get_or_init(|| kept.get(*keep, pack)))

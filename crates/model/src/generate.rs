@@ -170,9 +170,10 @@ impl<'a> Batch<'a> {
     }
 
     fn draw(&mut self, logits: &Tensor, sampling: &Sampling, source: Source) -> Result<()> {
-        let logits = logits.to_dtype(candle_core::DType::F32)?.to_vec2::<f32>()?;
+        let logits = logits.to_dtype(candle_core::DType::F32)?;
         let mut running: Vec<&mut Running> = self.slots.iter_mut().flatten().collect();
-        running.par_iter_mut().zip(logits).for_each(|(running, row)| {
+        running.par_iter_mut().enumerate().try_for_each(|(i, running)| -> Result<()> {
+            let row = logits.get(i)?.to_vec1::<f32>()?;
             let Completion { episode, ids, logprobs, entropies, .. } = &mut running.completion;
             let uniform = source.at([*episode, ids.len() as u64]).uniform();
             // The arithmetic of the training forward, so that both give the same bits.
@@ -182,7 +183,8 @@ impl<'a> Batch<'a> {
             logprobs.push(softmax.logprob(row[id as usize]));
             entropies.push(softmax.entropy());
             running.pending.push(id);
-        });
+            Ok(())
+        })?;
         self.retire(&sampling.stop);
         Ok(())
     }
