@@ -73,6 +73,7 @@ impl Left {
             for line in 0..lines {
                 let mut turning = [[MaybeUninit::new(ZERO); LANES]; TOGETHER];
                 for pair in 0..LANES {
+                    ask_for(x, line * LANES + pair, block, blocks.len());
                     let [even, odd] = pair_of_rows(x, line * LANES + pair, block);
                     let lines = turning.iter_mut().map(|lines| &mut lines[pair]).take(blocks.len());
                     unit.interleave(even, odd, Way::Cached, lines);
@@ -142,6 +143,7 @@ impl Right {
         Right::make(x.columns, depth, TOGETHER, |block, way, out| {
             let mut blocks: Vec<&mut [MaybeUninit<Line>]> = out.chunks_mut(pairs(depth)).collect();
             for pair in 0..pairs(depth) {
+                ask_for(x, pair, block, blocks.len());
                 let [even, odd] = pair_of_rows(x, pair, block);
                 unit.interleave(even, odd, way, blocks.iter_mut().map(|lines| &mut lines[pair]));
             }
@@ -323,6 +325,30 @@ impl Unit {
 /// Both rows of a pair, from a block of columns on; empty beyond the last.
 fn pair_of_rows<'x>(x: Matrix<'x>, pair: usize, block: usize) -> [&'x [f32]; 2] {
     [2 * pair, 2 * pair + 1].map(|row| x.row(row).get(block * LANES..).unwrap_or_default())
+}
+
+/// Asks for what [`pair_of_rows`] will give some pairs later: rows lie so far apart that a processor does not foresee
+/// the next.
+fn ask_for(x: Matrix, pair: usize, block: usize, blocks: usize) {
+    const AHEAD: usize = 8;
+    for row in [2 * (pair + AHEAD), 2 * (pair + AHEAD) + 1] {
+        for at in (block..block + blocks).map(|block| row * x.row_stride + block * LANES) {
+            prefetch(x.elements.as_ptr().wrapping_add(at));
+        }
+    }
+}
+
+/// Asks for the memory at an address, which need not be anybody's, to be in the caches soon.
+fn prefetch(at: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch of any address has no effect that a program could see.
+    #[allow(unsafe_code)]
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// A pair in one word.
