@@ -122,6 +122,9 @@ const KEPT: usize = 1 << 20;
 /// Pairs of the depth that an area works through before the next columns.
 const DEEP: usize = 1 << 10;
 
+/// Bytes of sums that an area keeps from one such panel to the next, beside them.
+const SUMS: usize = 1 << 20;
+
 /// `left right`, to each row of which `bias` is added: `(rows, columns)`. A row begins `stride` after the one
 /// before, with zeros between them, which are fewer than a block.
 pub(crate) fn product(left: &Left, right: &Right, bias: Option<&[f32]>, stride: usize) -> Vec<f32> {
@@ -159,15 +162,21 @@ fn fill(left: &Left, right: &Right, target: &Target, start: Start) {
     if left.rows() == 0 || right.columns() == 0 || left.depth() == 0 {
         return;
     }
-    let unit = Unit::best();
+    let (unit, threads) = (Unit::best(), rayon::current_num_threads());
     let row_bytes = left.pairs().min(DEEP) * size_of::<f32>();
     let cuts = left.rows().div_ceil((KEPT / row_bytes).next_multiple_of(32));
     let rows = left.rows().div_ceil(cuts).next_multiple_of(32);
     let groups = right.blocks().div_ceil(unit.group());
     // Several areas for each thread, so that none waits long for another; those with the same rows one after the
-    // other, so that these are still in its cache.
-    let pieces = groups.min((4 * rayon::current_num_threads()).div_ceil(cuts));
-    let width = groups.div_ceil(pieces) * unit.group();
+    // other, so that these are still in its cache. Along several panels they are not: the fewer areas the better.
+    let pieces = if left.pairs() <= DEEP {
+        (4 * threads).div_ceil(cuts)
+    } else {
+        let group_bytes = rows * unit.group() * size_of::<pack::Line>();
+        (2 * threads).div_ceil(cuts).max(groups.div_ceil((SUMS / group_bytes).max(1)))
+    };
+    let width = groups.div_ceil(pieces.min(groups)) * unit.group();
+    let pieces = right.blocks().div_ceil(width);
     let work = rows.min(left.rows()) * width * pack::LANES * left.pairs();
     let areas = (0..cuts * pieces).into_par_iter().with_min_len((TASK / work.max(1)).max(1));
     areas.for_each(|area| {
@@ -210,20 +219,28 @@ impl Unit {
     /// are initialised if they are added to.
     #[allow(unsafe_code)]
     unsafe fn fill_area(self, area: &Area) {
-        let &Area { left, right, target, ref rows, ref blocks, .. } = area;
-        let mut scratch = Vec::new();
-        for panel in tile::panels(0..left.pairs(), DEEP) {
-            let start = if panel.start == 0 { area.start } else { Start::Target };
-            let is_last = panel.end == left.pairs();
-            for first in blocks.clone().step_by(self.group()) {
+        let &Area { left, right, target, ref rows, ref blocks, start } = area;
+        let groups = blocks.len().div_ceil(self.group());
+        let panels = || tile::panels(0..left.pairs(), DEEP);
+        let is_one_panel = panels().nth(1).is_none();
+        #[cfg(target_arch = "x86_64")]
+        let of_group = amx::sums(rows.len());
+        #[cfg(target_arch = "x86_64")]
+        let mut sums = vec![amx::ZERO; if self.0 == Kind::Amx { of_group * if is_one_panel { 1 } else { groups } } else { 0 }];
+        for panel in panels() {
+            for group in 0..groups {
+                let first = blocks.start + group * self.group();
                 let (rows, blocks) = (rows.clone(), first..blocks.end.min(first + self.group()));
-                let part = Part { left, right, target, rows, blocks, panel: panel.clone(), start, is_last };
+                let part = Part { left, right, target, rows, blocks, panel: panel.clone(), start };
                 // SAFETY: `available` is the only maker of units, and has asked the processor; the area is
                 // the caller's promise.
                 unsafe {
                     match self.0 {
                         #[cfg(target_arch = "x86_64")]
-                        Kind::Amx => amx::fill(&part, &mut scratch),
+                        Kind::Amx => {
+                            let own = if is_one_panel { 0 } else { group * of_group };
+                            amx::fill(&part, &mut sums[own..][..of_group]);
+                        }
                         #[cfg(target_arch = "x86_64")]
                         Kind::Avx512 => tile::fill_avx512(&part),
                         Kind::Portable => tile::fill_portable(&part),

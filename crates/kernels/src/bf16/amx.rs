@@ -21,11 +21,14 @@ pub(super) const BLOCKS: usize = 2;
 /// Rows of a register.
 const ROWS: usize = 16;
 
-/// Pairs of the depth along which two blocks of columns take 24 KiB, half of a first-level cache.
-const PANEL: usize = 192;
+/// Pairs of the depth along which two blocks of columns take 32 KiB, two thirds of a first-level cache.
+const PANEL: usize = 256;
 
 /// What a register holds.
-type Tile = [Line; ROWS];
+pub(super) type Tile = [Line; ROWS];
+
+/// A register of zeros.
+pub(super) const ZERO: Tile = [Line([0.0; LANES]); ROWS];
 
 /// Eight registers of sixteen rows of 64 bytes. 0 to 3 are sums, 4 and 5 of the left factor, 6 and 7
 /// of the right one.
@@ -56,7 +59,12 @@ trait Tiles {
     unsafe fn write(&mut self, tile: &Tile, rows: usize, target: &Target, row: usize, block: usize);
 }
 
-/// Computes a part. What `sums` holds before and after means nothing.
+/// Registers of sums that a part of so many rows takes from one panel to the next.
+pub(super) fn sums(rows: usize) -> usize {
+    rows.div_ceil(2 * ROWS) * 4
+}
+
+/// Computes a part. `sums`, of which there are [`sums()`], holds those of the panels before and after.
 ///
 /// # Safety
 ///
@@ -64,20 +72,17 @@ trait Tiles {
 /// [`permitted`] has said yes.
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
-pub(super) unsafe fn fill(part: &Part, sums: &mut Vec<[Line; ROWS]>) {
+pub(super) unsafe fn fill(part: &Part, sums: &mut [Tile]) {
     // SAFETY: the caller's promises.
-    unsafe { fill_with(&mut x86::Hardware::new(part.is_last && part.target.streams()), part, sums) }
+    unsafe { fill_with(&mut x86::Hardware::new(part.is_last() && part.target.streams()), part, sums) }
 }
 
 /// # Safety
 ///
 /// The part is what [`Part`] says; nobody else accesses its area, which is initialised if it is added to.
 #[allow(unsafe_code)]
-unsafe fn fill_with(tiles: &mut impl Tiles, part: &Part, sums: &mut Vec<Tile>) {
-    let zero = [Line([0.0; LANES]); ROWS];
-    sums.resize(part.rows.len().div_ceil(2 * ROWS) * 4, zero);
+unsafe fn fill_with(tiles: &mut impl Tiles, part: &Part, sums: &mut [Tile]) {
     for near in part.panels(PANEL) {
-        let is_first = near.panel.start == part.panel.start;
         let mut columns = Columns::of(&near, part);
         for (row, sums) in part.rows.clone().step_by(2 * ROWS).zip(sums.as_chunks_mut::<4>().0) {
             let second_row = (row + ROWS < part.rows.end).then_some(row + ROWS);
@@ -87,10 +92,10 @@ unsafe fn fill_with(tiles: &mut impl Tiles, part: &Part, sums: &mut Vec<Tile>) {
             let corners = [corner(Some(row), 0), corner(Some(row), 1), corner(second_row, 0), corner(second_row, 1)];
             // SAFETY: the corners are inside the area.
             unsafe {
-                corners[0].iter().for_each(|corner| corner.begin::<0>(tiles, &mut sums[0], is_first));
-                corners[1].iter().for_each(|corner| corner.begin::<1>(tiles, &mut sums[1], is_first));
-                corners[2].iter().for_each(|corner| corner.begin::<2>(tiles, &mut sums[2], is_first));
-                corners[3].iter().for_each(|corner| corner.begin::<3>(tiles, &mut sums[3], is_first));
+                corners[0].iter().for_each(|corner| corner.begin::<0>(tiles, &mut sums[0], near.is_first()));
+                corners[1].iter().for_each(|corner| corner.begin::<1>(tiles, &mut sums[1], near.is_first()));
+                corners[2].iter().for_each(|corner| corner.begin::<2>(tiles, &mut sums[2], near.is_first()));
+                corners[3].iter().for_each(|corner| corner.begin::<3>(tiles, &mut sums[3], near.is_first()));
             }
             let lines = near.panel.start / LANES..near.panel.end / LANES;
             let first = &part.left.tiles(row)[lines.clone()];
@@ -98,13 +103,12 @@ unsafe fn fill_with(tiles: &mut impl Tiles, part: &Part, sums: &mut Vec<Tile>) {
                 Some(second) => columns.multiply::<2>(tiles, [first, second]),
                 None => columns.multiply::<1>(tiles, [first, &[]]),
             }
-            let is_done = near.panel.end == part.panel.end;
             // SAFETY: as above.
             unsafe {
-                corners[0].iter().for_each(|corner| corner.end::<0>(tiles, &mut sums[0], is_done));
-                corners[1].iter().for_each(|corner| corner.end::<1>(tiles, &mut sums[1], is_done));
-                corners[2].iter().for_each(|corner| corner.end::<2>(tiles, &mut sums[2], is_done));
-                corners[3].iter().for_each(|corner| corner.end::<3>(tiles, &mut sums[3], is_done));
+                corners[0].iter().for_each(|corner| corner.end::<0>(tiles, &mut sums[0], near.is_last()));
+                corners[1].iter().for_each(|corner| corner.end::<1>(tiles, &mut sums[1], near.is_last()));
+                corners[2].iter().for_each(|corner| corner.end::<2>(tiles, &mut sums[2], near.is_last()));
+                corners[3].iter().for_each(|corner| corner.end::<3>(tiles, &mut sums[3], near.is_last()));
             }
         }
     }
@@ -474,11 +478,11 @@ mod tests {
         for (m, k, n) in [(1, 1, 1), (16, 32, 16), (17, 33, 40), (40, 100, 33), (32, 64, 32), (5, 700, 50)] {
             check_product("tiles in plain code", m, k, n, |left, right, out, accumulate| {
                 let target = Target::new(out.as_mut_ptr(), m, n);
-                let (start, is_last) = (if accumulate { Start::Target } else { Start::Zero }, true);
-                let mut sums = Vec::new();
+                let start = if accumulate { Start::Target } else { Start::Zero };
+                let mut sums = vec![ZERO; super::sums(m)];
                 for first in (0..right.blocks()).step_by(BLOCKS) {
                     let (rows, blocks, panel) = (0..m, first..right.blocks().min(first + BLOCKS), 0..left.pairs());
-                    let part = Part { left, right, target: &target, rows, blocks, panel, start, is_last };
+                    let part = Part { left, right, target: &target, rows, blocks, panel, start };
                     let tiles = &mut Plain([[[f32::NAN; LANES]; ROWS]; 8]);
                     // SAFETY: the areas are inside the result and one after the other.
                     #[allow(unsafe_code)]

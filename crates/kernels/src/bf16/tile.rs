@@ -28,9 +28,8 @@ pub(super) struct Part<'a> {
     pub(super) blocks: Range<usize>,
     /// Pairs of the depth.
     pub(super) panel: Range<usize>,
+    /// What the sums of the first panel are added to.
     pub(super) start: Start<'a>,
-    /// Whether the panel is the last of the depth.
-    pub(super) is_last: bool,
 }
 
 /// What results are added to.
@@ -74,12 +73,24 @@ fn part_of_bias(bias: &[f32], block: usize) -> (&[f32], u16) {
 impl Part<'_> {
     /// The same part along smaller panels, one after the other.
     pub(super) fn panels(&self, most: usize) -> impl Iterator<Item = Part<'_>> {
-        panels(self.panel.clone(), most).map(|panel| Part {
-            start: if panel.start == self.panel.start { self.start } else { Start::Target },
-            is_last: self.is_last && panel.end == self.panel.end,
-            panel,
-            ..self.clone()
-        })
+        panels(self.panel.clone(), most).map(|panel| Part { panel, ..self.clone() })
+    }
+
+    /// Whether nothing of the depth comes before the panel.
+    #[cfg(any(test, target_arch = "x86_64"))]
+    pub(super) fn is_first(&self) -> bool {
+        self.panel.start == 0
+    }
+
+    /// Whether nothing of the depth comes after it.
+    #[cfg(any(test, target_arch = "x86_64"))]
+    pub(super) fn is_last(&self) -> bool {
+        self.panel.end == self.left.pairs()
+    }
+
+    /// What sums are added to where those of the panel before stand in the target.
+    fn beginning(&self) -> Start<'_> {
+        if self.panel.start == 0 { self.start } else { Start::Target }
     }
 }
 
@@ -195,7 +206,7 @@ pub(super) unsafe fn fill_portable(part: &Part) {
             let pairs = pairs.skip(panel.start).take(panel.len());
             let mut sums = [0.0; LANES];
             // SAFETY: the caller's promises.
-            unsafe { part.start.read(target, row, block, &mut sums) };
+            unsafe { part.beginning().read(target, row, block, &mut sums) };
             pairs.zip(lines).for_each(|(pair, line)| add_pairs(&mut sums, *pair, line));
             // SAFETY: the caller's promises.
             unsafe { target.write(row, block, &sums) };
@@ -255,7 +266,8 @@ mod x86 {
         /// Nobody else accesses `R` rows of `B` blocks, and they exist.
         #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
         unsafe fn add<const R: usize, const B: usize>(&self) {
-            let (&Part { left, right, target, ref panel, start, .. }, row) = (self.part, self.row);
+            let (&Part { left, right, target, ref panel, .. }, row) = (self.part, self.row);
+            let start = self.part.beginning();
             let block = self.part.blocks.start;
             let lines: [&[Line]; B] = std::array::from_fn(|b| &right.block(block + b)[panel.clone()]);
             // Sixteen pairs are one line, panels begin and end between lines, and eight rows from a multiple of
