@@ -226,7 +226,8 @@ impl Unit {
         #[cfg(target_arch = "x86_64")]
         let of_group = amx::sums(rows.len());
         #[cfg(target_arch = "x86_64")]
-        let mut sums = vec![amx::ZERO; if self.0 == Kind::Amx { of_group * if is_one_panel { 1 } else { groups } } else { 0 }];
+        let mut sums =
+            vec![amx::ZERO; if self.0 == Kind::Amx { of_group * if is_one_panel { 1 } else { groups } } else { 0 }];
         for panel in panels() {
             for group in 0..groups {
                 let first = blocks.start + group * self.group();

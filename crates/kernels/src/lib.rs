@@ -78,7 +78,7 @@ pub use logprob::{RowSoftmax, token_logprob, token_nll, token_nll_backward};
 pub use parameters::{BLOCK, Param, Params, Path, Slot, Spec};
 pub use rms_norm::rms_norm;
 pub use rope::{Rope, RopeScaling, rope};
-pub use simd::cpu_level;
+pub use simd::{cpu_level, widened};
 pub use threads::{kept_awake, settle_threads};
 
 mod activation;

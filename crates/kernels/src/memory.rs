@@ -5,6 +5,7 @@
 //! where it costs nothing to say so, and left out otherwise.
 
 use crate::{HeadLayout, Nonlinearity, attend::vectors, simd::LANES};
+use candle_core::DType;
 
 /// Bytes of one operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,7 +156,7 @@ pub fn cache(layers: usize, slots: usize, capacity: usize, layout: HeadLayout) -
 
 /// Hidden rows, logits, and the gradient of the rows of one chunk.
 fn chunk(predictions: usize, width: usize, vocabulary: usize) -> u64 {
-    floats(predictions.min(crate::logprob::chunk(vocabulary)) * (vocabulary + 2 * width))
+    floats(predictions.min(crate::logprob::chunk(vocabulary, DType::F32)) * (vocabulary + 2 * width))
 }
 
 /// An operation from `input` to `output` columns that saves nothing.

@@ -155,6 +155,23 @@ pub fn cpu_level() -> &'static str {
     }
 }
 
+/// Runs a plain loop over numbers compiled for the widest vectors of this processor, where the rest of the
+/// program is compiled for any. The results are the same: nothing is fused or added in another order.
+///
+/// Whatever `f` calls has to be inlined, and so has `f` itself: `widened(#[inline(always)] || ...)`.
+pub fn widened<R>(f: impl FnOnce() -> R) -> R {
+    struct Plain<F>(F);
+    impl<R, F: FnOnce() -> R> Kernel for Plain<F> {
+        type Output = R;
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, _lanes: L) -> R {
+            (self.0)()
+        }
+    }
+    Level::best().run(Plain(f))
+}
+
 /// The instructions that kernels are compiled for. A value exists only where the processor has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Level(Kind);

@@ -10,6 +10,7 @@ use crate::{
     parameters::Sum,
     simd::LANES,
 };
+use candle_core::DType;
 use std::{
     cell::OnceCell,
     sync::{Arc, Mutex, PoisonError},
@@ -86,6 +87,14 @@ impl<'a> Weights<'a> {
     /// [`Weights::stride`] after the one before, with zeros between them.
     pub(crate) fn logits(&self, x: &[f32]) -> Vec<f32> {
         self.product(x, None, self.stride())
+    }
+
+    /// What the factors of products are rounded to.
+    pub(crate) fn precision(&self) -> DType {
+        match self.factor {
+            Factor::Single(_) => DType::F32,
+            Factor::Half { .. } | Factor::Held(_) => DType::BF16,
+        }
     }
 
     /// From one row of [`Weights::logits`] to the next: whole vectors.

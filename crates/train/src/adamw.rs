@@ -5,7 +5,7 @@ use crate::{
     blocks::{BLOCK, clip_scale, pairwise_sum, square_sum},
     flat::{Flat, layout_fingerprint, read_flat, write_flat},
 };
-use instruct_kernels::{Params, Slot};
+use instruct_kernels::{Params, Slot, widened};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path};
@@ -14,8 +14,8 @@ use std::{collections::BTreeMap, path::Path};
 /// parameters.
 ///
 /// Moments are flat buffers beside the weights. A step reads weights, moments and gradient once:
-/// clipping is a factor on the gradient as it is read, and the gradient is left at zero, ready for
-/// the next backward pass.
+/// clipping is a factor on the gradient as it is read, and what it was is forgotten, so that the next
+/// backward pass begins with zero.
 pub struct AdamW {
     config: AdamConfig,
     slots: Vec<Slot>,
@@ -248,15 +248,20 @@ fn update_block(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], role: Ro
         Role::Plain => 0.0,
         Role::Frozen => return true,
     };
-    let mut finite = true;
-    for ((w, g), (m, v)) in w.iter_mut().zip(g).zip(m.iter_mut().zip(v)) {
-        let grad = *g * k.scale;
-        *m += k.keep_first * (grad - *m);
-        *v = k.keep_second * *v + k.add_second * (grad * grad);
-        *w -= k.rate * *m / (v.sqrt() * k.correction + k.eps) + decay * *w;
-        finite &= w.is_finite() & v.is_finite();
-    }
-    finite
+    widened(
+        #[inline(always)]
+        || {
+            let mut finite = true;
+            for ((w, g), (m, v)) in w.iter_mut().zip(g).zip(m.iter_mut().zip(v)) {
+                let grad = *g * k.scale;
+                *m += k.keep_first * (grad - *m);
+                *v = k.keep_second * *v + k.add_second * (grad * grad);
+                *w -= k.rate * *m / (v.sqrt() * k.correction + k.eps) + decay * *w;
+                finite &= w.is_finite() & v.is_finite();
+            }
+            finite
+        },
+    )
 }
 
 /// What happens to each block. A block has one owner, since parameters start on block boundaries.

@@ -1,6 +1,7 @@
 //! Maths over flat `f32` buffers in fixed blocks, so that results do not depend on how many
 //! threads (or, later, ranks) share the work.
 
+use instruct_kernels::widened;
 use rayon::prelude::*;
 
 /// Elements in a block: every parameter starts on a multiple of it, so a block has one owner.
@@ -52,16 +53,22 @@ pub(crate) fn clip_scale(norm: f64, max_norm: f64) -> f32 {
 /// The sum of squares of one block, in eight fixed lanes so that the compiler may use vectors
 /// without changing the order of additions.
 pub(crate) fn square_sum(block: &[f32]) -> f64 {
-    let (rows, rest) = block.as_chunks::<8>();
-    let mut lanes = [0.0; 8];
-    for row in rows {
-        for (lane, &x) in lanes.iter_mut().zip(row) {
-            *lane += f64::from(x) * f64::from(x);
-        }
-    }
-    for (lane, &x) in lanes.iter_mut().zip(rest) {
-        *lane += f64::from(x) * f64::from(x);
-    }
+    let lanes = widened(
+        #[inline(always)]
+        || {
+            let (rows, rest) = block.as_chunks::<8>();
+            let mut lanes = [0.0; 8];
+            for row in rows {
+                for (lane, &x) in lanes.iter_mut().zip(row) {
+                    *lane += f64::from(x) * f64::from(x);
+                }
+            }
+            for (lane, &x) in lanes.iter_mut().zip(rest) {
+                *lane += f64::from(x) * f64::from(x);
+            }
+            lanes
+        },
+    );
     pairwise_sum(&lanes)
 }
 

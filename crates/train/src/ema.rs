@@ -5,7 +5,7 @@ use crate::{
     blocks::BLOCK,
     flat::{layout_fingerprint, read_flat, write_flat},
 };
-use instruct_kernels::{Params, Slot};
+use instruct_kernels::{Params, Slot, widened};
 use rayon::prelude::*;
 use std::{collections::BTreeMap, path::Path};
 
@@ -37,7 +37,12 @@ impl Ema {
         let average = &mut self.average;
         Ok(params.with_weights(|weights| {
             let blocks = average.par_chunks_mut(BLOCK).zip(weights.par_chunks(BLOCK));
-            blocks.for_each(|(a, w)| a.iter_mut().zip(w).for_each(|(a, w)| *a += share * (w - *a)));
+            blocks.for_each(|(a, w)| {
+                widened(
+                    #[inline(always)]
+                    || a.iter_mut().zip(w).for_each(|(a, w)| *a += share * (w - *a)),
+                )
+            });
         })?)
     }
 
