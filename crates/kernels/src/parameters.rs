@@ -3,6 +3,7 @@
 use crate::{
     Error, Result,
     bf16::Right,
+    kept_awake,
     matrix::Matrix,
     op::Elements,
     weights::{Packed, is_halved},
@@ -224,7 +225,7 @@ impl Params {
     /// Runs the backward pass of `loss` and adds every parameter's gradient to the flat gradient.
     /// Call it for several micro-batches to accumulate.
     pub fn backward(&self, loss: &Tensor) -> Result<()> {
-        let mut grads = loss.backward()?;
+        let mut grads = kept_awake(|| loss.backward())?;
         for slot in &self.slots {
             let Kind::Composed { var, .. } = &self.params[&slot.name].inner.kind else { continue };
             // Detached, because a variable's gradient would otherwise keep the whole graph alive.

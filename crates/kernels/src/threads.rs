@@ -26,8 +26,9 @@ pub fn settle_threads() {
 }
 
 /// Runs `f`, on a thread of a rayon pool, while the other threads of the pool look for work without ever going to
-/// sleep: for a long run of operations that each take less time than waking somebody. Decoding is such a run:
-/// sixteen sequences at a time of a 4 M parameter model were a sixth faster on two threads.
+/// sleep: for a long run of operations that each take hardly longer than waking somebody. A pass through a
+/// decoder is such a run: decoding sixteen sequences at a time with a 4 M parameter model was a sixth faster on two
+/// threads, its training some percent.
 ///
 /// On a thread of no pool it only calls `f`.
 pub fn kept_awake<R>(f: impl FnOnce() -> R) -> R {

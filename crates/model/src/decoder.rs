@@ -197,9 +197,11 @@ impl Decoder {
         let spans: Arc<[Span]> = spans(batch).into();
         let scale = self.config.attention_scale() as f32;
         let keys = DropKeys::new(batch, pass);
-        let x = self.enter(batch.ids(), batch.positions(), sentinel)?;
-        self.blocks(x, batch.positions(), wanted, keys, &mut |_, qkv| {
-            Ok(qkv.attention(&spans, self.layout(), scale, self.config.sliding_window)?)
+        kernels::kept_awake(|| {
+            let x = self.enter(batch.ids(), batch.positions(), sentinel)?;
+            self.blocks(x, batch.positions(), wanted, keys, &mut |_, qkv| {
+                Ok(qkv.attention(&spans, self.layout(), scale, self.config.sliding_window)?)
+            })
         })
     }
 

@@ -456,6 +456,7 @@ mod tests {
 
         fn prefetch(&mut self, _line: *const Line) {}
 
+        // SAFETY: the caller promises what `Target::write` asks of it.
         unsafe fn write(&mut self, tile: &Tile, rows: usize, target: &Target, row: usize, block: usize) {
             for (r, line) in tile[..rows].iter().enumerate() {
                 // SAFETY: the caller's promise.
