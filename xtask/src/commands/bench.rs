@@ -24,7 +24,7 @@ pub(crate) struct Args {
     #[arg(long, default_values = ["tiny"], value_parser = shapes::parse)]
     shape: Vec<Shape>,
     #[command(flatten)]
-    numbers: Numbers,
+    settings: ModelSettings,
     /// Measure torch, transformers and TRL too, taking turns; makes an environment under target/
     /// (gigabytes of packages)
     #[arg(long)]
@@ -39,7 +39,7 @@ pub(crate) struct Args {
     #[arg(long)]
     sweeps: bool,
     /// Compare what each stage is estimated to hold with what it holds; fails when one is a fifth off
-    #[arg(long, conflicts_with_all = ["peer", "sweeps", "shape", "precision", "frozen", "rounds", "steps"])]
+    #[arg(long, conflicts_with_all = ["peer", "sweeps", "shape", "precision", "frozen", "micro_tokens", "rounds", "steps"])]
     memory: bool,
     /// Print one JSON object instead of tables
     #[arg(long)]
@@ -55,18 +55,28 @@ pub(crate) struct Args {
     steps: usize,
 }
 
-/// What numbers are used.
+/// The settings of a run's `[model]` on which speed and memory depend.
 #[derive(Clone, Copy, Debug, clap::Args, serde::Serialize)]
-pub(crate) struct Numbers {
+pub(crate) struct ModelSettings {
     /// f32, or bf16: factors of products are rounded to it; the peer's whole model is in it
     #[arg(long, value_enum, default_value_t)]
     precision: Precision,
     /// What PPO's reference and reward model are held in; the same without this
     #[arg(long, value_enum)]
     frozen: Option<Precision>,
+    /// Most tokens that pass through our models at a time
+    #[arg(long, default_value_t = MICRO_TOKENS)]
+    micro_tokens: usize,
 }
 
-impl Numbers {
+/// What a run takes without the setting.
+const MICRO_TOKENS: usize = 4_096;
+
+impl ModelSettings {
+    fn of(precision: Precision) -> ModelSettings {
+        ModelSettings { precision, frozen: None, micro_tokens: MICRO_TOKENS }
+    }
+
     fn frozen(self) -> Precision {
         self.frozen.unwrap_or(self.precision)
     }
@@ -121,7 +131,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let stages = if args.stage.is_empty() { Stage::ALL.to_vec() } else { args.stage.clone() };
     if let Some(sizes) = args.alone {
-        let turn = stages::measure(stages[0], &args.shape[0], sizes, args.numbers, args.steps)?;
+        let turn = stages::measure(stages[0], &args.shape[0], sizes, args.settings, args.steps)?;
         print(&serde_json::to_string(&turn)?);
         return Ok(());
     }
@@ -129,7 +139,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return memory::run(&stages, args.out.as_deref());
     }
     let peer = args.peer.then(|| peer::Peer::find(args.python.as_deref())).transpose()?;
-    let mut report = report::Report::new(args.numbers, peer.as_ref().map(peer::Peer::versions).transpose()?)?;
+    let mut report = report::Report::new(args.settings, peer.as_ref().map(peer::Peer::versions).transpose()?)?;
     for shape in &args.shape {
         for &stage in &stages {
             let sizes = stage.sizes(shape);
@@ -137,16 +147,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             for round in 1..=args.rounds {
                 say(&format!("{shape} {stage}: round {round} of {}", args.rounds));
                 if let Some(peer) = peer.as_ref().filter(|_| stage.has_peer()) {
-                    theirs.push(peer.turn(stage, shape, sizes, args.numbers, args.steps)?);
+                    theirs.push(peer.turn(stage, shape, sizes, args.settings, args.steps)?);
                 }
-                ours.push(own_turn(stage, shape, sizes, args.numbers, args.steps)?);
+                ours.push(own_turn(stage, shape, sizes, args.settings, args.steps)?);
             }
             report.add(stage, shape, ours, theirs)?;
             save(args, &report)?;
         }
     }
     if args.sweeps {
-        report.sweeps = sweeps::measure(args.numbers, args.steps)?;
+        report.sweeps = sweeps::measure(args.settings, args.steps)?;
         save(args, &report)?;
     }
     print(&if args.json { serde_json::to_string(&report)? } else { report.table() });
@@ -162,11 +172,12 @@ fn save(args: &Args, report: &report::Report) -> Result<()> {
 }
 
 /// One stage in a process of its own, so that its memory is its own.
-fn own_turn(stage: Stage, shape: &Shape, sizes: Sizes, numbers: Numbers, steps: usize) -> Result<Turn> {
+fn own_turn(stage: Stage, shape: &Shape, sizes: Sizes, settings: ModelSettings, steps: usize) -> Result<Turn> {
     let this = std::env::current_exe().context("this program has no path")?;
     let mut process = Command::new(this);
     process.args(["bench", "--alone", &sizes.to_string(), "--stage", &stage.to_string(), "--shape", &shape.name]);
-    process.args(["--precision", &numbers.precision.to_string(), "--frozen", &numbers.frozen().to_string()]);
+    process.args(["--precision", &settings.precision.to_string(), "--frozen", &settings.frozen().to_string()]);
+    process.args(["--micro-tokens", &settings.micro_tokens.to_string()]);
     parse_turn(process.args(["--steps", &steps.to_string()]))
 }
 

@@ -1,6 +1,6 @@
 //! What each stage is estimated to hold, beside the peak of a process that runs it.
 
-use super::{Numbers, Shape, Stage, own_turn, shapes, stages};
+use super::{ModelSettings, Shape, Stage, own_turn, shapes, stages};
 use crate::{
     commands::write_whole,
     config::Precision,
@@ -15,7 +15,7 @@ use instruct_model::{
 use instruct_ppo as ppo;
 use instruct_reward_model as reward_model;
 use instruct_sft as sft;
-use stages::{MICRO_TOKENS, Sizes, WINDOW, demonstrations, ppo_plan, rankings};
+use stages::{Sizes, WINDOW, demonstrations, ppo_plan, rankings};
 use std::{fmt::Write as _, path::Path};
 
 /// Share of the measured peak by which an estimate may miss it.
@@ -56,9 +56,9 @@ pub(super) fn run(stages: &[Stage], out: Option<&Path>) -> Result<()> {
         let shape = shapes::parse(shape).map_err(anyhow::Error::msg)?;
         let name = format!("{shape} {stage} {precision}");
         say(&name);
-        let (sizes, numbers) = (stage.sizes(&shape), Numbers { precision, frozen: None });
-        let measured = own_turn(stage, &shape, sizes, numbers, STEPS)?.peak_mb * (1 << 20) as f64;
-        rows.push(Row { name, estimate: estimate(stage, &shape, sizes, numbers), process, measured });
+        let (sizes, settings) = (stage.sizes(&shape), ModelSettings::of(precision));
+        let measured = own_turn(stage, &shape, sizes, settings, STEPS)?.peak_mb * (1 << 20) as f64;
+        rows.push(Row { name, estimate: estimate(stage, &shape, sizes, settings), process, measured });
     }
     let page = page(&rows);
     print(&page);
@@ -95,16 +95,16 @@ impl Row {
 }
 
 /// What a turn of these sizes will hold, from the functions that a run asks.
-fn estimate(stage: Stage, shape: &Shape, sizes: Sizes, numbers: Numbers) -> Estimate {
-    let frozen = numbers.frozen().bytes() as u64;
-    let (config, steps) = (&shape.config, STEPS as u64 + 1);
+fn estimate(stage: Stage, shape: &Shape, sizes: Sizes, settings: ModelSettings) -> Estimate {
+    let frozen = settings.frozen().bytes() as u64;
+    let (config, steps, micro_tokens) = (&shape.config, STEPS as u64 + 1, settings.micro_tokens);
     match stage {
         Stage::Sft => {
-            let (examples, plan) = demonstrations(shape, sizes, steps);
+            let (examples, plan) = demonstrations(shape, sizes, steps, micro_tokens);
             sft::memory(config, &sft::Data { demonstrations: &examples, pretraining: &[] }, &plan)
         }
         Stage::RewardModel | Stage::RewardModelLong => {
-            let (groups, plan) = rankings(shape, sizes, steps);
+            let (groups, plan) = rankings(shape, sizes, steps, micro_tokens);
             reward_model::memory(config, &groups, &plan)
         }
         Stage::Generate | Stage::Decode => {
@@ -116,7 +116,7 @@ fn estimate(stage: Stage, shape: &Shape, sizes: Sizes, numbers: Numbers) -> Esti
         }
         Stage::Ppo | Stage::PpoPtx => {
             let plan = ppo_plan(stage, sizes, steps);
-            let lengths = ppo::Lengths { prompt: sizes.prompt, window: WINDOW, micro_tokens: MICRO_TOKENS };
+            let lengths = ppo::Lengths { prompt: sizes.prompt, window: WINDOW, micro_tokens };
             let mut estimate = ppo::memory(config, &lengths, &plan, frozen);
             estimate.models.push(Buffers::frozen("reward model", config, HeadKind::Score, frozen));
             estimate.phases.push(scored(config, &plan, &lengths));
@@ -173,8 +173,7 @@ mod tests {
     #[test]
     fn an_estimate_that_is_a_fifth_off_is_found() {
         let shape = shapes::parse("tiny").unwrap();
-        let estimate =
-            estimate(Stage::Sft, &shape, Stage::Sft.sizes(&shape), Numbers { precision: Precision::F32, frozen: None });
+        let estimate = estimate(Stage::Sft, &shape, Stage::Sft.sizes(&shape), ModelSettings::of(Precision::F32));
         let peak = estimate.peak() as f64;
         let row = |measured| Row { name: "tiny sft".to_owned(), estimate: estimate.clone(), process: 0, measured };
         assert!(row(peak / 1.19).off() < TOLERANCE && row(peak / 1.21).off() > TOLERANCE);

@@ -1,6 +1,6 @@
 //! The other side: torch, transformers and TRL in processes of their own (peer.py).
 
-use super::{Numbers, Shape, Sizes, Stage, Turn, parse_turn};
+use super::{ModelSettings, Shape, Sizes, Stage, Turn, parse_turn};
 use crate::commands::python_environment;
 use anyhow::{Context, Result, bail};
 use instruct_model::Family;
@@ -45,7 +45,7 @@ impl Peer {
         stage: Stage,
         shape: &Shape,
         sizes: Sizes,
-        numbers: Numbers,
+        settings: ModelSettings,
         steps: usize,
     ) -> Result<Turn> {
         let config = &shape.config;
@@ -57,7 +57,7 @@ impl Peer {
                 .map(|n| n.to_string()),
         );
         process.args([sizes.prompts, sizes.k, sizes.prompt, sizes.completion, steps].map(|n| n.to_string()));
-        process.args([rayon::current_num_threads().to_string(), numbers.precision.to_string()]);
+        process.args([rayon::current_num_threads().to_string(), settings.precision.to_string()]);
         parse_turn(&mut process)
     }
 }

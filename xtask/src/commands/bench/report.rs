@@ -1,7 +1,7 @@
 //! Results: medians, spreads and ratios, and each stage's share of what the machine can do.
 
 use super::{
-    Numbers, Shape, Stage, Turn,
+    ModelSettings, Shape, Stage, Turn,
     ceilings::{self, Ceilings},
     median,
     stages::Sizes,
@@ -18,7 +18,7 @@ pub(super) struct Report {
     kernels: &'static str,
     /// What multiplies bf16.
     bf16: Option<&'static str>,
-    numbers: Numbers,
+    settings: ModelSettings,
     /// Packages of the peer.
     peer: Option<BTreeMap<String, String>>,
     ceilings: Ceilings,
@@ -48,12 +48,12 @@ struct Row {
 
 impl Report {
     /// Nothing but the machine, whose ceilings are measured now.
-    pub(super) fn new(numbers: Numbers, peer: Option<BTreeMap<String, String>>) -> Result<Report> {
-        let ceilings = ceilings::measure(numbers.precision)?;
+    pub(super) fn new(settings: ModelSettings, peer: Option<BTreeMap<String, String>>) -> Result<Report> {
+        let ceilings = ceilings::measure(settings.precision)?;
         let cpu = crate::commands::doctor::cpu_model();
         let (threads, kernels) = (rayon::current_num_threads(), instruct_kernels::cpu_level());
         let (bf16, rows, sweeps) = (instruct_kernels::bf16_unit(), Vec::new(), Vec::new());
-        Ok(Report { cpu, threads, kernels, bf16, numbers, peer, ceilings, rows, sweeps })
+        Ok(Report { cpu, threads, kernels, bf16, settings, peer, ceilings, rows, sweeps })
     }
 
     /// Adds a row. A shared machine changes from minute to minute, so that its ceilings are measured anew for
@@ -68,8 +68,8 @@ impl Report {
             Stage::Decode => Some(of(Turn::rate_after_prompt)),
             _ => None,
         };
-        let ceilings = bounded.map(|_| ceilings::measure(self.numbers.precision)).transpose()?;
-        let share = bounded.zip(ceilings).map(|(rate, ceilings)| share(stage, shape, rate, ceilings, self.numbers));
+        let ceilings = bounded.map(|_| ceilings::measure(self.settings.precision)).transpose()?;
+        let share = bounded.zip(ceilings).map(|(rate, ceilings)| share(stage, shape, rate, ceilings, self.settings));
         self.rows.push(Row {
             shape: shape.to_string(),
             stage: stage.to_string(),
@@ -79,7 +79,7 @@ impl Report {
             peer_peak_mb: has_peer.then(|| peak(&theirs)),
             share: share.flatten(),
             ceilings,
-            floor_mb: floor_mb(stage, shape, self.numbers),
+            floor_mb: floor_mb(stage, shape, self.settings),
             ours,
             theirs,
         });
@@ -88,11 +88,14 @@ impl Report {
 
     /// For a person.
     pub(super) fn table(&self) -> String {
-        let Numbers { precision, .. } = self.numbers;
+        let ModelSettings { precision, micro_tokens, .. } = self.settings;
         let bf16 = self.bf16.unwrap_or("no unit for bf16");
         let mut text = format!("{}, {} threads, {}, {bf16}\n", self.cpu, self.threads, self.kernels);
-        let _ =
-            writeln!(text, "products in {precision}, PPO's reference and reward model in {}", self.numbers.frozen());
+        let _ = writeln!(
+            text,
+            "products in {precision}, PPO's reference and reward model in {}, up to {micro_tokens} tokens at a time",
+            self.settings.frozen()
+        );
         for (package, version) in self.peer.iter().flatten() {
             let _ = write!(text, "{package} {version}  ");
         }
@@ -164,7 +167,7 @@ fn matmul_parameters(shape: &Shape, head: HeadKind) -> f64 {
 /// SFT: six operations per matrix element and token, and attention, over the ceiling of products
 /// (recomputation is not counted, the optimizer's time is). Decoding: weights and cache read per
 /// token, over the ceiling of reading, once the prompt has been read. Other stages mix the two.
-fn share(stage: Stage, shape: &Shape, rate: f64, ceilings: Ceilings, numbers: Numbers) -> Option<f64> {
+fn share(stage: Stage, shape: &Shape, rate: f64, ceilings: Ceilings, settings: ModelSettings) -> Option<f64> {
     let config = &shape.config;
     let weights = matmul_parameters(shape, HeadKind::LanguageModel);
     let Sizes { prompt, completion, .. } = stage.sizes(shape);
@@ -178,7 +181,7 @@ fn share(stage: Stage, shape: &Shape, rate: f64, ceilings: Ceilings, numbers: Nu
         Stage::Decode => {
             let seen = prompt as f64 + completion as f64 / 2.0;
             let cache = 2.0 * (config.kv_heads * config.head_dim * config.layers) as f64 * seen;
-            let bytes = numbers.precision.bytes() * weights + 4.0 * cache;
+            let bytes = settings.precision.bytes() * weights + 4.0 * cache;
             Some(rate * bytes / (ceilings.gigabytes * 1e9))
         }
         _ => None,
@@ -187,7 +190,7 @@ fn share(stage: Stage, shape: &Shape, rate: f64, ceilings: Ceilings, numbers: Nu
 
 /// Parameters of every model of the stage, with gradient and two moments where it learns, and the
 /// averaged policy, in `f32` but for what is frozen.
-fn floor_mb(stage: Stage, shape: &Shape, numbers: Numbers) -> f64 {
+fn floor_mb(stage: Stage, shape: &Shape, settings: ModelSettings) -> f64 {
     let of = |head| shape.config.parameters(head) as f64;
     let (language, scalar) = (of(HeadKind::LanguageModel), of(HeadKind::Score));
     let bytes = match stage {
@@ -197,7 +200,7 @@ fn floor_mb(stage: Stage, shape: &Shape, numbers: Numbers) -> f64 {
         Stage::Ppo | Stage::PpoPtx => {
             // Policy and critic learn in turns, with one gradient at a time.
             let learning = (12.0 + 4.0) * language + 12.0 * scalar + 4.0 * language.max(scalar);
-            learning + numbers.frozen().bytes() * (language + scalar)
+            learning + settings.frozen().bytes() * (language + scalar)
         }
     };
     bytes / 1e6
@@ -216,11 +219,11 @@ mod tests {
         // The scalar head is a matrix of one row.
         assert_eq!(matmul_parameters(&shape, HeadKind::Score), blocks + 768.0);
         let ceilings = Ceilings { gflops: 300.0, gigabytes: 20.0 };
-        let numbers = Numbers { precision: Precision::F32, frozen: None };
-        let reading = share(Stage::Decode, &shape, 40.0, ceilings, numbers).unwrap();
+        let settings = ModelSettings::of(Precision::F32);
+        let reading = share(Stage::Decode, &shape, 40.0, ceilings, settings).unwrap();
         assert!((reading - 40.0 * 4.0 * (123.53e6 + 1.77e6) / 20e9).abs() < 1e-3, "{reading}");
-        assert!(share(Stage::Ppo, &shape, 40.0, ceilings, numbers).is_none());
-        let halved = Numbers { precision: Precision::Bf16, ..numbers };
+        assert!(share(Stage::Ppo, &shape, 40.0, ceilings, settings).is_none());
+        let halved = ModelSettings { precision: Precision::Bf16, ..settings };
         let reading = share(Stage::Decode, &shape, 40.0, ceilings, halved).unwrap();
         assert!((reading - 40.0 * (2.0 * 123.53e6 + 4.0 * 1.77e6) / 20e9).abs() < 1e-3, "{reading}");
     }

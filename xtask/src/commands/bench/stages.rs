@@ -1,6 +1,6 @@
 //! Every stage through the very calls that a training run makes, on made-up tokens.
 
-use super::{Numbers, Shape, Turn, median};
+use super::{ModelSettings, Shape, Turn, median};
 use crate::{config::Precision, evaluate::peak_memory_mb};
 use anyhow::{Result, bail};
 use candle_core::Device;
@@ -34,8 +34,8 @@ impl fmt::Display for Sizes {
 
 /// Reads what is displayed.
 pub(super) fn parse_sizes(text: &str) -> Result<Sizes, String> {
-    let numbers: Result<Vec<usize>, _> = text.split(',').map(str::parse).collect();
-    match numbers.as_deref() {
+    let settings: Result<Vec<usize>, _> = text.split(',').map(str::parse).collect();
+    match settings.as_deref() {
         Ok(&[prompts, k, prompt, completion]) => Ok(Sizes { prompts, k, prompt, completion }),
         _ => Err("not PROMPTS,K,PROMPT,COMPLETION".to_owned()),
     }
@@ -114,9 +114,15 @@ impl fmt::Display for Stage {
 }
 
 /// Measures `steps` steps and one before them, which is not counted.
-pub(super) fn measure(stage: Stage, shape: &Shape, sizes: Sizes, numbers: Numbers, steps: usize) -> Result<Turn> {
+pub(super) fn measure(
+    stage: Stage,
+    shape: &Shape,
+    sizes: Sizes,
+    settings: ModelSettings,
+    steps: usize,
+) -> Result<Turn> {
     let (mut clock, mut prompt) = (Clock::of(steps), 0.0);
-    let maker = Maker { shape, numbers };
+    let maker = Maker { shape, settings };
     match stage {
         Stage::Sft => fine_tune(&maker, sizes, &mut clock)?,
         Stage::RewardModel | Stage::RewardModelLong => rank(&maker, sizes, &mut clock)?,
@@ -173,13 +179,13 @@ impl Clock {
 /// Makes models and tokens of one shape.
 struct Maker<'a> {
     shape: &'a Shape,
-    numbers: Numbers,
+    settings: ModelSettings,
 }
 
 impl Maker<'_> {
     /// A model that is trained.
     fn model(&self, head: HeadKind) -> Result<Decoder> {
-        let compute = self.numbers.precision.dtype();
+        let compute = self.settings.precision.dtype();
         let decoder = Decoder::zeros(self.shape.config.clone(), head, &Device::Cpu, KernelPath::Fused, compute)?;
         decoder.initialise(1)?;
         Ok(decoder)
@@ -187,7 +193,7 @@ impl Maker<'_> {
 
     /// The same model as one that is not trained.
     fn frozen(&self, model: &Decoder) -> Result<Decoder> {
-        Ok(match self.numbers.frozen() {
+        Ok(match self.settings.frozen() {
             Precision::F32 => model.deep_copy()?,
             Precision::Bf16 => model.held_in_bf16()?,
         })
@@ -201,37 +207,47 @@ fn tokens(shape: &Shape, number: usize, n: usize) -> Vec<u32> {
 }
 
 /// The examples and the plan of a fine-tuning.
-pub(super) fn demonstrations(shape: &Shape, sizes: Sizes, steps: u64) -> (Vec<sft::Example>, sft::Plan) {
+pub(super) fn demonstrations(
+    shape: &Shape,
+    sizes: Sizes,
+    steps: u64,
+    micro_tokens: usize,
+) -> (Vec<sft::Example>, sft::Plan) {
     let Sizes { prompts: sequences, prompt, completion, .. } = sizes;
     let example =
         |i| sft::Example { prompt: tokens(shape, 2 * i, prompt), completion: tokens(shape, 2 * i + 1, completion) };
-    let plan = sft::Plan { epochs: steps, batch: sequences, dropout: 0.0, ..sft::Plan::default() };
+    let plan = sft::Plan { epochs: steps, batch: sequences, micro_tokens, dropout: 0.0, ..sft::Plan::default() };
     ((0..sequences).map(example).collect(), plan)
 }
 
 fn fine_tune(maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Result<()> {
-    let (examples, plan) = demonstrations(maker.shape, sizes, clock.steps);
+    let (examples, plan) = demonstrations(maker.shape, sizes, clock.steps, maker.settings.micro_tokens);
     let mut state = sft::State::new(maker.model(HeadKind::LanguageModel)?, &plan)?;
     let data = sft::Data { demonstrations: &examples, pretraining: &[] };
     Ok(sft::train(&mut state, &data, &plan, &mut clock.listener())?)
 }
 
 /// The rankings and the plan of a reward model.
-pub(super) fn rankings(shape: &Shape, sizes: Sizes, steps: u64) -> (Vec<reward_model::Group>, reward_model::Plan) {
+pub(super) fn rankings(
+    shape: &Shape,
+    sizes: Sizes,
+    steps: u64,
+    micro_tokens: usize,
+) -> (Vec<reward_model::Group>, reward_model::Plan) {
     let Sizes { prompts, k, prompt, completion } = sizes;
     let group = |i: usize| reward_model::Group {
         prompt: tokens(shape, i, prompt),
         completions: (0..k).map(|j| tokens(shape, 1_000 + i * k + j, completion)).collect(),
         ranks: (1..=k as u32).collect(),
     };
-    let (adam, micro_tokens) = (AdamConfig::default(), MICRO_TOKENS);
+    let adam = AdamConfig::default();
     let plan =
         reward_model::Plan { epochs: steps, batch: prompts, lr: 9e-6, adam, micro_tokens, spike_z: 0.0, seed: 1 };
     ((0..prompts).map(group).collect(), plan)
 }
 
 fn rank(maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Result<()> {
-    let (groups, plan) = rankings(maker.shape, sizes, clock.steps);
+    let (groups, plan) = rankings(maker.shape, sizes, clock.steps, maker.settings.micro_tokens);
     let mut state = reward_model::State::new(maker.model(HeadKind::Score)?, &plan)?;
     Ok(reward_model::train(&mut state, &groups, &plan, &mut clock.listener())?)
 }
@@ -250,9 +266,6 @@ fn complete(decoder: &Decoder, shape: &Shape, sizes: Sizes, clock: &mut Clock) -
     }
     Ok(())
 }
-
-/// Tokens computed at a time.
-pub(super) const MICRO_TOKENS: usize = 4_096;
 
 /// Tokens of a window of the pretraining mix.
 pub(super) const WINDOW: usize = 128;
@@ -278,7 +291,7 @@ fn reinforce(stage: Stage, maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Re
     let (reference, reward) = (maker.frozen(&policy)?, maker.frozen(&maker.model(HeadKind::Score)?)?);
     let prompts: Vec<Vec<u32>> = (0..64).map(|i| tokens(maker.shape, i, sizes.prompt)).collect();
     let windows: Vec<Vec<u32>> = (0..64).map(|i| tokens(maker.shape, 1_000 + i, WINDOW)).collect();
-    let micro_tokens = MICRO_TOKENS;
+    let micro_tokens = maker.settings.micro_tokens;
     let score = |episodes: &[ppo::Episode]| {
         let items: Vec<reward_model::Item> = episodes
             .iter()

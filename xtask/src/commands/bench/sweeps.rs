@@ -1,6 +1,6 @@
 //! How cost grows with one size at a time.
 
-use super::{Numbers, Sizes, Stage, Turn, own_turn, shapes};
+use super::{ModelSettings, Sizes, Stage, Turn, own_turn, shapes};
 use crate::say;
 use anyhow::Result;
 use std::fmt;
@@ -26,14 +26,14 @@ impl fmt::Display for Point {
 type Row = (&'static str, usize, Stage, Sizes, usize);
 
 /// Every sweep, each point in a process of its own.
-pub(super) fn measure(numbers: Numbers, steps: usize) -> Result<Vec<Point>> {
-    rows().into_iter().map(|row| point(row, numbers, steps)).collect()
+pub(super) fn measure(settings: ModelSettings, steps: usize) -> Result<Vec<Point>> {
+    rows().into_iter().map(|row| point(row, settings, steps)).collect()
 }
 
-fn point((sweep, size, stage, sizes, vocabulary): Row, numbers: Numbers, steps: usize) -> Result<Point> {
+fn point((sweep, size, stage, sizes, vocabulary): Row, settings: ModelSettings, steps: usize) -> Result<Point> {
     say(&format!("{sweep}: {size}"));
     let shape = shapes::parse(&format!("4,256,4,{vocabulary}")).map_err(anyhow::Error::msg)?;
-    Ok(Point { sweep, size, turn: own_turn(stage, &shape, sizes, numbers, steps)? })
+    Ok(Point { sweep, size, turn: own_turn(stage, &shape, sizes, settings, steps)? })
 }
 
 fn rows() -> Vec<Row> {
