@@ -11,7 +11,7 @@
 //! of earlier micro-batches. Temporaries count twice: the allocator keeps what was freed, and between two
 //! tensors that stay, the hole that a temporary leaves is not filled by the next one of another size.
 //! That rule was found by measuring; the rest follows from the code, and nothing else is allowed for.
-//! Copies of weights that are packed for products in bf16 are not counted.
+//! Copies of weights that are packed for products in bf16, and the longer chunks of logits there, are not counted.
 
 use crate::{Activation, Config, HeadKind, Position};
 use instruct_kernels::{BLOCK, HeadLayout, Nonlinearity, memory as kernels};

@@ -143,7 +143,7 @@ fn page(rows: &[Row]) -> String {
          and the hole that a temporary leaves between tensors that stay is not filled by the \
          next one of another size. The 8 MiB and the slack are rules found by measuring (peaks less what a counting \
          allocator saw alive); everything else follows from the code. Copies of weights that are packed for products \
-         in bf16 are not counted.\n\n\
+         in bf16, and the longer chunks of logits there, are not counted.\n\n\
          Below, each row is the peak (VmHWM) of a process of its own that ran {} steps of a stage on {} threads, as `bench` \
          measures speed, beside its estimate. The command fails when one is off by more than {:.0} %. All in MB.\n\n",
         STEPS + 1,
