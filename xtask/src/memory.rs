@@ -35,11 +35,11 @@ pub(crate) struct Texts<'a> {
 /// among the models of the later ones.
 pub(crate) fn stages(config: &Config, model: &Description, texts: &Texts<'_>) -> Vec<Stage> {
     let (language, scalar) = (HeadKind::LanguageModel, HeadKind::Score);
-    let frozen = available(config.model.frozen).bytes() as u64;
+    let (compute, frozen) = (available(config.model.precision).dtype(), available(config.model.frozen).bytes() as u64);
     let read = |name, head| Buffers::frozen(name, model, head, 4);
     let held = |name, head| Buffers::frozen(name, model, head, frozen);
     let data = sft::Data { demonstrations: texts.demonstrations, pretraining: texts.windows };
-    let tuned = |plan| sft::memory(model, &data, &config.sft_plan(plan));
+    let tuned = |plan| sft::memory(model, &data, &config.sft_plan(plan), compute);
     let base = read("base", language);
     let baseline = read("sft-baseline", language);
     let ranked = reward_model::memory(model, texts.rankings, &config.reward_plan());
@@ -48,7 +48,7 @@ pub(crate) fn stages(config: &Config, model: &Description, texts: &Texts<'_>) ->
         let plan = ppo::Plan { gamma_ptx, ..config.ppo.clone() };
         let (prompt, window) = (texts.longest_prompt, texts.windows.iter().map(Vec::len).max().unwrap_or(0));
         let lengths = ppo::Lengths { prompt, window, micro_tokens: config.model.micro_tokens };
-        let mut estimate = ppo::memory(model, &lengths, &plan, frozen);
+        let mut estimate = ppo::memory(model, &lengths, &plan, compute, frozen);
         // The reference is the model that sft-init left, and counted there.
         estimate.models.retain(|model| model.name != "reference");
         estimate.models.extend(left.iter().cloned().chain(more));

@@ -126,7 +126,7 @@ const DEEP: usize = 1 << 10;
 const SUMS: usize = 1 << 20;
 
 /// `left right`, to each row of which `bias` is added: `(rows, columns)`. A row begins `stride` after the one
-/// before, with zeros between them, which are fewer than a block.
+/// before; what lies between them is fewer than a block, and not to be read.
 pub(crate) fn product(left: &Left, right: &Right, bias: Option<&[f32]>, stride: usize) -> Vec<f32> {
     let (rows, columns) = (left.rows(), right.columns());
     assert!(bias.is_none_or(|bias| bias.len() == columns), "the bias of a product");
@@ -181,8 +181,8 @@ fn fill(left: &Left, right: &Right, target: &Target, start: Start) {
     let areas = (0..cuts * pieces).into_par_iter().with_min_len((TASK / work.max(1)).max(1));
     areas.for_each(|area| {
         let (cut, piece) = (area / pieces, area % pieces);
-        let rows = (cut * rows).min(left.rows())..left.rows().min((cut + 1) * rows);
-        let blocks = (piece * width).min(right.blocks())..right.blocks().min((piece + 1) * width);
+        let rows = cut * rows..left.rows().min((cut + 1) * rows);
+        let blocks = piece * width..right.blocks().min((piece + 1) * width);
         // SAFETY: different areas have no row and column in common.
         #[allow(unsafe_code)]
         unsafe {
@@ -254,6 +254,7 @@ impl Unit {
 
 #[cfg(test)]
 mod tests {
+    use super::pack::LANES;
     use super::*;
     use crate::check::normals;
 
@@ -295,8 +296,9 @@ mod tests {
         for (l, left) in lefts.iter().enumerate() {
             for (r, right) in rights.iter().enumerate() {
                 for (accumulate, before) in [(false, f32::NAN), (true, 3.0)] {
-                    let mut out = vec![before; m * n];
-                    multiply(left, right, &mut out, accumulate);
+                    let mut room = vec![before; m * n + LANES];
+                    let out = aligned(&mut room, m * n);
+                    multiply(left, right, out, accumulate);
                     let offset = if accumulate { 3.0 } else { 0.0 };
                     let tolerance = 1e-5 * (k as f64).sqrt() + 1e-6;
                     let worst = out.iter().zip(&wanted).map(|(x, y)| (f64::from(*x) - y - offset).abs());
@@ -305,6 +307,12 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// So many numbers of it, from the beginning of a line on.
+    fn aligned(room: &mut [f32], len: usize) -> &mut [f32] {
+        let first = room.as_ptr().align_offset(size_of::<pack::Line>());
+        &mut room[first..][..len]
     }
 
     pub(super) fn multiply(left: &Left, right: &Right, out: &mut [f32], accumulate: bool) {
@@ -317,8 +325,9 @@ mod tests {
         assert!(rows.clone().all(|row| row[columns..].iter().all(|x| *x == 0.0)), "zeros behind each row");
         out.copy_from_slice(&rows.flat_map(|row| &row[..columns]).copied().collect::<Vec<f32>>());
         assert!(product(left, right, None, columns) == out, "rows apart and side by side");
-        let mut over = vec![f32::NAN; out.len()];
-        add_product(&mut over, true, left, right);
+        let mut room = vec![f32::NAN; out.len() + LANES];
+        let over = aligned(&mut room, out.len());
+        add_product(over, true, left, right);
         assert!(over == out, "overwritten");
     }
 
@@ -357,6 +366,21 @@ mod tests {
             assert_eq!(out, [0.0; 4]);
             assert_eq!(product(&left, &right, None, 2), [0.0; 4]);
             assert_eq!(product(&left, &right, Some(&[1.0, 2.0]), 3), [1.0, 2.0, 0.0, 1.0, 2.0, 0.0]);
+        }
+    }
+
+    #[test]
+    fn what_is_large_is_cut_and_written_past_the_caches() {
+        for unit in Unit::available() {
+            for (m, k, n) in [
+                // Several groups of columns along several panels; a result; the left factor; the right one.
+                (33, 2100, 200),
+                (512, 32, 512),
+                (4100, 512, 16),
+                (16, 512, 4100),
+            ] {
+                on(unit, 2, || check_product(&format!("{unit:?}"), m, k, n, multiply));
+            }
         }
     }
 

@@ -265,7 +265,8 @@ mod tests {
     use crate::memory;
     use crate::{
         FeedForward, HeadLayout, Nonlinearity, Params, Path, Rope, Span, Spec, attention, check::normals,
-        check::numbers, dropout, embedding, feed_forward, gather_rows, head_norm, layer_norm, linear, rms_norm, rope,
+        check::numbers, dropout, embedding, gather_rows, gelu_erf, gelu_tanh, head_norm, layer_norm, linear, rms_norm,
+        rope, swiglu,
     };
     use candle_core::{DType, Device};
     use instruct_random::Source;
@@ -277,7 +278,7 @@ mod tests {
 
     fn params(path: Path, dtype: DType) -> Params {
         let qkv = LAYOUT.qkv_dim();
-        let shapes: [(&str, &[usize]); 12] = [
+        let shapes: [(&str, &[usize]); 13] = [
             ("x", &[N, WIDTH]),
             ("gain", &[WIDTH]),
             ("bias", &[WIDTH]),
@@ -289,6 +290,7 @@ mod tests {
             ("up", &[4 * WIDTH, WIDTH]),
             ("up_bias", &[4 * WIDTH]),
             ("down", &[WIDTH, 4 * WIDTH]),
+            ("gated_down", &[WIDTH, 2 * WIDTH]),
             ("down_bias", &[WIDTH]),
         ];
         let specs = shapes.map(|(name, shape)| Spec::new(name, shape)).into();
@@ -371,11 +373,16 @@ mod tests {
 
     #[test]
     fn feed_forward_half_of_a_block() {
-        for nonlinearity in [Nonlinearity::GeluTanh, Nonlinearity::GeluErf] {
+        let functions: [(_, fn(&Tensor) -> Result<Tensor>, _); 3] = [
+            (Nonlinearity::GeluTanh, gelu_tanh, "down"),
+            (Nonlinearity::GeluErf, gelu_erf, "down"),
+            (Nonlinearity::SwiGlu, swiglu, "gated_down"),
+        ];
+        for (nonlinearity, function, down) in functions {
             let layer = |params: &Params| {
                 let get = |name| params.get(name).unwrap();
                 let (up_bias, down_bias) = (Some(get("up_bias")), Some(get("down_bias")));
-                FeedForward { up: get("up"), up_bias, nonlinearity, down: get("down"), down_bias }
+                FeedForward { up: get("up"), up_bias, nonlinearity, down: get(down), down_bias }
             };
             let normed = |branch: Branch, params: &Params| {
                 let get = |name| params.get(name).unwrap();
@@ -383,7 +390,8 @@ mod tests {
             };
             let apart = |x: &Tensor, params: &Params| {
                 let get = |name| params.get(name).unwrap();
-                feed_forward(&layer_norm(x, &get("gain"), &get("bias"), 1e-5)?, &layer(params))
+                let up = linear(&layer_norm(x, &get("gain"), &get("bias"), 1e-5)?, &get("up"), Some(&get("up_bias")))?;
+                linear(&function(&up)?, &get(down), Some(&get("down_bias")))
             };
             check(|branch, params| normed(branch, params)?.added(), |x, params| Ok((x + apart(x, params)?)?));
             check(|branch, params| normed(branch, params)?.alone(), apart);

@@ -65,47 +65,25 @@ impl Step for Linear {
     }
 
     fn forward(&self, x: &[f32], _keep: bool) -> candle_core::Result<Vec<f32>> {
-        forward(x, &self.w, self.b.as_ref(), self.input, self.output)
+        let b = self.b.as_ref().map(Param::elements).transpose()?;
+        Ok(Weights::of(&self.w, x.len() / self.input)?.forward(x, b.as_deref()))
     }
 
     fn backward(&self, x: &[f32], _y: &[f32], dy: &[f32]) -> candle_core::Result<Vec<f32>> {
-        backward(x, dy, &self.w, self.b.as_ref(), self.input, self.output)
+        let Linear { w, b, input, output } = self;
+        let rows = x.len() / input;
+        let (weights, gradient) = (Weights::of(w, rows)?, Matrix::new(dy, rows, *output));
+        w.accumulate(|dw| weights.add_gradient(dw, gradient, x));
+        if let Some(b) = b {
+            let sums = op::column_sums(dy, *output);
+            b.accumulate(|db| op::add(db.numbers(), &sums));
+        }
+        weights.backward(gradient)
     }
 
     fn reads(&self) -> Reads {
         Reads::Input
     }
-}
-
-/// `x Wᵀ + b` on slices.
-pub(crate) fn forward(
-    x: &[f32],
-    w: &Param,
-    b: Option<&Param>,
-    input: usize,
-    _output: usize,
-) -> candle_core::Result<Vec<f32>> {
-    let b = b.map(Param::elements).transpose()?;
-    Ok(Weights::of(w, x.len() / input)?.forward(x, b.as_deref()))
-}
-
-/// `dx = dy W` on slices; adds `dW += dyᵀ x` and `db += sum of dy over rows` to the gradient.
-pub(crate) fn backward(
-    x: &[f32],
-    dy: &[f32],
-    w: &Param,
-    b: Option<&Param>,
-    input: usize,
-    output: usize,
-) -> candle_core::Result<Vec<f32>> {
-    let rows = x.len() / input;
-    let (weights, gradient) = (Weights::of(w, rows)?, Matrix::new(dy, rows, output));
-    w.accumulate(|dw| weights.add_gradient(dw, gradient, x));
-    if let Some(b) = b {
-        let sums = op::column_sums(dy, output);
-        b.accumulate(|db| op::add(db.numbers(), &sums));
-    }
-    weights.backward(gradient)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Log-probabilities of given tokens, without the logits of a whole batch ever being held.
 //!
 //! The head is the largest product of a small model: its logits, kept for the backward pass, would
-//! outweigh everything else. Here predictions go through it in chunks whose logits stay in cache,
-//! are turned into log-probabilities (and, where the loss is known, into gradients), and are gone.
+//! outweigh everything else. Here predictions go through it in chunks, whose logits are turned into
+//! log-probabilities (and, where the loss is known, into gradients), and are gone.
 
 use crate::{
     Param, Params, Path, Result,
@@ -54,12 +54,14 @@ pub fn token_nll(hidden: &Tensor, w: &Param, rows: &[u32], targets: &[u32], weig
 /// [`token_nll`] and the backward pass from it in one call: adds every gradient to those of `params`, of
 /// which `w` is one, and returns the loss.
 ///
-/// The slope at the end of a graph is known to be 1, so a chunk of logits turns into gradients while it is
-/// still in cache, and the table's go where they belong. (Behind a tensor that somebody may yet
+/// The slope at the end of a graph is known to be 1, so a chunk of logits turns into gradients at once, and the
+/// table's go where they belong. (Behind a tensor that somebody may yet
 /// scale, they would have to be computed later from new logits, or wait in a second buffer of the
 /// table's size, 154 MB for GPT-2.)
 ///
-/// Errors: those of [`token_nll`].
+/// Of a `hidden` that nobody records it is the loss and adds no gradient, as everything is inference then.
+///
+/// Errors: those of [`token_nll`]; a table held in bf16 alone.
 pub fn token_nll_backward(
     params: &Params,
     hidden: &Tensor,
@@ -68,7 +70,7 @@ pub fn token_nll_backward(
     targets: &[u32],
     weights: &[f32],
 ) -> Result<f32> {
-    if w.path() == Path::Composed {
+    if w.path() == Path::Composed || !hidden.track_op() {
         let loss = token_nll(hidden, w, rows, targets, weights)?;
         params.backward(&loss)?;
         return Ok(loss.to_dtype(DType::F32)?.to_scalar()?);

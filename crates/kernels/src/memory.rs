@@ -120,22 +120,28 @@ pub fn gather_rows(n: usize, picked: usize, width: usize) -> Held {
 }
 
 /// [`crate::token_nll_backward`] of `predictions` out of `n` rows, with a table `(V, C)`: the gradient of the
-/// hidden states is known before the backward pass begins; one chunk of logits stands at a time.
-pub fn token_nll_backward(n: usize, predictions: usize, width: usize, vocabulary: usize) -> Held {
+/// hidden states is known before the backward pass begins; one chunk of logits stands at a time. What products
+/// round to is `compute`.
+pub fn token_nll_backward(n: usize, predictions: usize, width: usize, vocabulary: usize, compute: DType) -> Held {
     Held {
         result: 4,
         saved: floats(n * width),
-        forward: chunk(predictions, width, vocabulary),
+        forward: chunk(predictions, width, vocabulary, compute) + 2 * packed(width * vocabulary, compute),
         backward: floats(3 * n * width),
     }
 }
 
 /// [`crate::token_logprob`] of `predictions` out of `n` rows: the backward pass computes the logits
-/// again, one chunk at a time, and adds the table's gradient where it lies.
-pub fn token_logprob(n: usize, predictions: usize, width: usize, vocabulary: usize) -> Held {
-    let chunk = chunk(predictions, width, vocabulary);
-    let backward = (floats(n * width) + chunk).max(floats(3 * n * width));
-    Held { result: floats(2 * predictions), saved: 0, forward: chunk, backward }
+/// again, one chunk at a time, and adds the table's gradient where it lies. What products round to is `compute`.
+pub fn token_logprob(n: usize, predictions: usize, width: usize, vocabulary: usize, compute: DType) -> Held {
+    let (chunk, table) = (chunk(predictions, width, vocabulary, compute), packed(width * vocabulary, compute));
+    let backward = (floats(n * width) + chunk + 2 * table).max(floats(3 * n * width));
+    Held { result: floats(2 * predictions), saved: 0, forward: chunk + table, backward }
+}
+
+/// So many weights packed for one kind of product, which those that round to bf16 need.
+pub fn packed(weights: usize, compute: DType) -> u64 {
+    if compute == DType::BF16 { 2 * weights as u64 } else { 0 }
 }
 
 /// What a product packs meanwhile: the `gemm` crate copies panels of one operand, 512 deep, as
@@ -155,8 +161,8 @@ pub fn cache(layers: usize, slots: usize, capacity: usize, layout: HeadLayout) -
 }
 
 /// Hidden rows, logits, and the gradient of the rows of one chunk.
-fn chunk(predictions: usize, width: usize, vocabulary: usize) -> u64 {
-    floats(predictions.min(crate::logprob::chunk(vocabulary, DType::F32)) * (vocabulary + 2 * width))
+fn chunk(predictions: usize, width: usize, vocabulary: usize, compute: DType) -> u64 {
+    floats(predictions.min(crate::logprob::chunk(vocabulary, compute)) * (vocabulary + 2 * width))
 }
 
 /// An operation from `input` to `output` columns that saves nothing.
@@ -181,10 +187,13 @@ mod tests {
 
     #[test]
     fn logits_are_never_held_beyond_a_chunk() {
-        assert_eq!(token_logprob(5_000, 4_000, 64, 50_000).forward, floats(128 * (50_000 + 128)));
-        assert_eq!(token_logprob(5_000, 4_000, 64, 10_000).forward, floats(256 * (10_000 + 128)));
-        assert_eq!(token_logprob(5_000, 10, 64, 50_000).forward, floats(10 * (50_000 + 128)));
-        assert_eq!(token_nll_backward(5_000, 10, 64, 50_000).saved, floats(5_000 * 64));
+        let forward = |n, vocabulary, compute| token_logprob(5_000, n, 64, vocabulary, compute).forward;
+        assert_eq!(forward(4_000, 50_000, DType::F32), floats(128 * (50_000 + 128)));
+        assert_eq!(forward(4_000, 10_000, DType::F32), floats(256 * (10_000 + 128)));
+        assert_eq!(forward(10, 50_000, DType::F32), floats(10 * (50_000 + 128)));
+        // And the table, at half the size.
+        assert_eq!(forward(4_000, 50_000, DType::BF16), floats(512 * (50_000 + 128) + 32 * 50_000));
+        assert_eq!(token_nll_backward(5_000, 10, 64, 50_000, DType::F32).saved, floats(5_000 * 64));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::{
     cell::RefCell,
     collections::BTreeMap,
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 /// Elements to which every parameter's start is aligned, so that block-wise walks (norms, hashes,
@@ -237,7 +237,8 @@ impl Params {
         Ok(())
     }
 
-    /// Sets the flat gradient to zero. No number is written: the next backward pass overwrites.
+    /// Sets the flat gradient to zero. No number is written: what is added next to a parameter's part makes it zero
+    /// first, or overwrites it.
     pub fn zero_grad(&self) {
         self.gradient.reset();
     }
@@ -249,7 +250,7 @@ impl Params {
 
     /// Sets the flat gradient to zero and hands its memory to `other`: two models that learn in turns need
     /// memory for one gradient. Given back to the system, its pages would be cleared anew at every turn.
-    /// Where `other` has summed a gradient already, that one stays and this memory is given back.
+    /// Where `other` has summed a gradient already, or needs more memory, this one is given back.
     pub fn hand_over_grad(&self, other: &Params) {
         other.gradient.adopt(self.gradient.take());
     }
@@ -514,8 +515,13 @@ impl Gradient {
     }
 
     fn sums(&self) -> MutexGuard<'_, Sums> {
-        // A panic in another holder leaves half a sum, but never a broken vector.
-        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sums.lock().unwrap_or_else(|poisoned| {
+            // A panic in another holder leaves half a sum, which is none, but never a broken vector.
+            let mut sums = poisoned.into_inner();
+            sums.begun.fill(false);
+            self.sums.clear_poison();
+            sums
+        })
     }
 }
 

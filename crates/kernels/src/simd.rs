@@ -160,16 +160,18 @@ pub fn cpu_level() -> &'static str {
 ///
 /// Whatever `f` calls has to be inlined, and so has `f` itself: `widened(#[inline(always)] || ...)`.
 pub fn widened<R>(f: impl FnOnce() -> R) -> R {
-    struct Plain<F>(F);
-    impl<R, F: FnOnce() -> R> Kernel for Plain<F> {
-        type Output = R;
-
-        #[inline(always)]
-        fn run<L: Lanes>(self, _lanes: L) -> R {
-            (self.0)()
-        }
-    }
     Level::best().run(Plain(f))
+}
+
+struct Plain<F>(F);
+
+impl<R, F: FnOnce() -> R> Kernel for Plain<F> {
+    type Output = R;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, _lanes: L) -> R {
+        (self.0)()
+    }
 }
 
 /// The instructions that kernels are compiled for. A value exists only where the processor has them.
@@ -697,6 +699,24 @@ mod tests {
             for (inside, want) in [(0..0, 0.0), (0..16, 136.0), (3..5, 9.0), (7..9, 17.0), (15..16, 16.0)] {
                 assert_eq!(level.run(Masked(inside.clone())), want, "{level:?} {inside:?}");
             }
+        }
+    }
+
+    #[test]
+    fn plain_loops_have_the_same_bits_at_every_level() {
+        #[inline(always)]
+        fn mixed(x: &[f32]) -> Vec<u32> {
+            x.windows(3).map(|x| (x[0] * x[1] + x[2].abs().sqrt() / (x[0] + 3.0)).to_bits()).collect()
+        }
+        let x: Vec<f32> = (0..1_000).map(|i| (i as f32 * 0.37).sin() * 10f32.powi(i % 20 - 10)).collect();
+        for level in Level::available() {
+            assert!(
+                level.run(Plain(
+                    #[inline(always)]
+                    || mixed(&x)
+                )) == mixed(&x),
+                "{level:?}"
+            );
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use crate::flush_denormals_everywhere;
 use rayon::Yield;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 /// Prepares a process for computing. To be called first thing in `main`, before any thread exists.
 ///
@@ -25,13 +28,18 @@ pub fn settle_threads() {
     flush_denormals_everywhere();
 }
 
-/// Runs `f`, on a thread of a rayon pool, while the other threads of the pool look for work without ever going to
+/// Runs `f`, on a thread of a rayon pool, while the other threads of the pool look for work without going to
 /// sleep: for a long run of operations that each take hardly longer than waking somebody. A pass through a
 /// decoder is such a run: decoding sixteen sequences at a time with a 4 M parameter model was a sixth faster on two
 /// threads, its training some percent.
 ///
 /// On a thread of no pool it only calls `f`.
 pub fn kept_awake<R>(f: impl FnOnce() -> R) -> R {
+    while_others(f, look_for_work_until)
+}
+
+/// Runs `f` while every other thread of the pool runs `others`, which is told when `f` has ended.
+fn while_others<R>(f: impl FnOnce() -> R, others: impl Fn(&AtomicBool) + Sync) -> R {
     /// Tells the others when `f` has ended, however it did.
     struct Ended<'a>(&'a AtomicBool);
     impl Drop for Ended<'_> {
@@ -40,13 +48,13 @@ pub fn kept_awake<R>(f: impl FnOnce() -> R) -> R {
         }
     }
     let Some(caller) = rayon::current_thread_index() else { return f() };
-    let has_ended = &AtomicBool::new(false);
+    let (has_ended, others) = (&AtomicBool::new(false), &others);
     rayon::in_place_scope(|scope| {
         // Every thread gets a task of its own that no other can take, the caller too, at which it looks when it
         // waits for others: that one does nothing.
         scope.spawn_broadcast(move |_, context| {
             if context.index() != caller {
-                look_for_work_until(has_ended);
+                others(has_ended);
             }
         });
         let _ended = Ended(has_ended);
@@ -54,17 +62,27 @@ pub fn kept_awake<R>(f: impl FnOnce() -> R) -> R {
     })
 }
 
+/// Works until then, or until there has been nothing to do for a while.
+///
+/// A thread may come here while it waits for others in the middle of a task, which it cannot continue before it
+/// returns from here. Should `f` need that task, directly or through another thread that does the same, everybody would
+/// wait for everybody: so nobody waits here for long.
 fn look_for_work_until(has_ended: &AtomicBool) {
-    /// Looks after which other processes get a chance.
+    /// Looks after which other processes get a chance, and the clock is read.
     const PATIENCE: u32 = 256;
-    let mut looks = 0;
+    /// Longer than what `f` does alone between two operations.
+    const LONGEST: Duration = Duration::from_millis(2);
+    let (mut looks, mut idle) = (0, None);
     while !has_ended.load(Ordering::Acquire) {
         if rayon::yield_now() == Some(Yield::Executed) {
-            looks = 0;
+            (looks, idle) = (0, None);
             continue;
         }
         looks += 1;
         if looks % PATIENCE == 0 {
+            if idle.get_or_insert_with(Instant::now).elapsed() > LONGEST {
+                return;
+            }
             std::thread::yield_now();
         }
         std::hint::spin_loop();
@@ -80,6 +98,7 @@ fn is_only_thread() -> bool {
 mod tests {
     use super::*;
     use rayon::prelude::*;
+    use std::sync::atomic::AtomicUsize;
 
     #[test]
     fn everybody_works_and_everybody_is_released() {
@@ -89,13 +108,45 @@ mod tests {
             let sums = || (0..200).map(sum).sum::<u64>();
             let want: u64 = (0..200u32).flat_map(|n| (0..n).map(|i| u64::from(i * i))).sum();
             assert_eq!(pool.install(|| kept_awake(sums)), want);
-            // Several at a time, one inside another.
+            // Several at a time, one inside another, each waiting for the other's thread.
             let both = || rayon::join(|| kept_awake(sums), || kept_awake(|| kept_awake(sums)));
-            assert_eq!(pool.install(|| kept_awake(both)), (want, want));
+            for _ in 0..50 {
+                assert_eq!(pool.install(both), (want, want));
+            }
             let panics = || -> u64 { kept_awake(|| panic!("in between")) };
             assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.install(panics))).is_err());
             assert_eq!(pool.install(sums), want);
         }
         assert_eq!(kept_awake(|| 3), 3);
+    }
+
+    #[test]
+    fn every_other_thread_gets_a_task() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        let (here, told) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let others = |has_ended: &AtomicBool| {
+            here.fetch_add(1, Ordering::SeqCst);
+            while !has_ended.load(Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+            told.fetch_add(1, Ordering::SeqCst);
+        };
+        // Ends only if both come.
+        let wait = || {
+            while here.load(Ordering::SeqCst) < 2 {
+                std::thread::yield_now();
+            }
+        };
+        pool.install(|| while_others(wait, others));
+        assert_eq!((here.into_inner(), told.into_inner()), (2, 2));
+    }
+
+    #[test]
+    fn nobody_waits_for_long_without_work() {
+        // Nobody ever says that it has ended.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        pool.install(|| look_for_work_until(&AtomicBool::new(false)));
+        // Nor does it wait when it has.
+        pool.install(|| look_for_work_until(&AtomicBool::new(true)));
     }
 }

@@ -37,9 +37,10 @@ pub(crate) fn turn(copy: &mut Vec<f32>, w: &[f32], k: usize, columns: Range<usiz
     });
 }
 
-/// From one row of the copy of a matrix of `out` rows to the next: never a multiple of a page.
+/// From one row of the copy of a matrix of `out` rows to the next: an odd number of lines of a cache, so that rows do
+/// not push each other out of it.
 pub(crate) fn stride(out: usize) -> usize {
-    out + LANES
+    (out.div_ceil(LANES) | 1) * LANES
 }
 
 struct Turn<'a> {

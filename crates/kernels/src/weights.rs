@@ -3,7 +3,6 @@
 use crate::{
     Param,
     bf16::{self, Left, Right},
-    few_rows::MOST_ROWS,
     gemm::{self, NARROW},
     matrix::Matrix,
     op::Elements,
@@ -15,6 +14,10 @@ use std::{
     cell::OnceCell,
     sync::{Arc, Mutex, PoisonError},
 };
+
+/// Most rows for which packed weights are kept: more than decoding has at a time, few enough that packing would be
+/// a large part of the product.
+const MOST_KEPT: usize = 128;
 
 /// `W (out, in)` of a linear layer or an unembedding, ready for the three products of training. It may be
 /// used for several batches, which share what has to be prepared.
@@ -75,7 +78,7 @@ impl<'a> Weights<'a> {
         let factor = match (w.held(), w.packed()) {
             (Some(held), _) => Factor::Held(held.clone()),
             (None, Some(kept)) => {
-                let (master, keep) = (w.elements()?, rows <= MOST_ROWS);
+                let (master, keep) = (w.elements()?, rows <= MOST_KEPT);
                 Factor::Half { master, kept, keep, forward: OnceCell::new(), backward: OnceCell::new() }
             }
             (None, None) => Factor::Single(w.elements()?),
@@ -84,7 +87,7 @@ impl<'a> Weights<'a> {
     }
 
     /// `x Wᵀ` of `x (n, in)`: `(n, out)`, each row with the same bits whatever n. A row begins
-    /// [`Weights::stride`] after the one before, with zeros between them.
+    /// [`Weights::stride`] after the one before; what lies between is not to be read.
     pub(crate) fn logits(&self, x: &[f32]) -> Vec<f32> {
         self.product(x, None, self.stride())
     }

@@ -11,9 +11,11 @@
 //! of earlier micro-batches. Temporaries count twice: the allocator keeps what was freed, and between two
 //! tensors that stay, the hole that a temporary leaves is not filled by the next one of another size.
 //! That rule was found by measuring; the rest follows from the code, and nothing else is allowed for.
-//! Copies of weights that are packed for products in bf16, and the longer chunks of logits there, are not counted.
+//! Of the copies of weights that products in bf16 need, the large ones are counted: a table's beside its logits, and
+//! those that decoding keeps.
 
 use crate::{Activation, Config, HeadKind, Position};
+use candle_core::DType;
 use instruct_kernels::{BLOCK, HeadLayout, Nonlinearity, memory as kernels};
 use kernels::{Held, floats};
 
@@ -46,6 +48,13 @@ impl Buffers {
     pub fn frozen(name: &'static str, config: &Config, head: HeadKind, bytes: u64) -> Buffers {
         let parameters = bytes * elements(config, head) as u64;
         Buffers { name, parameters, gradient: 0, moments: 0, average: 0 }
+    }
+
+    /// The same model where it decodes in products that round to `compute`: its weights are packed for that, and stay
+    /// so until they change.
+    pub fn decoding(self, compute: DType) -> Buffers {
+        let weights = self.parameters as usize / size_of::<f32>();
+        Buffers { parameters: self.parameters + kernels::packed(weights, compute), ..self }
     }
 
     /// All of them.
@@ -103,10 +112,10 @@ impl Estimate {
 /// What reads the hidden states of a pass, and how many rows of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readout {
-    /// [`instruct_kernels::token_nll_backward`] of so many predictions.
-    Likelihood(usize),
-    /// [`instruct_kernels::token_logprob`] of so many predictions.
-    Logprob(usize),
+    /// [`instruct_kernels::token_nll_backward`] of so many predictions, in products that round to this.
+    Likelihood(usize, DType),
+    /// [`instruct_kernels::token_logprob`] of so many predictions, in products that round to this.
+    Logprob(usize, DType),
     /// The scalar head at so many rows.
     Scalar(usize),
     /// [`instruct_kernels::logits`] of so many rows, copied once for each sampler.
@@ -115,8 +124,12 @@ pub enum Readout {
 
 impl Readout {
     fn rows(self) -> usize {
-        let (Readout::Likelihood(rows) | Readout::Logprob(rows) | Readout::Scalar(rows) | Readout::Logits(rows)) = self;
-        rows
+        match self {
+            Readout::Likelihood(rows, _)
+            | Readout::Logprob(rows, _)
+            | Readout::Scalar(rows)
+            | Readout::Logits(rows) => rows,
+        }
     }
 }
 
@@ -218,8 +231,8 @@ fn feed_forward(config: &Config, n: usize) -> Held {
 fn readout(config: &Config, readout: Readout) -> Held {
     let (width, vocab) = (config.width, config.vocab);
     match readout {
-        Readout::Likelihood(n) => kernels::token_nll_backward(n, n, width, vocab),
-        Readout::Logprob(n) => kernels::token_logprob(n, n, width, vocab),
+        Readout::Likelihood(n, compute) => kernels::token_nll_backward(n, n, width, vocab, compute),
+        Readout::Logprob(n, compute) => kernels::token_logprob(n, n, width, vocab, compute),
         Readout::Scalar(n) => kernels::gather_rows(n, n, width),
         Readout::Logits(n) => Held { forward: floats(n * vocab), ..kernels::linear(n, width, vocab) },
     }
@@ -295,6 +308,8 @@ mod tests {
         assert_eq!(elements(&config, HeadKind::LanguageModel), params);
         let learner = Buffers::learner("policy", &config, HeadKind::LanguageModel, true);
         assert_eq!(learner.total(), 5 * floats(params));
+        assert_eq!(learner.clone().decoding(DType::F32), learner);
+        assert_eq!(learner.clone().decoding(DType::BF16).total(), 22 * params as u64);
         assert_eq!(Buffers::frozen("reference", &config, HeadKind::LanguageModel, 2).total(), 2 * params as u64);
     }
 

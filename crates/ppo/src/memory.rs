@@ -1,6 +1,7 @@
 //! What PPO holds at its worst, before it begins.
 
 use crate::{Critic, Plan};
+use candle_core::DType;
 use instruct_model::{
     Config, HeadKind, Sampling,
     memory::{Buffers, Estimate, Phase, Readout, cached, inferred, recorded, sums},
@@ -19,20 +20,21 @@ use instruct_model::{
 ///
 /// Of the n tokens of a pass, the completions' are read.
 ///
-/// The reference takes `frozen` bytes per parameter; P counts 4. `config` is that of every model.
+/// The reference takes `frozen` bytes per parameter; P counts 4, and 2 more of a policy whose products round to
+/// bf16, which is their `compute`. `config` is that of every model.
 /// Nothing is computed and nothing allocated.
-pub fn memory(config: &Config, lengths: &Lengths, plan: &Plan, frozen: u64) -> Estimate {
+pub fn memory(config: &Config, lengths: &Lengths, plan: &Plan, compute: DType, frozen: u64) -> Estimate {
     let head = match plan.critic {
         Critic::Separate { .. } => HeadKind::LanguageModel,
         Critic::Head { .. } => HeadKind::LanguageModelWithValue,
     };
-    let mut models = vec![Buffers::learner("policy", config, head, plan.ema > 0.0)];
+    let mut models = vec![Buffers::learner("policy", config, head, plan.ema > 0.0).decoding(compute)];
     if let Critic::Separate { .. } = plan.critic {
         // Policy and critic learn in turns, with one gradient at a time; the larger is the policy's.
         models.push(Buffers { gradient: 0, ..Buffers::learner("value model", config, HeadKind::Value, false) });
     }
     models.push(Buffers::frozen("reference", config, HeadKind::LanguageModel, frozen));
-    Estimate { models, phases: phases(config, lengths, plan, head) }
+    Estimate { models, phases: phases(config, lengths, plan, head, compute) }
 }
 
 /// How long things get in a run, in tokens.
@@ -59,7 +61,7 @@ impl Lengths {
     }
 }
 
-fn phases(config: &Config, lengths: &Lengths, plan: &Plan, head: HeadKind) -> Vec<Phase> {
+fn phases(config: &Config, lengths: &Lengths, plan: &Plan, head: HeadKind, compute: DType) -> Vec<Phase> {
     let episode = lengths.episode(config, plan);
     let (passed, _) = lengths.micro(plan.batch * episode, episode);
     let (update, own) = lengths.micro(plan.minibatch * episode, episode);
@@ -73,15 +75,15 @@ fn phases(config: &Config, lengths: &Lengths, plan: &Plan, head: HeadKind) -> Ve
     let mut phases = vec![
         // The cache is freed after every iteration, so that to the allocator it is a temporary.
         Phase { name: "sample", temporary: cached(config, slots, episode) + filling.temporary, ..filling },
-        Phase { name: "compare", ..inferred(config, passed, Readout::Logprob(read(passed, plan.batch))) },
+        Phase { name: "compare", ..inferred(config, passed, Readout::Logprob(read(passed, plan.batch), compute)) },
         Phase {
             name: "update of the policy",
             sums: sums(head, own + more),
-            ..recorded(config, update, false, Readout::Logprob(read(update, plan.minibatch)))
+            ..recorded(config, update, false, Readout::Logprob(read(update, plan.minibatch), compute))
         },
     ];
     if mixed > 0 {
-        let pass = recorded(config, mixed, false, Readout::Likelihood(mixed));
+        let pass = recorded(config, mixed, false, Readout::Likelihood(mixed, compute));
         phases.push(Phase { name: "pretraining mix", sums: sums(head, own + more), ..pass });
     }
     if let Critic::Separate { .. } = plan.critic {
@@ -101,7 +103,7 @@ mod tests {
         let mut plan = Plan { batch: 32, minibatch: 32, max_new_tokens: 16, ptx_examples: 1, ..base };
         let mut lengths = Lengths { prompt: 9, window: 20, micro_tokens: 10_000 };
         change(&mut plan, &mut lengths.micro_tokens);
-        memory(&config, &lengths, &plan, 4)
+        memory(&config, &lengths, &plan, DType::F32, 4)
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a fine-tuning holds at its worst, before it begins.
 
 use crate::{Data, Plan, batch::share_of};
+use candle_core::DType;
 use instruct_model::{
     Config, HeadKind,
     memory::{Buffers, Estimate, Phase, Readout, recorded, sums},
@@ -13,8 +14,8 @@ use instruct_model::{
 /// n = min(tokens of a step, max(micro-tokens, longest example))
 /// ```
 ///
-/// for a decoder of P parameters. Nothing is computed and nothing allocated.
-pub fn memory(config: &Config, data: &Data<'_>, plan: &Plan) -> Estimate {
+/// for a decoder of P parameters whose products round to `compute`. Nothing is computed and nothing allocated.
+pub fn memory(config: &Config, data: &Data<'_>, plan: &Plan, compute: DType) -> Estimate {
     let demonstrations: Vec<usize> = data.demonstrations.iter().map(|e| e.prompt.len() + e.completion.len()).collect();
     let windows: Vec<usize> = data.pretraining.iter().map(Vec::len).collect();
     let (texts, mixed) = share_of(plan);
@@ -23,7 +24,7 @@ pub fn memory(config: &Config, data: &Data<'_>, plan: &Plan) -> Estimate {
     let head = HeadKind::LanguageModel;
     let phase = |(name, (tokens, _)): (&'static str, (usize, usize))| {
         let sums = sums(config, head, micro_batches);
-        Phase { name, sums, ..recorded(config, tokens, plan.dropout > 0.0, Readout::Likelihood(tokens)) }
+        Phase { name, sums, ..recorded(config, tokens, plan.dropout > 0.0, Readout::Likelihood(tokens, compute)) }
     };
     let phases = kinds.into_iter().filter(|(_, (tokens, _))| *tokens > 0).map(phase).collect();
     Estimate { models: vec![Buffers::learner("model", config, head, false)], phases }
@@ -43,6 +44,7 @@ fn micro(lengths: &[usize], count: usize, plan: &Plan) -> (usize, usize) {
 mod tests {
     use super::*;
     use crate::Example;
+    use DType::F32;
 
     #[track_caller]
     fn check(lengths: &[usize], count: usize, micro_tokens: usize, wanted: (usize, usize)) {
@@ -66,11 +68,11 @@ mod tests {
         let windows = vec![vec![1; 40]; 5];
         let data = Data { demonstrations: &examples, pretraining: &windows };
         let plan = |pretraining_share| Plan { batch: 8, pretraining_share, ..Plan::default() };
-        let (without, with) = (memory(&config, &data, &plan(0.0)), memory(&config, &data, &plan(0.5)));
+        let (without, with) = (memory(&config, &data, &plan(0.0), F32), memory(&config, &data, &plan(0.5), F32));
         assert_eq!((without.phases.len(), with.phases.len()), (1, 2));
         assert_eq!(with.worst().name, "windows");
         assert!(with.worst().sums > 0 && without.worst().sums == 0, "two kinds are two micro-batches");
-        let smaller = memory(&config, &data, &Plan { micro_tokens: 40, ..plan(0.5) });
+        let smaller = memory(&config, &data, &Plan { micro_tokens: 40, ..plan(0.5) }, F32);
         assert!(smaller.worst().kept < with.worst().kept);
     }
 }

@@ -114,7 +114,7 @@ impl AdamW {
         Ok(AdamW { config, slots: params.slots().to_vec(), roles, first: zeros(), second: zeros(), steps: 0 })
     }
 
-    /// One step of learning rate `lr` along the accumulated gradient, which is zero afterwards.
+    /// One step of learning rate `lr` along the accumulated gradient, which a step that succeeds makes zero.
     ///
     /// Errors: [`TrainError::NotFinite`] names the first tensor whose gradient is not finite (the
     /// weights are then untouched), or whose weights or moments are not after the step.

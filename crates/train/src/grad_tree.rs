@@ -65,8 +65,7 @@ impl GradTree {
     }
 }
 
-/// Moves `grads` into a buffer and leaves zeros. The gradient lives inside a tensor, so its
-/// allocation cannot be swapped away.
+/// Moves `grads` into a buffer and leaves zeros: its memory is the gradient's, and stays there.
 fn take(grads: &mut [f32], spare: Option<Vec<f32>>) -> Vec<f32> {
     let mut buffer = spare.unwrap_or_default();
     buffer.clear();

@@ -101,6 +101,9 @@ pub(crate) struct Turn {
     /// after the others, for decoding.
     #[serde(default)]
     prompt: f64,
+    /// Seconds that measuring it took.
+    #[serde(default)]
+    after: f64,
 }
 
 impl Turn {
@@ -109,7 +112,7 @@ impl Turn {
         self.tokens as f64 / median(&self.seconds)
     }
 
-    /// Tokens per second once the prompt has been read, and has given the first.
+    /// Tokens per second of one sequence once the prompt has been read, and has given the first.
     fn rate_after_prompt(&self) -> f64 {
         (self.tokens - 1) as f64 / (median(&self.seconds) - self.prompt)
     }
@@ -191,6 +194,6 @@ fn parse_turn(process: &mut Command) -> Result<Turn> {
     }
     let line = text.lines().last().unwrap_or_default();
     let turn: Turn = serde_json::from_str(line).with_context(|| format!("{process:?} printed `{line}`"))?;
-    let steps = turn.first + turn.seconds.iter().sum::<f64>() + turn.prompt;
+    let steps = turn.first + turn.seconds.iter().sum::<f64>() + turn.after;
     Ok(Turn { start: begun.elapsed().as_secs_f64() - steps, ..turn })
 }

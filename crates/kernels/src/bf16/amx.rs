@@ -69,7 +69,7 @@ pub(super) fn sums(rows: usize) -> usize {
 /// # Safety
 ///
 /// The part is what [`Part`] says; nobody else accesses its area, which is initialised if it is added to;
-/// [`permitted`] has said yes.
+/// [`permitted`] has said yes, and the processor has AVX-512F.
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 pub(super) unsafe fn fill(part: &Part, sums: &mut [Tile]) {
@@ -82,6 +82,7 @@ pub(super) unsafe fn fill(part: &Part, sums: &mut [Tile]) {
 /// The part is what [`Part`] says; nobody else accesses its area, which is initialised if it is added to.
 #[allow(unsafe_code)]
 unsafe fn fill_with(tiles: &mut impl Tiles, part: &Part, sums: &mut [Tile]) {
+    assert_eq!(sums.len(), self::sums(part.rows.len()), "registers of sums");
     for near in part.panels(PANEL) {
         let mut columns = Columns::of(&near, part);
         for (row, sums) in part.rows.clone().step_by(2 * ROWS).zip(sums.as_chunks_mut::<4>().0) {
@@ -117,7 +118,7 @@ unsafe fn fill_with(tiles: &mut impl Tiles, part: &Part, sums: &mut [Tile]) {
 /// One or two blocks of columns along a panel.
 struct Columns<'a> {
     blocks: [&'a [Tile]; BLOCKS],
-    /// Where the next lines lie that will be read, and how many of each block are still to be asked for.
+    /// Where the lines lie that will be read after these, and how many of each block have been asked for.
     next: [*const Line; BLOCKS],
     asked: usize,
     /// Lines to ask for at a step.
@@ -131,7 +132,7 @@ impl<'a> Columns<'a> {
             let block = part.blocks.clone().nth(i);
             block.map_or(&[][..], |block| whole(block)[near.panel.clone()].as_chunks().0)
         };
-        // The same blocks further along the depth, or else the blocks after them from the beginning of the depth.
+        // The same blocks further along the depth, or else the blocks after them along the same depth.
         let next = |i: usize| {
             let Some(block) = part.blocks.clone().nth(i) else { return std::ptr::null() };
             let (lines, len) = (whole(block).as_ptr(), whole(block).len());
@@ -168,11 +169,10 @@ impl<'a> Columns<'a> {
                     tiles.multiply::<3, 5, 7>();
                 }
             }
-            for _ in 0..self.pace {
-                for next in &self.next[..B] {
-                    tiles.prefetch(next.wrapping_add(self.asked));
-                }
-                self.asked += 1;
+            let asked = self.asked;
+            self.asked = (asked + self.pace).min(len * LANES);
+            for line in asked..self.asked {
+                self.next[..B].iter().for_each(|next| tiles.prefetch(next.wrapping_add(line)));
             }
         }
     }
@@ -225,7 +225,7 @@ impl Corner<'_> {
         load::<T>(tiles, sums);
     }
 
-    /// Keeps the sums for the next panel, or writes them to the target when they are `done`.
+    /// Keeps the sums for the next panel, or writes them to the target when they are done.
     ///
     /// # Safety
     ///
@@ -281,7 +281,7 @@ mod x86 {
     impl Hardware {
         /// # Safety
         ///
-        /// [`super::permitted`] has said yes.
+        /// [`super::permitted`] has said yes, and the processor has AVX-512F.
         pub(super) unsafe fn new(streams: bool) -> Hardware {
             // SAFETY: the instruction reads 64 bytes; that it exists is the caller's promise.
             unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const WHOLE, options(nostack, readonly)) };
@@ -341,7 +341,7 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn write(&mut self, tile: &Tile, rows: usize, target: &Target, row: usize, block: usize) {
-            // SAFETY: the caller's promises; a unit of AMX exists only where AVX-512 does.
+            // SAFETY: the caller's promises, and that of `new`.
             unsafe { write(tile, rows, target, row, block, self.streams) };
         }
 
@@ -364,8 +364,8 @@ mod x86 {
         let width = target.width(block);
         for (r, line) in tile[..rows].iter().enumerate() {
             let to = target.at(row + r, block);
-            // SAFETY: a line is sixteen aligned floats; `width` of them exist at the row, by the caller's promise, all
-            // of which an aligned line is where results are written past the caches.
+            // SAFETY: the line is aligned, and `width` of its floats exist at the row, by the caller's promise. Results
+            // are written past the caches only where every row begins at a line (`Target::streams`).
             unsafe {
                 let line = _mm512_load_ps(line.0.as_ptr());
                 match width {
@@ -429,7 +429,7 @@ mod tests {
     use super::*;
     use crate::bf16::{tests::check_product, tile::add_pairs};
 
-    /// The four instructions in plain code.
+    /// The instructions in plain code.
     struct Plain([[[f32; LANES]; ROWS]; 8]);
 
     // SAFETY: the promises of the trait are those of the pointers below.

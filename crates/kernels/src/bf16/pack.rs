@@ -79,7 +79,10 @@ impl Left {
                     unit.interleave(even, odd, Way::Cached, lines);
                 }
                 for (block, turning) in blocks.iter_mut().zip(&turning) {
-                    unit.put(&transposed(turning), way, &mut block[line * LANES..][..LANES]);
+                    // SAFETY: they began as zeros.
+                    #[allow(unsafe_code)]
+                    let lines = unsafe { transposed(turning) };
+                    unit.put(&lines, way, &mut block[line * LANES..][..LANES]);
                 }
             }
         })
@@ -94,7 +97,10 @@ impl Left {
     ) -> Left {
         let block = LANES * row_lines(depth);
         let len = rows.div_ceil(LANES) * block;
-        Left { lines: filled(len, together * block, |chunk, way, out| f(chunk * together, way, out)), rows, depth }
+        // SAFETY: both callers write all lines.
+        #[allow(unsafe_code)]
+        let lines = unsafe { filled(len, together * block, |chunk, way, out| f(chunk * together, way, out)) };
+        Left { lines, rows, depth }
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -132,7 +138,10 @@ impl Right {
                     let rest = w.row(row).get(CHANNELS * at..).unwrap_or_default();
                     unit.round(rest, Way::Cached, std::iter::once(line));
                 }
-                unit.put(&transposed(&lines), way, out);
+                // SAFETY: they began as zeros.
+                #[allow(unsafe_code)]
+                let lines = unsafe { transposed(&lines) };
+                unit.put(&lines, way, out);
             }
         })
     }
@@ -158,11 +167,10 @@ impl Right {
         f: impl Fn(usize, Way, &mut [MaybeUninit<Line>]) + Sync,
     ) -> Right {
         let len = columns.div_ceil(LANES) * pairs(depth);
-        Right {
-            lines: filled(len, together * pairs(depth), |chunk, way, out| f(chunk * together, way, out)),
-            columns,
-            depth,
-        }
+        // SAFETY: both callers write all lines.
+        #[allow(unsafe_code)]
+        let lines = unsafe { filled(len, together * pairs(depth), |chunk, way, out| f(chunk * together, way, out)) };
+        Right { lines, columns, depth }
     }
 
     /// Number `row` of the rows that [`Right::rows_of`] was made of, as rounded.
@@ -203,27 +211,33 @@ fn row_lines(depth: usize) -> usize {
 }
 
 /// `len` lines, of which `f(i, lines)` writes chunk i of `chunk`, in parallel.
-fn filled(len: usize, chunk: usize, f: impl Fn(usize, Way, &mut [MaybeUninit<Line>]) + Sync) -> Vec<Line> {
+///
+/// # Safety
+///
+/// It writes all of the chunk.
+#[allow(unsafe_code)]
+unsafe fn filled(len: usize, chunk: usize, f: impl Fn(usize, Way, &mut [MaybeUninit<Line>]) + Sync) -> Vec<Line> {
     /// Lines that make a task.
     const TASK: usize = 1 << 10;
     let (mut lines, way) = (Vec::with_capacity(len), Way::of(len));
     let chunks = lines.spare_capacity_mut()[..len].par_chunks_mut(chunk.max(1)).enumerate();
     chunks.with_min_len(TASK / chunk.max(1)).for_each(|(i, lines)| {
+        let _written = Written(way);
         f(i, way, lines);
-        way.finish();
     });
-    // SAFETY: every chunk has been written whole, which is what both callers' closures are for.
-    #[allow(unsafe_code)]
-    unsafe {
-        lines.set_len(len)
-    };
+    // SAFETY: every chunk has been written whole, by the caller's promise.
+    unsafe { lines.set_len(len) };
     lines
 }
 
 /// Sixteen lines of sixteen pairs, turned.
-fn transposed(lines: &[MaybeUninit<Line>; LANES]) -> [Line; LANES] {
-    // SAFETY: both callers begin with lines of zeros.
-    #[allow(unsafe_code)]
+///
+/// # Safety
+///
+/// They are initialised.
+#[allow(unsafe_code)]
+unsafe fn transposed(lines: &[MaybeUninit<Line>; LANES]) -> [Line; LANES] {
+    // SAFETY: the caller's promise.
     let lines = lines.each_ref().map(|line| unsafe { line.assume_init_ref() });
     let mut turned = [ZERO; LANES];
     Level::best().run(Transpose { lines, turned: &mut turned });
@@ -255,15 +269,19 @@ enum Way {
 }
 
 impl Way {
-    /// For so many lines in all, of which a second-level cache holds some ten thousand.
+    /// For so many lines in all, of which a second-level cache of 2 MiB holds as many as are still written to it.
     fn of(lines: usize) -> Way {
         if lines <= 1 << 15 { Way::Cached } else { Way::Streamed }
     }
+}
 
-    /// After the last line of a task: it is there for everybody who hears of it.
-    fn finish(self) {
+/// After the last line of a task, however it ended: what was streamed is there for everybody who hears of it.
+struct Written(Way);
+
+impl Drop for Written {
+    fn drop(&mut self) {
         #[cfg(target_arch = "x86_64")]
-        if self == Way::Streamed {
+        if self.0 == Way::Streamed {
             // SAFETY: every processor of this kind has the instruction.
             #[allow(unsafe_code)]
             unsafe {

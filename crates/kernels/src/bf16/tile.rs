@@ -108,7 +108,7 @@ pub(super) struct Target {
     is_large: bool,
 }
 
-// SAFETY: it is only written through `Unit::fill`, whose callers promise that areas are disjoint.
+// SAFETY: it is only accessed through `Unit::fill_area`, whose callers promise that areas are disjoint.
 #[allow(unsafe_code)]
 unsafe impl Sync for Target {}
 
@@ -125,7 +125,8 @@ impl Target {
         self.elements.wrapping_add(row * self.columns + block * LANES)
     }
 
-    /// Whether it is better written past the caches, which takes whole lines.
+    /// Whether it is better written past the caches, and can be: that takes whole lines of 64 bytes. Where large
+    /// blocks begin at a line is the allocator's choice; mimalloc's do, glibc's do not.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn streams(&self) -> bool {
         self.is_large && self.elements.addr().is_multiple_of(size_of::<Line>()) && self.columns.is_multiple_of(LANES)
@@ -169,7 +170,8 @@ impl Target {
 ///
 /// # Safety
 ///
-/// The part is what [`Part`] says; nobody else accesses its area, which is initialised if it is added to; the processor has AVX-512F, BW and BF16.
+/// The part is what [`Part`] says; nobody else accesses its area, which is initialised if it is added to; the
+/// processor has AVX-512F, BW and BF16.
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
@@ -243,7 +245,7 @@ mod x86 {
         ///
         /// # Safety
         ///
-        /// Nobody else accesses them, and they exist.
+        /// Nobody else accesses them; they exist, and are initialised if they are added to.
         #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
         pub(super) unsafe fn rows<const B: usize>(&self, rows: usize) {
             // SAFETY: the caller's promises.
@@ -263,7 +265,7 @@ mod x86 {
 
         /// # Safety
         ///
-        /// Nobody else accesses `R` rows of `B` blocks, and they exist.
+        /// Nobody else accesses `R` rows of `B` blocks; they exist, and are initialised if they are added to.
         #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
         unsafe fn add<const R: usize, const B: usize>(&self) {
             let (&Part { left, right, target, ref panel, .. }, row) = (self.part, self.row);

@@ -96,12 +96,12 @@ impl Row {
 
 /// What a turn of these sizes will hold, from the functions that a run asks.
 fn estimate(stage: Stage, shape: &Shape, sizes: Sizes, settings: ModelSettings) -> Estimate {
-    let frozen = settings.frozen().bytes() as u64;
+    let (compute, frozen) = (settings.precision.dtype(), settings.frozen().bytes() as u64);
     let (config, steps, micro_tokens) = (&shape.config, STEPS as u64 + 1, settings.micro_tokens);
     match stage {
         Stage::Sft => {
             let (examples, plan) = demonstrations(shape, sizes, steps, micro_tokens);
-            sft::memory(config, &sft::Data { demonstrations: &examples, pretraining: &[] }, &plan)
+            sft::memory(config, &sft::Data { demonstrations: &examples, pretraining: &[] }, &plan, compute)
         }
         Stage::RewardModel | Stage::RewardModelLong => {
             let (groups, plan) = rankings(shape, sizes, steps, micro_tokens);
@@ -112,12 +112,13 @@ fn estimate(stage: Stage, shape: &Shape, sizes: Sizes, settings: ModelSettings) 
             let cache = cached(config, slots, sizes.prompt + sizes.completion);
             let filling = inferred(config, slots * sizes.prompt, Readout::Logits(slots));
             let phase = Phase { name: "sample", kept: cache, ..filling };
-            Estimate { models: vec![Buffers::frozen("model", config, HeadKind::LanguageModel, 4)], phases: vec![phase] }
+            let model = Buffers::frozen("model", config, HeadKind::LanguageModel, 4);
+            Estimate { models: vec![model.decoding(compute)], phases: vec![phase] }
         }
         Stage::Ppo | Stage::PpoPtx => {
             let plan = ppo_plan(stage, sizes, steps);
             let lengths = ppo::Lengths { prompt: sizes.prompt, window: WINDOW, micro_tokens };
-            let mut estimate = ppo::memory(config, &lengths, &plan, frozen);
+            let mut estimate = ppo::memory(config, &lengths, &plan, compute, frozen);
             estimate.models.push(Buffers::frozen("reward model", config, HeadKind::Score, frozen));
             estimate.phases.push(scored(config, &plan, &lengths));
             estimate
@@ -142,8 +143,8 @@ fn page(rows: &[Row]) -> String {
          the largest such moment once more, because freed memory is kept for what comes next, \
          and the hole that a temporary leaves between tensors that stay is not filled by the \
          next one of another size. The 8 MiB and the slack are rules found by measuring (peaks less what a counting \
-         allocator saw alive); everything else follows from the code. Copies of weights that are packed for products \
-         in bf16, and the longer chunks of logits there, are not counted.\n\n\
+         allocator saw alive); everything else follows from the code. Of the copies of weights that products in \
+         bf16 need, those of a table beside its logits are counted, and those that decoding keeps.\n\n\
          Below, each row is the peak (VmHWM) of a process of its own that ran {} steps of a stage on {} threads, as `bench` \
          measures speed, beside its estimate. The command fails when one is off by more than {:.0} %. All in MB.\n\n",
         STEPS + 1,

@@ -100,8 +100,10 @@ impl Report {
             let _ = write!(text, "{package} {version}  ");
         }
         let Ceilings { gflops, gigabytes } = self.ceilings;
-        let _ =
-            writeln!(text, "\nceilings: {gflops:.0} GFLOP/s in {precision} products, {gigabytes:.1} GB/s of reading\n");
+        let _ = writeln!(
+            text,
+            "\nceilings at first: {gflops:.0} GFLOP/s in {precision} products, {gigabytes:.1} GB/s of reading\n"
+        );
         let _ = writeln!(
             text,
             "{:>8} {:>18} {:>9} {:>13} {:>9} {:>13} {:>6} {:>8} {:>8} {:>6} {:>8} {:>7} {:>7}",

@@ -34,8 +34,8 @@ impl fmt::Display for Sizes {
 
 /// Reads what is displayed.
 pub(super) fn parse_sizes(text: &str) -> Result<Sizes, String> {
-    let settings: Result<Vec<usize>, _> = text.split(',').map(str::parse).collect();
-    match settings.as_deref() {
+    let numbers: Result<Vec<usize>, _> = text.split(',').map(str::parse).collect();
+    match numbers.as_deref() {
         Ok(&[prompts, k, prompt, completion]) => Ok(Sizes { prompts, k, prompt, completion }),
         _ => Err("not PROMPTS,K,PROMPT,COMPLETION".to_owned()),
     }
@@ -121,7 +121,7 @@ pub(super) fn measure(
     settings: ModelSettings,
     steps: usize,
 ) -> Result<Turn> {
-    let (mut clock, mut prompt) = (Clock::of(steps), 0.0);
+    let (mut clock, mut prompt, mut after) = (Clock::of(steps), 0.0, 0.0);
     let maker = Maker { shape, settings };
     match stage {
         Stage::Sft => fine_tune(&maker, sizes, &mut clock)?,
@@ -131,7 +131,7 @@ pub(super) fn measure(
             let (model, mut alone) = (maker.model(HeadKind::LanguageModel)?, Clock::of(PROMPTS_READ));
             complete(&model, shape, sizes, &mut clock)?;
             complete(&model, shape, Sizes { completion: 1, ..sizes }, &mut alone)?;
-            prompt = median(&alone.seconds[1..]);
+            (prompt, after) = (median(&alone.seconds[1..]), alone.seconds.iter().sum());
         }
         Stage::Ppo | Stage::PpoPtx => reinforce(stage, &maker, sizes, &mut clock)?,
     }
@@ -140,7 +140,7 @@ pub(super) fn measure(
     }
     let seconds = clock.seconds.split_off(1);
     let (first, tokens) = (clock.seconds[0], stage.tokens(sizes));
-    Ok(Turn { seconds, tokens, peak_mb: peak_memory_mb(), first, start: 0.0, prompt })
+    Ok(Turn { seconds, tokens, peak_mb: peak_memory_mb(), first, start: 0.0, prompt, after })
 }
 
 /// Readings of the prompt of which decoding takes the median.
