@@ -78,7 +78,7 @@ impl Unit {
     }
 
     /// Whether this unit multiplies small whole numbers, of which all sums are exact, as plain code does:
-    /// asked of one that could only be emulated on the machines that this was written on.
+    /// asked of one that few machines have, before it is used.
     #[cfg(any(test, target_arch = "x86_64"))]
     fn is_right(self) -> bool {
         let (rows, depth, columns) = (37, 70, 45);

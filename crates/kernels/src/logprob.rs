@@ -37,7 +37,7 @@ pub fn token_logprob(hidden: &Tensor, w: &Param, rows: &[u32], targets: &[u32], 
 /// `sum over m of weights[m] * -log p(targets[m])` under `softmax(hidden[rows[m]] Wᵀ)`: a scalar.
 ///
 /// `hidden (N, C)`, `w (V, C)`; `rows`, `targets` and `weights (M)`. Where this is the whole loss,
-/// [`token_nll_backward`] spares a third of the head's work.
+/// [`token_nll_backward`] spares a quarter of the head's work.
 ///
 /// Errors: shapes that do not fit each other; an index out of range.
 pub fn token_nll(hidden: &Tensor, w: &Param, rows: &[u32], targets: &[u32], weights: &[f32]) -> Result<Tensor> {
@@ -116,8 +116,8 @@ impl RowSoftmax {
 }
 
 /// Predictions per chunk: enough for the products to run at full speed, few enough that the logits
-/// of a 2,048-word vocabulary take 2 MiB and those of GPT-2's 25. Every chunk reads the table three times and its
-/// gradient once: where products take little time, in bf16, that is most of the work, and 100 MiB are worth it.
+/// of a 2,048-word vocabulary take 2 MiB and those of GPT-2's 25. Every chunk reads the table twice, or three
+/// times where its logits are computed again, and reads and writes its gradient: where products take little time, in bf16, that is most of the work, and 100 MiB are worth it.
 pub(crate) fn chunk(vocabulary: usize, precision: DType) -> usize {
     match precision {
         _ if vocabulary <= 1 << 14 => 256,

@@ -146,7 +146,7 @@ fn page(rows: &[Row]) -> String {
          allocator saw alive); everything else follows from the code. Of the copies of weights that products in \
          bf16 need, those of a table beside its logits are counted, and those that decoding keeps.\n\n\
          Below, each row is the peak (VmHWM) of a process of its own that ran {} steps of a stage on {} threads, as `bench` \
-         measures speed, beside its estimate. The command fails when one is off by more than {:.0} %. All in MB.\n\n",
+         measures speed, beside its estimate. The command fails when one is off by more than {:.0} %. All in MB of a million bytes; docs/benchmarks counts 2^20.\n\n",
         STEPS + 1,
         rayon::current_num_threads(),
         100.0 * TOLERANCE
