@@ -373,7 +373,8 @@ mod tests {
 
     #[test]
     fn feed_forward_half_of_a_block() {
-        let functions: [(_, fn(&Tensor) -> Result<Tensor>, _); 3] = [
+        type Function = fn(&Tensor) -> Result<Tensor>;
+        let functions: [(_, Function, _); 3] = [
             (Nonlinearity::GeluTanh, gelu_tanh, "down"),
             (Nonlinearity::GeluErf, gelu_erf, "down"),
             (Nonlinearity::SwiGlu, swiglu, "gated_down"),
