@@ -2,10 +2,7 @@
 
 use crate::flush_denormals_everywhere;
 use rayon::Yield;
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Prepares a process for computing. To be called first thing in `main`, before any thread exists.
 ///
@@ -68,21 +65,21 @@ fn while_others<R>(f: impl FnOnce() -> R, others: impl Fn(&AtomicBool) + Sync) -
 /// returns from here. Should `f` need that task, directly or through another thread that does the same, everybody would
 /// wait for everybody: so nobody waits here for long.
 fn look_for_work_until(has_ended: &AtomicBool) {
-    /// Looks after which other processes get a chance, and the clock is read.
+    /// Looks after which other processes get a chance.
     const PATIENCE: u32 = 256;
-    /// Longer than what `f` does alone between two operations.
-    const LONGEST: Duration = Duration::from_millis(2);
-    let (mut looks, mut idle) = (0, None);
+    /// Looks in vain after which to go, some milliseconds: longer than what `f` does alone between two operations.
+    const LONGEST: u32 = 1 << 14;
+    let mut looks = 0;
     while !has_ended.load(Ordering::Acquire) {
         if rayon::yield_now() == Some(Yield::Executed) {
-            (looks, idle) = (0, None);
+            looks = 0;
             continue;
         }
         looks += 1;
+        if looks == LONGEST {
+            return;
+        }
         if looks % PATIENCE == 0 {
-            if idle.get_or_insert_with(Instant::now).elapsed() > LONGEST {
-                return;
-            }
             std::thread::yield_now();
         }
         std::hint::spin_loop();
