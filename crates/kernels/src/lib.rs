@@ -24,6 +24,8 @@
 //! same bits whatever else is in the batch, whether it is decoded or trained on, and however many
 //! threads there are.
 //!
+//! [`settle_threads`] prepares a process for them; [`kept_awake`] and [`widened`] are for the loops around them.
+//!
 //! # Example
 //!
 //! Learning that token 1 follows token 0:

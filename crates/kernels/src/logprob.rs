@@ -538,6 +538,18 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_that_nobody_records_adds_no_gradient() {
+        for path in [Path::Fused, Path::Composed] {
+            let params = Params::zeros(vec![Spec::new("w", [3, 2])], &Device::Cpu, path, DType::F32).unwrap();
+            params.set("w", &[1.0, 0.0, 0.0, 1.0, 1.0, 1.0]).unwrap();
+            let (w, hidden) = (params.get("w").unwrap(), Tensor::new(&[[1f32, 2.0]], &Device::Cpu).unwrap());
+            let loss = token_nll_backward(&params, &hidden, &w, &[0], &[1], &[1.0]).unwrap();
+            assert_eq!([loss], numbers(&token_nll(&hidden, &w, &[0], &[1], &[1.0]).unwrap())[..]);
+            assert!(params.with_grads(|grads| grads.iter().all(|g| *g == 0.0)).unwrap(), "{path:?}");
+        }
+    }
+
+    #[test]
     fn close_logits_of_any_size_keep_their_distance() {
         let (_params, w) = fused(&[1.0, 0.0, 1.0, 1.0], 2);
         let hidden = Tensor::new(&[[16_384f32, 0.125]], &Device::Cpu).unwrap();

@@ -648,6 +648,18 @@ mod tests {
         assert_eq!(params.read("a").unwrap(), [1.0 + 1.0 / 1024.0, 2.0], "masters keep what bf16 cannot hold");
     }
 
+    #[test]
+    fn a_panic_leaves_no_gradient() {
+        let params = make(&[("a", &[2]), ("b", &[2])], Path::Fused);
+        let [a, b] = ["a", "b"].map(|name| params.get(name).unwrap());
+        b.accumulate(|sum| sum.numbers().fill(3.0));
+        let half = || a.accumulate(|sum| -> () { panic!("after {:?}", sum.begin().1) });
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(half)).is_err());
+        assert!(params.with_grads(|grads| grads.iter().all(|g| *g == 0.0)).unwrap());
+        b.accumulate(|sum| sum.numbers().fill(3.0));
+        assert_eq!(params.grad("b").unwrap(), [3.0; 2]);
+    }
+
     /// Candle's own fused norms and softmax end the graph without an error; ours must not.
     #[test]
     fn every_parameter_receives_a_gradient_and_it_accumulates() {

@@ -109,6 +109,7 @@ mod tests {
             let both = || rayon::join(|| kept_awake(sums), || kept_awake(|| kept_awake(sums)));
             for _ in 0..50 {
                 assert_eq!(pool.install(both), (want, want));
+                assert_eq!(pool.install(|| kept_awake(both)), (want, want));
             }
             let panics = || -> u64 { kept_awake(|| panic!("in between")) };
             assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.install(panics))).is_err());

@@ -1,7 +1,11 @@
 //! `bench`: how fast and how large every stage is, beside PyTorch, transformers and TRL on the same
 //! machine, and against what the machine can do.
 
-use crate::{commands::write_whole, config::Precision, print, say};
+use crate::{
+    commands::write_whole,
+    config::{Config, Precision},
+    print, say,
+};
 use anyhow::{Context, Result, bail};
 use shapes::Shape;
 use stages::{Sizes, Stage};
@@ -65,16 +69,18 @@ pub(crate) struct ModelSettings {
     #[arg(long, value_enum)]
     frozen: Option<Precision>,
     /// Most tokens that pass through our models at a time
-    #[arg(long, default_value_t = MICRO_TOKENS)]
+    #[arg(long, default_value_t = default_micro_tokens())]
     micro_tokens: usize,
 }
 
 /// What a run takes without the setting.
-const MICRO_TOKENS: usize = 4_096;
+fn default_micro_tokens() -> usize {
+    Config::default().model.micro_tokens
+}
 
 impl ModelSettings {
     fn of(precision: Precision) -> ModelSettings {
-        ModelSettings { precision, frozen: None, micro_tokens: MICRO_TOKENS }
+        ModelSettings { precision, frozen: None, micro_tokens: default_micro_tokens() }
     }
 
     fn frozen(self) -> Precision {
