@@ -1,9 +1,9 @@
 //! What can be wrong with people's data, said with path, line, field and the next thing to do.
 
+use crate::{leak::Leak, origin::Origin};
 use std::{
     fmt, io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 /// Everything this crate refuses. Each message names the file (and line and field, where there is
@@ -63,8 +63,8 @@ pub enum Error {
     #[error(transparent)]
     Problems(#[from] Problems),
     /// The same people or prompts stand on two sides of a split.
-    #[error("{}", crate::hygiene::list_leaks(.0))]
-    Leaks(Vec<crate::Leak>),
+    #[error("{}", list_leaks(.0))]
+    Leaks(Vec<Leak>),
     /// Fractions of a split that are negative or add up to more than 1.
     #[error("split: validation {validation} and test {test} must not be negative nor add up to 1 or more; lower them")]
     Fractions {
@@ -132,27 +132,13 @@ impl Error {
     }
 }
 
-/// Where a record came from. Displays as `path:line`, which editors turn into a link.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Origin {
-    /// The file, as the caller named it.
-    pub path: Arc<Path>,
-    /// The line on which the record starts, from 1.
-    pub line: usize,
-}
-
-impl Origin {
-    /// The origin of a record at `line` of `path`; for records made by a program, the file they
-    /// will be written to.
-    pub fn new(path: impl AsRef<Path>, line: usize) -> Origin {
-        Origin { path: path.as_ref().into(), line }
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.path.display(), self.line)
-    }
+/// The message of [`Error::Leaks`].
+fn list_leaks(leaks: &[Leak]) -> String {
+    let shown = Problems::SHOWN;
+    let lines: String = leaks.iter().take(shown).map(|leak| format!("\n  {leak}")).collect();
+    let rest = if leaks.len() > shown { format!("\n  and {} more", leaks.len() - shown) } else { String::new() };
+    let advice = "split all data sets with one seed, or remove one record of each pair";
+    format!("{} leaks between splits; {advice}{lines}{rest}", leaks.len())
 }
 
 /// One thing wrong with one record: ``path:line: field `x` problem; next thing to do``.

@@ -2,7 +2,9 @@
 //! without common people, and the proof that no split leaks into another (\[IG\] appendix A).
 
 use crate::{
-    error::{Error, Origin},
+    error::Error,
+    leak::{Leak, Shared, Side},
+    origin::Origin,
     record::Record,
 };
 use instruct_random::Source;
@@ -104,28 +106,6 @@ pub fn cap_per_user<T: Record>(records: Vec<T>, cap: usize) -> (Vec<T>, CapRepor
     (kept, report)
 }
 
-/// Which side of a split a record is on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Side {
-    /// Trained on.
-    Train,
-    /// Chooses checkpoints.
-    Validation,
-    /// Reported.
-    Test,
-}
-
-impl Side {
-    /// `train`, `validation` or `test`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Side::Train => "train",
-            Side::Validation => "validation",
-            Side::Test => "test",
-        }
-    }
-}
-
 /// How to split: a seed and two shares; the rest is for training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SplitPlan {
@@ -191,45 +171,6 @@ impl SplitPlan {
 /// The 64-bit FNV-1a hash: the same on every platform and in every version.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
-}
-
-/// Two records on two sides that share a person or a prompt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Leak {
-    /// The two records: side, data set, file and line.
-    pub records: [(Side, String, Origin); 2],
-    /// What they share.
-    pub shared: Shared,
-}
-
-/// What two sides of a split share.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Shared {
-    /// A user.
-    User(String),
-    /// A prompt, or its first bytes up to the check's threshold.
-    Prompt,
-}
-
-impl std::fmt::Display for Leak {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [(side, set, origin), (other_side, other_set, other)] = &self.records;
-        let (side, other_side) = (side.as_str(), other_side.as_str());
-        let shared = match &self.shared {
-            Shared::User(user) => format!("user `{user}`"),
-            Shared::Prompt => "the same prompt".to_owned(),
-        };
-        write!(f, "{origin} ({set}, {side}) and {other} ({other_set}, {other_side}) share {shared}")
-    }
-}
-
-/// The message of [`Error::Leaks`].
-pub(crate) fn list_leaks(leaks: &[Leak]) -> String {
-    let shown = crate::error::Problems::SHOWN;
-    let lines: String = leaks.iter().take(shown).map(|leak| format!("\n  {leak}")).collect();
-    let rest = if leaks.len() > shown { format!("\n  and {} more", leaks.len() - shown) } else { String::new() };
-    let advice = "split all data sets with one seed, or remove one record of each pair";
-    format!("{} leaks between splits; {advice}{lines}{rest}", leaks.len())
 }
 
 /// Looks for people and prompts that stand on two sides, over any number of data sets. Runs before

@@ -1,7 +1,10 @@
 //! JSON taken strictly: a key that occurs twice is refused, and every field is asked for by name, so
 //! that whatever is wrong with it can be said.
 
-use crate::error::{Origin, Problem, RecordError};
+use crate::{
+    error::{Problem, RecordError},
+    origin::Origin,
+};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use std::{cell::Cell, fmt, ops::ControlFlow, path::Path, sync::Arc};

@@ -7,7 +7,12 @@
 //! completion apart ([`Encoder`]); and lays them end to end ([`Packed`]), with no padding, no mask
 //! and no position to fix up.
 //!
-//! It names no device and no tensor. Sources: \[IG\] Ouyang et al. 2022, \[SF\] Stiennon et al. 2020,
+//! Modules import each other in one direction, which a test checks. From the bottom they are `origin`,
+//! `leak` and `error`; `bytes` and `json`; then `entry`, `record`, `shapes` and `read`; beside these
+//! `hygiene` and `personal` on `record`, and `tokenizer` on `bytes` with `bpe`, `gguf`, `template` and
+//! `tokenize` above it.
+//!
+//! The crate names no device and no tensor. Sources: \[IG\] Ouyang et al. 2022, \[SF\] Stiennon et al. 2020,
 //! \[N\] the "N implementation details" replications.
 //!
 //! # Example
@@ -42,10 +47,13 @@
 
 mod bpe;
 mod bytes;
+mod entry;
 mod error;
 mod gguf;
 mod hygiene;
 mod json;
+mod leak;
+mod origin;
 mod packed;
 mod patience;
 mod personal;
@@ -59,9 +67,11 @@ mod tokenizer;
 pub use crate::{
     bpe::train_bpe,
     bytes::{Limits, read_text},
-    error::{Error, Origin, Problem, Problems, RecordError},
+    error::{Error, Problem, Problems, RecordError},
     gguf::GgufTokenizer,
-    hygiene::{CapReport, DedupReport, Leak, LeakCheck, Shared, Side, Split, SplitPlan, cap_per_user, dedup},
+    hygiene::{CapReport, DedupReport, LeakCheck, Split, SplitPlan, cap_per_user, dedup},
+    leak::{Leak, Shared, Side},
+    origin::Origin,
     packed::{Packed, Prediction, Segment},
     personal::{PersonalKind, PersonalReport, find_personal, remove_personal},
     read::{Read, read},

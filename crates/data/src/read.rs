@@ -3,10 +3,11 @@
 
 use crate::{
     bytes::{self, Limits},
+    entry::{Entry, Shape},
     error::{Error, Problem, Problems, RecordError},
-    json::{self, Fields, Sink, type_name},
-    record::{Demonstration, PretrainText, Prompt, Ranking, Record},
-    shapes::{self, Shape, house::default_id},
+    json::{self, Sink, type_name},
+    record::Record,
+    shapes::house::default_id,
 };
 use serde_json::Value;
 use std::{collections::BTreeMap, io::BufRead, ops::ControlFlow, path::Path};
@@ -21,8 +22,9 @@ pub struct Read<T> {
     pub skipped: Vec<RecordError>,
 }
 
-/// Reads all `paths` as records of kind `T`: [`Prompt`], [`Demonstration`], [`Ranking`] or
-/// [`PretrainText`].
+/// Reads all `paths` as records of kind `T`: [`Prompt`](crate::Prompt),
+/// [`Demonstration`](crate::Demonstration), [`Ranking`](crate::Ranking) or
+/// [`PretrainText`](crate::PretrainText).
 ///
 /// Files are JSONL, a JSON array, or (for pretraining text) `.txt`; gzip and Zstandard are undone
 /// on the way. The first record of a file shows its shape, one of:
@@ -57,104 +59,6 @@ pub fn read<T: Record>(paths: &[impl AsRef<Path>], limits: &Limits) -> Result<Re
     }
     problems.append(&mut repeats(&read.records));
     if problems.is_empty() { Ok(read) } else { Err(Problems(problems).into()) }
-}
-
-/// How one kind of record is taken out of one value of one shape. Implemented for the four records
-/// alone.
-pub trait Extract {
-    /// What messages call many of these.
-    const KIND: &'static str;
-
-    /// The records in `entry`; `None` when the shape holds none of this kind, or when a problem
-    /// was noted.
-    #[doc(hidden)]
-    fn extract(entry: &mut Entry<'_>) -> Option<Vec<Self>>
-    where
-        Self: Sized;
-}
-
-/// One value of a file on its way to become records.
-#[doc(hidden)]
-pub struct Entry<'a> {
-    pub(crate) shape: Shape,
-    pub(crate) value: &'a Value,
-    pub(crate) line: usize,
-    pub(crate) sink: &'a mut Sink,
-}
-
-impl Entry<'_> {
-    pub(crate) fn fields(&mut self) -> Option<Fields<'_>> {
-        Fields::new(self.value, "", self.line, self.sink)
-    }
-
-    fn wrong_kind<T: Extract>(&mut self) -> Option<Vec<T>> {
-        self.sink.line(self.line, Problem::WrongKind { shape: self.shape.name(), wanted: T::KIND });
-        None
-    }
-}
-
-impl Extract for Prompt {
-    const KIND: &'static str = "prompts";
-
-    fn extract(entry: &mut Entry<'_>) -> Option<Vec<Prompt>> {
-        let one = |prompt| vec![prompt];
-        match entry.shape {
-            Shape::House => shapes::house::prompt(&mut entry.fields()?).map(one),
-            Shape::Preference => shapes::house::preference(&mut entry.fields()?).map(|r| one(r.prompt)),
-            Shape::Transcript => shapes::hh::ranking(&mut entry.fields()?).map(|r| one(r.prompt)),
-            Shape::Tree => shapes::oasst::prompts(&mut entry.fields()?),
-            Shape::PandaLm => shapes::tasks::pandalm_prompt(&mut entry.fields()?).map(one),
-            Shape::SeedTask => shapes::tasks::seeds(&mut entry.fields()?)
-                .map(|demonstrations| demonstrations.into_iter().map(|d| d.prompt).collect()),
-            Shape::Questions => shapes::tasks::question(&mut entry.fields()?).map(one),
-            Shape::Line => shapes::tasks::line(entry).map(one),
-            Shape::Text => entry.wrong_kind(),
-        }
-    }
-}
-
-impl Extract for Demonstration {
-    const KIND: &'static str = "demonstrations";
-
-    fn extract(entry: &mut Entry<'_>) -> Option<Vec<Demonstration>> {
-        match entry.shape {
-            Shape::House => shapes::house::demonstration(&mut entry.fields()?).map(|d| vec![d]),
-            Shape::Tree => shapes::oasst::demonstrations(&mut entry.fields()?),
-            Shape::SeedTask => shapes::tasks::seeds(&mut entry.fields()?),
-            _ => entry.wrong_kind(),
-        }
-    }
-}
-
-impl Extract for Ranking {
-    const KIND: &'static str = "rankings";
-
-    fn extract(entry: &mut Entry<'_>) -> Option<Vec<Ranking>> {
-        let one = |ranking| vec![ranking];
-        match entry.shape {
-            Shape::House => shapes::house::ranking(&mut entry.fields()?).map(one),
-            Shape::Preference => shapes::house::preference(&mut entry.fields()?).map(one),
-            Shape::Transcript => shapes::hh::ranking(&mut entry.fields()?).map(one),
-            Shape::Tree => shapes::oasst::rankings(&mut entry.fields()?),
-            Shape::PandaLm => shapes::tasks::pandalm(&mut entry.fields()?),
-            _ => entry.wrong_kind(),
-        }
-    }
-}
-
-impl Extract for PretrainText {
-    const KIND: &'static str = "pretraining text";
-
-    fn extract(entry: &mut Entry<'_>) -> Option<Vec<PretrainText>> {
-        match entry.shape {
-            Shape::Text => {
-                let mut fields = entry.fields()?;
-                let text = fields.text("text")?;
-                Some(vec![PretrainText { text, origin: fields.origin() }])
-            }
-            _ => entry.wrong_kind(),
-        }
-    }
 }
 
 fn read_file<T: Record>(path: &Path, limits: &Limits, records: &mut Vec<T>, sink: &mut Sink) -> Result<(), Error> {

@@ -1,6 +1,6 @@
 //! What people wrote: prompts, demonstrations, rankings, and plain text.
 
-use crate::error::Origin;
+use crate::{entry::Extract, origin::Origin};
 use serde::Serialize;
 
 /// A prompt, of a labeler or a user.
@@ -156,7 +156,7 @@ pub struct PretrainText {
 
 /// What reading, hygiene and leak checks need to know of a record. Sealed: the four records of this
 /// crate implement it.
-pub trait Record: Sized + Serialize + crate::read::Extract {
+pub trait Record: Sized + Serialize + Extract {
     /// File and line.
     fn origin(&self) -> &Origin;
 

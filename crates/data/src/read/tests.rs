@@ -1,5 +1,8 @@
 use super::*;
-use crate::record::{Content, Role};
+use crate::{
+    origin::Origin,
+    record::{Content, Demonstration, PretrainText, Prompt, Ranking, Role},
+};
 use proptest::prelude::*;
 use std::{io::Write, path::PathBuf};
 
@@ -415,7 +418,7 @@ proptest! {
         confidence in proptest::option::of(0.0f32..1.0), quality in proptest::option::of(1u8..8), labeled: bool,
     ) {
         let (_folder, path) = file("r.jsonl", b"");
-        let origin = crate::error::Origin::new(&path, 1);
+        let origin = Origin::new(&path, 1);
         let prompt = Prompt { id: "i".to_owned(), content: Content::Text(text), user, use_case: None, origin };
         let ranking = Ranking {
             prompt,

@@ -4,6 +4,7 @@
 use crate::{
     error::Problem,
     json::Fields,
+    origin::Origin,
     record::{Content, Conversation, Demonstration, Message, Prompt, Ranking, Role},
 };
 use serde_json::Value;
@@ -116,7 +117,7 @@ pub(crate) fn attributes(fields: &mut Fields<'_>, content: Option<Content>) -> O
 }
 
 /// `<file stem>-<line>`, the id of a record that has none.
-pub(crate) fn default_id(origin: &crate::error::Origin) -> String {
+pub(crate) fn default_id(origin: &Origin) -> String {
     let name = origin.path.file_name().unwrap_or_default().to_string_lossy();
     format!("{}-{}", name.split('.').next().unwrap_or_default(), origin.line)
 }

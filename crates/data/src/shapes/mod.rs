@@ -1,60 +1,76 @@
-//! The shapes in which others publish human data, one file each, and how they are recognised.
+//! How each kind of record is taken out of each shape in which others publish human data; one file
+//! for each family of shapes.
 
-pub(crate) mod hh;
+mod hh;
 pub(crate) mod house;
-pub(crate) mod oasst;
-pub(crate) mod tasks;
+mod oasst;
+mod tasks;
 
-use serde_json::Value;
+use crate::{
+    entry::{Entry, Extract, Shape},
+    record::{Demonstration, PretrainText, Prompt, Ranking},
+};
 
-/// The shape of a file's records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shape {
-    House,
-    Preference,
-    Transcript,
-    Tree,
-    PandaLm,
-    SeedTask,
-    Questions,
-    Line,
-    Text,
+impl Extract for Prompt {
+    const KIND: &'static str = "prompts";
+
+    fn extract(entry: &mut Entry<'_>) -> Option<Vec<Prompt>> {
+        let one = |prompt| vec![prompt];
+        match entry.shape {
+            Shape::House => house::prompt(&mut entry.fields()?).map(one),
+            Shape::Preference => house::preference(&mut entry.fields()?).map(|r| one(r.prompt)),
+            Shape::Transcript => hh::ranking(&mut entry.fields()?).map(|r| one(r.prompt)),
+            Shape::Tree => oasst::prompts(&mut entry.fields()?),
+            Shape::PandaLm => tasks::pandalm_prompt(&mut entry.fields()?).map(one),
+            Shape::SeedTask => tasks::seeds(&mut entry.fields()?)
+                .map(|demonstrations| demonstrations.into_iter().map(|d| d.prompt).collect()),
+            Shape::Questions => tasks::question(&mut entry.fields()?).map(one),
+            Shape::Line => tasks::line(entry).map(one),
+            Shape::Text => entry.wrong_kind(),
+        }
+    }
 }
 
-impl Shape {
-    /// The shape that a value shows by its keys.
-    pub(crate) fn of(value: &Value) -> Option<Shape> {
-        let has = |key: &str| value.get(key).is_some();
-        Some(match value {
-            Value::String(_) => Shape::Line,
-            _ if has("message_tree_id") => Shape::Tree,
-            _ if has("annotator1") => Shape::PandaLm,
-            _ if has("instances") => Shape::SeedTask,
-            _ if has("turns") => Shape::Questions,
-            _ if has("chosen") || has("rejected") => {
-                let transcript = !has("prompt") && value.get("chosen").is_some_and(Value::is_string);
-                if transcript { Shape::Transcript } else { Shape::Preference }
-            }
-            _ if has("prompt") || has("messages") => Shape::House,
-            _ if has("text") => Shape::Text,
-            // Completions alone are a record of the house that lacks its prompt, and is told so.
-            _ if has("completion") || has("completions") => Shape::House,
-            _ => return None,
-        })
-    }
+impl Extract for Demonstration {
+    const KIND: &'static str = "demonstrations";
 
-    /// What messages call a file of this shape.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Shape::House => "a file of prompts",
-            Shape::Preference => "a preference file",
-            Shape::Transcript => "an hh-rlhf transcript",
-            Shape::Tree => "an OASST tree",
-            Shape::PandaLm => "a PandaLM comparison",
-            Shape::SeedTask => "a self-instruct task",
-            Shape::Questions => "a list of questions",
-            Shape::Line => "a list of JSON strings",
-            Shape::Text => "a text file",
+    fn extract(entry: &mut Entry<'_>) -> Option<Vec<Demonstration>> {
+        match entry.shape {
+            Shape::House => house::demonstration(&mut entry.fields()?).map(|d| vec![d]),
+            Shape::Tree => oasst::demonstrations(&mut entry.fields()?),
+            Shape::SeedTask => tasks::seeds(&mut entry.fields()?),
+            _ => entry.wrong_kind(),
+        }
+    }
+}
+
+impl Extract for Ranking {
+    const KIND: &'static str = "rankings";
+
+    fn extract(entry: &mut Entry<'_>) -> Option<Vec<Ranking>> {
+        let one = |ranking| vec![ranking];
+        match entry.shape {
+            Shape::House => house::ranking(&mut entry.fields()?).map(one),
+            Shape::Preference => house::preference(&mut entry.fields()?).map(one),
+            Shape::Transcript => hh::ranking(&mut entry.fields()?).map(one),
+            Shape::Tree => oasst::rankings(&mut entry.fields()?),
+            Shape::PandaLm => tasks::pandalm(&mut entry.fields()?),
+            _ => entry.wrong_kind(),
+        }
+    }
+}
+
+impl Extract for PretrainText {
+    const KIND: &'static str = "pretraining text";
+
+    fn extract(entry: &mut Entry<'_>) -> Option<Vec<PretrainText>> {
+        match entry.shape {
+            Shape::Text => {
+                let mut fields = entry.fields()?;
+                let text = fields.text("text")?;
+                Some(vec![PretrainText { text, origin: fields.origin() }])
+            }
+            _ => entry.wrong_kind(),
         }
     }
 }

@@ -2,8 +2,9 @@
 //! ranking, and its best reply by a person is a demonstration.
 
 use crate::{
-    error::{Origin, Problem},
+    error::Problem,
     json::Fields,
+    origin::Origin,
     record::{Content, Conversation, Demonstration, Message, Prompt, Ranking, Role},
     shapes::house,
 };

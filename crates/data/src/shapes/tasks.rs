@@ -2,9 +2,9 @@
 //! bare JSON strings.
 
 use crate::{
+    entry::Entry,
     error::Problem,
-    json::Fields,
-    read::Entry,
+    json::{Fields, type_name},
     record::{Content, Demonstration, Prompt, Ranking},
     shapes::house,
 };
@@ -108,7 +108,7 @@ pub(crate) fn line(entry: &mut Entry<'_>) -> Option<Prompt> {
             None
         }
         other => {
-            let found = crate::json::type_name(other);
+            let found = type_name(other);
             entry.sink.line(entry.line, Problem::WrongType { expected: "a string", found });
             None
         }

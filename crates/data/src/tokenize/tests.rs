@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     bpe::train_bpe,
-    error::Origin,
+    origin::Origin,
     packed::Packed,
     read::{read, tests::shared},
     record::{Conversation, Message, Role},
