@@ -4,8 +4,8 @@
 //! reads them ([`read`]) and refuses what is unusable, all of it at once, by path, line and field;
 //! cleans and splits them so that no person is on two sides ([`dedup`], [`cap_per_user`],
 //! [`SplitPlan`], [`LeakCheck`]); writes them out for a model ([`Template`]) and encodes prompt and
-//! completion apart ([`Encoder`]); and lays them end to end ([`Packed`]), with no padding, no mask
-//! and no position to fix up.
+//! completion apart ([`Encoder`]); cuts them into micro-batches ([`micro_batches`]); and lays those end
+//! to end ([`Packed`]), with no padding, no mask and no position to fix up.
 //!
 //! Modules import each other in one direction, which a test checks. From the bottom they are `origin`,
 //! `leak` and `error`; `bytes` and `json`; then `entry`, `record`, `shapes` and `read`; beside these
@@ -53,6 +53,7 @@ mod gguf;
 mod hygiene;
 mod json;
 mod leak;
+mod micro;
 mod origin;
 mod packed;
 mod patience;
@@ -71,6 +72,7 @@ pub use crate::{
     gguf::GgufTokenizer,
     hygiene::{CapReport, DedupReport, LeakCheck, Split, SplitPlan, cap_per_user, dedup},
     leak::{Leak, Shared, Side},
+    micro::micro_batches,
     origin::Origin,
     packed::{Packed, Prediction, Segment},
     personal::{PersonalKind, PersonalReport, find_personal, remove_personal},
