@@ -137,7 +137,7 @@ impl SplitPlan {
             Some(user) => ("split by user", user.to_owned()),
             None => ("split by prompt", normal(&record.subject())),
         };
-        let draw = Source::new(self.seed, kind).at([fnv1a(key.as_bytes())]).uniform_f64();
+        let draw = Source::new(self.seed, kind).at_name(&key).uniform_f64();
         if draw < self.test {
             Side::Test
         } else if draw < self.test + self.validation {
@@ -166,11 +166,6 @@ impl SplitPlan {
         }
         Ok(split)
     }
-}
-
-/// The 64-bit FNV-1a hash: the same on every platform and in every version.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
 }
 
 /// Looks for people and prompts that stand on two sides, over any number of data sets. Runs before
@@ -388,6 +383,25 @@ mod tests {
         let single = |content: Content| plan.side(&Prompt { content, ..prompt(1, None, "") });
         let message = Conversation { messages: vec![Message::new(Role::User, "How  are you?")] };
         assert_eq!(single(Content::Messages(message)), single(Content::Text("how are YOU?".into())));
+    }
+
+    /// One letter a record: what is trained on is `.`, validation `v`, test `t`.
+    #[track_caller]
+    fn check_sides(records: impl Iterator<Item = Prompt>, want: &str) {
+        let plan = SplitPlan { seed: 1, validation: 0.1, test: 0.2 };
+        let letter = |record: Prompt| match plan.side(&record) {
+            Side::Train => '.',
+            Side::Validation => 'v',
+            Side::Test => 't',
+        };
+        assert_eq!(records.map(letter).collect::<String>(), want);
+    }
+
+    /// A published result names its split by the seed alone, so no version may move a record.
+    #[test]
+    fn known_sides_stay() {
+        check_sides((0..24).map(|i| prompt(i, Some(&format!("u{i}")), "")), "...ttvttt.t.tt.......vtt");
+        check_sides((0..24).map(|i| prompt(i, None, &format!("Prompt  {i}"))), "t.t.v..t.tt.......vt....");
     }
 
     fn lookup(records: &[Prompt], below: usize) -> Vec<Prompt> {

@@ -59,6 +59,12 @@ impl Source {
         generator.set_stream(word(2));
         Draws { generator }
     }
+
+    /// The draws of one place that has a name instead of coordinates, such as a person. The name is
+    /// hashed into the first coordinate, so do not mix names and numbers under one purpose.
+    pub fn at_name(&self, name: &str) -> Draws {
+        self.at([fnv1a(name.bytes())])
+    }
 }
 
 /// The draws of one place, in order.
@@ -172,6 +178,15 @@ mod tests {
         ]
         .into();
         assert_eq!(seen.len(), 8);
+    }
+
+    #[test]
+    fn a_name_is_its_hash_as_a_coordinate() {
+        let source = Source::new(1, "names");
+        // FNV-1a of "" and of "foobar" as its authors publish them.
+        for (name, hash) in [("", 0xCBF2_9CE4_8422_2325), ("foobar", 0x8594_4171_F739_67E8)] {
+            assert_eq!(source.at_name(name).u64(), source.at([hash]).u64(), "{name}");
+        }
     }
 
     #[test]
