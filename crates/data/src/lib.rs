@@ -77,7 +77,7 @@ pub use crate::{
     packed::{Packed, Prediction, Segment},
     personal::{PersonalKind, PersonalReport, find_personal, remove_personal},
     read::{Read, read},
-    record::{Content, Conversation, Demonstration, Message, PretrainText, Prompt, Ranking, Record, Role},
+    record::{Content, Conversation, Demonstration, Message, PretrainText, Prompt, Ranking, Record, Role, pairs},
     template::Template,
     tokenize::{Caps, DemonstrationTokens, EncodeReport, Encoder, Overlong, PromptTokens, RankingTokens, text_windows},
     tokenizer::Tokenizer,

@@ -135,13 +135,12 @@ pub struct Ranking {
     pub flags: Option<Vec<Vec<String>>>,
 }
 
-impl Ranking {
-    /// Pairs `(better, worse)` of indices into `completions`; ties form none. In a fixed order.
-    pub fn pairs(&self) -> Vec<(usize, usize)> {
-        let k = self.ranks.len();
-        let all = (0..k).flat_map(|w| (0..k).map(move |l| (w, l)));
-        all.filter(|&(w, l)| self.ranks[w] < self.ranks[l]).collect()
-    }
+/// The pairs `(winner, loser)` of a ranking, as indices in ascending order; equal ranks form no pair.
+///
+/// `ranks[i]` is the rank of completion `i`, 1 the best.
+pub fn pairs(ranks: &[u32]) -> Vec<(usize, usize)> {
+    let all = (0..ranks.len()).flat_map(|w| (0..ranks.len()).map(move |l| (w, l)));
+    all.filter(|&(w, l)| ranks[w] < ranks[l]).collect()
 }
 
 /// Text for pretraining or for the pretraining mix.
@@ -251,5 +250,27 @@ impl Record for PretrainText {
     }
     fn texts(&self) -> Vec<&str> {
         vec![&self.text]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(ranks: &[u32], want: &[(usize, usize)]) {
+        assert_eq!(pairs(ranks), want);
+    }
+
+    #[test]
+    fn every_two_completions_with_different_ranks_form_a_pair() {
+        check(&[], &[]);
+        check(&[1], &[]);
+        check(&[1, 2], &[(0, 1)]);
+        check(&[2, 1], &[(1, 0)]);
+        check(&[1, 1], &[]);
+        check(&[3, 1, 2], &[(1, 0), (1, 2), (2, 0)]);
+        check(&[1, 2, 2, 3], &[(0, 1), (0, 2), (0, 3), (1, 3), (2, 3)]);
+        check(&[1, 2, 2, 4], &[(0, 1), (0, 2), (0, 3), (1, 3), (2, 3)]);
     }
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     origin::Origin,
-    record::{Content, Demonstration, PretrainText, Prompt, Ranking, Role},
+    record::{Content, Demonstration, PretrainText, Prompt, Ranking, Role, pairs},
 };
 use proptest::prelude::*;
 use std::{io::Write, path::PathBuf};
@@ -361,7 +361,7 @@ fn the_shared_data_has_the_documented_counts() {
     if let Some(path) = shared("data/oasst1-en100/en_100_tree.jsonl") {
         let read = super::read::<Ranking>(&[&path], &limits).unwrap();
         let replies: usize = read.records.iter().map(|r| r.completions.len()).sum();
-        let pairs: usize = read.records.iter().map(|r| r.pairs().len()).sum();
+        let pairs: usize = read.records.iter().map(|r| pairs(&r.ranks).len()).sum();
         assert_eq!((read.records.len(), replies, pairs, read.skipped.len()), (212, 641, 754, 0));
         let longest_first = |r: &&Ranking| {
             let longest = (0..r.ranks.len()).max_by_key(|&i| r.completions[i].len());
@@ -377,7 +377,7 @@ fn the_shared_data_has_the_documented_counts() {
     }
     if let Some(path) = shared("data/pandalm/testset-v1.json") {
         let read = super::read::<Ranking>(&[&path], &limits).unwrap().records;
-        let ties = read.iter().filter(|r| r.pairs().is_empty()).count();
+        let ties = read.iter().filter(|r| pairs(&r.ranks).is_empty()).count();
         let prompts: std::collections::BTreeSet<String> = read.iter().map(|r| r.subject()).collect();
         assert_eq!((read.len(), ties, prompts.len()), (999 * 3, 326, 170));
         assert!(read.iter().all(|r| r.prompt.use_case.is_some() && r.labeler.is_some()));
