@@ -13,13 +13,13 @@ use tokenizers::{
 /// Trains a byte-level BPE tokenizer of exactly `vocab_size` entries on `texts`: the 256 bytes, then
 /// the merges, then `specials`, of which the first is the end-of-sequence token.
 ///
-/// Words are split as GPT-2 splits them (Radford et al. 2019). Of the pairs with the highest count
-/// the one with the lowest ids is merged first. That order, and counting in sorted maps, makes the
+/// Words are split as GPT-2 splits them (Radford et al. 2019). The most frequent pair is merged first;
+/// among equals, the one with the lowest ids. That order, and counting in sorted maps, makes the
 /// result a function of the multiset of words alone; the trainer in `tokenizers` counts in hash maps
 /// over threads.
 ///
 /// # Errors
-/// [`Error::TooLittleText`] when no pair occurs twice any more before `vocab_size` is reached;
+/// [`Error::TooLittleText`] when no pair is left that occurs twice before `vocab_size` is reached;
 /// [`Error::Tokenizer`] when `vocab_size` does not even hold the bytes and `specials`, or when
 /// `specials` is empty, repeats itself or holds an empty name.
 pub fn train_bpe<'a>(

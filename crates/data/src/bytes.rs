@@ -19,8 +19,8 @@ pub struct Limits {
     pub line: usize,
     /// JSON values in one record, each element and each member counted. 1,048,576.
     pub values: usize,
-    /// Bytes that one record may come to when what it shares among several (a thread of messages, an
-    /// instruction) is written out for each. 32 MiB.
+    /// Bytes of text that one JSON value may come to when what its records share (a thread of messages,
+    /// an instruction) is written out for each of them. 32 MiB.
     pub spread: usize,
     /// Bytes of a file that is held whole: a JSON array or a `.txt`. 64 MiB.
     pub whole: usize,
@@ -51,7 +51,7 @@ impl Default for Limits {
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::NotAFile`] for folders, pipes and devices, [`Error::TooLarge`], and
-/// [`Error::Problems`] with line and column for what is no UTF-8 or holds a NUL.
+/// [`Error::Problems`] with line and column for text that is not UTF-8 or holds a NUL.
 pub fn read_text(path: impl AsRef<Path>, most: usize) -> Result<String, Error> {
     let path = path.as_ref();
     let file = regular(path)?;
@@ -81,22 +81,23 @@ pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Box<dyn BufRead>, Err
     }
 }
 
-/// How files begin that other programs packed. No text begins so.
+/// The first bytes of files in formats that are not unpacked here. No text begins with them.
 const OTHERS: [(&[u8], &str); 3] = [(b"BZh", "bzip2"), (b"\xFD7zXZ\0", "xz"), (b"PK\x03\x04", "zip")];
 
 /// The whole file as text, with the byte order mark removed, or what is wrong with it and on which
 /// line.
 pub(crate) fn whole(path: &Path, limits: &Limits) -> Result<Result<String, (usize, Problem)>, Error> {
-    // How much a compressed file holds is not known; what is not written to takes no memory.
+    // How much a compressed file holds is not known, so room for the limit is made; room that is not
+    // written to takes no memory.
     at_most(open(path, limits)?, path, limits.whole, limits.whole).map(checked)
 }
 
-/// What is done with a line: its number, and its text or what is wrong with it.
+/// Takes a line: its number, and its text or what is wrong with it. Breaks when it has enough.
 type Each<'a> = dyn FnMut(usize, Result<&str, Problem>) -> ControlFlow<()> + 'a;
 
-/// Calls `each` with every line that is not blank: its number from 1, and its text or what is wrong
-/// with it, until it has enough. Line ends are `\n` or `\r\n`; a byte order mark before the first
-/// line is ignored. A line that is too long is the last one.
+/// Calls `each` with every line that is not blank, numbered from 1, until `each` breaks. Line ends are
+/// `\n` or `\r\n`; a byte order mark before the first line is ignored. A line that is too long is the
+/// last one.
 pub(crate) fn lines(path: &Path, limits: &Limits, each: &mut Each<'_>) -> Result<(), Error> {
     let mut reader = open(path, limits)?;
     let (mut line, mut number) = (Vec::new(), 0);
@@ -112,7 +113,7 @@ pub(crate) fn lines(path: &Path, limits: &Limits, each: &mut Each<'_>) -> Result
             let _ = each(number, Err(Problem::LongLine { limit: limits.line }));
             return Ok(());
         }
-        // Most of a file that unpacks to nothing but line ends.
+        // Saves time on a hostile file that unpacks to nothing but line ends.
         if line == b"\n" {
             continue;
         }
@@ -126,8 +127,8 @@ pub(crate) fn lines(path: &Path, limits: &Limits, each: &mut Each<'_>) -> Result
     }
 }
 
-/// Opens a file that can be read again from its start; a pipe would wait for ever, or be empty the
-/// second time.
+/// Opens a file and refuses what cannot be read a second time from its start: a pipe would wait for
+/// ever, or be empty the second time.
 fn regular(path: &Path) -> Result<File, Error> {
     let kind = std::fs::metadata(path).map_err(Error::io(path))?.file_type();
     if !kind.is_file() {
@@ -137,8 +138,8 @@ fn regular(path: &Path) -> Result<File, Error> {
     File::open(path).map_err(Error::io(path))
 }
 
-/// Reads to the end. The room for what is expected is taken at once: a vector that grows by doubling
-/// holds its content twice while it moves.
+/// Reads to the end, or refuses more than `most` bytes. It makes room for the `expected` bytes at once,
+/// because a vector that grows by doubling holds its content twice while it moves.
 fn at_most(reader: impl Read, path: &Path, most: usize, expected: usize) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::with_capacity(expected.min(most) + 1);
     reader.take(most as u64 + 1).read_to_end(&mut bytes).map_err(|source| reading(path, source))?;
@@ -148,7 +149,7 @@ fn at_most(reader: impl Read, path: &Path, most: usize, expected: usize) -> Resu
     Ok(bytes)
 }
 
-/// Bytes of a whole file as text, or what is wrong with it and on which line.
+/// The bytes of a whole file as text, or what is wrong with them and on which line.
 fn checked(bytes: Vec<u8>) -> Result<String, (usize, Problem)> {
     let line_of = |bytes: &[u8], at: usize| 1 + bytes[..at].iter().filter(|&&b| b == b'\n').count();
     match text(&bytes, true) {

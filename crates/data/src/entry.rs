@@ -71,7 +71,7 @@ impl Shape {
             }
             _ if has("prompt") || has("messages") => Shape::House,
             _ if has("text") => Shape::Text,
-            // Completions alone are a record of the house that lacks its prompt, and is told so.
+            // Completions without a prompt are a house record too: its message says that the prompt is missing.
             _ if has("completion") || has("completions") => Shape::House,
             _ => return None,
         })

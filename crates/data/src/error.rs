@@ -27,7 +27,7 @@ pub enum Error {
         /// What the decoder said.
         source: io::Error,
     },
-    /// What is to be read again from its start is no file.
+    /// The path is not a file, but a folder, a pipe or a device.
     #[error("{}: this is {found}; name a file", .path.display())]
     NotAFile {
         /// The path.
@@ -35,7 +35,7 @@ pub enum Error {
         /// What is there.
         found: &'static str,
     },
-    /// A file is compressed in a way that is not read.
+    /// A file is compressed in a format that this crate does not read.
     #[error("{}: packed with {packer}, which is not read; unpack it, or pack it with gzip or Zstandard", .path.display())]
     Packed {
         /// The file.
@@ -189,7 +189,7 @@ pub enum Problem {
         /// The limit in bytes.
         limit: usize,
     },
-    /// What records share comes to more than [`crate::Limits::spread`] when each has its own.
+    /// The text that records share comes to more than [`crate::Limits::spread`] when each has its own copy.
     Spread {
         /// The limit in bytes.
         limit: usize,
@@ -206,7 +206,7 @@ pub enum Problem {
         /// The keys found (or the JSON type, when it is no object).
         found: String,
     },
-    /// The record's shape is known, and does not hold what was asked for.
+    /// The record's shape is known, but it holds no records of the kind asked for.
     WrongKind {
         /// The shape found.
         shape: &'static str,
@@ -248,9 +248,9 @@ pub enum Problem {
         /// The role that must speak last.
         expected: &'static str,
     },
-    /// The same id with the same content, or with another prompt.
+    /// An earlier record has the same id, and either the same content or another prompt.
     Duplicate {
-        /// Where it stood first.
+        /// The earlier record.
         first: Origin,
         /// Whether the two prompts differ.
         conflicting: bool,

@@ -108,7 +108,8 @@ fn check_lengths(gguf: &GgufTokenizer) -> Result<(), Error> {
     Ok(())
 }
 
-/// Ids by spelling. Of two ids with one spelling the lower counts: only it can be encoded.
+/// Ids by spelling. Where two ids have the same spelling, the lower one is kept, because text can be
+/// encoded to one of them only.
 fn vocabulary(gguf: &GgufTokenizer) -> BTreeMap<String, u32> {
     let mut vocab = BTreeMap::new();
     for (id, token) in (0..).zip(&gguf.tokens) {
@@ -117,7 +118,8 @@ fn vocabulary(gguf: &GgufTokenizer) -> BTreeMap<String, u32> {
     vocab
 }
 
-/// Control tokens are special; user-defined ones are found in text and are not.
+/// The tokens that are found in text before it is split into words. Control tokens are special;
+/// user-defined ones are not.
 fn added(gguf: &GgufTokenizer) -> Vec<(u32, String, bool)> {
     let vocab = vocabulary(gguf);
     let kind = |id: u32| gguf.token_types.get(id as usize).copied().unwrap_or(1);
@@ -164,8 +166,8 @@ fn sequence(first: Value, second: Value) -> Value {
     json!({ "type": "Sequence", "pretokenizers": [first, second] })
 }
 
-/// The word pattern of GPT-4's tokenizer, which Llama 3 and Qwen2 share but for the number of
-/// digits in a word.
+/// The word pattern of GPT-4's tokenizer. Llama 3 and Qwen2 share it, except for the number of digits in
+/// a word.
 fn words(digits: &str) -> Value {
     let pattern = [
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",

@@ -27,9 +27,8 @@ pub struct DedupReport {
 ///
 /// Several answers to *one* prompt stay: they are what rankings and demonstrations are made of.
 /// Conversations are compared from their newest turn backwards ([`Record::subject`]). With `prefix` 0
-/// only equal prompts count. \[IG\] gives
-/// no length for the "long common prefix"; 64 to 128 suits free prompts, and prompts written from
-/// templates need more than the template's length.
+/// only equal prompts count. \[IG\] gives no length for the "long common prefix"; 64 to 128 suits free
+/// prompts, and prompts written from templates need more than the template's length.
 pub fn dedup<T: Record>(records: Vec<T>, prefix: usize) -> (Vec<T>, DedupReport) {
     let keys: Vec<String> = records.iter().map(|record| normal(&record.subject())).collect();
     let keeper = keepers(&keys, prefix);
@@ -49,8 +48,9 @@ pub fn dedup<T: Record>(records: Vec<T>, prefix: usize) -> (Vec<T>, DedupReport)
     (kept, report)
 }
 
-/// For each key the first index among those it is chained to by common prefixes of `prefix` bytes.
-/// Between two sorted keys with a common prefix every key has it, so neighbours decide.
+/// Returns for each key the lowest index of its group. Keys are in one group when they are equal or
+/// begin with the same `prefix` bytes (0 groups equal keys only). In sorted order a group stands
+/// together, so it is enough to compare neighbours.
 fn keepers(keys: &[String], prefix: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..keys.len()).collect();
     order.sort_by(|&a, &b| keys[a].cmp(&keys[b]).then(a.cmp(&b)));
@@ -186,8 +186,8 @@ struct Entry {
 }
 
 impl LeakCheck {
-    /// A check that takes prompts with the same first `prefix` bytes for the same; 0 asks for equal
-    /// ones only.
+    /// A check that treats prompts with the same first `prefix` bytes as the same prompt; with 0, only
+    /// equal prompts.
     pub fn new(prefix: usize) -> LeakCheck {
         LeakCheck { prefix, entries: Vec::new() }
     }
@@ -211,8 +211,8 @@ impl LeakCheck {
         self.add(set, Side::Test, &split.test)
     }
 
-    /// The leaks: for each shared user and prompt, the first record of each side, pairwise against
-    /// the first of all.
+    /// The leaks. For each user or prompt that sides share, it pairs the first record of the first of
+    /// these sides with the first record of each other side.
     pub fn leaks(&self) -> Vec<Leak> {
         let mut users: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (i, entry) in self.entries.iter().enumerate() {
@@ -237,8 +237,9 @@ impl LeakCheck {
         if leaks.is_empty() { Ok(self.entries.len()) } else { Err(Error::Leaks(leaks)) }
     }
 
-    /// Removes from `train` what shares a person or a prompt with a held-out record of this check,
-    /// and says how many: the way out when data sets that overlap were split apart.
+    /// Removes from `train` each record that shares a person or a prompt with a held-out record of this
+    /// check, and returns the rest and how many were removed. This is the way out when data sets that
+    /// overlap were split separately.
     pub fn clean<T: Record>(&self, train: Vec<T>) -> (Vec<T>, usize) {
         let before = train.len();
         let held_out: Vec<&Entry> = self.entries.iter().filter(|entry| entry.side != Side::Train).collect();
@@ -246,7 +247,7 @@ impl LeakCheck {
         let subjects: BTreeSet<String> = held_out.iter().map(|entry| entry.subject.clone()).collect();
         let leaks = |record: &T| {
             let subject = normal(&record.subject());
-            // The neighbours in sorted order share the longest prefixes there are.
+            // No held-out subject has a longer common prefix with this one than its neighbours in sorted order.
             let after = subjects.range(subject.clone()..).next();
             let before = subjects.range(..subject.clone()).next_back();
             let known = after.into_iter().chain(before).any(|other| alike(other, &subject, self.prefix));

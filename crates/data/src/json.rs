@@ -1,5 +1,5 @@
-//! JSON taken strictly: a key that occurs twice is refused, and every field is asked for by name, so
-//! that whatever is wrong with it can be said.
+//! JSON read strictly: a key that occurs twice is refused, and every field is asked for by name, so
+//! that a message can name the field that is wrong.
 
 use crate::{
     error::{Problem, RecordError},
@@ -9,15 +9,14 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde_json::{Map, Value};
 use std::{cell::Cell, fmt, ops::ControlFlow, path::Path, sync::Arc};
 
-/// One JSON value of at most `most` values, and nothing after it.
+/// Reads one JSON value, made of at most `most` values, and refuses anything after it.
 pub(crate) fn parse(text: &str, most: usize) -> Result<Value, Problem> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = Strict { left: &Cell::new(most), most }.deserialize(&mut deserializer);
     value.and_then(|value| deserializer.end().map(|()| value)).map_err(|e| malformed(&e, e.column()))
 }
 
-/// Calls `each` with every element of a JSON array and the line on which it starts, until it has
-/// enough.
+/// Calls `each` with every element of a JSON array and the line on which it starts, until `each` breaks.
 pub(crate) fn parse_array(
     text: &str,
     most: usize,
@@ -25,7 +24,7 @@ pub(crate) fn parse_array(
 ) {
     let mut at = 0;
     let mut line = 1;
-    // Between elements stands one of these; the bracket also opens the first.
+    // Each element stands after one of these: the first after the bracket, the others after a comma.
     for opening in std::iter::once('[').chain(std::iter::repeat(',')) {
         skip_space(text, &mut at, &mut line);
         if opening == ',' && text[at..].starts_with(']') {
@@ -43,7 +42,7 @@ pub(crate) fn parse_array(
         at += 1;
         skip_space(text, &mut at, &mut line);
         if opening == '[' && text[at..].starts_with(']') {
-            // An empty array: step back so that the closing bracket is met above.
+            // An empty array: the next round finds the closing bracket above.
             continue;
         }
         let Some((length, value)) = element(&text[at..], most) else {
@@ -72,7 +71,7 @@ fn element(text: &str, most: usize) -> Option<(usize, serde_json::Result<Value>)
     }
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = Strict { left: &Cell::new(most), most }.deserialize(&mut deserializer);
-    // A stream is the one thing that tells how far it came.
+    // Only a stream tells how many bytes it has read.
     let length = deserializer.into_iter::<serde::de::IgnoredAny>().byte_offset();
     Some((length, value))
 }
@@ -95,7 +94,7 @@ fn malformed(error: &serde_json::Error, column: usize) -> Problem {
     Problem::Malformed { column, reason }
 }
 
-/// A value in which no object has the same key twice, and which is made of so many values at most.
+/// Reads a value in which no object has the same key twice and which is made of at most `most` values.
 #[derive(Clone, Copy)]
 struct Strict<'a> {
     left: &'a Cell<usize>,
@@ -168,7 +167,7 @@ pub(crate) struct Sink {
     pub(crate) spread: usize,
     /// Reasons to refuse.
     pub(crate) problems: Vec<RecordError>,
-    /// Records left out of a foreign data set that is known to hold such, with the reason.
+    /// Records left out of a published data set that is known to hold unusable ones, with the reason.
     pub(crate) skipped: Vec<RecordError>,
 }
 
@@ -314,7 +313,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Refuses `bytes` of text that would be written out for each of several records.
+    /// Refuses more than [`Sink::spread`] bytes, which text comes to when each of several records gets a
+    /// copy of it.
     pub(crate) fn spread(&mut self, name: &str, bytes: usize) -> Option<()> {
         let limit = self.sink.spread;
         if bytes <= limit { Some(()) } else { self.problem(name, Problem::Spread { limit }) }

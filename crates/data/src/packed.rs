@@ -20,8 +20,8 @@ pub struct Segment {
     /// Index of an earlier segment that this one continues (a prompt shared by its completions).
     /// A prefix is never nested and never empty.
     pub prefix: Option<usize>,
-    /// Which example the tokens belong to: keys the dropout draws, so that they do not depend on
-    /// what shares the batch.
+    /// Which example the tokens belong to. Dropout draws at this number, so that its masks do not depend
+    /// on what shares the batch.
     pub example: u64,
 }
 

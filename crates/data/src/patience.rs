@@ -1,5 +1,5 @@
-//! A computation that cannot be trusted to end runs in a thread of its own, and is waited for so long
-//! and no longer.
+//! Runs a computation that may never end in a thread of its own, and gives up waiting for it at a limit
+//! of time or memory.
 
 use std::{
     fs,
@@ -13,25 +13,28 @@ use std::{
     time::Duration,
 };
 
-/// Processor time that it may take; time waited where the system does not tell.
+/// Processor time that the computation may take. Where the system does not report that, the time waited
+/// counts instead.
 const TIME: Duration = Duration::from_millis(500);
 
-/// Bytes by which it may make the process grow, where the system tells. It is blamed for no more than the
-/// pages that it was the first to touch could be; where the system has large pages, that is a loose bound.
+/// Bytes by which the computation may make the process grow, where the system reports them. Other threads
+/// make the process grow too, so the computation is charged at most for the pages that it was the first to
+/// touch. Where the system has large pages, every page counts as a large one, and that bound is loose.
 const GROWTH: u64 = 48 << 20;
 
-/// How often both are looked at. What needs less of a processor is never said to take memory.
+/// How often both are checked. A computation that has taken less processor time than this is not refused
+/// for its memory.
 const INTERVAL: Duration = Duration::from_millis(3);
 
-/// The result, or why it was not waited for. The thread then goes on: nothing can stop it but the end of
-/// the process.
+/// Returns the result of `work`, or why the wait was given up. In that case the thread goes on: nothing
+/// stops it but the end of the process.
 pub(crate) fn patiently<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     let (tell, told) = mpsc::sync_channel(1);
     let (task, before) = (Arc::new(OnceLock::new()), resident());
     let worker = thread::Builder::new().spawn({
         let task = Arc::clone(&task);
         move || {
-            // Its own name among the system's files.
+            // The folder in which the system reports on this thread.
             let _ = fs::read_link("/proc/thread-self").map(|path| task.set(Path::new("/proc").join(path)));
             // Nobody listens any more once patience has ended.
             drop(tell.send(work()));
@@ -75,8 +78,8 @@ fn page_faults(task: &Path) -> Option<u64> {
     text.rsplit_once(')')?.1.split_whitespace().nth(7)?.parse().ok()
 }
 
-/// Bytes of a page at most. Systems with small pages of more than 4 KiB and no large ones let it take as
-/// much more.
+/// The most bytes that a page can have. Where small pages have more than 4 KiB and there are no large ones,
+/// this is too low, and the computation may take as many times more memory.
 fn largest_page() -> u64 {
     let large = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
     if large.is_ok_and(|text| !text.contains("[never]")) { 2 << 20 } else { 4 << 10 }

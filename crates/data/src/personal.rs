@@ -25,9 +25,9 @@ pub struct PersonalReport {
     pub phones: usize,
 }
 
-/// Removes the records in whose prompt or answers [`find_personal`] finds something (\[IG\]
-/// appendix A filters its training split). It sees two kinds of personal data and no names: a first
-/// sieve, not anonymisation.
+/// Removes each record if [`find_personal`] finds something in its prompt or answers (\[IG\] appendix A
+/// filters its training split). It sees two kinds of personal data and no names: a first sieve, not
+/// anonymisation.
 pub fn remove_personal<T: Record>(records: Vec<T>) -> (Vec<T>, PersonalReport) {
     let mut report = PersonalReport::default();
     let mut kept = Vec::new();
@@ -71,7 +71,7 @@ fn emails(text: &str) -> Vec<Range<usize>> {
     text.match_indices('@').filter_map(|(at, _)| around(at)).collect()
 }
 
-/// Runs of digits and the marks that telephones are grouped with.
+/// Telephone numbers: runs of digits, and of the marks that group them, for which [`is_phone`] holds.
 fn phones(text: &str) -> Vec<Range<usize>> {
     let bytes = text.as_bytes();
     let mut found = Vec::new();
@@ -95,7 +95,8 @@ fn phones(text: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Decimal numbers, dates, years and plain integers have other groups.
+/// Whether a run is grouped as telephone numbers are. Decimal numbers, dates, years and plain integers have
+/// other groups.
 fn is_phone(run: &str) -> bool {
     let groups: Vec<usize> =
         run.split(|c: char| !c.is_ascii_digit()).map(str::len).filter(|&digits| digits > 0).collect();

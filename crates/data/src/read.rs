@@ -1,5 +1,5 @@
-//! Records read from the house's files and from the data sets of others, checked whole before any
-//! is used.
+//! Reads records from files in the house format and from published data sets, and checks all of them
+//! before any is used.
 
 use crate::{
     bytes::{self, Limits},
@@ -85,8 +85,8 @@ fn read_file<T: Record>(path: &Path, limits: &Limits, records: &mut Vec<T>, sink
     Ok(())
 }
 
-/// The values of one file, turned into records as they come. The first value of a known shape
-/// decides for the file, so that a later one that lacks a field is told which.
+/// The values of one file, turned into records as they come. The first value of a known shape decides
+/// the shape of the file, so that the message about a later value can name the field that it lacks.
 struct Values<'a, T> {
     shape: Option<Shape>,
     waiting: Vec<(usize, Value)>,
@@ -152,7 +152,7 @@ fn is_text(path: &Path) -> bool {
 fn first_byte(path: &Path, limits: &Limits) -> Result<Option<u8>, Error> {
     let mut reader = std::io::Read::take(bytes::open(path, limits)?, limits.line as u64);
     loop {
-        // The real reading comes next and says what is wrong.
+        // The file is read in full next, and that reports what is wrong.
         let Ok(bytes) = reader.fill_buf() else { return Ok(None) };
         let blank = |byte: &&u8| byte.is_ascii_whitespace() || [0xEF, 0xBB, 0xBF].contains(*byte);
         let skipped = bytes.iter().take_while(blank).count();
@@ -187,7 +187,7 @@ fn repeats<T: Record>(records: &[T]) -> Vec<RecordError> {
     let mut by_id: BTreeMap<&str, Vec<&T>> = BTreeMap::new();
     let mut found = Vec::new();
     for record in records {
-        // An id that the reader made up names its line and nothing else.
+        // An id that the reader made up says where its record stands, not what it is.
         let given = record.prompt().filter(|prompt| prompt.id != default_id(&prompt.origin));
         let Some(prompt) = given else { continue };
         let same_id = by_id.entry(&prompt.id).or_default();

@@ -162,8 +162,8 @@ pub trait Record: Sized + Serialize + Extract {
     /// The prompt; `None` of pretraining text.
     fn prompt(&self) -> Option<&Prompt>;
 
-    /// What was written to the prompt, and by whom: two records with the same prompt and the same
-    /// answer are one record twice.
+    /// What was answered to the prompt, and by whom. Two records with the same prompt and the same answer
+    /// are the same record twice.
     fn answer(&self) -> String;
 
     /// Every text that a person or a model wrote, for filters.

@@ -65,16 +65,16 @@ impl Template {
         Ok(Template { kind: Kind::Plain { before: before.to_owned(), after: after.to_owned(), gap } })
     }
 
-    /// A Jinja chat template, as `tokenizer_config.json` and GGUF files carry, rendered as
-    /// transformers does: blocks trimmed, Python's string and dict methods, `raise_exception`,
+    /// A Jinja chat template, as found in `tokenizer_config.json` and GGUF files, rendered as
+    /// transformers renders it: blocks trimmed, Python's string and dict methods, `raise_exception`,
     /// `bos_token`, `eos_token` and `pad_token` defined, `add_generation_prompt` true.
     /// `strftime_now` is absent because a rendering must not depend on the clock; templates that
     /// ask whether it is defined take their own fixed date.
     ///
-    /// A template is somebody's program, so it gets so much fuel, recursion and output and no more.
-    /// The engine charges no fuel for some things, so a rendering gets half a second of a processor and
-    /// 48 MiB besides (Linux; half a second elsewhere). One that is refused for this goes on in a thread
-    /// that nothing can stop: the process should end, as `xtask` does.
+    /// A template is somebody's program, so its fuel, recursion and output are limited. The engine charges
+    /// no fuel for some operations, so a rendering is also limited to half a second of processor time and
+    /// 48 MiB (on Linux; to half a second of waiting elsewhere). A rendering that is refused for this goes
+    /// on in a thread that nothing can stop, so the process should end, as `xtask` does.
     ///
     /// # Errors
     /// [`Error::Template`] when it does not compile, or cannot render a one-line conversation.
@@ -168,8 +168,8 @@ impl Chat {
     }
 }
 
-/// Text up to [`RENDERED`]. Fuel is charged per instruction, and one instruction may write a list that
-/// doubled forty times.
+/// Text of at most [`RENDERED`] bytes. Fuel does not bound it: fuel is charged per instruction, and one
+/// instruction may write a list that was doubled forty times.
 struct Limited(Vec<u8>);
 
 impl std::io::Write for Limited {

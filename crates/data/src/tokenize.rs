@@ -1,4 +1,4 @@
-//! Tokenisation on the parts: prompt and completion are encoded apart and joined as ids, so that no
+//! Tokenisation of the parts: prompt and completion are encoded apart and joined as ids, so that no
 //! token straddles the boundary and the loss mask is exact.
 
 use crate::{
@@ -27,13 +27,13 @@ impl Caps {
 /// What happens to a record that does not fit the caps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overlong {
-    /// All of them are reported and nothing is returned.
+    /// All such records are reported and none is returned.
     Refuse,
     /// It is left out and counted.
     Drop,
-    /// A plain-text prompt is cut at its last newline until it fits (as \[N\] does); what still does
-    /// not fit, conversations and completions are left out. A completion is never cut: an EOS after
-    /// half a sentence teaches to stop there.
+    /// A plain-text prompt is cut at its last newline until it fits (as \[N\] does). A prompt that never
+    /// fits is left out, and so are conversations and completions that do not fit. A completion is never
+    /// cut, because an EOS after half a sentence teaches the model to stop there.
     CutPrompt,
 }
 
@@ -46,7 +46,7 @@ pub struct Encoder<'a> {
     pub template: &'a Template,
     /// Longest prompt and completion.
     pub caps: Caps,
-    /// What to do beyond them.
+    /// What to do with records that are longer.
     pub overlong: Overlong,
 }
 
@@ -94,12 +94,11 @@ pub struct EncodeReport {
     pub cut: usize,
     /// Records left out because of their prompt's length.
     pub long_prompts: usize,
-    /// Completions left out because of their length (with them the record, when fewer than it needs
-    /// remain).
+    /// Completions left out because of their length. Where too few remain, the record is left out too.
     pub long_completions: usize,
-    /// Records left out because a completion was.
+    /// Records left out because too few of their completions fit.
     pub incomplete: usize,
-    /// Records left out because their prompt spells a special token, which would be obeyed.
+    /// Records left out because their prompt spells a special token, which the model would obey.
     pub special_tokens: usize,
 }
 
@@ -107,7 +106,7 @@ impl Encoder<'_> {
     /// Encodes prompts.
     ///
     /// # Errors
-    /// [`Error::Problems`] under [`Overlong::Refuse`]; what the template or the tokenizer refuses.
+    /// [`Error::Problems`] under [`Overlong::Refuse`]; any error of the template or the tokenizer.
     pub fn prompts(&self, records: &[Prompt]) -> Result<(Vec<PromptTokens>, EncodeReport), Error> {
         self.all(records, |run, record, prompt| {
             let prompt = run.prompt(prompt)?;
@@ -154,7 +153,7 @@ impl Encoder<'_> {
     /// The ids of one prompt, whatever its length: for a prompt typed in.
     ///
     /// # Errors
-    /// What the template or the tokenizer refuses.
+    /// Any error of the template or the tokenizer.
     pub fn prompt_ids(&self, content: &Content) -> Result<Vec<u32>, Error> {
         self.tokenizer.encode_prompt(&self.template.render_prompt(&content.conversation())?)
     }
@@ -162,7 +161,7 @@ impl Encoder<'_> {
     /// The ids of one completion, whatever its length; the last is EOS.
     ///
     /// # Errors
-    /// What the tokenizer refuses.
+    /// Any error of the tokenizer.
     pub fn completion_ids(&self, completion: &str) -> Result<Vec<u32>, Error> {
         let mut ids = self.tokenizer.encode(&self.template.render_completion(completion))?;
         ids.push(self.tokenizer.eos());
@@ -224,7 +223,7 @@ impl Run<'_> {
         Ok(cut)
     }
 
-    /// The text up to its last newline, and again, until it fits.
+    /// Cuts the text at its last newline, again and again, and returns its ids once they fit.
     fn cut(&self, text: &str) -> Result<Option<Vec<u32>>, Error> {
         let mut rest = text;
         while let Some((shorter, _)) = rest.rsplit_once('\n') {
@@ -264,7 +263,7 @@ impl Run<'_> {
 /// end, which are dropped.
 ///
 /// # Errors
-/// What the tokenizer refuses.
+/// Any error of the tokenizer.
 pub fn text_windows(
     tokenizer: &Tokenizer,
     texts: &[PretrainText],

@@ -56,7 +56,8 @@ impl Tokenizer {
     /// files around it may have 4 MiB, a chat template 1 MiB.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::NotAFile`], [`Error::TooLarge`], [`Error::Problems`] and [`Error::Tokenizer`], naming the file and the key.
+    /// [`Error::Io`], [`Error::NotAFile`], [`Error::TooLarge`], [`Error::Problems`] and
+    /// [`Error::Tokenizer`], naming the file and the key.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Tokenizer, Error> {
         let folder = folder.as_ref();
         let settings = settings(folder)?;
@@ -154,8 +155,8 @@ impl Tokenizer {
         self.ids(&self.words, text)
     }
 
-    /// Ids of a rendered prompt, whose special tokens are recognised; the BOS stands before it if
-    /// the model has one, once, also when the template wrote it.
+    /// Ids of a rendered prompt, whose special tokens are recognised. If the model begins sequences with
+    /// a BOS, the ids begin with exactly one, even when the template wrote it too.
     ///
     /// # Errors
     /// As for [`Tokenizer::encode`].
@@ -168,7 +169,7 @@ impl Tokenizer {
     }
 
     /// The words of `ids`, special tokens left out. Ids beyond the vocabulary (rows that pad an
-    /// embedding) say nothing; bytes that are no UTF-8 become U+FFFD.
+    /// embedding) become no text; bytes that are not UTF-8 become U+FFFD.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] when the decoder refuses.

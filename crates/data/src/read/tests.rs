@@ -6,8 +6,8 @@ use crate::{
 use proptest::prelude::*;
 use std::{io::Write, path::PathBuf};
 
-/// A file of the shared folder, which `INSTRUCT_SHARED` names or which stands beside the workspace;
-/// `None`, with a word about it, where there is none.
+/// A file of the shared folder, which `INSTRUCT_SHARED` names or which stands beside the workspace.
+/// Returns `None`, and prints that the test is skipped, where there is no such file.
 pub(crate) fn shared(path: &str) -> Option<PathBuf> {
     let root = std::env::var_os("INSTRUCT_SHARED")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);

@@ -1,5 +1,5 @@
-//! The house's own records, with which TRL's prompt, prompt/completion, messages and preference
-//! records share their keys.
+//! Records in the house format. TRL's prompt, prompt/completion, messages and preference records have the
+//! same keys.
 
 use crate::{
     error::Problem,
@@ -105,8 +105,8 @@ pub(crate) fn comparison(prompt: Prompt, completions: [String; 2]) -> Ranking {
     }
 }
 
-/// The prompt around `content`: id, user and use case. Asks for all of them even when the content
-/// is unusable, so that the record's problems come together.
+/// The prompt around `content`: id, user and use case. Asks for all of them even when the content is
+/// unusable, so that all problems of the record are reported at once.
 pub(crate) fn attributes(fields: &mut Fields<'_>, content: Option<Content>) -> Option<Prompt> {
     let id = fields.optional_name("id");
     let user = fields.optional_name("user");

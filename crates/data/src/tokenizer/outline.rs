@@ -1,5 +1,5 @@
-//! What a `tokenizer.json` is made of, looked at before the `tokenizers` crate takes it: of some
-//! descriptions that crate makes an encoder that panics, loops, or differs from call to call.
+//! Checks what a `tokenizer.json` is made of before the `tokenizers` crate reads it: some descriptions
+//! make that crate build an encoder that panics, loops, or differs from call to call.
 
 use serde::{
     Deserialize,
@@ -12,7 +12,8 @@ use std::fmt;
 /// 1.2 million.
 const VALUES: usize = 1 << 21;
 
-/// Why the description cannot be used, with the field; `Ok` says that nothing known speaks against it.
+/// `Err` says why the description cannot be used, and names the field. `Ok` says only that no known reason
+/// was found.
 pub(super) fn check(text: &[u8]) -> Result<(), String> {
     let values = text.iter().filter(|byte| b",:[{".contains(byte)).count();
     if values > VALUES {
@@ -38,7 +39,7 @@ pub(super) fn check(text: &[u8]) -> Result<(), String> {
         .try_for_each(|(field, part, known)| component(field, part, known))
 }
 
-/// The kinds of each part that tokenizers of decoders are made of.
+/// The kinds of each part that occur in the tokenizers of decoders.
 const NORMALIZERS: &[&str] =
     &["Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "Prepend", "Replace", "ByteLevel"];
 const PRE_TOKENIZERS: &[&str] =
@@ -66,7 +67,7 @@ struct Added {
     content: String,
 }
 
-/// The model without its vocabulary and merges, of which nothing but lengths is kept.
+/// The model. Of its vocabulary and merges only lengths are kept.
 #[derive(Deserialize)]
 struct Model {
     #[serde(rename = "type")]
