@@ -1,11 +1,14 @@
 //! Generation: many episodes through a few slots, each drawn from a stream of its own.
 
 use crate::{Decoder, Error, Result};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use instruct_kernels::{self as kernels, CacheRow, KvCache};
 use instruct_random::Source;
 use rayon::prelude::*;
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, VecDeque},
+};
 
 /// One completion to draw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,10 +173,10 @@ impl<'a> Batch<'a> {
     }
 
     fn draw(&mut self, logits: &Tensor, sampling: &Sampling, source: Source) -> Result<()> {
-        let logits = logits.to_dtype(candle_core::DType::F32)?;
+        let rows = Rows::of(logits)?;
         let mut running: Vec<&mut Running> = self.slots.iter_mut().flatten().collect();
         running.par_iter_mut().enumerate().try_for_each(|(i, running)| -> Result<()> {
-            let row = logits.get(i)?.to_vec1::<f32>()?;
+            let row = rows.get(i)?;
             let Completion { episode, ids, logprobs, entropies, .. } = &mut running.completion;
             let uniform = source.at([*episode, ids.len() as u64]).uniform();
             // The arithmetic of the training forward, so that both give the same bits.
@@ -202,6 +205,40 @@ impl<'a> Batch<'a> {
             } else {
                 *slot = Some(running);
             }
+        }
+    }
+}
+
+/// The rows of a matrix in `f32`, for the threads of a pool.
+///
+/// These threads must not ask a GPU for a row: there each thread has a stream of its own, which does not
+/// wait for the one that computes the matrix. Candle would also copy the whole matrix for every row.
+enum Rows {
+    /// A matrix on the CPU: a row is copied by the thread that reads it.
+    OnCpu(Tensor),
+    /// A matrix of another device, copied as a whole.
+    Copied(Vec<Vec<f32>>),
+}
+
+impl Rows {
+    /// The rows of `matrix (n, V)`. Where it is not on the CPU this waits for it, on the thread that computes it.
+    fn of(matrix: &Tensor) -> Result<Rows> {
+        if matrix.device().is_cpu() {
+            return Ok(Rows::OnCpu(matrix.to_dtype(DType::F32)?));
+        }
+        Rows::copied(matrix)
+    }
+
+    /// The rows of `matrix (n, V)`, copied to the host at once.
+    fn copied(matrix: &Tensor) -> Result<Rows> {
+        Ok(Rows::Copied(matrix.to_dtype(DType::F32)?.to_vec2()?))
+    }
+
+    /// Row `i`, `(V)`.
+    fn get(&self, i: usize) -> Result<Cow<'_, [f32]>> {
+        match self {
+            Rows::OnCpu(matrix) => Ok(matrix.get(i)?.to_vec1()?.into()),
+            Rows::Copied(rows) => Ok(rows[i].as_slice().into()),
         }
     }
 }
@@ -301,6 +338,25 @@ mod tests {
         // An impossible token is never drawn, not even by rounding at the end of the line.
         check(&[0.0, f32::NEG_INFINITY], (1.0, 0, 1.0), &[1.0, 0.0]);
         check(&[1e4, 0.0, -1e4], (1.0, 0, 1.0), &[1.0, 0.0, 0.0]);
+    }
+
+    /// A copied matrix has the rows of one that is read where it lies.
+    #[test]
+    fn rows_are_the_same_copied_and_where_they_lie() {
+        let check = |matrix: &Tensor, wanted: &[[f32; 3]]| {
+            for rows in [Rows::of(matrix).unwrap(), Rows::copied(matrix).unwrap()] {
+                for (i, wanted) in wanted.iter().enumerate() {
+                    assert_eq!(*rows.get(i).unwrap(), *wanted, "row {i} of {matrix}");
+                }
+            }
+        };
+        let (rows, cpu) = ([[0.5f32, -1.25, 3.0], [7.0, 0.0, f32::NEG_INFINITY]], &candle_core::Device::Cpu);
+        let matrix = Tensor::new(&rows, cpu).unwrap();
+        assert!(matches!(Rows::of(&matrix).unwrap(), Rows::OnCpu(_)));
+        check(&matrix, &rows);
+        check(&matrix.to_dtype(DType::BF16).unwrap(), &rows);
+        check(&matrix.narrow(0, 1, 1).unwrap(), &rows[1..]);
+        check(&Tensor::new(&[[0.5f32, 7.0], [-1.25, 0.0], [3.0, f32::NEG_INFINITY]], cpu).unwrap().t().unwrap(), &rows);
     }
 
     #[test]
