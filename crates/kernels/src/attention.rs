@@ -132,5 +132,7 @@ mod fused;
 mod tests;
 
 pub use composed::attention_composed;
+#[cfg(test)]
+pub(crate) use composed::compose_in_blocks;
 pub(crate) use composed::{Sequence, Split, compose};
 pub(crate) use fused::{Columns, for_each};

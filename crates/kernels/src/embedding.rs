@@ -3,6 +3,7 @@
 use crate::{
     Param, Path, Result,
     op::{self, Elements},
+    wide::select_rows,
 };
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 
@@ -26,8 +27,8 @@ pub fn embedding(ids: &[u32], table: &Param, sentinel: Option<&Tensor>) -> Resul
 }
 
 fn composed(ids: &[u32], table: &Param, tracked: bool) -> Result<Tensor> {
-    let ids = Tensor::new(ids, table.value(tracked)?.device())?;
-    Ok(table.value(tracked)?.index_select(&ids, 0)?)
+    let table = table.value(tracked)?;
+    select_rows(table, Tensor::new(ids, table.device())?, table.dtype())
 }
 
 /// In the graph it stands on the sentinel, since the table itself is untracked.

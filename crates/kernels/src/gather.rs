@@ -4,6 +4,7 @@ use crate::{
     Branch, Result,
     branch::{Reads, Step},
     op,
+    wide::select_rows,
 };
 use candle_core::Tensor;
 
@@ -21,7 +22,7 @@ impl Branch {
         if self.is_fused() {
             return Ok(self.step(rows.len(), Gather { rows: rows.into(), n, width }));
         }
-        self.map(|x| Ok(x.index_select(&Tensor::new(rows, x.device())?, 0)?))
+        self.map(|x| select_rows(x, Tensor::new(rows, x.device())?, x.dtype()))
     }
 }
 

@@ -6,8 +6,9 @@ use crate::{
     norm::{self, Moments},
     op,
     simd::{Kernel, Lanes, Level},
+    wide::{add_vector, multiply_by_vector, wide},
 };
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use std::sync::OnceLock;
 
 /// `gain * (x - mean) / sqrt(variance + eps) + bias` over the channels of `x (n, C)`, with the
@@ -37,12 +38,7 @@ fn composed(x: &Tensor, gain: &Param, bias: &Param, eps: f64) -> Result<Tensor> 
     let centred = wide.broadcast_sub(&wide.mean_keepdim(1)?)?;
     let scale = (centred.sqr()?.mean_keepdim(1)? + eps)?.sqrt()?;
     let unit = centred.broadcast_div(&scale)?.to_dtype(x.dtype())?;
-    Ok(unit.broadcast_mul(gain.value(tracked)?)?.broadcast_add(bias.value(tracked)?)?)
-}
-
-/// The dtype for sums over channels: half precision would lose their small terms.
-pub(crate) fn wide(dtype: DType) -> DType {
-    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
+    add_vector(&multiply_by_vector(&unit, gain.value(tracked)?)?, bias.value(tracked)?)
 }
 
 /// Layer norm, or RMS norm when it has no bias and is not centred.

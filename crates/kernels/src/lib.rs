@@ -121,3 +121,4 @@ mod simd;
 mod threads;
 mod turned;
 mod weights;
+mod wide;

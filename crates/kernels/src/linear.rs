@@ -6,6 +6,7 @@ use crate::{
     matrix::Matrix,
     op,
     weights::Weights,
+    wide::add_vector,
 };
 use candle_core::Tensor;
 
@@ -46,10 +47,10 @@ pub fn logits(hidden: &Tensor, w: &Param) -> Result<Tensor> {
 fn composed(x: &Tensor, w: &Param, b: Option<&Param>) -> Result<Tensor> {
     let tracked = x.track_op();
     let product = x.matmul(&w.value(tracked)?.t()?)?;
-    Ok(match b {
-        Some(b) => product.broadcast_add(b.value(tracked)?)?,
-        None => product,
-    })
+    match b {
+        Some(b) => add_vector(&product, b.value(tracked)?),
+        None => Ok(product),
+    }
 }
 
 struct Linear {

@@ -6,12 +6,12 @@
 
 use crate::{
     Param, Params, Path, Result,
-    layer_norm::wide,
     matrix::Matrix,
     norm::{load, store},
     op::{self, Elements},
     simd::{Kernel, LANES, Lanes, Level},
     weights::Weights,
+    wide::{select_rows, wide},
 };
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
@@ -169,7 +169,7 @@ impl Head {
     /// [`token_logprob`] from plain Candle operations.
     fn composed(&self, hidden: &Tensor) -> Result<Tensor> {
         let device = hidden.device();
-        let picked = hidden.index_select(&Tensor::new(&*self.rows, device)?, 0)?;
+        let picked = select_rows(hidden, Tensor::new(&*self.rows, device)?, hidden.dtype())?;
         let logits = picked.matmul(&self.w.value(hidden.track_op())?.t()?)?;
         let logits = logits.to_dtype(wide(logits.dtype()))?;
         // The greatest comes off before the temperature rounds what is large.

@@ -2,8 +2,9 @@
 
 use crate::{
     Branch, Param, Path, Result,
-    layer_norm::{Norm, wide},
+    layer_norm::Norm,
     op,
+    wide::{multiply_by_vector, wide},
 };
 use candle_core::{D, Tensor};
 
@@ -31,7 +32,7 @@ impl Branch {
 pub(crate) fn composed(x: &Tensor, gain: &Tensor, eps: f64) -> Result<Tensor> {
     let wide = x.to_dtype(wide(x.dtype()))?;
     let scale = (wide.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
-    Ok(wide.broadcast_div(&scale)?.to_dtype(x.dtype())?.broadcast_mul(gain)?)
+    multiply_by_vector(&wide.broadcast_div(&scale)?.to_dtype(x.dtype())?, gain)
 }
 
 #[cfg(test)]

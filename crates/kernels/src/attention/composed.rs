@@ -1,8 +1,13 @@
 //! Attention from plain Candle operations: gathered into padded blocks, masked, scattered back.
 
 use super::{check, groups};
-use crate::{HeadLayout, Result, Span, attend::seen, op};
-use candle_core::{D, DType, Device, Tensor};
+use crate::{
+    HeadLayout, Result, Span,
+    attend::seen,
+    op,
+    wide::{select_rows, wide, widened},
+};
+use candle_core::{D, Device, Tensor};
 use std::{ops::Range, sync::Arc};
 
 /// [`attention`](crate::attention) from plain Candle operations, on any device and in any float
@@ -65,11 +70,27 @@ pub(crate) fn compose(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
+    sequences: Vec<Sequence>,
+    layout: HeadLayout,
+    scale: f32,
+    window: Option<usize>,
+) -> Result<Tensor> {
+    compose_in_blocks(BLOCK_SCORES, q, k, v, sequences, layout, scale, window)
+}
+
+/// [`compose`] with so many scores in a block, or those of one sequence.
+pub(crate) fn compose_in_blocks(
+    most: usize,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
     mut sequences: Vec<Sequence>,
     layout: HeadLayout,
     scale: f32,
     window: Option<usize>,
 ) -> Result<Tensor> {
+    // The gradients of a prefix add up over the sequences that continue it, which may lie in several blocks.
+    let (k, v) = (widened(k)?, widened(v)?);
     sequences.retain(|sequence| !sequence.rows.is_empty());
     sequences.sort_by_key(|sequence| std::cmp::Reverse(sequence.keys.len()));
     let (mut parts, mut places) = (Vec::new(), vec![0u32; q.dim(0)?]);
@@ -78,7 +99,7 @@ pub(crate) fn compose(
         let queries = |block: &[Sequence]| block.iter().map(|s| s.rows.len()).max().unwrap_or(0);
         let scores = |block: &[Sequence]| block.len() * queries(block) * longest.keys.len() * layout.heads;
         let mut count = 1;
-        while count < left.len() && scores(&left[..count + 1]) <= BLOCK_SCORES {
+        while count < left.len() && scores(&left[..count + 1]) <= most {
             count += 1;
         }
         let (block, rest) = left.split_at(count);
@@ -87,16 +108,17 @@ pub(crate) fn compose(
             sequence.rows.iter().enumerate().for_each(|(i, row)| places[*row as usize] = (rows + i) as u32);
             rows += padded;
         }
-        parts.push(compose_block(q, k, v, block, layout, scale, window)?);
+        parts.push(compose_block(q, &k, &v, block, layout, scale, window)?);
         left = rest;
     }
     if parts.is_empty() {
         return Ok(q.clone());
     }
+    // Every row is read once, so its gradient is no sum.
     Ok(Tensor::cat(&parts, 0)?.index_select(&Tensor::from_vec(places, q.dim(0)?, q.device())?, 0)?)
 }
 
-/// One padded block of S sequences: `(S Tq, H D)`.
+/// One padded block of S sequences, of keys and values in the dtype of the queries or in a wider one: `(S Tq, H D)`.
 fn compose_block(
     q: &Tensor,
     k: &Tensor,
@@ -112,16 +134,17 @@ fn compose_block(
     let longest = |of: &dyn Fn(&Sequence) -> usize| sequences.iter().map(of).max().unwrap_or(0);
     let (queries, keys) = (longest(&|s| s.rows.len()), longest(&|s| s.keys.len()));
     // Padding repeats row 0 of the source: it is masked as a key and never read as a query.
-    let gather = |source: &Tensor, len: usize, heads: usize, rows: &dyn Fn(&Sequence) -> &[u32]| {
+    let gather = |source: &Tensor, len: usize, heads: usize, rows: &dyn Fn(&Sequence) -> &[u32]| -> Result<Tensor> {
         let padded = sequences.iter().flat_map(|s| (0..len).map(move |i| rows(s).get(i).copied().unwrap_or(0)));
         let indices = Tensor::from_vec(padded.collect::<Vec<u32>>(), count * len, source.device())?;
-        source.index_select(&indices, 0)?.reshape((count, len, heads, head_dim))?.transpose(1, 2)?.contiguous()
+        let rows = select_rows(source, indices, q.dtype())?;
+        Ok(rows.reshape((count, len, heads, head_dim))?.transpose(1, 2)?.contiguous()?)
     };
     let q = gather(q, queries, heads, &|s| &s.rows)?.reshape((count, kv_heads, group * queries, head_dim))?;
     let k = gather(k, keys, kv_heads, &|s| &s.keys)?;
     let v = gather(v, keys, kv_heads, &|s| &s.keys)?;
 
-    let dtype = if q.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+    let dtype = wide(q.dtype());
     let mask = mask(sequences, queries, keys, window, q.device())?.to_dtype(dtype)?;
     let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)?.to_dtype(dtype)? * f64::from(scale))?;
     let scores = scores.reshape((count, kv_heads, group, queries, keys))?.broadcast_add(&mask)?;
