@@ -9,7 +9,7 @@ use crate::simd::{Kernel, LANES, Lanes, Vector};
 use std::ops::Range;
 
 /// Rows whose probabilities the backward pass keeps before it adds them to the keys' gradients.
-const BLOCK: usize = 32;
+const BACKWARD_ROWS: usize = 32;
 
 /// Vectors that hold `n` numbers.
 pub(crate) fn vectors(n: usize) -> usize {
@@ -20,7 +20,7 @@ pub(crate) fn vectors(n: usize) -> usize {
 /// computes the same probabilities again. Kept apart because their logarithmic sum would lose the
 /// digits of large scores.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Softmax {
+pub(crate) struct ScoreNormaliser {
     max: f32,
     scale: f32,
 }
@@ -146,12 +146,12 @@ pub(crate) struct Attend<'a, F> {
     pub(crate) values: &'a [Vector],
     /// The rows to compute.
     pub(crate) queries: &'a [Query<'a>],
-    /// Receives the index of a query, its output (dim) and its softmax.
+    /// Receives the index of a query, its output (dim) and what normalised its scores.
     pub(crate) put: F,
     pub(crate) scratch: &'a mut Scratch,
 }
 
-impl<F: FnMut(usize, &[f32], Softmax)> Kernel for Attend<'_, F> {
+impl<F: FnMut(usize, &[f32], ScoreNormaliser)> Kernel for Attend<'_, F> {
     type Output = ();
 
     #[inline(always)]
@@ -170,7 +170,7 @@ impl<F: FnMut(usize, &[f32], Softmax)> Kernel for Attend<'_, F> {
     }
 }
 
-impl<F: FnMut(usize, &[f32], Softmax)> Attend<'_, F> {
+impl<F: FnMut(usize, &[f32], ScoreNormaliser)> Attend<'_, F> {
     /// Computes R queries from `first` on, N vectors of keys or channels at a time; returns R.
     #[inline(always)]
     fn rows<L: Lanes, const R: usize, const N: usize>(&mut self, lanes: L, first: usize) -> usize {
@@ -185,20 +185,20 @@ impl<F: FnMut(usize, &[f32], Softmax)> Attend<'_, F> {
         let products = Products { queries: side_by_side, keys: self.keys, blocks: reach.clone() };
         products.write::<L, R, N>(lanes, &mut scratch.weights, stride);
 
-        let mut softmax = [Softmax::default(); R];
-        for (r, softmax) in softmax.iter_mut().enumerate() {
+        let mut normalisers = [ScoreNormaliser::default(); R];
+        for (r, normaliser) in normalisers.iter_mut().enumerate() {
             let row = &mut scratch.weights[r * stride..][..stride];
-            *softmax = self::softmax(lanes, row, within(&queries[r].seen, &reach));
+            *normaliser = softmax(lanes, row, within(&queries[r].seen, &reach));
         }
 
         let width = vectors(self.dim);
         let keys = queries.iter().map(|query| query.seen.end).max().unwrap_or(0) - reach.start * LANES;
-        let weights = Weights { rows: scratch.weights.as_flattened(), stride: stride * LANES, keys };
+        let weights = KeyWeights { rows: scratch.weights.as_flattened(), stride: stride * LANES, keys };
         grow(&mut scratch.out, R * width);
         weights.combine::<L, R, N>(lanes, &self.values[reach.start * LANES * width..], width, &mut scratch.out);
-        for (r, softmax) in softmax.into_iter().enumerate() {
-            scale_row(lanes, &mut scratch.out[r * width..][..width], softmax.scale);
-            (self.put)(first + r, get_row(&scratch.out, r, self.dim), softmax);
+        for (r, normaliser) in normalisers.into_iter().enumerate() {
+            scale_row(lanes, &mut scratch.out[r * width..][..width], normaliser.scale);
+            (self.put)(first + r, get_row(&scratch.out, r, self.dim), normaliser);
         }
         R
     }
@@ -208,8 +208,8 @@ impl<F: FnMut(usize, &[f32], Softmax)> Attend<'_, F> {
 pub(crate) struct Gradient {
     /// The keys it saw, by position.
     pub(crate) seen: Range<usize>,
-    /// Its softmax in the forward pass.
-    pub(crate) softmax: Softmax,
+    /// What normalised its scores in the forward pass.
+    pub(crate) normaliser: ScoreNormaliser,
 }
 
 /// The backward pass of [`Attend`] for one head, whose probabilities it computes again (Dao et al.
@@ -247,11 +247,11 @@ impl<F: FnMut(usize, &[f32])> Kernel for AttendBackward<'_, F> {
 
     #[inline(always)]
     fn run<L: Lanes>(mut self, lanes: L) {
-        for start in (0..self.rows.len()).step_by(BLOCK) {
-            let block = start..self.rows.len().min(start + BLOCK);
+        for start in (0..self.rows.len()).step_by(BACKWARD_ROWS) {
+            let block = start..self.rows.len().min(start + BACKWARD_ROWS);
             let reach = reach(self.rows[block.clone()].iter().map(|row| &row.seen));
-            grow(&mut self.scratch.weights, BLOCK * reach.len());
-            grow(&mut self.scratch.slopes, BLOCK * reach.len());
+            grow(&mut self.scratch.weights, BACKWARD_ROWS * reach.len());
+            grow(&mut self.scratch.slopes, BACKWARD_ROWS * reach.len());
             self.query_gradients(lanes, block.clone(), &reach);
             match L::ACCUMULATORS {
                 16.. => self.key_gradients::<L, 8, 2>(lanes, block, &reach),
@@ -313,7 +313,7 @@ impl<F: FnMut(usize, &[f32])> AttendBackward<'_, F> {
         }
 
         let keys = rows[R - 1].seen.end - reach.start * LANES;
-        let weights = Weights { rows: slopes.as_flattened(), stride: stride * LANES, keys };
+        let weights = KeyWeights { rows: slopes.as_flattened(), stride: stride * LANES, keys };
         grow(&mut scratch.out, R * width);
         weights.combine::<L, R, N>(lanes, &self.key_rows[reach.start * LANES * width..], width, &mut scratch.out);
         for r in 0..R {
@@ -402,7 +402,7 @@ fn dot<L: Lanes>(lanes: L, a: &[Vector], b: &[Vector]) -> f32 {
 
 /// Turns scores into exponentials, zero outside `seen`, and returns what normalises them.
 #[inline(always)]
-fn softmax<L: Lanes>(lanes: L, row: &mut [Vector], seen: Range<usize>) -> Softmax {
+fn softmax<L: Lanes>(lanes: L, row: &mut [Vector], seen: Range<usize>) -> ScoreNormaliser {
     let (first, last) = (seen.start / LANES, vectors(seen.end));
     row[..first].fill([0.0; LANES]);
     row[last..].fill([0.0; LANES]);
@@ -419,7 +419,7 @@ fn softmax<L: Lanes>(lanes: L, row: &mut [Vector], seen: Range<usize>) -> Softma
         lanes.store(weights, scores);
         sum = lanes.add(sum, weights);
     }
-    Softmax { max, scale: 1.0 / lanes.sum(sum) }
+    ScoreNormaliser { max, scale: 1.0 / lanes.sum(sum) }
 }
 
 /// Turns scores into probabilities, and the gradients of the probabilities into those of the
@@ -434,7 +434,7 @@ fn score_slopes<L: Lanes>(
     reach: &Range<usize>,
 ) {
     let seen = within(&row.seen, reach);
-    let (max, scale, delta) = (lanes.splat(row.softmax.max), lanes.splat(row.softmax.scale), lanes.splat(delta));
+    let (max, scale, delta) = (lanes.splat(row.normaliser.max), lanes.splat(row.normaliser.scale), lanes.splat(delta));
     for (v, (weights, slopes)) in weights.iter_mut().zip(slopes).enumerate() {
         let inside = lanes_in(v, &seen);
         let p = lanes.mul(lanes.exp(lanes.sub(lanes.load(weights), max)), scale);
@@ -497,13 +497,13 @@ impl Products<'_> {
 }
 
 /// Rows of weights, one per key, with which rows of values are combined.
-struct Weights<'a> {
+struct KeyWeights<'a> {
     rows: &'a [f32],
     stride: usize,
     keys: usize,
 }
 
-impl Weights<'_> {
+impl KeyWeights<'_> {
     /// Writes the weighted sum of `values`, rows of `width` vectors, of each of R rows to `to`.
     #[inline(always)]
     fn combine<L: Lanes, const R: usize, const N: usize>(
@@ -557,7 +557,7 @@ impl Weights<'_> {
     }
 }
 
-/// Rows that are spread over keys by their weights: the transpose of [`Weights`].
+/// Rows that are spread over keys by their weights: the transpose of [`KeyWeights`].
 struct Spread<'a> {
     weights: &'a [f32],
     stride: usize,

@@ -206,8 +206,8 @@ impl Unit {
     fn group(self) -> usize {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Amx => amx::BLOCKS,
-            _ => tile::BLOCKS,
+            Kind::Amx => amx::COLUMN_BLOCKS,
+            _ => tile::COLUMN_BLOCKS,
         }
     }
 
@@ -259,11 +259,11 @@ mod tests {
     use crate::check::normals;
 
     fn rounded(x: &[f32]) -> Vec<f64> {
-        x.iter().map(|x| f64::from(half(*x))).collect()
+        x.iter().map(|x| f64::from(nearest_bf16(*x))).collect()
     }
 
     /// The nearest bf16, found by trying both neighbours.
-    fn half(x: f32) -> f32 {
+    fn nearest_bf16(x: f32) -> f32 {
         if x.is_infinite() {
             return x;
         }
@@ -284,15 +284,15 @@ mod tests {
         multiply: impl Fn(&Left, &Right, &mut [f32], bool),
     ) {
         let (a, b) = (normals("a", m * k), normals("b", k * n));
-        let turn = |x: &[f32], rows: usize, columns: usize| -> Vec<f32> {
+        let transpose = |x: &[f32], rows: usize, columns: usize| -> Vec<f32> {
             (0..rows * columns).map(|i| x[i % rows * columns + i / rows]).collect()
         };
         let (wide_a, wide_b) = (rounded(&a), rounded(&b));
         let wanted: Vec<f64> =
             (0..m * n).map(|i| (0..k).map(|j| wide_a[i / n * k + j] * wide_b[j * n + i % n]).sum()).collect();
-        let (turned_a, turned_b) = (turn(&a, m, k), turn(&b, k, n));
-        let lefts = [Left::rows_of(Matrix::new(&a, m, k)), Left::columns_of(Matrix::new(&turned_a, k, m))];
-        let rights = [Right::columns_of(Matrix::new(&b, k, n)), Right::rows_of(Matrix::new(&turned_b, n, k))];
+        let (transposed_a, transposed_b) = (transpose(&a, m, k), transpose(&b, k, n));
+        let lefts = [Left::rows_of(Matrix::new(&a, m, k)), Left::columns_of(Matrix::new(&transposed_a, k, m))];
+        let rights = [Right::columns_of(Matrix::new(&b, k, n)), Right::rows_of(Matrix::new(&transposed_b, n, k))];
         for (l, left) in lefts.iter().enumerate() {
             for (r, right) in rights.iter().enumerate() {
                 for (accumulate, before) in [(false, f32::NAN), (true, 3.0)] {
@@ -425,7 +425,7 @@ mod tests {
         for unit in Unit::available() {
             let packed = on(unit, 1, || Right::rows_of(Matrix::new(&x, 1, x.len())));
             for (x, got) in x.iter().zip(packed.row(0)) {
-                let want = if x.is_subnormal() { 0.0 * x } else { half(*x) };
+                let want = if x.is_subnormal() { 0.0 * x } else { nearest_bf16(*x) };
                 assert!(got == want && got.is_sign_negative() == want.is_sign_negative(), "{unit:?}: {x} {got}");
             }
             let nan = on(unit, 1, || Right::rows_of(Matrix::new(&[f32::NAN, 1.0], 1, 2)));

@@ -100,12 +100,12 @@ pub(crate) fn check(
     }
     if matches!(case.x, X::Normal(_)) {
         for unit in Unit::available() {
-            let [half, other] = [1, 3].map(|threads| {
+            let [bf16, other] = [1, 3].map(|threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).start_handler(move |_| unit.force());
                 pool.build().unwrap().install(|| outcome(case, Path::Fused, DType::BF16, &op))
             });
-            assert!(half == other, "{}: on three threads, {unit:?}", case.op);
-            case.hold("kernels/bf16", &format!("bf16, {unit:?}"), &half, &oracle, FLOOR, BF16_TOLERANCE);
+            assert!(bf16 == other, "{}: on three threads, {unit:?}", case.op);
+            case.hold("kernels/bf16", &format!("bf16, {unit:?}"), &bf16, &oracle, FLOOR, BF16_TOLERANCE);
         }
     }
     let fused = outcome(case, Path::Fused, DType::F32, &op);

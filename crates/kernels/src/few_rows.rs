@@ -3,9 +3,9 @@
 //! The `gemm` crate repacks its operands at every call, which pays off over many rows and not over
 //! few. Here every weight is read once, where it lies, in one of two ways:
 //!
-//! - up to eight rows of `x`: sixteen rows of `w` by sixteen channels are turned in registers, so that one vector
+//! - up to eight rows of `x`: sixteen rows of `w` by sixteen channels are transposed in registers, so that one vector
 //!   holds one channel of sixteen results;
-//! - more of them: it is the rows of `x` that are turned, once, so that one vector holds one channel of
+//! - more of them: the rows of `x` are transposed, once, so that one vector holds one channel of
 //!   sixteen rows, and each weight is multiplied with it as it is read.
 //!
 //! Either way a result is one chain of fused multiply-adds in the order of the channels, cut into panels
@@ -25,8 +25,8 @@ use rayon::prelude::*;
 /// crate on matrices of 256 to 3,072 channels, at 64 from a fifth to five times faster; at 256 it was slower.
 pub(crate) const MOST_ROWS: usize = 128;
 
-/// Most rows for which weights are turned: with more, turning `x` is less work.
-const MOST_TURNING: usize = 8;
+/// Most rows of `x` for which weights are transposed: with more, transposing `x` is less work.
+const MOST_FOR_WEIGHTS: usize = 8;
 
 /// Multiply-adds below which a task is not worth handing to another thread.
 const TASK: usize = 1 << 18;
@@ -91,17 +91,17 @@ enum Rows {
     AsTheyAre { n: usize, lines: Vec<Vector> },
     /// Sixteen rows, one channel after the other, then the next sixteen: `(n / 16, k, 16)`, rounded up and filled
     /// with zeros.
-    Turned { n: usize, lines: Vec<Vector> },
+    Transposed { n: usize, lines: Vec<Vector> },
 }
 
 impl Rows {
     fn of(x: &[f32], k: usize) -> Rows {
         let n = x.len() / k;
-        if n > MOST_TURNING {
+        if n > MOST_FOR_WEIGHTS {
             let mut lines = vec![[0.0; LANES]; n.div_ceil(LANES) * k];
             let row = |i: usize| &x[i * k..(i + 1) * k];
             Level::best().run(PutTransposed { run: &mut lines, first: 0, count: n, row });
-            return Rows::Turned { n, lines };
+            return Rows::Transposed { n, lines };
         }
         let mut lines = vec![[0.0; LANES]; n * k.div_ceil(LANES)];
         for (row, x) in x.chunks_exact(k).enumerate() {
@@ -116,22 +116,22 @@ impl Rows {
     fn multiply(&self, w: &[f32], k: usize, depth: usize, results: &mut [Vector; 4 * LANES]) -> usize {
         let level = Level::best();
         match self {
-            Rows::AsTheyAre { n, lines } => level.run(TurningWeights { n: *n, lines, w, k, depth, results }),
-            Rows::Turned { n, lines } => match n.div_ceil(LANES) {
-                1 => level.run(RowsTurned::<1> { lines, w, k, depth, results }),
-                2 => level.run(RowsTurned::<2> { lines, w, k, depth, results }),
-                3 => level.run(RowsTurned::<3> { lines, w, k, depth, results }),
-                _ => level.run(RowsTurned::<4> { lines, w, k, depth, results }),
+            Rows::AsTheyAre { n, lines } => level.run(WeightsTransposed { n: *n, lines, w, k, depth, results }),
+            Rows::Transposed { n, lines } => match n.div_ceil(LANES) {
+                1 => level.run(RowsTransposed::<1> { lines, w, k, depth, results }),
+                2 => level.run(RowsTransposed::<2> { lines, w, k, depth, results }),
+                3 => level.run(RowsTransposed::<3> { lines, w, k, depth, results }),
+                _ => level.run(RowsTransposed::<4> { lines, w, k, depth, results }),
             },
         }
         match self {
-            Rows::AsTheyAre { n, .. } | Rows::Turned { n, .. } => *n,
+            Rows::AsTheyAre { n, .. } | Rows::Transposed { n, .. } => *n,
         }
     }
 }
 
 /// Of [`Rows::AsTheyAre`].
-struct TurningWeights<'a> {
+struct WeightsTransposed<'a> {
     n: usize,
     lines: &'a [Vector],
     w: &'a [f32],
@@ -140,17 +140,17 @@ struct TurningWeights<'a> {
     results: &'a mut [Vector],
 }
 
-impl Kernel for TurningWeights<'_> {
+impl Kernel for WeightsTransposed<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let TurningWeights { n, lines, w, k, depth, results } = self;
+        let WeightsTransposed { n, lines, w, k, depth, results } = self;
         for start in (0..k).step_by(depth) {
             let end = k.min(start + depth);
-            let mut panel = [[0.0; LANES]; MOST_TURNING];
+            let mut panel = [[0.0; LANES]; MOST_FOR_WEIGHTS];
             for at in (start..end).step_by(LANES) {
-                let channels = turned(lanes, w, k, at, end);
+                let channels = transposed_channels(lanes, w, k, at, end);
                 let channels = &channels[..LANES.min(end - at)];
                 let x = &lines[at / LANES * n..][..n];
                 let mut row = 0;
@@ -177,7 +177,7 @@ impl Kernel for TurningWeights<'_> {
 
 /// Channels `at..end`, sixteen at most, of all rows of `w`: one vector per channel.
 #[inline(always)]
-pub(crate) fn turned<L: Lanes>(lanes: L, w: &[f32], k: usize, at: usize, end: usize) -> [Vector; LANES] {
+pub(crate) fn transposed_channels<L: Lanes>(lanes: L, w: &[f32], k: usize, at: usize, end: usize) -> [Vector; LANES] {
     let mut rows = [lanes.splat(0.0); LANES];
     for (vector, w) in rows.iter_mut().zip(w.chunks_exact(k)) {
         lanes.prefetch(ahead(w, k, at, LANES));
@@ -197,7 +197,7 @@ fn add<L: Lanes, const R: usize>(
     x: &[Vector],
     channels: &[Vector],
     row: usize,
-    panel: &mut [Vector; MOST_TURNING],
+    panel: &mut [Vector; MOST_FOR_WEIGHTS],
 ) {
     let mut sums: [L::V; R] = std::array::from_fn(|r| lanes.load(&panel[row + r]));
     let x: &[Vector; R] = x[row..].first_chunk().expect("the caller counts rows");
@@ -212,8 +212,8 @@ fn add<L: Lanes, const R: usize>(
     }
 }
 
-/// Of [`Rows::Turned`], `V` vectors of them.
-struct RowsTurned<'a, const V: usize> {
+/// Of [`Rows::Transposed`], `V` vectors of them.
+struct RowsTransposed<'a, const V: usize> {
     lines: &'a [Vector],
     w: &'a [f32],
     k: usize,
@@ -221,7 +221,7 @@ struct RowsTurned<'a, const V: usize> {
     results: &'a mut [Vector],
 }
 
-impl<const V: usize> Kernel for RowsTurned<'_, V> {
+impl<const V: usize> Kernel for RowsTransposed<'_, V> {
     type Output = ();
 
     #[inline(always)]
@@ -234,13 +234,13 @@ impl<const V: usize> Kernel for RowsTurned<'_, V> {
             _ => self.sums::<L, 2>(lanes, &mut sums),
         }
         for (sums, results) in sums.iter().zip(self.results.as_chunks_mut::<LANES>().0) {
-            let turned = lanes.transpose(std::array::from_fn(|i| lanes.load(&sums[i])));
-            turned.into_iter().zip(results).for_each(|(v, result)| lanes.store(v, result));
+            let of_rows = lanes.transpose(std::array::from_fn(|i| lanes.load(&sums[i])));
+            of_rows.into_iter().zip(results).for_each(|(v, result)| lanes.store(v, result));
         }
     }
 }
 
-impl<const V: usize> RowsTurned<'_, V> {
+impl<const V: usize> RowsTransposed<'_, V> {
     /// One vector of rows of `x` for each row of `w`, `R` of these at a time.
     #[inline(always)]
     fn sums<L: Lanes, const R: usize>(&mut self, lanes: L, sums: &mut [[Vector; LANES]; V]) {

@@ -6,7 +6,7 @@
 //! the logits of a token are the same bits whether it is decoded alone or trained on in a batch; few
 //! rows take a way of our own ([`few_rows`]) that adds in the same order.
 
-use crate::{few_rows, matrix::Matrix, op, simd::Level, turned};
+use crate::{few_rows, matrix::Matrix, op, simd::Level, transposed};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
@@ -21,10 +21,10 @@ const MIN_ROWS: usize = 8;
 /// Widest result for which `MIN_ROWS` rows would still count as a small product.
 pub(crate) const NARROW: usize = 256 / MIN_ROWS;
 
-/// Most rows of a matrix that is turned before it is multiplied with: those of a panel of 4 MiB. Of 256 to 2,048
+/// Most rows of a matrix that is transposed before it is multiplied with: those of a panel of 4 MiB. Of 256 to 2,048
 /// rows, products with 1,024 rows took from as long to a quarter less then, with 256 rows up to half; of
 /// more rows, longer or shorter.
-const MOST_TURNED: usize = 2_048;
+const MOST_TRANSPOSED: usize = 2_048;
 
 /// `x wᵀ + b` for `x (n, k)` and `w (out, k)`: `(n, out)`, each row with the same bits whatever n and
 /// whatever the number of threads. A row begins `stride` after the one before, with zeros between them.
@@ -62,7 +62,7 @@ fn many_rows_product(x: &[f32], w: Matrix, stride: usize) -> Vec<f32> {
         // SAFETY: `made` lends `n` rows, of which the first panel reads nothing.
         #[allow(unsafe_code)]
         unsafe {
-            if out <= MOST_TURNED { turned_fill(y, stride, x, w) } else { fill(y, stride, false, x, w.t()) }
+            if out <= MOST_TRANSPOSED { fill_transposed(y, stride, x, w) } else { fill(y, stride, false, x, w.t()) }
         }
     };
     // SAFETY: either way writes every element of every row, because k is not 0.
@@ -126,19 +126,19 @@ fn spread(rows: Vec<f32>, columns: usize, stride: usize) -> Vec<f32> {
     apart
 }
 
-/// [`fill`] with `x wᵀ`, of which one panel after the other is turned.
+/// [`fill`] with `x wᵀ`, of which one panel after the other is transposed.
 ///
 /// # Safety
 ///
 /// As [`fill`].
 #[allow(unsafe_code)]
-unsafe fn turned_fill(out: *mut f32, stride: usize, x: Matrix, w: Matrix) {
+unsafe fn fill_transposed(out: *mut f32, stride: usize, x: Matrix, w: Matrix) {
     let mut copy = Vec::new();
     for start in (0..w.columns).step_by(DEPTH) {
         let depth = DEPTH.min(w.columns - start);
-        turned::turn(&mut copy, w.elements, w.columns, start..start + depth);
+        transposed::transpose_columns(&mut copy, w.elements, w.columns, start..start + depth);
         let x = Matrix { elements: &x.elements[start..], columns: depth, ..x };
-        let (row_stride, column_stride) = (turned::stride(w.rows), 1);
+        let (row_stride, column_stride) = (transposed::stride(w.rows), 1);
         let w = Matrix { elements: &copy, rows: depth, columns: w.rows, row_stride, column_stride };
         // SAFETY: the caller's promise.
         unsafe { run(out, stride, start > 0, x, w) };
@@ -318,18 +318,18 @@ mod tests {
             let tolerance = 1e-5 * (k as f64).sqrt() + 1e-6;
             got.iter().zip(&expected).all(|(got, expected)| (f64::from(*got) - expected - offset).abs() < tolerance)
         };
-        let (plain, turned) = (Matrix::new(&a, m, k), Matrix::new(&b, k, n));
-        assert!(close(&product(plain, turned), 0.0), "{m} {k} {n}");
-        assert!(close(&product(Matrix::new(&at, k, m).t(), turned), 0.0), "{m} {k} {n}: left transposed");
-        assert!(close(&product(plain, Matrix::new(&bt, n, k).t()), 0.0), "{m} {k} {n}: right transposed");
+        let (left, right) = (Matrix::new(&a, m, k), Matrix::new(&b, k, n));
+        assert!(close(&product(left, right), 0.0), "{m} {k} {n}");
+        assert!(close(&product(Matrix::new(&at, k, m).t(), right), 0.0), "{m} {k} {n}: left transposed");
+        assert!(close(&product(left, Matrix::new(&bt, n, k).t()), 0.0), "{m} {k} {n}: right transposed");
         assert!(close(&rows_product(&a, Matrix::new(&bt, n, k), None, n), 0.0), "{m} {k} {n}: by rows");
         let mut sum = vec![3.0; m * n];
-        add_product(&mut sum, false, Matrix::new(&at, k, m).t(), turned);
+        add_product(&mut sum, false, Matrix::new(&at, k, m).t(), right);
         assert!(close(&sum, 3.0), "{m} {k} {n}: added");
-        add_product(&mut sum, true, plain, turned);
+        add_product(&mut sum, true, left, right);
         assert!(close(&sum, 0.0), "{m} {k} {n}: overwritten");
-        let again = on_threads(1, || product(Matrix::new(&at, k, m).t(), turned));
-        let many = on_threads(3, || product(Matrix::new(&at, k, m).t(), turned));
+        let again = on_threads(1, || product(Matrix::new(&at, k, m).t(), right));
+        let many = on_threads(3, || product(Matrix::new(&at, k, m).t(), right));
         assert_eq!(again, many, "{m} {k} {n}: one thread and three");
     }
 

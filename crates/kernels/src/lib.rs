@@ -121,6 +121,6 @@ mod rope;
 mod shared;
 mod simd;
 mod threads;
-mod turned;
+mod transposed;
 mod weights;
 mod wide;

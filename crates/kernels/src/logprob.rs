@@ -87,7 +87,7 @@ pub fn token_nll_backward(
 #[derive(Clone, Debug)]
 pub struct RowSoftmax {
     numerators: Vec<f32>,
-    softmax: Softmaxed,
+    sums: LogitSums,
     scale: f32,
 }
 
@@ -95,8 +95,8 @@ impl RowSoftmax {
     /// Of `logits (V)`; the temperature is above 0.
     pub fn new(logits: &[f32], temperature: f32) -> RowSoftmax {
         let (mut numerators, scale) = (logits.to_vec(), 1.0 / temperature);
-        let softmax = Level::best().run(Softmax { row: &mut numerators, scale });
-        RowSoftmax { numerators, softmax, scale }
+        let sums = Level::best().run(ExponentiateLogits { row: &mut numerators, scale });
+        RowSoftmax { numerators, sums, scale }
     }
 
     /// Probabilities times one common factor, `exp((logit - greatest) / temperature)`: `(V)`.
@@ -106,12 +106,12 @@ impl RowSoftmax {
 
     /// Log-probability of the token with this logit, in nats.
     pub fn logprob(&self, logit: f32) -> f32 {
-        self.softmax.logprob(logit, self.scale)
+        self.sums.logprob(logit, self.scale)
     }
 
     /// Entropy of the distribution, in nats.
     pub fn entropy(&self) -> f32 {
-        self.softmax.entropy()
+        self.sums.entropy()
     }
 }
 
@@ -199,23 +199,23 @@ impl Head {
     }
 
     /// Turns the logits of a chunk into softmax numerators and returns, for each prediction,
-    /// `f(prediction, numerators, softmax, log-probability)`.
-    fn softmax<R: Send>(&self, chunk: &mut Chunk, f: impl Fn(usize, &mut [f32], Softmaxed, f32) -> R + Sync) -> Vec<R> {
+    /// `f(prediction, numerators, sums, log-probability)`.
+    fn softmax<R: Send>(&self, chunk: &mut Chunk, f: impl Fn(usize, &mut [f32], LogitSums, f32) -> R + Sync) -> Vec<R> {
         let rows = chunk.logits.par_chunks_exact_mut(chunk.stride).enumerate();
         rows.map(|(i, row)| {
             let (m, row) = (chunk.first + i, &mut row[..self.vocabulary]);
             let logit = row[self.targets[m] as usize];
-            let softmax = Level::best().run(Softmax { row, scale: self.scale });
-            f(m, row, softmax, softmax.logprob(logit, self.scale))
+            let sums = Level::best().run(ExponentiateLogits { row, scale: self.scale });
+            f(m, row, sums, sums.logprob(logit, self.scale))
         })
         .collect()
     }
 
     /// Turns softmax numerators into `slope * d(-log-probability) / d(logits)`, that is
     /// `slope * scale * (softmax - onehot(target))`.
-    fn differentiate(&self, m: usize, row: &mut [f32], softmax: Softmaxed, slope: f32) {
+    fn differentiate(&self, m: usize, row: &mut [f32], sums: LogitSums, slope: f32) {
         let slope = slope * self.scale;
-        Level::best().run(Scale { row, factor: slope / softmax.sum });
+        Level::best().run(Scale { row, factor: slope / sums.sum });
         row[self.targets[m] as usize] -= slope;
     }
 
@@ -224,7 +224,7 @@ impl Head {
         let w = self.weights()?;
         let mut out = Vec::with_capacity(self.rows.len());
         self.for_each_chunk(hidden, &w, |mut chunk| {
-            out.extend(self.softmax(&mut chunk, |_, _, softmax, logprob| [logprob, softmax.entropy()]));
+            out.extend(self.softmax(&mut chunk, |_, _, sums, logprob| [logprob, sums.entropy()]));
             Ok(())
         })?;
         Ok(out)
@@ -241,8 +241,8 @@ impl Head {
         let (mut dhidden, mut logprobs) = (op::zeros(hidden.len()), Vec::with_capacity(self.rows.len()));
         let accumulated = self.w.accumulate(|dw| {
             self.for_each_chunk(hidden, &w, |mut chunk| {
-                logprobs.extend(self.softmax(&mut chunk, |m, row, softmax, logprob| {
-                    self.differentiate(m, row, softmax, slope(m));
+                logprobs.extend(self.softmax(&mut chunk, |m, row, sums, logprob| {
+                    self.differentiate(m, row, sums, slope(m));
                     logprob
                 }));
                 let rows = &self.rows[chunk.first..][..chunk.hidden.len() / self.width];
@@ -335,13 +335,13 @@ impl CustomOp1 for Slope {
 /// What a pass over a row of logits z leaves, with s the scale: the greatest z, the sum of
 /// `exp(s (z - greatest))`, and the sum of that times `s (z - greatest)`.
 #[derive(Clone, Copy, Debug)]
-struct Softmaxed {
+struct LogitSums {
     greatest: f32,
     sum: f32,
     weighted: f32,
 }
 
-impl Softmaxed {
+impl LogitSums {
     /// Exact for logits of any size, since the greatest is taken off before anything is rounded.
     fn logprob(self, logit: f32, scale: f32) -> f32 {
         (logit - self.greatest) * scale - self.sum.ln()
@@ -354,17 +354,17 @@ impl Softmaxed {
 }
 
 /// Replaces a row of logits by `exp(s (z - greatest))`.
-struct Softmax<'a> {
+struct ExponentiateLogits<'a> {
     row: &'a mut [f32],
     scale: f32,
 }
 
-impl Kernel for Softmax<'_> {
-    type Output = Softmaxed;
+impl Kernel for ExponentiateLogits<'_> {
+    type Output = LogitSums;
 
     #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) -> Softmaxed {
-        let Softmax { row, scale } = self;
+    fn run<L: Lanes>(self, lanes: L) -> LogitSums {
+        let ExponentiateLogits { row, scale } = self;
         let scale = lanes.splat(scale);
         let mut greatest = lanes.splat(f32::NEG_INFINITY);
         for at in (0..row.len()).step_by(LANES) {
@@ -382,7 +382,7 @@ impl Kernel for Softmax<'_> {
             weighted = lanes.mul_add(e, z, weighted);
             store(lanes, e, row, at);
         }
-        Softmaxed { greatest, sum: lanes.sum(sum), weighted: lanes.sum(weighted) }
+        LogitSums { greatest, sum: lanes.sum(sum), weighted: lanes.sum(weighted) }
     }
 }
 

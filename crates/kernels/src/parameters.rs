@@ -6,7 +6,7 @@ use crate::{
     kept_awake,
     matrix::Matrix,
     op::Elements,
-    weights::{Packed, is_halved},
+    weights::{Packed, multiplies_in_bf16},
 };
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
 use rayon::prelude::*;
@@ -203,11 +203,12 @@ impl Params {
             let (dtype, device) = (self.compute.as_str(), format!("{:?}", self.device));
             return Err(Error::FusedElsewhere { dtype, device });
         }
-        let (halved, rest): (Vec<&Slot>, Vec<&Slot>) = self.slots.iter().partition(|slot| is_halved(&slot.shape));
+        let (in_bf16, rest): (Vec<&Slot>, Vec<&Slot>) =
+            self.slots.iter().partition(|slot| multiplies_in_bf16(&slot.shape));
         let specs = rest.iter().map(|slot| Spec::new(slot.name.as_str(), slot.shape.as_slice())).collect();
         let mut held = Params::zeros(specs, &self.device, self.path, DType::BF16)?;
         rest.iter().try_for_each(|slot| held.set(&slot.name, &self.read(&slot.name)?))?;
-        for slot in halved {
+        for slot in in_bf16 {
             let rows =
                 self.with_weights(|w| Right::rows_of(Matrix::new(&w[slot.range()], slot.shape[0], slot.shape[1])))?;
             let inner = Inner { slot: slot.clone(), kind: Kind::Held(Arc::new(rows)) };
@@ -283,8 +284,8 @@ impl Params {
             let view = weights.narrow(0, slot.offset, slot.len)?.reshape(slot.shape.as_slice())?;
             let kind = match path {
                 Path::Fused => {
-                    let halved = compute == DType::BF16 && is_halved(&slot.shape);
-                    Kind::Fused { view, gradient: gradient.clone(), number, packed: halved.then(Packed::default) }
+                    let in_bf16 = compute == DType::BF16 && multiplies_in_bf16(&slot.shape);
+                    Kind::Fused { view, gradient: gradient.clone(), number, packed: in_bf16.then(Packed::default) }
                 }
                 Path::Composed => {
                     let var = Var::from_tensor(&view.to_device(device)?.to_dtype(compute)?)?;
@@ -607,8 +608,8 @@ mod tests {
         let message = params.set("a", &[1.0; 5]).unwrap_err().to_string();
         assert_eq!(message, "parameter a has shape [2, 3], which is not 5 values");
         assert_eq!(params.get("b").unwrap_err().to_string(), "there is no parameter named b");
-        let half = Params::zeros(vec![], &Device::Cpu, Path::Fused, DType::F16).unwrap_err();
-        assert!(matches!(half, Error::FusedElsewhere { dtype: "f16", .. }));
+        let refused = Params::zeros(vec![], &Device::Cpu, Path::Fused, DType::F16).unwrap_err();
+        assert!(matches!(refused, Error::FusedElsewhere { dtype: "f16", .. }));
     }
 
     #[test]
@@ -637,7 +638,7 @@ mod tests {
     }
 
     #[test]
-    fn half_precision_computes_in_a_copy_of_the_masters() {
+    fn bf16_computes_in_a_copy_of_the_masters() {
         let specs = vec![Spec::new("a", [1, 2])];
         let params = Params::zeros(specs, &Device::Cpu, Path::Composed, DType::BF16).unwrap();
         params.set("a", &[1.0 + 1.0 / 1024.0, 2.0]).unwrap();
@@ -653,8 +654,8 @@ mod tests {
         let params = make(&[("a", &[2]), ("b", &[2])], Path::Fused);
         let [a, b] = ["a", "b"].map(|name| params.get(name).unwrap());
         b.accumulate(|sum| sum.numbers().fill(3.0));
-        let half = || a.accumulate(|sum| -> () { panic!("after {:?}", sum.begin().1) });
-        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(half)).is_err());
+        let panics = || a.accumulate(|sum| -> () { panic!("after {:?}", sum.begin().1) });
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
         assert!(params.with_grads(|grads| grads.iter().all(|g| *g == 0.0)).unwrap());
         b.accumulate(|sum| sum.numbers().fill(3.0));
         assert_eq!(params.grad("b").unwrap(), [3.0; 2]);

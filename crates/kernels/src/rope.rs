@@ -136,13 +136,15 @@ impl Rotation {
         let width = self.layout.qkv_dim();
         out.par_chunks_mut(op::ROWS * width).zip(self.positions.par_chunks(op::ROWS)).for_each(|(rows, positions)| {
             for (row, position) in rows.chunks_exact_mut(width).zip(positions) {
-                row.chunks_exact_mut(head_dim).take(heads + kv_heads).for_each(|head| self.turn(head, *position, sign));
+                row.chunks_exact_mut(head_dim)
+                    .take(heads + kv_heads)
+                    .for_each(|head| self.rotate_head(head, *position, sign));
             }
         });
         out
     }
 
-    fn turn(&self, head: &mut [f32], position: u32, sign: f32) {
+    fn rotate_head(&self, head: &mut [f32], position: u32, sign: f32) {
         let pairs = self.table.pairs;
         let angles = position as usize * pairs..(position as usize + 1) * pairs;
         let (first, second) = head[..2 * pairs].split_at_mut(pairs);
@@ -175,20 +177,20 @@ impl Step for Rotation {
 /// [`rope`] from plain Candle operations, on any device.
 fn compose(qkv: &Tensor, positions: &[u32], table: &Rope, layout: HeadLayout) -> Result<Tensor> {
     let HeadLayout { heads, kv_heads, head_dim } = layout;
-    let (rows, pairs, turning) = (positions.len(), table.pairs, heads + kv_heads);
+    let (rows, pairs, rotating) = (positions.len(), table.pairs, heads + kv_heads);
     let (cos, sin) = table.on(qkv.device())?;
     let positions = Tensor::new(positions, qkv.device())?;
     let angles = |table: Tensor| table.index_select(&positions, 0)?.to_dtype(qkv.dtype())?.unsqueeze(1);
     let (cos, sin) = (angles(cos)?, angles(sin)?);
-    let heads = qkv.narrow(1, 0, turning * head_dim)?.reshape((rows, turning, head_dim))?;
+    let heads = qkv.narrow(1, 0, rotating * head_dim)?.reshape((rows, rotating, head_dim))?;
     let (x, y) = (heads.narrow(2, 0, pairs)?, heads.narrow(2, pairs, pairs)?);
-    let turned_x = (x.broadcast_mul(&cos)? - y.broadcast_mul(&sin)?)?;
-    let turned_y = (y.broadcast_mul(&cos)? + x.broadcast_mul(&sin)?)?;
+    let rotated_x = (x.broadcast_mul(&cos)? - y.broadcast_mul(&sin)?)?;
+    let rotated_y = (y.broadcast_mul(&cos)? + x.broadcast_mul(&sin)?)?;
     let rest = heads.narrow(2, 2 * pairs, head_dim - 2 * pairs)?;
-    let parts = if rest.elem_count() == 0 { vec![turned_x, turned_y] } else { vec![turned_x, turned_y, rest] };
-    let turned = Tensor::cat(&parts, 2)?.reshape((rows, turning * head_dim))?;
-    let values = qkv.narrow(1, turning * head_dim, kv_heads * head_dim)?;
-    Ok(Tensor::cat(&[turned, values], 1)?)
+    let parts = if rest.elem_count() == 0 { vec![rotated_x, rotated_y] } else { vec![rotated_x, rotated_y, rest] };
+    let rotated = Tensor::cat(&parts, 2)?.reshape((rows, rotating * head_dim))?;
+    let values = qkv.narrow(1, rotating * head_dim, kv_heads * head_dim)?;
+    Ok(Tensor::cat(&[rotated, values], 1)?)
 }
 
 #[cfg(test)]

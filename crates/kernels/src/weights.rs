@@ -29,10 +29,10 @@ pub(crate) struct Weights<'a> {
 
 enum Factor<'a> {
     /// `f32` throughout.
-    Single(Elements<'a>),
+    F32(Elements<'a>),
     /// Factors rounded to bf16, sums in `f32`. What a product needs of the weights is packed when it is
     /// first asked for.
-    Half {
+    Bf16 {
         master: Elements<'a>,
         kept: &'a Packed,
         keep: bool,
@@ -45,7 +45,7 @@ enum Factor<'a> {
 
 /// Whether a matrix of this shape is multiplied in bf16 where its parameters ask for that. Heads of few
 /// outputs are not: they cost nothing and decide much.
-pub(crate) fn is_halved(shape: &[usize]) -> bool {
+pub(crate) fn multiplies_in_bf16(shape: &[usize]) -> bool {
     matches!(shape, [out, input] if *out > NARROW && *input > 0)
 }
 
@@ -79,9 +79,9 @@ impl<'a> Weights<'a> {
             (Some(held), _) => Factor::Held(held.clone()),
             (None, Some(kept)) => {
                 let (master, keep) = (w.elements()?, rows <= MOST_KEPT);
-                Factor::Half { master, kept, keep, forward: OnceCell::new(), backward: OnceCell::new() }
+                Factor::Bf16 { master, kept, keep, forward: OnceCell::new(), backward: OnceCell::new() }
             }
-            (None, None) => Factor::Single(w.elements()?),
+            (None, None) => Factor::F32(w.elements()?),
         };
         Ok(Weights { factor, out, input })
     }
@@ -95,8 +95,8 @@ impl<'a> Weights<'a> {
     /// What the factors of products are rounded to.
     pub(crate) fn precision(&self) -> DType {
         match self.factor {
-            Factor::Single(_) => DType::F32,
-            Factor::Half { .. } | Factor::Held(_) => DType::BF16,
+            Factor::F32(_) => DType::F32,
+            Factor::Bf16 { .. } | Factor::Held(_) => DType::BF16,
         }
     }
 
@@ -111,14 +111,14 @@ impl<'a> Weights<'a> {
     }
 
     fn product(&self, x: &[f32], b: Option<&[f32]>, stride: usize) -> Vec<f32> {
-        let of_halves = |w: &Right| bf16::product(&Left::rows_of(self.rows_of_input(x)), w, b, stride);
+        let in_bf16 = |w: &Right| bf16::product(&Left::rows_of(self.rows_of_input(x)), w, b, stride);
         match &self.factor {
-            Factor::Single(w) => gemm::rows_product(x, Matrix::new(w, self.out, self.input), b, stride),
-            Factor::Half { master, kept, keep, forward, .. } => {
+            Factor::F32(w) => gemm::rows_product(x, Matrix::new(w, self.out, self.input), b, stride),
+            Factor::Bf16 { master, kept, keep, forward, .. } => {
                 let pack = || Right::rows_of(Matrix::new(master, self.out, self.input));
-                of_halves(forward.get_or_init(|| kept.get(*keep, pack)))
+                in_bf16(forward.get_or_init(|| kept.get(*keep, pack)))
             }
-            Factor::Held(w) => of_halves(w),
+            Factor::Held(w) => in_bf16(w),
         }
     }
 
@@ -127,9 +127,9 @@ impl<'a> Weights<'a> {
     /// Errors: weights that are held for inference only.
     pub(crate) fn backward(&self, dy: Matrix) -> candle_core::Result<Vec<f32>> {
         match &self.factor {
-            Factor::Single(w) => Ok(gemm::product(dy, Matrix::new(w, self.out, self.input))),
+            Factor::F32(w) => Ok(gemm::product(dy, Matrix::new(w, self.out, self.input))),
             Factor::Held(_) => candle_core::bail!("weights held in bf16 are for inference"),
-            Factor::Half { master, backward, .. } => {
+            Factor::Bf16 { master, backward, .. } => {
                 let w = backward.get_or_init(|| Right::columns_of(Matrix::new(master, self.out, self.input)));
                 Ok(bf16::product(&Left::rows_of(dy), w, None, self.input))
             }
@@ -140,8 +140,8 @@ impl<'a> Weights<'a> {
     pub(crate) fn add_gradient(&self, dw: &mut Sum, dy: Matrix, x: &[f32]) {
         let (x, (dw, overwrite)) = (self.rows_of_input(x), dw.begin());
         match &self.factor {
-            Factor::Single(_) => gemm::add_product(dw, overwrite, dy.t(), x),
-            Factor::Half { .. } | Factor::Held(_) => {
+            Factor::F32(_) => gemm::add_product(dw, overwrite, dy.t(), x),
+            Factor::Bf16 { .. } | Factor::Held(_) => {
                 bf16::add_product(dw, overwrite, &Left::columns_of(dy), &Right::columns_of(x));
             }
         }

@@ -12,7 +12,7 @@ use candle_core::{
     op::{Add, Mul},
 };
 
-/// The dtype for sums of numbers of `dtype`: half precision would lose their small terms.
+/// The dtype for sums of numbers of `dtype`: bf16 and f16 would lose their small terms.
 pub(crate) fn wide(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }

@@ -62,7 +62,7 @@ pub(crate) struct Sequence {
 
 /// Scores in one padded block, so that many short sequences share few operations and a few long
 /// ones do not fill the memory.
-const BLOCK_SCORES: usize = 1 << 24;
+const MOST_SCORES: usize = 1 << 24;
 
 /// Attention of `q (n, H D)` over `k, v (m, Hkv D)` by plain operations: sequences of like length
 /// are gathered into padded blocks, and their rows scattered back.
@@ -75,7 +75,7 @@ pub(crate) fn compose(
     scale: f32,
     window: Option<usize>,
 ) -> Result<Tensor> {
-    compose_in_blocks(BLOCK_SCORES, q, k, v, sequences, layout, scale, window)
+    compose_in_blocks(MOST_SCORES, q, k, v, sequences, layout, scale, window)
 }
 
 /// [`compose`] with so many scores in a block, or those of one sequence.

@@ -5,7 +5,8 @@ use super::{Group, check, groups};
 use crate::{
     Branch, HeadLayout, Result, Span,
     attend::{
-        Attend, AttendBackward, Gradient, PutRows, PutTransposed, Query, Scratch, Softmax, get_row, seen, vectors,
+        Attend, AttendBackward, Gradient, PutRows, PutTransposed, Query, ScoreNormaliser, Scratch, get_row, seen,
+        vectors,
     },
     branch::{Reads, Step},
     op,
@@ -31,7 +32,7 @@ pub(super) fn attention_at(
     let rows = check("attention", qkv.dims("attention", "qkv")?, layout, window)?;
     let groups = groups(spans, rows)?;
     let tasks = tasks(&groups, layout);
-    Ok(qkv.step(rows, Attention { level, groups, tasks, layout, scale, window, softmax: OnceLock::new() }))
+    Ok(qkv.step(rows, Attention { level, groups, tasks, layout, scale, window, normalisers: OnceLock::new() }))
 }
 
 /// (group, key head) pairs, the most work first so that no thread starts it last.
@@ -51,7 +52,7 @@ struct Attention {
     scale: f32,
     window: Option<usize>,
     /// Of the forward pass, `(n, H)`.
-    softmax: OnceLock<Vec<Softmax>>,
+    normalisers: OnceLock<Vec<ScoreNormaliser>>,
 }
 
 impl Attention {
@@ -66,7 +67,7 @@ impl Attention {
         group: &Group,
         kv_head: usize,
         out: &Shared<f32>,
-        softmax: &Shared<Softmax>,
+        normalisers: &Shared<ScoreNormaliser>,
         scratch: &mut Scratch,
     ) {
         let HeadLayout { heads, head_dim: dim, .. } = self.layout;
@@ -89,10 +90,10 @@ impl Attention {
             let queries: Vec<Query> = places.iter().map(query).collect();
             // SAFETY: row and head are this task's alone.
             #[allow(unsafe_code)]
-            let put = |query: usize, result: &[f32], normal: Softmax| unsafe {
+            let put = |query: usize, result: &[f32], normaliser: ScoreNormaliser| unsafe {
                 let at = places[query].0 * heads + places[query].1;
                 out.slice(at * dim, dim).copy_from_slice(result);
-                softmax.slice(at, 1)[0] = normal;
+                normalisers.slice(at, 1)[0] = normaliser;
             };
             let (keys, values, queries) = (&keys, &values, &queries);
             self.level.run(Attend { dim, scale: self.scale, keys, values, queries, put, scratch: &mut *scratch });
@@ -143,7 +144,7 @@ impl Attention {
         self.level.run(PutRows { run: &mut runs.outs, first: 0, count, row });
         let row = |i: usize| &given.out_grad[at(i) * dim..][..dim];
         self.level.run(PutRows { run: &mut runs.out_grads, first: 0, count, row });
-        let known = |i: usize| Gradient { seen: seen(first + i, self.window), softmax: given.softmax[at(i)] };
+        let known = |i: usize| Gradient { seen: seen(first + i, self.window), normaliser: given.normalisers[at(i)] };
         let known: Vec<Gradient> = (0..count).map(known).collect();
         // SAFETY: a row's query columns of this head are this task's alone.
         #[allow(unsafe_code)]
@@ -241,12 +242,13 @@ impl Runs {
     }
 }
 
-/// What the backward pass starts from: the projection, the result, its gradient, its softmax.
+/// What the backward pass starts from: the projection, the result, its gradient, and what normalised
+/// its scores.
 struct Given<'a> {
     qkv: &'a [f32],
     out: &'a [f32],
     out_grad: &'a [f32],
-    softmax: &'a [Softmax],
+    normalisers: &'a [ScoreNormaliser],
 }
 
 impl Step for Attention {
@@ -257,23 +259,23 @@ impl Step for Attention {
     fn forward(&self, qkv: &[f32], keep: bool) -> candle_core::Result<Vec<f32>> {
         let rows = qkv.len() / self.layout.qkv_dim();
         let mut out = op::zeros(rows * self.layout.out_dim());
-        let mut softmax = vec![Softmax::default(); rows * self.layout.heads];
-        let (shared, normal) = (Shared::new(&mut out), Shared::new(&mut softmax));
+        let mut normalisers = vec![ScoreNormaliser::default(); rows * self.layout.heads];
+        let (shared, shared_normalisers) = (Shared::new(&mut out), Shared::new(&mut normalisers));
         for_each(self.tasks.par_iter(), self.work(), |&(group, kv_head), scratch| {
-            self.attend(qkv, &self.groups[group], kv_head, &shared, &normal, scratch);
+            self.attend(qkv, &self.groups[group], kv_head, &shared, &shared_normalisers, scratch);
         });
         if keep {
             // Set at most once, because what is kept has one forward pass.
-            let _ = self.softmax.set(softmax);
+            let _ = self.normalisers.set(normalisers);
         }
         Ok(out)
     }
 
     fn backward(&self, qkv: &[f32], out: &[f32], out_grad: &[f32]) -> candle_core::Result<Vec<f32>> {
-        let Some(softmax) = self.softmax.get() else {
+        let Some(normalisers) = self.normalisers.get() else {
             candle_core::bail!("attention: a backward pass before its forward pass");
         };
-        let given = Given { qkv, out, out_grad, softmax };
+        let given = Given { qkv, out, out_grad, normalisers };
         let mut grads = op::zeros(qkv.len());
         let shared = Shared::new(&mut grads);
         for_each(self.tasks.par_iter(), self.work(), |&(group, kv_head), scratch| {

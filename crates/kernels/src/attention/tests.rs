@@ -213,7 +213,7 @@ fn a_saturated_softmax_picks_its_key() {
 }
 
 #[test]
-fn half_precision_is_close() {
+fn bf16_is_close() {
     let case = Case::new(&[&[20, 9, 31], &[12]], (4, 2, 16), Some(25));
     let (out, grad) = oracle(&case);
     let got = run(&case, DType::BF16, |x| attention(x, &case.spans(), case.layout, case.scale(), case.window));

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Blocks of columns that are worked on together.
-pub(super) const BLOCKS: usize = 2;
+pub(super) const COLUMN_BLOCKS: usize = 2;
 
 /// Rows of a register.
 const ROWS: usize = 16;
@@ -117,9 +117,9 @@ unsafe fn fill_with(tiles: &mut impl Tiles, part: &Part, sums: &mut [Tile]) {
 
 /// One or two blocks of columns along a panel.
 struct Columns<'a> {
-    blocks: [&'a [Tile]; BLOCKS],
+    blocks: [&'a [Tile]; COLUMN_BLOCKS],
     /// Where the lines lie that will be read after these, and how many of each block have been asked for.
-    next: [*const Line; BLOCKS],
+    next: [*const Line; COLUMN_BLOCKS],
     asked: usize,
     /// Lines to ask for at a step.
     pace: usize,
@@ -137,7 +137,7 @@ impl<'a> Columns<'a> {
             let Some(block) = part.blocks.clone().nth(i) else { return std::ptr::null() };
             let (lines, len) = (whole(block).as_ptr(), whole(block).len());
             let is_end = near.panel.end == part.panel.end;
-            lines.wrapping_add(if is_end { BLOCKS * len + part.panel.start } else { near.panel.end })
+            lines.wrapping_add(if is_end { COLUMN_BLOCKS * len + part.panel.start } else { near.panel.end })
         };
         let steps = part.rows.len().div_ceil(2 * ROWS) * near.panel.len() / LANES;
         let pace = near.panel.len().div_ceil(steps.max(1));
@@ -481,8 +481,9 @@ mod tests {
                 let target = Target::new(out.as_mut_ptr(), m, n);
                 let start = if accumulate { Start::Target } else { Start::Zero };
                 let mut sums = vec![ZERO; super::sums(m)];
-                for first in (0..right.blocks()).step_by(BLOCKS) {
-                    let (rows, blocks, panel) = (0..m, first..right.blocks().min(first + BLOCKS), 0..left.pairs());
+                for first in (0..right.blocks()).step_by(COLUMN_BLOCKS) {
+                    let (rows, blocks, panel) =
+                        (0..m, first..right.blocks().min(first + COLUMN_BLOCKS), 0..left.pairs());
                     let part = Part { left, right, target: &target, rows, blocks, panel, start };
                     let tiles = &mut Plain([[[f32::NAN; LANES]; ROWS]; 8]);
                     // SAFETY: the areas are inside the result and one after the other.

@@ -71,17 +71,17 @@ impl Left {
             let lines = row_lines(depth);
             let mut blocks: Vec<&mut [MaybeUninit<Line>]> = out.chunks_mut(lines * LANES).collect();
             for line in 0..lines {
-                let mut turning = [[MaybeUninit::new(ZERO); LANES]; TOGETHER];
+                let mut as_read = [[MaybeUninit::new(ZERO); LANES]; TOGETHER];
                 for pair in 0..LANES {
                     ask_for(x, line * LANES + pair, block, blocks.len());
                     let [even, odd] = pair_of_rows(x, line * LANES + pair, block);
-                    let lines = turning.iter_mut().map(|lines| &mut lines[pair]).take(blocks.len());
+                    let lines = as_read.iter_mut().map(|lines| &mut lines[pair]).take(blocks.len());
                     unit.interleave(even, odd, Way::Cached, lines);
                 }
-                for (block, turning) in blocks.iter_mut().zip(&turning) {
+                for (block, as_read) in blocks.iter_mut().zip(&as_read) {
                     // SAFETY: they began as zeros.
                     #[allow(unsafe_code)]
-                    let lines = unsafe { transposed(turning) };
+                    let lines = unsafe { transposed(as_read) };
                     unit.put(&lines, way, &mut block[line * LANES..][..LANES]);
                 }
             }
@@ -175,11 +175,11 @@ impl Right {
 
     /// Number `row` of the rows that [`Right::rows_of`] was made of, as rounded.
     pub(crate) fn row(&self, row: usize) -> impl Iterator<Item = f32> + '_ {
-        let halves = move |line: &Line| {
+        let members = move |line: &Line| {
             let bits = line.0[row % LANES].to_bits();
             [bits << 16, bits & 0xffff_0000].map(f32::from_bits)
         };
-        self.block(row / LANES).iter().flat_map(halves).take(self.depth)
+        self.block(row / LANES).iter().flat_map(members).take(self.depth)
     }
 
     pub(crate) fn columns(&self) -> usize {
@@ -230,7 +230,7 @@ unsafe fn filled(len: usize, chunk: usize, f: impl Fn(usize, Way, &mut [MaybeUni
     lines
 }
 
-/// Sixteen lines of sixteen pairs, turned.
+/// Sixteen lines of sixteen pairs, transposed.
 ///
 /// # Safety
 ///
@@ -239,14 +239,14 @@ unsafe fn filled(len: usize, chunk: usize, f: impl Fn(usize, Way, &mut [MaybeUni
 unsafe fn transposed(lines: &[MaybeUninit<Line>; LANES]) -> [Line; LANES] {
     // SAFETY: the caller's promise.
     let lines = lines.each_ref().map(|line| unsafe { line.assume_init_ref() });
-    let mut turned = [ZERO; LANES];
-    Level::best().run(Transpose { lines, turned: &mut turned });
-    turned
+    let mut to = [ZERO; LANES];
+    Level::best().run(Transpose { lines, to: &mut to });
+    to
 }
 
 struct Transpose<'a> {
     lines: [&'a Line; LANES],
-    turned: &'a mut [Line; LANES],
+    to: &'a mut [Line; LANES],
 }
 
 impl Kernel for Transpose<'_> {
@@ -255,7 +255,7 @@ impl Kernel for Transpose<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let rows = std::array::from_fn(|i| lanes.load(&self.lines[i].0));
-        lanes.transpose(rows).into_iter().zip(self.turned).for_each(|(v, line)| lanes.store(v, &mut line.0));
+        lanes.transpose(rows).into_iter().zip(self.to).for_each(|(v, line)| lanes.store(v, &mut line.0));
     }
 }
 
@@ -395,8 +395,8 @@ mod x86 {
     pub(super) fn round<'a>(x: &[f32], way: Way, out: impl Iterator<Item = &'a mut MaybeUninit<Line>>) {
         for (i, line) in out.enumerate() {
             let x = x.get(CHANNELS * i..).unwrap_or_default();
-            let halves = _mm512_cvtne2ps_pbh(some(x.get(LANES..).unwrap_or_default()), some(x));
-            write(line, halves, way);
+            let pairs = _mm512_cvtne2ps_pbh(some(x.get(LANES..).unwrap_or_default()), some(x));
+            write(line, pairs, way);
         }
     }
 
@@ -431,14 +431,14 @@ mod x86 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    fn write(line: &mut MaybeUninit<Line>, halves: __m512bh, way: Way) {
+    fn write(line: &mut MaybeUninit<Line>, pairs: __m512bh, way: Way) {
         let to = line.as_mut_ptr().cast();
         // SAFETY: a line is 64 aligned bytes, and so is a vector of 32 bf16.
         unsafe {
-            let halves = std::mem::transmute::<__m512bh, __m512>(halves);
+            let pairs = std::mem::transmute::<__m512bh, __m512>(pairs);
             match way {
-                Way::Cached => _mm512_store_ps(to, halves),
-                Way::Streamed => _mm512_stream_ps(to, halves),
+                Way::Cached => _mm512_store_ps(to, pairs),
+                Way::Streamed => _mm512_stream_ps(to, pairs),
             }
         }
     }

@@ -4,7 +4,7 @@ use super::pack::{LANES, Left, Line, Right};
 use std::ops::Range;
 
 /// Blocks of columns of a tile.
-pub(super) const BLOCKS: usize = 3;
+pub(super) const COLUMN_BLOCKS: usize = 3;
 
 /// Rows of a tile: with three blocks of columns 24 sums, which leaves eight registers for factors.
 const ROWS: usize = 8;
@@ -185,7 +185,7 @@ pub(super) unsafe fn fill_avx512(part: &Part) {
                 match part.blocks.len() {
                     1 => tile.rows::<1>(rows),
                     2 => tile.rows::<2>(rows),
-                    BLOCKS => tile.rows::<BLOCKS>(rows),
+                    COLUMN_BLOCKS => tile.rows::<COLUMN_BLOCKS>(rows),
                     blocks => unreachable!("{blocks} blocks in a part"),
                 }
             }
@@ -219,10 +219,10 @@ pub(super) unsafe fn fill_portable(part: &Part) {
 /// `sums[i] += later(pair) later(line[i])`, then the same of the earlier ones: the order of the
 /// instruction.
 pub(super) fn add_pairs(sums: &mut [f32; LANES], pair: f32, line: &Line) {
-    let halves = |x: f32| [f32::from_bits(x.to_bits() & 0xffff_0000), f32::from_bits(x.to_bits() << 16)];
-    let pair = halves(pair);
+    let members = |x: f32| [f32::from_bits(x.to_bits() & 0xffff_0000), f32::from_bits(x.to_bits() << 16)];
+    let pair = members(pair);
     for (sum, other) in sums.iter_mut().zip(line.0) {
-        let other = halves(other);
+        let other = members(other);
         *sum += pair[0] * other[0];
         *sum += pair[1] * other[1];
     }

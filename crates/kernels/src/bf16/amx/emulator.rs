@@ -125,20 +125,20 @@ impl Registers {
         *self = Registers { configured: true, tiles: [[[0; 64]; ROWS]; 8] };
     }
 
-    /// TDPBF16PS: earlier and later halves of the pairs are added up apart, and then to the sum.
+    /// TDPBF16PS: the earlier and the later members of pairs are added up separately, then both to the sum.
     fn multiply(&mut self, sums: usize, left: usize, right: usize) {
         if sums == left || left == right || sums == right {
             refuse("a register twice");
         }
         PRODUCTS.fetch_add(1, Relaxed);
-        let half = |row: &[u8; 64], i: usize| f32::from_le_bytes([0, 0, row[2 * i], row[2 * i + 1]]);
+        let bf16 = |row: &[u8; 64], i: usize| f32::from_le_bytes([0, 0, row[2 * i], row[2 * i + 1]]);
         for m in 0..ROWS {
             let mut parts = [[0.0f32; 2]; LANES];
             for k in 0..LANES {
                 let (a, b) = (&self.tiles[left][m], &self.tiles[right][k]);
                 for (n, parts) in parts.iter_mut().enumerate() {
                     for (i, part) in parts.iter_mut().enumerate() {
-                        *part = half(a, 2 * k + i).mul_add(half(b, 2 * n + i), *part);
+                        *part = bf16(a, 2 * k + i).mul_add(bf16(b, 2 * n + i), *part);
                     }
                 }
             }

@@ -2,22 +2,22 @@
 //!
 //! The `gemm` crate packs `wᵀ` by reading one channel of 64 rows of `w` at a time. Where the rows lie at a
 //! distance of a large power of two they push each other out of the first-level cache, and a product of
-//! 1,024 rows took a fifth longer at 3,072 channels than the same product of a matrix that had been turned
-//! before. This turns sixteen by sixteen elements in registers.
+//! 1,024 rows took a fifth longer at 3,072 channels than the same product of a matrix that had been transposed
+//! before. This transposes sixteen by sixteen elements in registers.
 
 use crate::{
-    few_rows::turned,
+    few_rows::transposed_channels,
     shared::Shared,
     simd::{Kernel, LANES, Lanes, Level, Vector},
 };
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Channels that a task turns before it writes them down.
+/// Channels that a task transposes before it writes them down.
 const CHANNELS: usize = 128;
 
 /// The transpose of columns of `w (out, k)`, its rows [`stride`] apart, in place of what `copy` held.
-pub(crate) fn turn(copy: &mut Vec<f32>, w: &[f32], k: usize, columns: Range<usize>) {
+pub(crate) fn transpose_columns(copy: &mut Vec<f32>, w: &[f32], k: usize, columns: Range<usize>) {
     let stride = stride(w.len() / k);
     copy.resize(columns.len() * stride, 0.0);
     let shared = Shared::new(copy);
@@ -26,7 +26,7 @@ pub(crate) fn turn(copy: &mut Vec<f32>, w: &[f32], k: usize, columns: Range<usiz
         for at in columns.clone().step_by(CHANNELS) {
             let mut lines = [[0.0; LANES]; CHANNELS];
             let end = columns.end.min(at + CHANNELS);
-            Level::best().run(Turn { w, k, channels: at..end, lines: &mut lines });
+            Level::best().run(Transpose { w, k, channels: at..end, lines: &mut lines });
             for (channel, line) in (at..end).zip(&lines) {
                 // SAFETY: these elements of every row of the copy belong to this block alone.
                 #[allow(unsafe_code)]
@@ -43,21 +43,21 @@ pub(crate) fn stride(out: usize) -> usize {
     (out.div_ceil(LANES) | 1) * LANES
 }
 
-struct Turn<'a> {
+struct Transpose<'a> {
     w: &'a [f32],
     k: usize,
     channels: Range<usize>,
     lines: &'a mut [Vector; CHANNELS],
 }
 
-impl Kernel for Turn<'_> {
+impl Kernel for Transpose<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Turn { w, k, channels, lines } = self;
+        let Transpose { w, k, channels, lines } = self;
         for (at, lines) in channels.clone().step_by(LANES).zip(lines.as_chunks_mut::<LANES>().0) {
-            *lines = turned(lanes, w, k, at, channels.end);
+            *lines = transposed_channels(lanes, w, k, at, channels.end);
         }
     }
 }
