@@ -115,7 +115,7 @@ impl Step for Activation {
     }
 }
 
-/// Elements in a row, where rows mean nothing: a block of them stays in the first cache.
+/// Elements in a row where rows have no meaning, small enough for a block of rows to stay in the first-level cache.
 const WIDTH: usize = 64;
 
 /// A function of one number and its slope.
@@ -200,7 +200,7 @@ impl Function for GeluTanh {
     }
 }
 
-/// Beyond 100 every gate is 0 or 1, and its square would in the end overflow into `0 * inf`.
+/// Beyond 100 every gate is 0 or 1, and the square of a still larger number would overflow: `0 * inf` is no number.
 #[inline(always)]
 fn clamp<L: Lanes>(lanes: L, x: L::V) -> L::V {
     lanes.min(lanes.splat(100.0), lanes.max(lanes.splat(-100.0), x))

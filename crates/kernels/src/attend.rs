@@ -17,7 +17,7 @@ pub(crate) fn vectors(n: usize) -> usize {
 }
 
 /// The largest score of a row and one over the sum of its exponentials: with them the backward pass
-/// computes the same probabilities again. Kept apart because their logarithmic sum would lose the
+/// computes the same probabilities again. They are kept apart, because the logarithm of both together would lose
 /// digits of large scores.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ScoreNormaliser {
@@ -231,7 +231,7 @@ pub(crate) struct AttendBackward<'a, F> {
     pub(crate) outs: &'a [Vector],
     /// Gradients of the outputs, by [`PutRows`].
     pub(crate) grads: &'a [Vector],
-    /// What else is known of those rows; both ends of `seen` never decrease from row to row.
+    /// What else is known of the same rows. Neither end of `seen` decreases from one row to the next.
     pub(crate) rows: &'a [Gradient],
     /// Gradients of the keys, added to; rows up to a multiple of sixteen.
     pub(crate) key_grads: &'a mut [Vector],
@@ -335,7 +335,7 @@ impl<F: FnMut(usize, &[f32])> AttendBackward<'_, F> {
         let rows = &self.rows[block.clone()];
         let mut seeing = 0..0;
         for key in (rows[0].seen.start / R * R..rows[rows.len() - 1].seen.end).step_by(R) {
-            // Only these rows have weights for any of the R keys; those of the others are not even set.
+            // Only these rows have weights for any of the R keys. The weights of the other rows are not even set.
             while seeing.end < rows.len() && rows[seeing.end].seen.start < key + R {
                 seeing.end += 1;
             }
@@ -375,7 +375,7 @@ fn lanes_in(v: usize, seen: &Range<usize>) -> Range<usize> {
     at(seen.start)..at(seen.end)
 }
 
-/// Makes room. What lies there is left over from earlier rows.
+/// Makes room for `len` vectors. They may still hold numbers of earlier rows.
 #[inline(always)]
 fn grow(buffer: &mut Vec<Vector>, len: usize) {
     if buffer.len() < len {

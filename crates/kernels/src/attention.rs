@@ -56,7 +56,7 @@ pub(crate) fn check(
     Ok(rows)
 }
 
-/// Refuses heads that cannot be dealt out.
+/// Refuses a layout whose query heads cannot be divided among its key heads.
 pub(crate) fn check_layout(op: &'static str, layout: HeadLayout) -> Result<()> {
     let HeadLayout { heads, kv_heads, head_dim } = layout;
     if head_dim > 0 && kv_heads > 0 && heads > 0 && heads % kv_heads == 0 {

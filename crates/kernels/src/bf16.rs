@@ -21,10 +21,10 @@ mod tile;
 
 pub(crate) use pack::{Left, Right};
 
-/// What multiplies bf16 on this processor: `amx`, `avx512-bf16`, or nothing that is worth it.
+/// The instructions that multiply bf16 on this processor, `amx` or `avx512-bf16`, if it has either.
 ///
-/// Where it is nothing, parameters made for bf16 on the fused path still compute the same
-/// products, slowly, in plain code: a caller that wants speed asks for `f32` there.
+/// Without them, parameters made for bf16 on the fused path still compute the same products in plain code, but
+/// slowly: a caller that wants speed then asks for `f32`.
 pub fn bf16_unit() -> Option<&'static str> {
     match Unit::best().0 {
         #[cfg(target_arch = "x86_64")]
@@ -77,8 +77,8 @@ impl Unit {
         units
     }
 
-    /// Whether this unit multiplies small whole numbers, of which all sums are exact, as plain code does:
-    /// asked of one that few machines have, before it is used.
+    /// Whether this unit multiplies small whole numbers, of which all sums are exact, as plain code does. A unit that
+    /// few machines have is only used after this check.
     #[cfg(any(test, target_arch = "x86_64"))]
     fn is_right(self) -> bool {
         let (rows, depth, columns) = (37, 70, 45);
@@ -89,7 +89,7 @@ impl Unit {
         let product = |unit: Unit| {
             let mut out = vec![1.0; rows * columns];
             let (target, start) = (Target::new(out.as_mut_ptr(), rows, columns), Start::Target);
-            // One after the other: a task of the pool might ask for the best unit while it is being found.
+            // Without the pool, one of whose tasks might ask for the best unit while it is being determined.
             let blocks = 0..right.blocks();
             // SAFETY: nobody else knows of the target, which is whole and initialised.
             #[allow(unsafe_code)]
@@ -125,8 +125,8 @@ const DEEP: usize = 1 << 10;
 /// Bytes of sums that an area keeps from one such panel to the next, beside them.
 const SUMS: usize = 1 << 20;
 
-/// `left right`, to each row of which `bias` is added: `(rows, columns)`. A row begins `stride` after the one
-/// before; what lies between them is fewer than a block, and not to be read.
+/// `left right` with `bias` added to each row: `(rows, columns)`. A row begins `stride` after the one before. What
+/// lies between two rows is shorter than a block and must not be read.
 pub(crate) fn product(left: &Left, right: &Right, bias: Option<&[f32]>, stride: usize) -> Vec<f32> {
     let (rows, columns) = (left.rows(), right.columns());
     assert!(bias.is_none_or(|bias| bias.len() == columns), "the bias of a product");
@@ -136,7 +136,7 @@ pub(crate) fn product(left: &Left, right: &Right, bias: Option<&[f32]>, stride: 
         return (0..rows).flat_map(row).collect();
     }
     let mut out = Vec::with_capacity(rows * stride);
-    // What lies behind the columns of the last block is computed too, from zeros.
+    // The last block is computed whole, from zeros where it has no more columns.
     fill(left, right, &Target::new(out.as_mut_ptr(), rows, stride), bias.map_or(Start::Zero, Start::Bias));
     // SAFETY: `fill` has written every element of every row.
     #[allow(unsafe_code)]
@@ -156,7 +156,7 @@ pub(crate) fn add_product(out: &mut [f32], overwrite: bool, left: &Left, right: 
     fill(left, right, &Target::new(out.as_mut_ptr(), left.rows(), right.columns()), start);
 }
 
-/// Sets every element of the target to the start and what the product adds to it. Without a depth it does nothing.
+/// Sets every element of the target to its start plus the product. Does nothing when the depth is 0.
 fn fill(left: &Left, right: &Right, target: &Target, start: Start) {
     assert_eq!(left.depth(), right.depth(), "the depths of a product");
     if left.rows() == 0 || right.columns() == 0 || left.depth() == 0 {
@@ -167,8 +167,9 @@ fn fill(left: &Left, right: &Right, target: &Target, start: Start) {
     let cuts = left.rows().div_ceil((KEPT / row_bytes).next_multiple_of(32));
     let rows = left.rows().div_ceil(cuts).next_multiple_of(32);
     let groups = right.blocks().div_ceil(unit.group());
-    // Several areas for each thread, so that none waits long for another; those with the same rows one after the
-    // other, so that these are still in its cache. Along several panels they are not: the fewer areas the better.
+    // Several areas for each thread, so that no thread waits long for another. Areas with the same rows follow each
+    // other, so that these rows are still in the thread's cache. With several panels they are not, and fewer areas are
+    // better.
     let pieces = if left.pairs() <= DEEP {
         (4 * threads).div_ceil(cuts)
     } else {
@@ -215,8 +216,8 @@ impl Unit {
     ///
     /// # Safety
     ///
-    /// Rows and blocks exist, rows begin with a multiple of sixteen; nobody else accesses them meanwhile, and they
-    /// are initialised if they are added to.
+    /// The rows and blocks exist, and the first row is a multiple of sixteen. Meanwhile nobody else accesses these
+    /// elements, and they are initialised if they are added to.
     #[allow(unsafe_code)]
     unsafe fn fill_area(self, area: &Area) {
         let &Area { left, right, target, ref rows, ref blocks, start } = area;
@@ -233,8 +234,8 @@ impl Unit {
                 let first = blocks.start + group * self.group();
                 let (rows, blocks) = (rows.clone(), first..blocks.end.min(first + self.group()));
                 let part = Part { left, right, target, rows, blocks, panel: panel.clone(), start };
-                // SAFETY: `available` is the only maker of units, and has asked the processor; the area is
-                // the caller's promise.
+                // SAFETY: units come only from `available`, which has asked the processor; the area is the caller's
+                // promise.
                 unsafe {
                     match self.0 {
                         #[cfg(target_arch = "x86_64")]
@@ -309,7 +310,7 @@ mod tests {
         }
     }
 
-    /// So many numbers of it, from the beginning of a line on.
+    /// `len` numbers of `room`, the first of which begins a line.
     fn aligned(room: &mut [f32], len: usize) -> &mut [f32] {
         let first = room.as_ptr().align_offset(size_of::<pack::Line>());
         &mut room[first..][..len]

@@ -44,7 +44,7 @@ pub struct Branch {
     from: Tensor,
     is_from_stream: bool,
     steps: Vec<Box<dyn Step>>,
-    /// Of what the steps result in.
+    /// The shape of the steps' result.
     shape: (usize, usize),
 }
 
@@ -55,12 +55,12 @@ impl Branch {
         Branch { stream, rows: None, from, is_from_stream: true, steps: Vec::new(), shape: (0, 0) }
     }
 
-    /// What was computed.
+    /// The result of the operations.
     pub fn alone(self) -> Result<Tensor> {
         chained(&self.from, self.steps, self.shape, None)
     }
 
-    /// What was computed, added to the rows of `x` that it belongs to.
+    /// The result of the operations, added to the rows of `x` that it belongs to.
     ///
     /// Errors: another shape than those rows have.
     pub fn added(self) -> Result<Tensor> {
@@ -80,18 +80,18 @@ impl Branch {
         Ok((stream + computed)?)
     }
 
-    /// Goes on with `f` of what was computed, outside the branch: what has no fused form.
+    /// Continues with `f` of the result so far, outside the branch: for operations that have no fused form.
     pub fn map(self, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Branch> {
         let from = f(&chained(&self.from, self.steps, self.shape, None)?)?;
         Ok(Branch { from, is_from_stream: false, steps: Vec::new(), ..self })
     }
 
-    /// Goes on for some rows only. A row may be named several times.
+    /// Continues with some rows only. A row may be named several times.
     ///
     /// Errors: as [`gather_rows`](crate::gather_rows).
     pub fn at(self, rows: &[u32]) -> Result<Branch> {
         let branch = self.gather_rows(rows)?;
-        // Where they are rows of rows, those of the stream are meant.
+        // Rows of rows are translated to rows of the stream.
         let rows = match &branch.rows {
             Some(earlier) => rows.iter().map(|&row| earlier[row as usize]).collect(),
             None => rows.into(),
@@ -111,7 +111,7 @@ impl Branch {
         op::is_fused(&self.from)
     }
 
-    /// Goes on with a fused operation, which results in so many rows.
+    /// Continues with a fused operation whose result has this many rows.
     pub(crate) fn step(mut self, rows: usize, step: impl Step + 'static) -> Branch {
         self.shape = (rows, step.columns());
         self.steps.push(Box::new(step));
@@ -134,7 +134,7 @@ pub(crate) trait Step: Send + Sync {
     /// What the backward pass reads.
     fn reads(&self) -> Reads;
 
-    /// Whether the result is rather computed a second time than kept. Such a step reads its input.
+    /// Whether the result is computed a second time rather than kept. Such a step reads its input.
     fn is_cheap(&self) -> bool {
         false
     }
@@ -148,7 +148,7 @@ pub(crate) enum Reads {
     Both,
 }
 
-/// Applies the steps to `x`, recorded only when that is tracked.
+/// Applies the steps to `x`. The operation is recorded only when `x` is tracked.
 fn chained(x: &Tensor, steps: Vec<Box<dyn Step>>, shape: (usize, usize), skip: Option<Skip>) -> Result<Tensor> {
     if steps.is_empty() {
         return Ok(x.clone());
@@ -166,7 +166,7 @@ struct Skip {
 
 struct Chain {
     steps: Vec<Box<dyn Step>>,
-    /// Of the result.
+    /// The shape of the result.
     shape: (usize, usize),
     skip: Option<Skip>,
     keep: bool,
@@ -187,7 +187,7 @@ impl Chain {
         self.keep && (reads_itself || is_read && !self.steps[step].is_cheap())
     }
 
-    /// What this step reads in its backward pass of its input.
+    /// What the backward pass of this step reads of its input.
     fn input<'a>(&'a self, x: &'a [f32], step: usize) -> candle_core::Result<Cow<'a, [f32]>> {
         if self.steps[step].reads() == Reads::Nothing {
             return Ok(Cow::Borrowed(&[]));

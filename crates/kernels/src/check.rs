@@ -24,8 +24,8 @@ pub(crate) enum X {
     Normal(f32),
     /// Standard deviation of an input that leads to scores and logits of 1e4 and more.
     Extreme(f32),
-    /// Whole eighths, and 128 in every so many columns below a bound. Products and sums of them are
-    /// exact in `f32`, so that scores of 1.6e4, close to each other, excuse no error of a softmax.
+    /// Multiples of an eighth, and 128 in every so many columns below a bound. Their products and sums are exact in
+    /// `f32`, so that no rounding excuses an error of a softmax over scores of 1.6e4 that lie close together.
     Exact { every: usize, below: usize },
     /// About 1e-40, below the smallest normal number.
     Denormal,
@@ -80,7 +80,7 @@ pub(crate) fn check(
 ) {
     let oracle = outcome(case, Path::Composed, DType::F64, &op);
     let plain = outcome(case, Path::Composed, DType::F32, &op);
-    // Nothing hides a denormal result here.
+    // Small enough to hide no denormal result.
     let floor = if case.x == X::Denormal { 1e-43 } else { FLOOR };
     let wanted = (case.x != X::Denormal).then(|| Wanted::of(case, &oracle, &definition));
     case.compare("composed in f32", &plain, &oracle, floor);
@@ -90,7 +90,7 @@ pub(crate) fn check(
         assert!(fused == other, "{}: on three threads, {level:?}", case.op);
         case.compare(&format!("{level:?}"), &fused, &oracle, floor);
         if case.x == X::Denormal {
-            // On the way a number of 1e-38 may have been lost, and grown since.
+            // A number of 1e-38 may have been lost on the way, and what is missing may have grown since.
             let flushed = on(level, 1, true, || outcome(case, Path::Fused, DType::F32, &op));
             case.compare(&format!("flushed, {level:?}"), &flushed, &oracle, FLUSHED_FLOOR);
         }

@@ -119,7 +119,7 @@ impl KvCache {
         let op = "cached_attention";
         op::check_indices(op, "layer", &[layer as u32], self.layers)?;
         let mut last = BTreeMap::new();
-        // Of a refused call nothing is marked, since nothing is written.
+        // A refused call writes nothing, so it marks nothing.
         let mut claimed = self.filled[layer * self.slots..][..self.slots].to_vec();
         for row in rows {
             op::check_indices(op, "slot", &[row.slot as u32], self.slots)?;

@@ -30,7 +30,7 @@ fn open_cuda() -> Result<Device> {
     Ok(Device::new_cuda(0)?)
 }
 
-/// `Device::new_cuda` panics where the driver's library is missing, so that is looked for first.
+/// `Device::new_cuda` panics where the driver's library is missing, so this looks for the library first.
 #[cfg(feature = "cuda")]
 fn check_driver() -> Result<()> {
     // SAFETY: loading the driver runs its initialisers, which Candle's first call would run too.

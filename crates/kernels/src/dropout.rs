@@ -8,8 +8,8 @@ use crate::{
 use candle_core::{Device, Tensor};
 use instruct_random::Source;
 
-/// Where the mask of one row comes from: a source (one seed and purpose) and three coordinates, for
-/// example example, token and site.
+/// Where the mask of one row comes from: a source (one seed and purpose) and three coordinates, such
+/// as example, token and site.
 pub type DropKey = (Source, [u64; 3]);
 
 /// Zeroes each element of `x (n, C)` with probability `p` and multiplies the others by
@@ -67,7 +67,7 @@ impl Mask {
             let rows = y.chunks_exact_mut(self.width).zip(x[first * self.width..].chunks_exact(self.width));
             for ((y, x), (source, at)) in rows.zip(&self.keys[first..]) {
                 source.at(*at).fill(&mut draws);
-                // Half a draw decides a channel: drawing is what takes the time here.
+                // Half a draw decides a channel, because drawing takes most of the time here.
                 for ((y, x), draw) in y.chunks_mut(2).zip(x.chunks(2)).zip(&draws) {
                     let halves = [draw & 0xFFFF, draw >> 16];
                     for ((y, x), half) in y.iter_mut().zip(x).zip(halves) {

@@ -31,7 +31,7 @@ fn composed(ids: &[u32], table: &Param, tracked: bool) -> Result<Tensor> {
     select_rows(table, Tensor::new(ids, table.device())?, table.dtype())
 }
 
-/// In the graph it stands on the sentinel, since the table itself is untracked.
+/// Its argument in the graph is the sentinel, since the table itself is untracked.
 struct Lookup {
     ids: Box<[u32]>,
     table: Param,

@@ -66,7 +66,7 @@ pub(crate) fn product(x: &[f32], w: Matrix, b: Option<&[f32]>, stride: usize, de
     }
 }
 
-/// Where results go, which nobody has written yet.
+/// Memory for results, not initialised yet.
 struct Target(*mut f32);
 
 // SAFETY: it is only written, and the callers of `write` promise that no two threads meet.
@@ -76,7 +76,7 @@ unsafe impl Sync for Target {}
 impl Target {
     /// # Safety
     ///
-    /// From `at` on there is room for as many, which nobody else accesses.
+    /// From `at` on there is room for as many results, and nobody else accesses it.
     #[allow(unsafe_code)]
     unsafe fn write(&self, at: usize, results: &[f32]) {
         // SAFETY: the caller's promise.
@@ -130,7 +130,7 @@ impl Rows {
     }
 }
 
-/// Of [`Rows::AsTheyAre`].
+/// The product with [`Rows::AsTheyAre`], which transposes the weights.
 struct WeightsTransposed<'a> {
     n: usize,
     lines: &'a [Vector],
@@ -212,7 +212,7 @@ fn add<L: Lanes, const R: usize>(
     }
 }
 
-/// Of [`Rows::Transposed`], `V` vectors of them.
+/// The product with [`Rows::Transposed`], `V` vectors of rows.
 struct RowsTransposed<'a, const V: usize> {
     lines: &'a [Vector],
     w: &'a [f32],
@@ -271,7 +271,7 @@ impl<const V: usize> RowsTransposed<'_, V> {
                 for row in rows {
                     lanes.prefetch(ahead(row, k, at, R));
                 }
-                // The same twice, because the compiler unrolls what it knows the length of.
+                // Two loops that do the same, because the compiler unrolls the one whose length it knows.
                 if at + LANES <= end {
                     for channel in at..at + LANES {
                         multiply(lanes, &rows, &x, channel, &mut panel);
@@ -313,8 +313,8 @@ fn multiply<L: Lanes, const R: usize, const V: usize>(
     }
 }
 
-/// What to ask for while channel `at` of a row is worked on: a place further on in the same row, so that every row
-/// stays a stream that the processor foresees, and past its end in the row that comes `rows` later.
+/// The address to prefetch while channel `at` of a row is worked on. It lies further along the same row, so that every
+/// row stays a stream that the processor foresees, or past the row's end in the row that comes `rows` later.
 #[inline(always)]
 fn ahead(row: &[f32], k: usize, at: usize, rows: usize) -> *const f32 {
     /// Channels: six lines. From four to twelve were as fast.

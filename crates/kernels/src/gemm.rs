@@ -21,9 +21,9 @@ const MIN_ROWS: usize = 8;
 /// Widest result for which `MIN_ROWS` rows would still count as a small product.
 pub(crate) const NARROW: usize = 256 / MIN_ROWS;
 
-/// Most rows of a matrix that is transposed before it is multiplied with: those of a panel of 4 MiB. Of 256 to 2,048
-/// rows, products with 1,024 rows took from as long to a quarter less then, with 256 rows up to half; of
-/// more rows, longer or shorter.
+/// Most rows of a matrix that is transposed before a product: those of a panel of 4 MiB. With matrices of 256 to 2,048
+/// rows, products of 1,024 rows then took as long or up to a quarter less, products of 256 rows up to half less. With
+/// larger matrices some took longer.
 const MOST_TRANSPOSED: usize = 2_048;
 
 /// `x wᵀ + b` for `x (n, k)` and `w (out, k)`: `(n, out)`, each row with the same bits whatever n and
@@ -59,7 +59,7 @@ fn many_rows_product(x: &[f32], w: Matrix, stride: usize) -> Vec<f32> {
     }
     let x = Matrix::new(x, n, k);
     let write = |y: *mut f32| {
-        // SAFETY: `made` lends `n` rows, of which the first panel reads nothing.
+        // SAFETY: `made` lends `n` rows, and the first panel reads none of them.
         #[allow(unsafe_code)]
         unsafe {
             if out <= MOST_TRANSPOSED { fill_transposed(y, stride, x, w) } else { fill(y, stride, false, x, w.t()) }
@@ -77,7 +77,7 @@ pub(crate) fn product(a: Matrix, b: Matrix) -> Vec<f32> {
     if a.columns == 0 {
         return vec![0.0; a.rows * b.columns];
     }
-    // SAFETY: `made` lends as many rows, of which the first panel reads nothing and writes every element.
+    // SAFETY: `made` lends as many rows, and the first panel reads none of them and writes every element.
     #[allow(unsafe_code)]
     unsafe {
         made(a.rows, b.columns, b.columns, |out| fill(out, b.columns, false, a, b))
@@ -97,7 +97,7 @@ pub(crate) fn add_product(out: &mut [f32], overwrite: bool, a: Matrix, b: Matrix
     };
 }
 
-/// `rows` rows that begin `stride` apart, with zeros behind the columns that `write` writes.
+/// `rows` rows that begin `stride` apart, with zeros after the columns that `write` fills in.
 ///
 /// # Safety
 ///
@@ -126,7 +126,7 @@ fn spread(rows: Vec<f32>, columns: usize, stride: usize) -> Vec<f32> {
     apart
 }
 
-/// [`fill`] with `x wᵀ`, of which one panel after the other is transposed.
+/// [`fill`] with `x wᵀ`, transposing one panel of `w` after the other.
 ///
 /// # Safety
 ///

@@ -71,7 +71,7 @@ impl Step for Norm {
             Level::best().run(Forward { x, gain, bias, eps, y })
         });
         if keep {
-            // Set at most once, because what is kept has one forward pass.
+            // Set at most once, because a recorded operation has one forward pass.
             let _ = self.moments.set(moments.concat());
         }
         Ok(y)

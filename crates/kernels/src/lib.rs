@@ -13,8 +13,8 @@
 //!   dtype. It is what CUDA runs, and in `f64` it is the oracle of the tests. Operations without
 //!   parameters are fused exactly where their input is `f32` on the CPU.
 //!
-//! A [`Branch`] makes several operations one node of the graph, so that nothing between them is kept that
-//! no backward pass reads. The functions are branches of one operation.
+//! A [`Branch`] makes several operations one node of the graph, which keeps only those intermediate results that a
+//! backward pass reads. Each function here is a branch of one operation.
 //!
 //! A graph is recorded exactly when the input of an operation is tracked. Tracking enters at
 //! [`embedding`] with the sentinel of the parameters; without it everything is inference.
@@ -24,7 +24,8 @@
 //! same bits whatever else is in the batch, whether it is decoded or trained on, and however many
 //! threads there are.
 //!
-//! [`settle_threads`] prepares a process for them; [`kept_awake`] and [`widened`] are for the loops around them.
+//! [`settle_threads`] prepares a process for these operations; [`kept_awake`] and [`widened`] are for the loops that
+//! call them. [`compare_on`] checks the composed path on a device.
 //!
 //! # Example
 //!

@@ -55,11 +55,10 @@ pub fn token_nll(hidden: &Tensor, w: &Param, rows: &[u32], targets: &[u32], weig
 /// which `w` is one, and returns the loss.
 ///
 /// The slope at the end of a graph is known to be 1, so a chunk of logits turns into gradients at once, and the
-/// table's go where they belong. (Behind a tensor that somebody may yet
-/// scale, they would have to be computed later from new logits, or wait in a second buffer of the
-/// table's size, 154 MB for GPT-2.)
+/// table's are added where they belong. (If the loss were a tensor that somebody may yet scale, they would have to be
+/// computed later from new logits, or wait in a second buffer of the table's size, 154 MB for GPT-2.)
 ///
-/// Of a `hidden` that nobody records it is the loss and adds no gradient, as everything is inference then.
+/// Where `hidden` is not tracked everything is inference: this returns the loss and adds no gradient.
 ///
 /// Errors: those of [`token_nll`]; a table held in bf16 alone.
 pub fn token_nll_backward(
@@ -92,7 +91,7 @@ pub struct RowSoftmax {
 }
 
 impl RowSoftmax {
-    /// Of `logits (V)`; the temperature is above 0.
+    /// The softmax of `logits (V)`; the temperature is above 0.
     pub fn new(logits: &[f32], temperature: f32) -> RowSoftmax {
         let (mut numerators, scale) = (logits.to_vec(), 1.0 / temperature);
         let sums = Level::best().run(ExponentiateLogits { row: &mut numerators, scale });
@@ -115,9 +114,10 @@ impl RowSoftmax {
     }
 }
 
-/// Predictions per chunk: enough for the products to run at full speed, few enough that the logits
-/// of a 2,048-word vocabulary take 2 MiB and those of GPT-2's 25. Every chunk reads the table twice, or three
-/// times where its logits are computed again, and reads and writes its gradient: where products take little time, in bf16, that is most of the work, and 100 MiB are worth it.
+/// Predictions per chunk: enough for the products to run at full speed, few enough that the logits of a vocabulary of
+/// 2,048 words take 2 MiB and those of GPT-2's 25 MiB. Every chunk reads the table twice, or three times where its
+/// logits are computed again, and reads and writes the table's gradient. In bf16, where products take little time, that
+/// is most of the work, and larger chunks are worth their 100 MiB.
 pub(crate) fn chunk(vocabulary: usize, precision: DType) -> usize {
     match precision {
         _ if vocabulary <= 1 << 14 => 256,
@@ -274,8 +274,8 @@ impl CustomOp1 for TokenLogprob {
     }
 
     /// Computes the logits again, because keeping them for every prediction is what this avoids. (Those of a
-    /// single chunk could be kept. That was tried: a minibatch of PPO on the shape of GPT-2 was no faster
-    /// that could be seen, and the allocator, whose holes lay elsewhere then, held 400 MB more.)
+    /// single chunk could be kept. That was tried: a minibatch of PPO on the shape of GPT-2 was not visibly faster, and
+    /// the allocator held 400 MB more, because the gaps between its allocations lay elsewhere.)
     fn bwd(&self, hidden: &Tensor, _out: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         let grad = Elements::of(&grad)?;

@@ -16,7 +16,7 @@ impl<'a> Matrix<'a> {
         Matrix::apart(elements, rows, columns, columns)
     }
 
-    /// `(rows, columns)`, of which each row begins `stride` after the one before: `(rows, stride)` elements.
+    /// `(rows, columns)`, where each row begins `stride` after the one before: `(rows, stride)` elements.
     pub(crate) fn apart(elements: &'a [f32], rows: usize, columns: usize, stride: usize) -> Matrix<'a> {
         assert!(columns <= stride && elements.len() == rows * stride, "a {rows} x {columns} matrix, {stride} apart");
         Matrix { elements, rows, columns, row_stride: stride, column_stride: 1 }

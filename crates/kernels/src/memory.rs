@@ -2,7 +2,7 @@
 //!
 //! Each function stands for the operation of the same name and counts tensors of `n` rows in `f32`. What
 //! is below a hundredth of those (ids, softmax sums of heads, moments of a few bytes a row) is counted
-//! where it costs nothing to say so, and left out otherwise.
+//! where that is easy, and left out otherwise.
 
 use crate::{HeadLayout, Nonlinearity, attend::vectors, simd::LANES};
 use candle_core::DType;
@@ -33,7 +33,7 @@ impl Held {
     }
 }
 
-/// Bytes of so many `f32`.
+/// Bytes of this many `f32`.
 pub fn floats(count: usize) -> u64 {
     4 * count as u64
 }
@@ -79,8 +79,8 @@ pub fn feed_forward(n: usize, width: usize, inner: usize, nonlinearity: Nonlinea
 }
 
 /// A branch of norm, projection, norms of heads, rotation, [`crate::attention`] and projection back, added to
-/// the stream, of which only so many rows are read after the attention. Kept are what a norm of heads,
-/// the attention and the projection back read, and the attention's result.
+/// the stream. After the attention it goes on with `read` of the rows, or all. It keeps what a norm of heads, the
+/// attention and the projection back read, and the attention's result.
 pub fn attention_branch(n: usize, read: Option<usize>, width: usize, layout: HeadLayout, has_head_norms: bool) -> Held {
     let (projected, attended) = (floats(n * layout.qkv_dim()), floats(n * layout.out_dim()));
     let picked = read.map_or(0, |read| floats(read * layout.out_dim()));
@@ -120,8 +120,8 @@ pub fn gather_rows(n: usize, picked: usize, width: usize) -> Held {
 }
 
 /// [`crate::token_nll_backward`] of `predictions` out of `n` rows, with a table `(V, C)`: the gradient of the
-/// hidden states is known before the backward pass begins; one chunk of logits stands at a time. What products
-/// round to is `compute`.
+/// hidden states is known before the backward pass begins; one chunk of logits is held at a time. Products
+/// round their factors to `compute`.
 pub fn token_nll_backward(n: usize, predictions: usize, width: usize, vocabulary: usize, compute: DType) -> Held {
     Held {
         result: 4,
@@ -132,14 +132,15 @@ pub fn token_nll_backward(n: usize, predictions: usize, width: usize, vocabulary
 }
 
 /// [`crate::token_logprob`] of `predictions` out of `n` rows: the backward pass computes the logits
-/// again, one chunk at a time, and adds the table's gradient where it lies. What products round to is `compute`.
+/// again, one chunk at a time, and adds to the table's gradient where it lies. Products round their
+/// factors to `compute`.
 pub fn token_logprob(n: usize, predictions: usize, width: usize, vocabulary: usize, compute: DType) -> Held {
     let (chunk, table) = (chunk(predictions, width, vocabulary, compute), packed(width * vocabulary, compute));
     let backward = (floats(n * width) + chunk + 2 * table).max(floats(3 * n * width));
     Held { result: floats(2 * predictions), saved: 0, forward: chunk + table, backward }
 }
 
-/// So many weights packed for one kind of product, which those that round to bf16 need.
+/// Bytes of this many weights, packed for one kind of product: 0 unless products round their factors to bf16.
 pub fn packed(weights: usize, compute: DType) -> u64 {
     if compute == DType::BF16 { 2 * weights as u64 } else { 0 }
 }

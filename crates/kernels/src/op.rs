@@ -94,7 +94,7 @@ pub(crate) fn build_blocks<R: Send>(
     (out, results)
 }
 
-/// Zeros in place of what nobody has written.
+/// The same memory, filled with zeros.
 fn zeroed(x: &mut [MaybeUninit<f32>]) -> &mut [f32] {
     x.fill(MaybeUninit::new(0.0));
     // SAFETY: every element was just written.

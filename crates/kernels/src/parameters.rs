@@ -41,7 +41,7 @@ impl Spec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
     /// Own kernels on the CPU: parameters are untracked views of the flat buffer, and backward
-    /// passes add weight gradients straight into the flat gradient. Everything is `f32`, but that a
+    /// passes add weight gradients straight into the flat gradient. Everything is `f32`, except that a
     /// compute dtype of `bf16` rounds the factors of matrix products, whose sums stay `f32`.
     Fused,
     /// Plain Candle operations on any device: parameters are ordinary variables. Slower, and the
@@ -195,7 +195,7 @@ impl Params {
 
     /// The same parameters for inference alone, at half the memory: matrices of more than a few rows are
     /// held in bf16 and have no place in the flat buffer, so that [`Params::slots`] names only the others.
-    /// Whoever backpropagates through them gets an error.
+    /// A backward pass through them is an error.
     ///
     /// Errors: parameters of the composed path.
     pub fn held_in_bf16(&self) -> Result<Params> {
@@ -238,8 +238,8 @@ impl Params {
         Ok(())
     }
 
-    /// Sets the flat gradient to zero. No number is written: what is added next to a parameter's part makes it zero
-    /// first, or overwrites it.
+    /// Sets the flat gradient to zero. Nothing is written yet: the next addition to a parameter's part first makes
+    /// it zero, or overwrites it.
     pub fn zero_grad(&self) {
         self.gradient.reset();
     }
@@ -250,8 +250,8 @@ impl Params {
     }
 
     /// Sets the flat gradient to zero and hands its memory to `other`: two models that learn in turns need
-    /// memory for one gradient. Given back to the system, its pages would be cleared anew at every turn.
-    /// Where `other` has summed a gradient already, or needs more memory, this one is given back.
+    /// memory for one gradient. If it went back to the system instead, its pages would be cleared anew at every turn.
+    /// When `other` has summed a gradient already, or needs more memory than this, the memory does go back.
     pub fn hand_over_grad(&self, other: &Params) {
         other.gradient.adopt(self.gradient.take());
     }
@@ -389,7 +389,7 @@ impl Param {
     }
 
     /// Lends this parameter's part of the gradient to a fused backward pass.
-    /// On the composed path there is none to lend: Candle collects it.
+    /// On the composed path there is none to lend, because Candle collects the gradients.
     pub(crate) fn accumulate<R>(&self, f: impl FnOnce(&mut Sum) -> R) -> Option<R> {
         let Kind::Fused { gradient, number, .. } = &self.inner.kind else { return None };
         let Sums { numbers, begun } = &mut *gradient.lock();
@@ -413,8 +413,8 @@ impl Sum<'_> {
         numbers
     }
 
-    /// The sum so far, and whether there is none yet: then the caller overwrites all of whatever stands
-    /// there, which spares writing zeros and reading them again.
+    /// The memory of the sum, and whether there is no sum yet: then the caller overwrites all of it, which spares
+    /// writing zeros and reading them again.
     pub(crate) fn begin(&mut self) -> (&mut [f32], bool) {
         (self.numbers, !std::mem::replace(self.begun, true))
     }
@@ -455,8 +455,8 @@ struct Gradient {
 /// What the gradient is made of.
 #[derive(Default)]
 struct Sums {
-    /// As long as the weights, and empty until somebody wants it: most models are never trained. Zero between the
-    /// slots.
+    /// As long as the weights, or empty until it is first needed, because most models are never trained. Zero between
+    /// the slots.
     numbers: Vec<f32>,
     /// For each slot, whether its numbers are a sum. Otherwise they mean nothing, and the sum is zero.
     begun: Vec<bool>,
@@ -499,7 +499,7 @@ impl Gradient {
     fn lock(&self) -> MutexGuard<'_, Sums> {
         let mut sums = self.sums();
         if sums.numbers.is_empty() {
-            // Zeros that the system hands out as such when they are first touched, which writing them would be.
+            // The system hands out these zeros when a page is first touched. Writing zeros would touch all pages now.
             *sums = Sums { numbers: vec![0.0; self.len], begun: vec![true; self.ranges.len()] };
         }
         sums
@@ -517,7 +517,8 @@ impl Gradient {
 
     fn sums(&self) -> MutexGuard<'_, Sums> {
         self.sums.lock().unwrap_or_else(|poisoned| {
-            // A panic in another holder leaves half a sum, which is none, but never a broken vector.
+            // A panic of another thread that held the lock leaves an incomplete sum, which counts as none, but never a
+            // broken vector.
             let mut sums = poisoned.into_inner();
             sums.begun.fill(false);
             self.sums.clear_poison();

@@ -79,7 +79,7 @@ pub struct Rope {
     cos: Vec<f32>,
     /// `(positions, pairs)`
     sin: Vec<f32>,
-    /// Both, on the first other device that asked.
+    /// Both tables, on the first other device that asked for them.
     elsewhere: OnceLock<(Tensor, Tensor)>,
 }
 

@@ -59,7 +59,7 @@ pub(crate) trait Lanes: Copy {
     /// step of a transposition. `stride` is 1, 2, 4 or 8.
     fn exchange(self, a: Self::V, b: Self::V, stride: usize) -> (Self::V, Self::V);
 
-    /// Asks for the memory at `at` to be in the caches soon. It need not be anybody's.
+    /// Prefetches the memory at `at`, which need not be valid.
     fn prefetch(self, at: *const f32);
 
     /// The transpose of sixteen vectors.
@@ -223,7 +223,7 @@ impl Level {
     /// Runs a kernel compiled for this level.
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
-            // SAFETY: `available` is the only maker of levels, and has asked the processor.
+            // SAFETY: levels come only from `available`, which has asked the processor.
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code)]
             Kind::Avx512 => unsafe { x86::run_avx512(kernel) },

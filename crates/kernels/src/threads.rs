@@ -4,7 +4,7 @@ use crate::flush_denormals_everywhere;
 use rayon::Yield;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Prepares a process for computing. To be called first thing in `main`, before any thread exists.
+/// Prepares a process for computing. Call it first thing in `main`, before any thread exists.
 ///
 /// Denormals become zero on this thread and on every thread of the global rayon pool
 /// ([`flush_denormals_everywhere`]), and Candle's elementwise operations keep to the calling
@@ -26,11 +26,11 @@ pub fn settle_threads() {
 }
 
 /// Runs `f`, on a thread of a rayon pool, while the other threads of the pool look for work without going to
-/// sleep: for a long run of operations that each take hardly longer than waking somebody. A pass through a
+/// sleep: for a long run of operations that each take hardly longer than waking a thread. A pass through a
 /// decoder is such a run: decoding sixteen sequences at a time with a 4 M parameter model was a sixth faster on two
 /// threads, its training some percent.
 ///
-/// On a thread of no pool it only calls `f`.
+/// On a thread outside every pool it only calls `f`.
 pub fn kept_awake<R>(f: impl FnOnce() -> R) -> R {
     while_others(f, look_for_work_until)
 }
@@ -59,15 +59,16 @@ fn while_others<R>(f: impl FnOnce() -> R, others: impl Fn(&AtomicBool) + Sync) -
     })
 }
 
-/// Works until then, or until there has been nothing to do for a while.
+/// Does the pool's work until `has_ended` is set, or until there has been none for a while.
 ///
 /// A thread may come here while it waits for others in the middle of a task, which it cannot continue before it
-/// returns from here. Should `f` need that task, directly or through another thread that does the same, everybody would
-/// wait for everybody: so nobody waits here for long.
+/// returns from here. If `f` needed that task, directly or through another thread that does the same, all threads would
+/// wait for each other: so no thread waits here for long.
 fn look_for_work_until(has_ended: &AtomicBool) {
     /// Looks after which other processes get a chance.
     const PATIENCE: u32 = 256;
-    /// Looks in vain after which to go, some milliseconds: longer than what `f` does alone between two operations.
+    /// Looks in vain after which to return. They take some milliseconds, longer than what `f` does alone between two
+    /// operations.
     const LONGEST: u32 = 1 << 14;
     let mut looks = 0;
     while !has_ended.load(Ordering::Acquire) {
@@ -141,7 +142,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_long_without_work() {
-        // Nobody ever says that it has ended.
+        // Nothing ever sets the flag.
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
         pool.install(|| look_for_work_until(&AtomicBool::new(false)));
         // Nor does it wait when it has.

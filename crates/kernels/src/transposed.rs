@@ -1,4 +1,4 @@
-//! A copy of some columns of a matrix, the other way around.
+//! The transpose of some columns of a matrix, as a copy.
 //!
 //! The `gemm` crate packs `wᵀ` by reading one channel of 64 rows of `w` at a time. Where the rows lie at a
 //! distance of a large power of two they push each other out of the first-level cache, and a product of
@@ -16,7 +16,7 @@ use std::ops::Range;
 /// Channels that a task transposes before it writes them down.
 const CHANNELS: usize = 128;
 
-/// The transpose of columns of `w (out, k)`, its rows [`stride`] apart, in place of what `copy` held.
+/// Replaces `copy` by the transpose of some columns of `w (out, k)`. Rows of the transpose begin [`stride`] apart.
 pub(crate) fn transpose_columns(copy: &mut Vec<f32>, w: &[f32], k: usize, columns: Range<usize>) {
     let stride = stride(w.len() / k);
     copy.resize(columns.len() * stride, 0.0);
@@ -37,8 +37,8 @@ pub(crate) fn transpose_columns(copy: &mut Vec<f32>, w: &[f32], k: usize, column
     });
 }
 
-/// From one row of the copy of a matrix of `out` rows to the next: an odd number of lines of a cache, so that rows do
-/// not push each other out of it.
+/// Elements from one row of the transpose of `out` columns to the next: an odd number of cache lines, so that rows do
+/// not push each other out of the cache.
 pub(crate) fn stride(out: usize) -> usize {
     (out.div_ceil(LANES) | 1) * LANES
 }

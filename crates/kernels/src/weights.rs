@@ -43,8 +43,8 @@ enum Factor<'a> {
     Held(Arc<Right>),
 }
 
-/// Whether a matrix of this shape is multiplied in bf16 where its parameters ask for that. Heads of few
-/// outputs are not: they cost nothing and decide much.
+/// Whether a matrix of this shape is multiplied in bf16 if its parameters ask for that. Heads of few
+/// outputs are not: they take no time and much depends on them.
 pub(crate) fn multiplies_in_bf16(shape: &[usize]) -> bool {
     matches!(shape, [out, input] if *out > NARROW && *input > 0)
 }
@@ -54,7 +54,7 @@ pub(crate) fn multiplies_in_bf16(shape: &[usize]) -> bool {
 pub(crate) struct Packed(Arc<Mutex<Option<Arc<Right>>>>);
 
 impl Packed {
-    /// The kept packing, or a new one, which is kept when `keep`.
+    /// The kept packing, or a new one, which is kept if `keep` is set.
     fn get(&self, keep: bool, make: impl FnOnce() -> Right) -> Arc<Right> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let packed = kept.clone().unwrap_or_else(|| Arc::new(make()));
@@ -64,15 +64,15 @@ impl Packed {
         packed
     }
 
-    /// Forgets what the weights were.
+    /// Drops what is kept, because the weights have changed.
     pub(crate) fn drop_kept(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
 impl<'a> Weights<'a> {
-    /// Of a matrix, for products with `rows` rows at a time. Decoding asks for few rows and many times,
-    /// so what is prepared for that is kept.
+    /// The weights of a matrix, for products with `rows` rows at a time. Decoding multiplies few rows many times,
+    /// so what is prepared for few rows is kept.
     pub(crate) fn of(w: &'a Param, rows: usize) -> candle_core::Result<Weights<'a>> {
         let &[out, input] = w.shape() else { candle_core::bail!("{} is no matrix", w.name()) };
         let factor = match (w.held(), w.packed()) {

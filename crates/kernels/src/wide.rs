@@ -1,9 +1,9 @@
 //! Sums of the composed path, in `f32` at least.
 //!
 //! When many results read one row or one vector, its gradient is a sum of as many terms. Candle adds them up in
-//! the dtype of the graph. Numbers in bf16 have eight bits, so such a sum stands still at about 256 times its term:
-//! the gradient of a frequent token would be far too small. The functions here compute what Candle's own compute,
-//! but add up gradients in `f32` and round once. In `f32` and `f64` they are Candle's own.
+//! the dtype of the graph. Numbers in bf16 have eight bits of precision, so such a sum stops growing at about 256
+//! times its term: the gradient of a frequent token would be far too small. The functions here compute what Candle's
+//! own compute, but add up gradients in `f32` and round once. In `f32` and `f64` they are Candle's own.
 
 use crate::Result;
 use candle_core::{
@@ -21,13 +21,13 @@ fn is_wide(x: &Tensor) -> bool {
     x.dtype() == wide(x.dtype())
 }
 
-/// `x` in the dtype for sums when there will be a gradient, which then adds up in that dtype over all operations
-/// that read the result.
-pub(crate) fn widened(x: &Tensor) -> Result<Tensor> {
+/// `x` in the dtype for sums if it is tracked. Its gradient then adds up in that dtype over all operations that read the
+/// result.
+pub(crate) fn for_sums(x: &Tensor) -> Result<Tensor> {
     Ok(if x.track_op() { x.to_dtype(wide(x.dtype()))? } else { x.clone() })
 }
 
-/// Rows `rows (M)`, numbers of type `u32`, of `x (n, C)`: `(M, C)` in `dtype`.
+/// The rows of `x (n, C)` that `rows (M)`, of type `u32`, names: `(M, C)` in `dtype`.
 pub(crate) fn select_rows(x: &Tensor, rows: Tensor, dtype: DType) -> Result<Tensor> {
     if !x.track_op() || wide(dtype) == dtype {
         return Ok(x.index_select(&rows, 0)?.to_dtype(dtype)?);
@@ -35,8 +35,8 @@ pub(crate) fn select_rows(x: &Tensor, rows: Tensor, dtype: DType) -> Result<Tens
     Ok(x.apply_op1(SelectRows { rows, dtype })?)
 }
 
-/// An operation of its own, because rows of a copy of the table in `f32` would have the same gradient, but that copy,
-/// 154 MB for GPT-2, would stay in the graph.
+/// An operation of its own rather than casts around Candle's: these would have the same gradient, but would keep a copy
+/// of the table in `f32`, 154 MB for GPT-2, in the graph.
 struct SelectRows {
     rows: Tensor,
     /// Of the result.

@@ -114,7 +114,8 @@ impl Decoder {
         Ok(other)
     }
 
-    /// Takes over every weight that `other` has under the same name: a policy's, value head aside.
+    /// Takes over every weight that `other` has under the same name. A value head that only one of them has is left
+    /// out.
     ///
     /// Errors: a shape that differs.
     pub fn copy_from(&self, other: &Decoder) -> Result<()> {
@@ -173,10 +174,9 @@ impl Decoder {
         self.hidden_of(batch, None, pass)
     }
 
-    /// [`Decoder::hidden`] of some rows only, `(R, C)`: the very same numbers, for less. Nobody sees
-    /// the other rows of the last block but through their keys and values, so the rest of that block is
-    /// computed for these rows alone: a reward model reads one row of a sequence, a policy its completion. A
-    /// row may be named several times.
+    /// [`Decoder::hidden`] of some rows only, `(R, C)`: the very same numbers in less time. In the last block the
+    /// other rows matter only through their keys and values, so the rest of that block is computed for these rows
+    /// alone: a reward model reads one row of a sequence, a policy its completion. A row may be named several times.
     ///
     /// Errors: as [`Decoder::hidden`]; a row outside the batch.
     pub fn hidden_at(&self, batch: &Packed, rows: &[u32], pass: Pass) -> Result<Tensor> {
@@ -206,7 +206,7 @@ impl Decoder {
     }
 
     /// Hidden states after the final norm, `(R, C)`, of the rows `read (R)` of `n` new tokens, which belong
-    /// to sequences whose earlier keys and values are in `cache`; theirs are added to it.
+    /// to sequences whose earlier keys and values are in `cache`. Those of the new tokens are added to it.
     ///
     /// Errors: as [`Decoder::hidden_at`]; places that the cache does not have.
     pub fn extend(&self, ids: &[u32], rows: &[CacheRow], read: &[u32], cache: &mut KvCache) -> Result<Tensor> {
@@ -384,7 +384,7 @@ impl DropKeys {
         DropKeys { dropout: Some(dropout), rows }
     }
 
-    /// Those of these rows.
+    /// The keys of these rows.
     fn at(self, rows: &[u32]) -> DropKeys {
         if self.dropout.is_none() {
             return self;

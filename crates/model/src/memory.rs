@@ -43,15 +43,15 @@ impl Buffers {
         Buffers { name, parameters: bytes, gradient: bytes, moments: 2 * bytes, average }
     }
 
-    /// A model that is only read, at so many bytes per parameter. Its gradient takes none: where there is
-    /// a buffer for it, nothing has ever touched its pages.
+    /// A model that is only read, at `bytes` bytes per parameter. Its gradient takes none: even
+    /// where it has a buffer, nothing has ever touched the buffer's pages.
     pub fn frozen(name: &'static str, config: &Config, head: HeadKind, bytes: u64) -> Buffers {
         let parameters = bytes * elements(config, head) as u64;
         Buffers { name, parameters, gradient: 0, moments: 0, average: 0 }
     }
 
-    /// The same model where it decodes in products that round to `compute`: its weights are packed for that, and stay
-    /// so until they change.
+    /// The same model when it decodes in products that round their factors to `compute`: a packed copy of the weights
+    /// is then kept until they change.
     pub fn decoding(self, compute: DType) -> Buffers {
         let weights = self.parameters as usize / size_of::<f32>();
         Buffers { parameters: self.parameters + kernels::packed(weights, compute), ..self }
@@ -112,9 +112,9 @@ impl Estimate {
 /// What reads the hidden states of a pass, and how many rows of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readout {
-    /// [`instruct_kernels::token_nll_backward`] of so many predictions, in products that round to this.
+    /// [`instruct_kernels::token_nll_backward`] of so many predictions, in products that round to this dtype.
     Likelihood(usize, DType),
-    /// [`instruct_kernels::token_logprob`] of so many predictions, in products that round to this.
+    /// [`instruct_kernels::token_logprob`] of so many predictions, in products that round to this dtype.
     Logprob(usize, DType),
     /// The scalar head at so many rows.
     Scalar(usize),
@@ -189,12 +189,13 @@ fn entry(config: &Config, n: usize) -> u64 {
     }
 }
 
-/// The nodes of all layers over `n` rows, in their order. What follows the attention of the last is computed
+/// The nodes of all layers over `n` rows, in their order. What follows the attention of the last layer is computed
 /// for the `read` rows alone.
 fn nodes(config: &Config, n: usize, read: usize, dropout: bool) -> Vec<Held> {
     let Some(whole) = config.layers.checked_sub(1) else { return Vec::new() };
     let mut nodes = [vec![attention(config, n, None, dropout)], fed(config, n, dropout)].concat().repeat(whole);
-    // With parallel residuals both branches of the last start from the stream, and one is the rows' alone.
+    // With parallel residuals both branches of the last layer start from the stream, and the feed-forward branch from
+    // the `read` rows of it, gathered.
     nodes.extend(config.parallel_residual.then(|| kernels::gather_rows(n, read, config.width)));
     nodes.push(attention(config, n, Some(read), dropout));
     nodes.extend(fed(config, read, dropout));
@@ -206,7 +207,7 @@ fn attention(config: &Config, n: usize, read: Option<usize>, dropout: bool) -> H
     Held { saved: held.saved + keys(config, read.unwrap_or(n), dropout), ..held }
 }
 
-/// Where residuals are parallel, Candle adds the branch.
+/// The feed-forward branch. Where residuals are parallel, Candle adds it to the stream in a node of its own.
 fn fed(config: &Config, n: usize, dropout: bool) -> Vec<Held> {
     let held = feed_forward(config, n);
     let mut nodes = vec![Held { saved: held.saved + keys(config, n, dropout), ..held }];
@@ -227,7 +228,7 @@ fn feed_forward(config: &Config, n: usize) -> Held {
     kernels::feed_forward_branch(n, config.width, inner, nonlinearity)
 }
 
-/// Of hidden states that are those of the rows read, each read once.
+/// The readout of hidden states that were computed for the rows it reads alone, each of which it reads once.
 fn readout(config: &Config, readout: Readout) -> Held {
     let (width, vocab) = (config.width, config.vocab);
     match readout {
@@ -262,7 +263,7 @@ mod tests {
         decoder
     }
 
-    /// Every tensor of the recorded graph, counted where it hangs.
+    /// The tensors of the recorded graph, counted one by one, are as large as the equations say.
     #[track_caller]
     fn check_graph(config: &Config) {
         let decoder = decoder(config);

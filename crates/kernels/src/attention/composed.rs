@@ -5,7 +5,7 @@ use crate::{
     HeadLayout, Result, Span,
     attend::seen,
     op,
-    wide::{select_rows, wide, widened},
+    wide::{for_sums, select_rows, wide},
 };
 use candle_core::{D, Device, Tensor};
 use std::{ops::Range, sync::Arc};
@@ -78,7 +78,7 @@ pub(crate) fn compose(
     compose_in_blocks(MOST_SCORES, q, k, v, sequences, layout, scale, window)
 }
 
-/// [`compose`] with so many scores in a block, or those of one sequence.
+/// [`compose`] with at most `most` scores in a block, or those of one sequence.
 pub(crate) fn compose_in_blocks(
     most: usize,
     q: &Tensor,
@@ -90,7 +90,7 @@ pub(crate) fn compose_in_blocks(
     window: Option<usize>,
 ) -> Result<Tensor> {
     // The gradients of a prefix add up over the sequences that continue it, which may lie in several blocks.
-    let (k, v) = (widened(k)?, widened(v)?);
+    let (k, v) = (for_sums(k)?, for_sums(v)?);
     sequences.retain(|sequence| !sequence.rows.is_empty());
     sequences.sort_by_key(|sequence| std::cmp::Reverse(sequence.keys.len()));
     let (mut parts, mut places) = (Vec::new(), vec![0u32; q.dim(0)?]);

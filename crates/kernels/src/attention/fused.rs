@@ -265,7 +265,7 @@ impl Step for Attention {
             self.attend(qkv, &self.groups[group], kv_head, &shared, &shared_normalisers, scratch);
         });
         if keep {
-            // Set at most once, because what is kept has one forward pass.
+            // Set at most once, because a recorded operation has one forward pass.
             let _ = self.normalisers.set(normalisers);
         }
         Ok(out)

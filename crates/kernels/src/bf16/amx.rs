@@ -8,7 +8,7 @@
 //! sums, which wait there for the next panel, in the second. The next columns are asked for meanwhile, and a
 //! large result is written past the caches, whose lines would have to be read before they are overwritten.
 //!
-//! What the instructions do is behind [`Tiles`], which tests give in plain code too.
+//! [`Tiles`] stands for the instructions. Tests also implement it in plain code.
 
 use super::{
     pack::{LANES, Line},
@@ -48,7 +48,7 @@ trait Tiles {
     fn store<const T: usize>(&mut self, tile: &mut Tile);
     /// `sums += left right` of pairs of bf16.
     fn multiply<const SUMS: usize, const LEFT: usize, const RIGHT: usize>(&mut self);
-    /// Asks for a line to be in the second-level cache soon. It need not be anybody's.
+    /// Prefetches a line into the second-level cache. Its address need not be valid.
     fn prefetch(&mut self, line: *const Line);
     /// Writes the first `rows` rows to a target.
     ///
@@ -59,7 +59,7 @@ trait Tiles {
     unsafe fn write(&mut self, tile: &Tile, rows: usize, target: &Target, row: usize, block: usize);
 }
 
-/// Registers of sums that a part of so many rows takes from one panel to the next.
+/// Registers of sums that a part of `rows` rows carries from one panel to the next.
 pub(super) fn sums(rows: usize) -> usize {
     rows.div_ceil(2 * ROWS) * 4
 }
@@ -118,10 +118,11 @@ unsafe fn fill_with(tiles: &mut impl Tiles, part: &Part, sums: &mut [Tile]) {
 /// One or two blocks of columns along a panel.
 struct Columns<'a> {
     blocks: [&'a [Tile]; COLUMN_BLOCKS],
-    /// Where the lines lie that will be read after these, and how many of each block have been asked for.
+    /// Where the lines begin that will be read after these.
     next: [*const Line; COLUMN_BLOCKS],
+    /// Lines of each block that have been prefetched of those.
     asked: usize,
-    /// Lines to ask for at a step.
+    /// Lines to prefetch at a step.
     pace: usize,
 }
 
@@ -290,12 +291,12 @@ mod x86 {
     }
 
     impl Drop for Hardware {
-        /// Gives the registers back, or the system would save 8 KiB at every switch of threads.
+        /// Releases the registers. Otherwise the system would save 8 KiB at every switch of threads.
         fn drop(&mut self) {
             // SAFETY: a value exists only where the instruction does.
             unsafe { asm!("tilerelease", options(nostack, nomem)) };
             if self.streams {
-                // What was written past the caches is there for everybody who hears of it after this.
+                // From here on other threads see what was written past the caches.
                 // SAFETY: AMX is nowhere without SSE.
                 unsafe { _mm_sfence() };
             }

@@ -22,9 +22,9 @@ pub(super) struct Line(pub(super) Vector);
 
 const ZERO: Line = Line([0.0; LANES]);
 
-/// The left factor: tiles of sixteen rows by a line, those of sixteen rows one after the other along the depth,
-/// then those of the next; filled up with zeros. A tile is 1 KiB in one piece, which is read faster than sixteen
-/// lines apart.
+/// The left factor: tiles of sixteen rows by one line. First come the tiles of the first sixteen rows, along the
+/// depth, then those of the next sixteen; the last tiles are filled up with zeros. A tile is 1 KiB in one piece, which
+/// is read faster than sixteen lines that lie apart.
 pub(crate) struct Left {
     lines: Vec<Line>,
     rows: usize,
@@ -38,8 +38,8 @@ pub(crate) struct Right {
     depth: usize,
 }
 
-/// Blocks of columns that are packed together: rows of a matrix are read in pieces of 512 bytes, since single
-/// lines far apart come one by one.
+/// Blocks of columns that are packed together. Each row of the matrix is then read in pieces of 512 bytes; single
+/// lines that lie far apart would arrive one at a time.
 const TOGETHER: usize = 8;
 
 impl std::fmt::Debug for Right {
@@ -73,13 +73,13 @@ impl Left {
             for line in 0..lines {
                 let mut as_read = [[MaybeUninit::new(ZERO); LANES]; TOGETHER];
                 for pair in 0..LANES {
-                    ask_for(x, line * LANES + pair, block, blocks.len());
+                    prefetch_rows(x, line * LANES + pair, block, blocks.len());
                     let [even, odd] = pair_of_rows(x, line * LANES + pair, block);
                     let lines = as_read.iter_mut().map(|lines| &mut lines[pair]).take(blocks.len());
                     unit.interleave(even, odd, Way::Cached, lines);
                 }
                 for (block, as_read) in blocks.iter_mut().zip(&as_read) {
-                    // SAFETY: they began as zeros.
+                    // SAFETY: every line was initialised, with zeros.
                     #[allow(unsafe_code)]
                     let lines = unsafe { transposed(as_read) };
                     unit.put(&lines, way, &mut block[line * LANES..][..LANES]);
@@ -88,7 +88,7 @@ impl Left {
         })
     }
 
-    /// `f(block, lines)` writes all tiles of `together` times sixteen rows, of which `block` is the first.
+    /// `f(block, lines)` writes all tiles of `together` blocks of sixteen rows, from `block` on.
     fn make(
         rows: usize,
         depth: usize,
@@ -138,7 +138,7 @@ impl Right {
                     let rest = w.row(row).get(CHANNELS * at..).unwrap_or_default();
                     unit.round(rest, Way::Cached, std::iter::once(line));
                 }
-                // SAFETY: they began as zeros.
+                // SAFETY: every line was initialised, with zeros.
                 #[allow(unsafe_code)]
                 let lines = unsafe { transposed(&lines) };
                 unit.put(&lines, way, out);
@@ -152,14 +152,14 @@ impl Right {
         Right::make(x.columns, depth, TOGETHER, |block, way, out| {
             let mut blocks: Vec<&mut [MaybeUninit<Line>]> = out.chunks_mut(pairs(depth)).collect();
             for pair in 0..pairs(depth) {
-                ask_for(x, pair, block, blocks.len());
+                prefetch_rows(x, pair, block, blocks.len());
                 let [even, odd] = pair_of_rows(x, pair, block);
                 unit.interleave(even, odd, way, blocks.iter_mut().map(|lines| &mut lines[pair]));
             }
         })
     }
 
-    /// `f(block, lines)` writes all lines of `together` blocks of columns, of which `block` is the first.
+    /// `f(block, lines)` writes all lines of `together` blocks of columns, from `block` on.
     fn make(
         columns: usize,
         depth: usize,
@@ -173,7 +173,7 @@ impl Right {
         Right { lines, columns, depth }
     }
 
-    /// Number `row` of the rows that [`Right::rows_of`] was made of, as rounded.
+    /// Row `row` of the matrix whose rows [`Right::rows_of`] packed, rounded to bf16.
     pub(crate) fn row(&self, row: usize) -> impl Iterator<Item = f32> + '_ {
         let members = move |line: &Line| {
             let bits = line.0[row % LANES].to_bits();
@@ -210,11 +210,11 @@ fn row_lines(depth: usize) -> usize {
     depth.div_ceil(CHANNELS)
 }
 
-/// `len` lines, of which `f(i, lines)` writes chunk i of `chunk`, in parallel.
+/// `len` lines, in chunks of `chunk`. `f(i, lines)` writes chunk i; several run at a time.
 ///
 /// # Safety
 ///
-/// It writes all of the chunk.
+/// `f` writes all lines of its chunk.
 #[allow(unsafe_code)]
 unsafe fn filled(len: usize, chunk: usize, f: impl Fn(usize, Way, &mut [MaybeUninit<Line>]) + Sync) -> Vec<Line> {
     /// Lines that make a task.
@@ -263,19 +263,19 @@ impl Kernel for Transpose<'_> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     Cached,
-    /// Past the caches: what does not fit there would first be read to be overwritten, which takes more than twice
-    /// as long.
+    /// Past the caches. A line that is not in a cache would be read before it is overwritten, which takes more than
+    /// twice as long.
     Streamed,
 }
 
 impl Way {
-    /// For so many lines in all, of which a second-level cache of 2 MiB holds as many as are still written to it.
+    /// How to write this many lines: through the caches as long as a second-level cache of 2 MiB holds them.
     fn of(lines: usize) -> Way {
         if lines <= 1 << 15 { Way::Cached } else { Way::Streamed }
     }
 }
 
-/// After the last line of a task, however it ended: what was streamed is there for everybody who hears of it.
+/// Dropped after the last line of a task, even if that panicked: from then on other threads see what was streamed.
 struct Written(Way);
 
 impl Drop for Written {
@@ -340,14 +340,14 @@ impl Unit {
     }
 }
 
-/// Both rows of a pair, from a block of columns on; empty beyond the last.
+/// Both rows of a pair, from a block of columns on; empty beyond the last row.
 fn pair_of_rows<'x>(x: Matrix<'x>, pair: usize, block: usize) -> [&'x [f32]; 2] {
     [2 * pair, 2 * pair + 1].map(|row| x.row(row).get(block * LANES..).unwrap_or_default())
 }
 
-/// Asks for what [`pair_of_rows`] will give some pairs later: rows lie so far apart that a processor does not foresee
-/// the next.
-fn ask_for(x: Matrix, pair: usize, block: usize, blocks: usize) {
+/// Prefetches what [`pair_of_rows`] will return some pairs later: rows lie so far apart that a processor does not
+/// foresee the next one.
+fn prefetch_rows(x: Matrix, pair: usize, block: usize, blocks: usize) {
     const AHEAD: usize = 8;
     for row in [2 * (pair + AHEAD), 2 * (pair + AHEAD) + 1] {
         for at in (block..block + blocks).map(|block| row * x.row_stride + block * LANES) {
@@ -356,7 +356,7 @@ fn ask_for(x: Matrix, pair: usize, block: usize, blocks: usize) {
     }
 }
 
-/// Asks for the memory at an address, which need not be anybody's, to be in the caches soon.
+/// Prefetches the memory at an address, which need not be valid.
 fn prefetch(at: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch of any address has no effect that a program could see.
@@ -374,7 +374,8 @@ fn pair(even: f32, odd: f32) -> f32 {
     f32::from_bits(rounded(even) | rounded(odd) << 16)
 }
 
-/// The bits of the nearest bf16, of the even one of two; denormals become zero, as the instructions have it.
+/// The bits of the nearest bf16, or of the even one where two are equally near. Denormals become zero, as in the
+/// instructions.
 fn rounded(x: f32) -> u32 {
     let bits = x.to_bits();
     match x.classify() {

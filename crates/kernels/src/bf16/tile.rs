@@ -36,7 +36,7 @@ pub(super) struct Part<'a> {
 #[derive(Clone, Copy)]
 pub(super) enum Start<'a> {
     Zero,
-    /// A row that is the same for all: one number for each column.
+    /// The same row for every row of the result: one number for each column.
     Bias(&'a [f32]),
     /// What the target holds, which is initialised.
     Target,
@@ -63,7 +63,7 @@ impl Start<'_> {
     }
 }
 
-/// What a bias has for a block of columns, and a mask of as many bits.
+/// The part of a bias for a block of columns, and a mask with as many bits set.
 fn part_of_bias(bias: &[f32], block: usize) -> (&[f32], u16) {
     let bias = &bias[block * LANES..];
     let bias = &bias[..bias.len().min(LANES)];
@@ -88,13 +88,13 @@ impl Part<'_> {
         self.panel.end == self.left.pairs()
     }
 
-    /// What sums are added to where those of the panel before stand in the target.
+    /// What the sums of this panel start from, when those of the panel before are in the target.
     fn beginning(&self) -> Start<'_> {
         if self.panel.start == 0 { self.start } else { Start::Target }
     }
 }
 
-/// Cuts pairs into as few panels as `most` allows, of about one length, between lines.
+/// Cuts pairs into as few panels as `most` allows, of whole lines and of about the same length.
 pub(super) fn panels(pairs: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
     let step = pairs.len().div_ceil(pairs.len().div_ceil(most).max(1)).next_multiple_of(LANES).max(LANES);
     pairs.clone().step_by(step).map(move |start| start..pairs.end.min(start + step))
@@ -115,7 +115,7 @@ unsafe impl Sync for Target {}
 impl Target {
     /// A result of `rows` whole rows of `columns`.
     pub(super) fn new(elements: *mut f32, rows: usize, columns: usize) -> Target {
-        /// Bytes that second-level caches have hardly room for beside the factors.
+        /// Bytes for which a second-level cache has hardly any room beside the factors.
         const LARGE: usize = 1 << 20;
         Target { elements, columns, is_large: rows * columns * size_of::<f32>() >= LARGE }
     }
@@ -125,29 +125,29 @@ impl Target {
         self.elements.wrapping_add(row * self.columns + block * LANES)
     }
 
-    /// Whether it is better written past the caches, and can be: that takes whole lines of 64 bytes. Where large
-    /// blocks begin at a line is the allocator's choice; mimalloc's do, glibc's do not.
+    /// Whether it is better written past the caches and can be, which needs rows of whole lines of 64 bytes. Whether
+    /// a large allocation begins at a line is the allocator's choice: mimalloc's do, glibc's do not.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn streams(&self) -> bool {
         self.is_large && self.elements.addr().is_multiple_of(size_of::<Line>()) && self.columns.is_multiple_of(LANES)
     }
 
-    /// A row's part in a block of columns.
+    /// Reads a row's part in a block of columns.
     ///
     /// # Safety
     ///
-    /// Nobody else accesses it; it exists and is initialised.
+    /// The part exists and is initialised, and nobody else accesses it.
     #[allow(unsafe_code)]
     pub(super) unsafe fn read(&self, row: usize, block: usize, sums: &mut [f32; LANES]) {
         // SAFETY: `width` columns of the block exist.
         unsafe { self.at(row, block).copy_to_nonoverlapping(sums.as_mut_ptr(), self.width(block)) };
     }
 
-    /// Sets it.
+    /// Writes a row's part in a block of columns.
     ///
     /// # Safety
     ///
-    /// Nobody else accesses it; it exists.
+    /// The part exists, and nobody else accesses it.
     #[allow(unsafe_code)]
     pub(super) unsafe fn write(&self, row: usize, block: usize, sums: &[f32; LANES]) {
         // SAFETY: as above.
@@ -193,7 +193,7 @@ pub(super) unsafe fn fill_avx512(part: &Part) {
     }
 }
 
-/// The same in plain code.
+/// Computes a part in plain code.
 ///
 /// # Safety
 ///

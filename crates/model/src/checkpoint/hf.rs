@@ -35,7 +35,7 @@ pub enum Precision {
 /// the final norm's bias where there is one, and recorded in `config.json` in any case, so that
 /// [`Checkpoint::open`] returns the very parameters. A value model becomes
 /// `...ForTokenClassification`; a value head beside a language head adds two tensors that
-/// transformers passes over. The tokenizer is not written here.
+/// transformers ignores. The tokenizer is not written here.
 ///
 /// # Errors
 /// The description does not hold together; a parameter is not available or has the wrong length;

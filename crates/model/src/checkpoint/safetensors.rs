@@ -175,8 +175,8 @@ struct Declared {
     data_offsets: (usize, usize),
 }
 
-/// How many bytes the tensors cover, or which of them does not follow on the one before it, or is not
-/// as long as its shape says.
+/// How many bytes the tensors cover. The error is about a tensor that does not begin where the one before it ends, or
+/// is not as long as its shape says.
 fn cover(declared: &BTreeMap<String, Declared>) -> std::result::Result<usize, String> {
     let mut by_start: Vec<(&String, &Declared)> = declared.iter().collect();
     by_start.sort_by_key(|(_, tensor)| tensor.data_offsets);

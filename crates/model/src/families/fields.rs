@@ -17,7 +17,7 @@ impl<'a> Fields<'a> {
         Fields { object, prefix: String::new(), problems }
     }
 
-    /// Notes that `field` is not as it must be.
+    /// Notes a problem with `field`.
     pub(crate) fn refuse(&self, field: &str, problem: &str) {
         self.problems.borrow_mut().push(format!("{}{field} {problem}", self.prefix));
     }
@@ -27,7 +27,7 @@ impl<'a> Fields<'a> {
         self.object.get(field).filter(|value| !value.is_null())
     }
 
-    /// Whether the field is written, be it as null.
+    /// Whether the field is present, even as null.
     pub(crate) fn has(&self, field: &str) -> bool {
         self.object.contains_key(field)
     }

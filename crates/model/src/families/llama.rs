@@ -89,7 +89,7 @@ fn read(fields: &Fields, family: Family, head_dim: Option<usize>) -> Config {
     }
     let rotary = rotary(fields, head_dim, ("rope_theta", 10_000.0), ("partial_rotary_factor", 1.0));
     if rotary.dim != head_dim {
-        // Transformers passes over the field in these families, so the weights' author did not mean it.
+        // Transformers ignores the field in these families, so the weights' author did not mean it.
         fields.refuse("partial_rotary_factor", "is not 1; this family rotates whole heads");
     }
     Config {
