@@ -2,10 +2,10 @@
 
 use anyhow::{Result, bail};
 use candle_core::DType;
+use instruct_optim::Compute;
 use instruct_ppo as ppo;
 use instruct_reward_model as reward_model;
 use instruct_sft as sft;
-use instruct_train::{AdamConfig, SpikeWatch};
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::Path};
 use toml::{Table, Value};
@@ -13,36 +13,47 @@ use toml::{Table, Value};
 /// Everything a run can be told. A configuration file states what differs from the defaults here.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct Config {
+pub struct Config {
     /// Keys every random draw of the run.
-    pub(crate) seed: u64,
+    pub seed: u64,
     /// `cpu`, `cuda` (an error without one) or `auto`.
-    pub(crate) device: DeviceName,
-    pub(crate) model: ModelConfig,
-    pub(crate) data: DataConfig,
-    pub(crate) sft_baseline: SftConfig,
-    pub(crate) sft_init: SftConfig,
-    pub(crate) reward_model: RewardConfig,
+    pub device: DeviceName,
+    /// The pretrained decoder and how prompts are put to it.
+    pub model: ModelConfig,
+    /// Where people's words come from, and how they are split.
+    pub data: DataConfig,
+    /// The fine-tuned model that the others are compared with.
+    pub sft_baseline: sft::Plan,
+    /// The fine-tuned start of reinforcement learning.
+    pub sft_init: sft::Plan,
+    /// The reward model's training.
+    pub reward_model: reward_model::Plan,
     /// `preset = "instructgpt"` (or another source's name) and any key of the recipe that differs.
-    pub(crate) ppo: ppo::Plan,
-    pub(crate) evaluate: EvaluateConfig,
-    pub(crate) checkpoints: CheckpointConfig,
-    pub(crate) memory: MemoryConfig,
+    pub ppo: ppo::Plan,
+    /// What the final evaluation measures, and on how much.
+    pub evaluate: EvaluateConfig,
+    /// When state is written, so that a killed run loses little.
+    pub checkpoints: CheckpointConfig,
+    /// What a run may take.
+    pub memory: MemoryConfig,
 }
 
 /// Where to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum DeviceName {
+pub enum DeviceName {
+    /// The processor.
     Cpu,
+    /// A GPU; an error where there is none.
     Cuda,
+    /// A GPU where there is one, else the processor.
     Auto,
 }
 
 /// A format of numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Precision {
+pub enum Precision {
     /// 32 bits.
     #[default]
     F32,
@@ -51,7 +62,8 @@ pub(crate) enum Precision {
 }
 
 impl Precision {
-    pub(crate) fn dtype(self) -> DType {
+    /// The type of a tensor's numbers.
+    pub fn dtype(self) -> DType {
         match self {
             Precision::F32 => DType::F32,
             Precision::Bf16 => DType::BF16,
@@ -59,7 +71,7 @@ impl Precision {
     }
 
     /// Bytes of a number.
-    pub(crate) fn bytes(self) -> f64 {
+    pub fn bytes(self) -> f64 {
         self.dtype().size_in_bytes() as f64
     }
 }
@@ -73,132 +85,99 @@ impl fmt::Display for Precision {
 /// The pretrained decoder and how prompts are put to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct ModelConfig {
+pub struct ModelConfig {
     /// A Hugging Face folder, a .gguf file, or `embedded` for the base inside this binary.
-    pub(crate) base: String,
+    pub base: String,
     /// Text around a prompt, with `{prompt}` where it goes; empty uses the model's chat template.
-    pub(crate) template: String,
+    pub template: String,
     /// Longest prompt, in tokens; longer records are dropped and counted.
-    pub(crate) max_prompt: usize,
+    pub max_prompt: usize,
     /// Longest demonstration or ranked completion, in tokens; longer records are dropped and counted.
-    pub(crate) max_completion: usize,
+    pub max_completion: usize,
     /// Tokens computed at a time in training; changes memory and, in the last bits, sums.
-    pub(crate) micro_tokens: usize,
+    pub micro_tokens: usize,
     /// What the factors of matrix products are rounded to on the CPU, where its processor multiplies
     /// `bf16`; weights, sums and everything else are `f32`. CUDA computes in `bf16` either way.
-    pub(crate) precision: Precision,
+    pub precision: Precision,
     /// What PPO and the evaluation hold the reference and the reward model in on the CPU, under the same
     /// condition: `bf16` halves their memory.
-    pub(crate) frozen: Precision,
+    pub frozen: Precision,
 }
 
 /// Where people's words come from, and how they are split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct DataConfig {
+pub struct DataConfig {
     /// Files of demonstrations; `embedded:NAME` names a file inside this binary.
-    pub(crate) demonstrations: Vec<String>,
+    pub demonstrations: Vec<String>,
     /// Files of rankings.
-    pub(crate) rankings: Vec<String>,
+    pub rankings: Vec<String>,
     /// Files of prompts for reinforcement learning; the prompts of the other two are not added.
-    pub(crate) prompts: Vec<String>,
+    pub prompts: Vec<String>,
     /// Files of pretraining text for the mix.
-    pub(crate) pretraining: Vec<String>,
+    pub pretraining: Vec<String>,
     /// Files of held-out text for perplexity; empty splits a tenth off `pretraining`.
-    pub(crate) pretraining_held_out: Vec<String>,
+    pub pretraining_held_out: Vec<String>,
     /// Length of a pretraining window, in tokens; 0 is the response cap plus the median prompt.
-    pub(crate) window: usize,
+    pub window: usize,
     /// Share of users (of prompts, where no user is named) held out for validation.
-    pub(crate) validation: f64,
+    pub validation: f64,
     /// Share of users held out for the final evaluation.
-    pub(crate) test: f64,
+    pub test: f64,
     /// Prompts that share this many leading characters are one prompt; 0 compares them whole.
-    pub(crate) dedup_prefix: usize,
+    pub dedup_prefix: usize,
     /// Prompts kept per user [InstructGPT, appendix A: 200].
-    pub(crate) per_user: usize,
+    pub per_user: usize,
     /// Keeps only the first so many records of each kind; 0 is all.
-    pub(crate) limit: usize,
+    pub limit: usize,
     /// The evaluation's ground truth: `instruction-world` (the simulation's rules) or `none`, which
     /// judges with a reward model trained on the held-out rankings.
-    pub(crate) judge: JudgeName,
+    pub judge: JudgeName,
 }
 
+/// Who judges the final answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum JudgeName {
+pub enum JudgeName {
+    /// The rules of the simulated world.
     InstructionWorld,
+    /// A reward model that was trained on held-out rankings.
     None,
-}
-
-/// One supervised fine-tuning.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct SftConfig {
-    /// Passes over the demonstrations.
-    pub(crate) epochs: u64,
-    /// Examples per optimizer step.
-    pub(crate) batch: usize,
-    /// Peak learning rate; cosine to a tenth, no warm-up.
-    pub(crate) lr: f64,
-    /// Residual dropout rate.
-    pub(crate) dropout: f32,
-    /// Share of the examples that are pretraining windows.
-    pub(crate) pretraining_share: f64,
-    /// Weight of prompt tokens in the loss; 0 trains on completions only.
-    pub(crate) prompt_weight: f32,
-    /// A loss or gradient norm so many standard deviations above its recent values is warned of; 0 is
-    /// never.
-    pub(crate) spike_z: f64,
-}
-
-/// The reward model's training.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct RewardConfig {
-    /// Passes over the rankings [InstructGPT: 1].
-    pub(crate) epochs: u64,
-    /// Rankings per optimizer step [InstructGPT: 64].
-    pub(crate) batch: usize,
-    /// Peak learning rate; cosine to a tenth [InstructGPT: 9e-6].
-    pub(crate) lr: f64,
-    /// A loss or gradient norm so many standard deviations above its recent values is warned of; 0 is
-    /// never.
-    pub(crate) spike_z: f64,
 }
 
 /// What the final evaluation measures, and on how much.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct EvaluateConfig {
+pub struct EvaluateConfig {
     /// Held-out prompts used, at most.
-    pub(crate) prompts: usize,
+    pub prompts: usize,
     /// Held-out windows of pretraining text used for perplexity, at most.
-    pub(crate) windows: usize,
+    pub windows: usize,
     /// Best-of-n baselines, by the reward model, over the SFT baseline.
-    pub(crate) best_of_n: Vec<usize>,
+    pub best_of_n: Vec<usize>,
     /// Validation prompts on which SFT candidates are scored.
-    pub(crate) selection_prompts: usize,
+    pub selection_prompts: usize,
     /// Whether PPO runs are evaluated at their averaged weights rather than their last ones.
-    pub(crate) use_ema: bool,
+    pub use_ema: bool,
 }
 
 /// When state is written, so that a killed run loses little.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct CheckpointConfig {
+pub struct CheckpointConfig {
     /// Optimizer steps (iterations in PPO) between checkpoints.
-    pub(crate) every: u64,
+    pub every: u64,
     /// Checkpoints kept per artefact.
-    pub(crate) keep: usize,
+    pub keep: usize,
 }
 
 /// What a run may take.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct MemoryConfig {
+pub struct MemoryConfig {
     /// Megabytes that the run may hold, by estimate; 0 is what the machine has available. A run that
     /// cannot fit is refused before it begins.
-    pub(crate) limit_mb: u64,
+    pub limit_mb: u64,
 }
 
 impl Default for Config {
@@ -212,7 +191,7 @@ impl Default for Config {
                 template: String::new(),
                 max_prompt: 1_024,
                 max_completion: 1_024,
-                micro_tokens: 4_096,
+                micro_tokens: Compute::default().micro_tokens,
                 precision: Precision::F32,
                 frozen: Precision::F32,
             },
@@ -230,25 +209,9 @@ impl Default for Config {
                 limit: 0,
                 judge: JudgeName::None,
             },
-            sft_baseline: SftConfig {
-                epochs: 16,
-                batch: 32,
-                lr: 9.65e-6,
-                dropout: 0.2,
-                pretraining_share: 0.0,
-                prompt_weight: 0.0,
-                spike_z: SpikeWatch::Z,
-            },
-            sft_init: SftConfig {
-                epochs: 2,
-                batch: 32,
-                lr: 5e-6,
-                dropout: 0.2,
-                pretraining_share: 0.1,
-                prompt_weight: 0.0,
-                spike_z: SpikeWatch::Z,
-            },
-            reward_model: RewardConfig { epochs: 1, batch: 64, lr: 9e-6, spike_z: SpikeWatch::Z },
+            sft_baseline: sft::Plan::default(),
+            sft_init: sft::Plan { epochs: 2, lr: 5e-6, pretraining_share: 0.1, ..sft::Plan::default() },
+            reward_model: reward_model::Plan::default(),
             ppo: ppo::Plan::preset(ppo::Preset::InstructGpt),
             evaluate: EvaluateConfig {
                 prompts: 400,
@@ -264,8 +227,11 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads a file over the defaults, then the `key=value` settings over both.
-    pub(crate) fn load(text: &str, origin: &str, settings: &[String]) -> Result<Config> {
+    /// Reads a configuration's text over the defaults, then the `key=value` settings over both. `origin`
+    /// names the text in messages.
+    ///
+    /// Errors: every problem there is, in one message.
+    pub fn load(text: &str, origin: &str, settings: &[String]) -> Result<Config> {
         let mut wanted: Table = match text.parse() {
             Ok(table) => table,
             Err(problem) => bail!("{}", not_toml(text, origin, &problem)),
@@ -276,7 +242,7 @@ impl Config {
                 problems.push(problem);
             }
         }
-        let mut resolved = Table::try_from(Config::default())?;
+        let mut resolved = defaults()?;
         if let Some(problem) = apply_preset(&mut wanted, &mut resolved) {
             problems.push(problem);
         }
@@ -291,46 +257,23 @@ impl Config {
         Ok(config)
     }
 
-    /// Reads a configuration file.
-    pub(crate) fn read(path: &Path, settings: &[String]) -> Result<Config> {
+    /// Reads a configuration file; see [`Config::load`].
+    ///
+    /// Errors: as [`Config::load`]; a file that cannot be read.
+    pub fn read(path: &Path, settings: &[String]) -> Result<Config> {
         let text = instruct_data::read_text(path, FILE_BYTES)?;
         Config::load(&text, &path.display().to_string(), settings)
     }
 
-    /// One fine-tuning as its crate takes it.
-    pub(crate) fn sft_plan(&self, sft: &SftConfig) -> sft::Plan {
-        sft::Plan {
-            epochs: sft.epochs,
-            batch: sft.batch,
-            lr: sft.lr,
-            dropout: sft.dropout,
-            pretraining_share: sft.pretraining_share,
-            prompt_weight: sft.prompt_weight,
-            adam: AdamConfig::default(),
-            micro_tokens: self.model.micro_tokens,
-            spike_z: sft.spike_z,
-            seed: self.seed,
-        }
-    }
-
-    /// The reward model's training as its crate takes it.
-    pub(crate) fn reward_plan(&self) -> reward_model::Plan {
-        let RewardConfig { epochs, batch, lr, spike_z } = self.reward_model;
-        let (adam, micro_tokens, seed) = (AdamConfig::default(), self.model.micro_tokens, self.seed);
-        reward_model::Plan { epochs, batch, lr, adam, micro_tokens, spike_z, seed }
-    }
-
     fn problems(&self) -> Vec<String> {
         let tables = [
-            ("sft-baseline", self.sft_plan(&self.sft_baseline).problems()),
-            ("sft-init", self.sft_plan(&self.sft_init).problems()),
-            ("reward-model", self.reward_plan().problems()),
+            ("sft-baseline", self.sft_baseline.problems()),
+            ("sft-init", self.sft_init.problems()),
+            ("reward-model", self.reward_model.problems()),
             ("ppo", self.ppo.problems()),
         ];
         let named = |(table, problems): (&str, Vec<String>)| -> Vec<String> {
-            // It is one key of [model], and is refused there.
-            let own = problems.into_iter().filter(|problem| !problem.starts_with("`micro-tokens`"));
-            own.map(|problem| format!("[{table}] {problem}")).collect()
+            problems.into_iter().map(|problem| format!("[{table}] {problem}")).collect()
         };
         let mut problems: Vec<String> = tables.into_iter().flat_map(named).collect();
         let mut check = |fine: bool, problem: &str| {
@@ -342,6 +285,15 @@ impl Config {
             && let Err(problem) = instruct_data::Template::plain(&self.model.template)
         {
             check(false, &format!("`model.template`: {problem}"));
+        }
+        let lists = [
+            ("demonstrations", &self.data.demonstrations),
+            ("rankings", &self.data.rankings),
+            ("prompts", &self.data.prompts),
+            ("pretraining", &self.data.pretraining),
+        ];
+        for (name, _) in lists.iter().filter(|(_, files)| files.is_empty()) {
+            check(false, &format!("`data.{name}` names no file; name at least one"));
         }
         let share = |x: f64| (0.0..1.0).contains(&x);
         check(share(self.data.validation) && self.data.validation > 0.0, "`data.validation` must lie between 0 and 1");
@@ -417,9 +369,34 @@ fn list(base: &mut Vec<Value>, wanted: Vec<Value>, dotted: &str, problems: &mut 
     }
 }
 
+/// An unknown key with the nearest that there is, here or in another table.
 fn unknown(base: &Table, key: &str, dotted: &str) -> String {
     let known: Vec<&str> = base.keys().map(String::as_str).collect();
-    format!("`{dotted}` is not a key (a typing mistake in `{key}`?); known here: {}", known.join(", "))
+    let everywhere = defaults().map(|table| leaves(&table)).unwrap_or_default();
+    let here = known.iter().map(|name| (*name, format!("{}{name}", &dotted[..dotted.len() - key.len()])));
+    let elsewhere = everywhere.iter().map(|path| (path.rsplit('.').next().unwrap_or_default(), path.clone()));
+    let distance = |name: &str| strsim::damerau_levenshtein(name, key);
+    // Of equals the first: what stands in the same table.
+    let nearest = here.chain(elsewhere).min_by_key(|(name, _)| distance(name));
+    let near = nearest.filter(|(name, _)| distance(name) <= key.chars().count().div_ceil(3).max(1));
+    let hint = near.map_or_else(String::new, |(_, path)| format!(" (did you mean `{path}`?)"));
+    format!("`{dotted}` is not a key{hint}; known here: {}", known.join(", "))
+}
+
+/// The default configuration as a table.
+pub(crate) fn defaults() -> Result<Table> {
+    Ok(Table::try_from(Config::default())?)
+}
+
+/// Dotted paths of every value of a table that is no table of keys.
+pub(crate) fn leaves(table: &Table) -> Vec<String> {
+    let of = |(key, value): (&String, &Value)| match value {
+        Value::Table(inner) if !inner.contains_key("kind") => {
+            leaves(inner).into_iter().map(|path| format!("{key}.{path}")).collect()
+        }
+        _ => vec![key.clone()],
+    };
+    table.iter().flat_map(of).collect()
 }
 
 /// Puts one `dotted.key=value` into a table. The value is TOML, or a plain word.
@@ -468,8 +445,14 @@ mod tests {
         check_refused(
             "sead = 1\n[ppo]\nbatchh = 4",
             &[],
-            &["`sead`", "`ppo.batchh`", "2 problem(s), correct them", "test.toml"],
+            &["`sead`", "did you mean `seed`", "`ppo.batchh`", "2 problem(s), correct them", "test.toml"],
         );
+        check_refused("[ppo]\nepizodes = 3", &[], &["`ppo.epizodes` is not a key (did you mean `ppo.episodes`?)"]);
+        check_refused("episodes = 3", &[], &["`episodes` is not a key (did you mean `ppo.episodes`?)"]);
+        check_refused("[ppo]\nzzzz = 3", &[], &["`ppo.zzzz` is not a key; known here: "]);
+        check_refused("[ppo.adam]\nbeta-1 = 0.5", &[], &["did you mean `ppo.adam.beta1`"]);
+        check_refused("[sft-init.adam]\neps = 0", &[], &["[sft-init] `adam.eps` is 0; it must be positive"]);
+        check_refused("[data]\nprompts = []", &[], &["`data.prompts` names no file"]);
         check_refused("seed = \"x\"", &[], &["`seed` wants a integer, not a string"]);
         check_refused("[ppo]\nbatch = 10\nminibatch = 3", &[], &["`minibatch` does not divide `batch`"]);
         check_refused("[ppo]\npreset = \"gpt5\"", &[], &["known recipes: instructgpt"]);

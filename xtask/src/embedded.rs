@@ -17,6 +17,9 @@ const FILES: [(&str, &[u8]); 10] = [
     ("base/tokenizer_config.json", include_bytes!("../../fixtures/base/tokenizer_config.json")),
 ];
 
+/// What `model.base` says for the base inside this program.
+pub(crate) const BASE: &str = "embedded";
+
 /// Names of the embedded files of records.
 pub(crate) fn records() -> impl Iterator<Item = &'static str> {
     FILES.iter().map(|(name, _)| *name).filter(|name| !name.contains('/'))

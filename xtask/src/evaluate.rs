@@ -3,30 +3,23 @@
 
 use crate::{
     config::JudgeName,
+    machine::peak_memory_mb,
+    models::{COMPARISONS, Model},
     prepare::{PromptIds, RankedGroup},
-    print,
-    stages::Run,
-    world,
+    progress::Progress,
+    stages::{Frozen, Run},
+    terminal::print,
 };
 use anyhow::{Context, Result};
 use instruct_data::Record;
 use instruct_eval::{Ranked, ReportCard, Spread, WinRate, best_of_n_kl, report_card, win_rate};
 use instruct_model::Decoder;
-use instruct_ppo::{self as ppo, Episode, Rollout, best_of_n};
 use instruct_random::Source;
 use instruct_reward_model::{Group, Item};
+use instruct_rollout::{Episode, Sampled, best_of_n};
 use instruct_sft::{nll, perplexity};
 use serde::Serialize;
 use std::{collections::BTreeMap, path::Path};
-
-/// The artefacts that are compared.
-pub(crate) struct Models {
-    pub(crate) baseline: Decoder,
-    pub(crate) sft_init: Decoder,
-    pub(crate) reward_model: Decoder,
-    pub(crate) plain: Decoder,
-    pub(crate) mixed: Decoder,
-}
 
 /// Everything that one run found out.
 #[derive(Clone, Debug, Serialize)]
@@ -83,74 +76,96 @@ struct BestOfN {
 }
 
 /// Evaluates the models of a run and writes `eval/results.json` and `eval/samples.json`.
-pub(crate) fn evaluate(run: &mut Run<'_>, models: &Models) -> Result<Results> {
+pub(crate) fn evaluate(run: &mut Run<'_>) -> Result<Results> {
     let begun = std::time::Instant::now();
     let prompts = &run.material.prompts.test;
     let prompts = &prompts[..prompts.len().min(run.config.evaluate.prompts)];
-    let judge = Judge::new(run, models)?;
+    let judge = Judge::new(run)?;
     let groups: Vec<String> = prompts.iter().map(|p| p.use_case.clone()).collect();
-    let mut answers = BTreeMap::new();
-    let mut points: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for (name, model) in named(run, models) {
+    let frozen = run.frozen()?;
+    let mut found = Found::default();
+    for model in Model::ALL {
         run.stop_if_interrupted()?;
-        let episodes = run.episodes(model, prompts, "evaluation")?;
-        points.insert(name, judge.points(run, prompts, &episodes)?);
-        answers.insert(name, episodes);
+        found.examine(run, model, prompts, &judge, &frozen)?;
     }
-    let versus = |a: &str, b: &str| win_rate(&points[a], &points[b], Some(&groups));
-    let comparisons = [
-        ("ppo_ptx_vs_sft", "ppo_ptx", "sft"),
-        ("ppo_vs_sft", "ppo", "sft"),
-        ("ppo_ptx_vs_ppo", "ppo_ptx", "ppo"),
-        ("ppo_ptx_vs_sft_init", "ppo_ptx", "sft_init"),
-        ("ppo_vs_sft_init", "ppo", "sft_init"),
-        ("ppo_ptx_vs_base", "ppo_ptx", "base"),
-        ("sft_vs_base", "sft", "base"),
-    ];
-    let win_rates = comparisons.iter().map(|(key, a, b)| Ok(((*key).to_owned(), versus(a, b)?)));
-    let win_rates = win_rates.collect::<Result<BTreeMap<_, _>>>()?;
-    let best_of_n = best_of_n_results(run, models, prompts, &judge, &points["sft"], &groups)?;
-    let micro = run.config.model.micro_tokens;
-    let held_out = &run.material.demonstrations.validation;
-    let windows = &run.material.held_out_windows;
-    let windows = &windows[..windows.len().min(run.config.evaluate.windows)];
-    let tax = named(run, models).into_iter().map(|(name, model)| {
-        run.stop_if_interrupted()?;
-        Ok((name.to_owned(), perplexity(model, windows, micro)?))
+    let win_rates = COMPARISONS.iter().map(|&(a, b)| {
+        let rate = win_rate(&found.points[a.key()], &found.points[b.key()], Some(&groups))?;
+        Ok((format!("{}_vs_{}", a.key(), b.key()), rate))
     });
+    let win_rates = win_rates.collect::<Result<BTreeMap<_, _>>>()?;
+    let best_of_n = best_of_n_results(run, &frozen.reward_model, prompts, &judge, &found.points["sft"], &groups)?;
+    let results = |model: Model| found.ppo.get(&model).cloned().context("both policies were examined");
+    let loss = |model: Model| found.validation_loss.get(&model).copied().context("both were examined");
     let mut results = Results {
         seed: run.config.seed,
         judge: judge.name(),
         evaluated_weights: if run.config.evaluate.use_ema { "ema" } else { "last" },
-        sft: SftResults {
-            validation_loss: nll(&models.baseline, held_out, micro)?,
-            init_validation_loss: nll(&models.sft_init, held_out, micro)?,
-        },
-        reward_model: reward_results(run, &models.reward_model)?,
-        ppo: ppo_results(run, "ppo-ptx", &answers["ppo_ptx"], &models.mixed, models)?,
-        ppo_without_ptx: ppo_results(run, "ppo", &answers["ppo"], &models.plain, models)?,
+        sft: SftResults { validation_loss: loss(Model::Sft)?, init_validation_loss: loss(Model::SftInit)? },
+        reward_model: reward_results(run, &frozen.reward_model)?,
+        ppo: results(Model::PpoPtx)?,
+        ppo_without_ptx: results(Model::Ppo)?,
         win_rate: win_rates,
-        judge_mean: points.iter().map(|(name, points)| ((*name).to_owned(), mean(points))).collect(),
+        judge_mean: found.points.iter().map(|(name, points)| ((*name).to_owned(), mean(points))).collect(),
         best_of_n,
-        alignment_tax: tax.collect::<Result<_>>()?,
+        alignment_tax: found.perplexity.clone(),
         seconds: BTreeMap::new(),
         peak_memory_mb: peak_memory_mb(),
     };
     run.seconds.insert("evaluation".to_owned(), begun.elapsed().as_secs_f64());
     results.seconds = run.seconds.clone();
     run.dir.write_json("eval/results.json", &results)?;
-    run.dir.write_json("eval/samples.json", &samples(prompts, &answers, &points))?;
+    run.dir.write_json("eval/samples.json", &samples(prompts, &found))?;
     Ok(results)
 }
 
-fn named<'a>(run: &'a Run<'_>, models: &'a Models) -> [(&'static str, &'a Decoder); 5] {
-    [
-        ("base", &run.base.decoder),
-        ("sft", &models.baseline),
-        ("sft_init", &models.sft_init),
-        ("ppo", &models.plain),
-        ("ppo_ptx", &models.mixed),
-    ]
+/// What the compared models said, one after the other, and how that was judged.
+#[derive(Default)]
+struct Found {
+    answers: BTreeMap<&'static str, Vec<Episode>>,
+    points: BTreeMap<&'static str, Vec<f64>>,
+    perplexity: BTreeMap<String, f64>,
+    /// Of both fine-tuned models, on demonstrations.
+    validation_loss: BTreeMap<Model, f64>,
+    /// Of both policies.
+    ppo: BTreeMap<Model, PpoResults>,
+}
+
+impl Found {
+    /// Opens a model, asks it everything, and closes it.
+    fn examine(
+        &mut self,
+        run: &Run<'_>,
+        model: Model,
+        prompts: &[PromptIds],
+        judge: &Judge,
+        frozen: &Frozen,
+    ) -> Result<()> {
+        let (key, decoder) = (model.key(), run.open_compared(model)?);
+        let what = |part: &str| format!("{key}: {part}");
+        let episodes = run.episodes(&what("answers"), &decoder, prompts, "evaluation")?;
+        self.points.insert(key, judge.points(run, prompts, &episodes)?);
+        let windows = &run.material.held_out_windows;
+        let windows = &windows[..windows.len().min(run.config.evaluate.windows)];
+        let micro_tokens = run.config.model.micro_tokens;
+        let mut progress = Progress::of(&what("perplexity"), windows.len(), "windows");
+        let perplexity = perplexity(&decoder, windows, micro_tokens, &mut |done| progress.advance(done))?;
+        self.perplexity.insert(key.to_owned(), perplexity);
+        drop(progress);
+        match model {
+            Model::Base => {}
+            Model::Sft | Model::SftInit => {
+                let held_out = &run.material.demonstrations.validation;
+                let mut progress = Progress::of(&what("validation"), held_out.len(), "examples");
+                let loss = nll(&decoder, held_out, micro_tokens, &mut |done| progress.advance(done))?;
+                self.validation_loss.insert(model, loss);
+            }
+            Model::Ppo | Model::PpoPtx => {
+                self.ppo.insert(model, ppo_results(run, model, &episodes, &decoder, frozen)?);
+            }
+        }
+        self.answers.insert(key, episodes);
+        Ok(())
+    }
 }
 
 /// Who says which answer is better.
@@ -163,18 +178,19 @@ enum Judge {
 }
 
 impl Judge {
-    fn new(run: &Run<'_>, models: &Models) -> Result<Judge> {
+    fn new(run: &Run<'_>) -> Result<Judge> {
         if run.config.data.judge == JudgeName::InstructionWorld {
             return Ok(Judge::InstructionWorld);
         }
-        let mut artefact = run.dir.artefact("judge-model")?;
+        let mut artefact = run.artefact("judge-model")?;
         let model = match artefact.model() {
             Some(folder) => run.open(folder)?,
             None => {
                 let groups: Vec<Group> = run.material.held_out_rankings.iter().map(|r| r.group.clone()).collect();
-                let (trained, state) = run.train_reward_model(artefact, &models.baseline, &groups)?;
+                let (trained, state) = run.train_reward_model(artefact, run.open_compared(Model::Sft)?, &groups)?;
                 artefact = trained;
                 artefact.finish(state.step, |folder| Ok(run.save(&state.model, folder)?))?;
+                state.model.params().release_grad();
                 state.model
             }
         };
@@ -201,7 +217,7 @@ impl Judge {
         match self {
             Judge::InstructionWorld => Ok(episodes
                 .iter()
-                .map(|episode| f64::from(world::judge::judge(&prompts[episode.group].text, episode.text.trim())))
+                .map(|episode| f64::from(instruct_world::judge(&prompts[episode.group].text, episode.text.trim())))
                 .collect()),
             Judge::HeldOutRewardModel { model, .. } => {
                 Ok(run.scores(model, episodes)?.into_iter().map(f64::from).collect())
@@ -212,19 +228,22 @@ impl Judge {
 
 fn best_of_n_results(
     run: &Run<'_>,
-    models: &Models,
+    reward_model: &Decoder,
     prompts: &[PromptIds],
     judge: &Judge,
     sft: &[f64],
     groups: &[String],
 ) -> Result<Vec<BestOfN>> {
+    let baseline = run.open_compared(Model::Sft)?;
     let ids: Vec<Vec<u32>> = prompts.iter().map(|p| p.ids.clone()).collect();
-    let score = |episodes: &[Episode]| Ok(run.scores(&models.reward_model, episodes)?);
+    let score = |episodes: &[Episode]| Ok(run.scores(reward_model, episodes)?);
     let decode = |ids: &[u32]| run.decode(ids);
     let of = |&n: &usize| {
         run.stop_if_interrupted()?;
         let source = Source::new(run.config.seed, "best-of-n");
-        let best = best_of_n(&models.baseline, &ids, n, &run.sampling(), source, &score, &decode)?;
+        let mut progress = Progress::of(&format!("best of {n}"), n * ids.len(), "answers");
+        let mut finished = |answers: usize| progress.advance(answers);
+        let best = best_of_n(&baseline, &ids, n, &run.sampling(), source, &score, &decode, &mut finished)?;
         let points = judge.points(run, prompts, &best)?;
         Ok(BestOfN { n, kl: best_of_n_kl(n), win_rate_vs_sft: win_rate(&points, sft, Some(groups))? })
     };
@@ -269,11 +288,11 @@ fn ranked(run: &Run<'_>, reward_model: &Decoder, rankings: &[RankedGroup]) -> Re
         .iter()
         .flat_map(|r| r.group.completions.iter().map(|completion| Item { prompt: &r.group.prompt, completion }))
         .collect();
-    let mut scores = instruct_reward_model::scores(reward_model, &items, run.config.model.micro_tokens)?.into_iter();
+    let mut scores = run.scores_of("reward model's card", reward_model, &items)?.into_iter();
     let gold = run.config.data.judge == JudgeName::InstructionWorld;
     let record = |r: &RankedGroup| {
         let prompt = r.record.prompt.content.texts().last().copied().unwrap_or_default();
-        let points = |&i: &usize| f64::from(world::judge::judge(prompt, r.record.completions[i].trim()));
+        let points = |&i: &usize| f64::from(instruct_world::judge(prompt, r.record.completions[i].trim()));
         Ranked {
             scores: scores.by_ref().take(r.group.completions.len()).map(f64::from).collect(),
             ranks: r.group.ranks.clone(),
@@ -290,20 +309,21 @@ fn ranked(run: &Run<'_>, reward_model: &Decoder, rankings: &[RankedGroup]) -> Re
 
 fn ppo_results(
     run: &Run<'_>,
-    artefact: &str,
+    model: Model,
     episodes: &[Episode],
     policy: &Decoder,
-    models: &Models,
+    frozen: &Frozen,
 ) -> Result<PpoResults> {
-    let scores: Vec<f64> = run.scores(&models.reward_model, episodes)?.into_iter().map(f64::from).collect();
-    let plan = ppo::Plan { temperature: 1.0, ..run.config.ppo.clone() };
-    let mut rollout = Rollout::of(episodes.to_vec());
-    rollout.logprobs(policy, &models.sft_init, &plan, run.config.model.micro_tokens)?;
+    let score = |episodes: &[Episode]| Ok(run.scores(&frozen.reward_model, episodes)?);
+    let scored = Sampled::of(episodes.to_vec()).score(&score)?;
+    let scores: Vec<f64> = scored.scores.iter().copied().map(f64::from).collect();
+    let compared = scored.compare(policy, &frozen.reference, 1.0, run.config.model.micro_tokens)?;
     let tokens: Vec<f64> = episodes.iter().map(|e| e.completion.len() as f64).collect();
+    let journal = run.dir.path().join(model.artefact().unwrap_or_default()).join("metrics.jsonl");
     Ok(PpoResults {
-        kl: mean(&rollout.kl()),
+        kl: mean(&compared.kl()),
         score: mean(&scores),
-        ratio_first_minibatch: largest_deviation(&run.dir.path().join(artefact).join("metrics.jsonl"))?,
+        ratio_first_minibatch: largest_deviation(&journal)?,
         mean_tokens: mean(&tokens),
     })
 }
@@ -319,17 +339,13 @@ fn largest_deviation(path: &Path) -> Result<f64> {
 }
 
 /// A table for people to read: every held-out prompt with every model's answer and points.
-fn samples(
-    prompts: &[PromptIds],
-    answers: &BTreeMap<&str, Vec<Episode>>,
-    points: &BTreeMap<&str, Vec<f64>>,
-) -> Vec<serde_json::Value> {
+fn samples(prompts: &[PromptIds], found: &Found) -> Vec<serde_json::Value> {
     let row = |(i, prompt): (usize, &PromptIds)| {
         let of = |(name, episodes): (&&str, &Vec<Episode>)| {
-            let answer = serde_json::json!({ "text": episodes[i].text.trim(), "points": points[name][i] });
+            let answer = serde_json::json!({ "text": episodes[i].text.trim(), "points": found.points[name][i] });
             ((*name).to_owned(), answer)
         };
-        let answers: serde_json::Map<String, serde_json::Value> = answers.iter().map(of).collect();
+        let answers: serde_json::Map<String, serde_json::Value> = found.answers.iter().map(of).collect();
         serde_json::json!({ "prompt": prompt.text, "use_case": prompt.use_case, "answers": answers })
     };
     prompts.iter().enumerate().map(row).collect()
@@ -394,17 +410,9 @@ pub(crate) fn over_seeds(folder: &Path, results: &[Results]) -> Result<()> {
         print(&format!("{name:>38}  {:.4} +- {:.4}  [{:.4}, {:.4}]  {} seeds", s.mean, s.sd, s.min, s.max, s.n));
     }
     let report = serde_json::json!({ "spread": spreads, "runs": results });
-    super::commands::write_whole(&folder.join("results.json"), &serde_json::to_vec_pretty(&report)?)
+    crate::commands::write_whole(&folder.join("results.json"), &serde_json::to_vec_pretty(&report)?)
 }
 
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
-}
-
-/// The most memory that this process has held, where the system tells it.
-pub(crate) fn peak_memory_mb() -> f64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = text.lines().find(|line| line.starts_with("VmHWM"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
-    kilobytes.unwrap_or(0.0) / 1024.0
 }

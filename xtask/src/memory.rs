@@ -15,87 +15,76 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A stage, what it will hold, and the models that earlier stages left in the process.
-pub(crate) struct Stage {
-    pub(crate) name: &'static str,
-    pub(crate) estimate: Estimate,
+/// A stage and what it will hold.
+pub struct Stage {
+    /// The artefact that it makes.
+    pub name: &'static str,
+    /// Models and phases.
+    pub estimate: Estimate,
 }
 
 /// The texts of a run, in ids; none before they are read.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Texts<'a> {
-    pub(crate) demonstrations: &'a [sft::Example],
-    pub(crate) rankings: &'a [reward_model::Group],
-    pub(crate) windows: &'a [Vec<u32>],
+pub struct Texts<'a> {
+    /// Those that are trained on.
+    pub demonstrations: &'a [sft::Example],
+    /// Those that are trained on.
+    pub rankings: &'a [reward_model::Group],
+    /// Windows of pretraining text.
+    pub windows: &'a [Vec<u32>],
     /// The longest prompt for reinforcement learning, in tokens.
-    pub(crate) longest_prompt: usize,
+    pub longest_prompt: usize,
 }
 
-/// Every stage of the pipeline over a decoder of this description, in order. What a stage leaves is
-/// among the models of the later ones.
-pub(crate) fn stages(config: &Config, model: &Description, texts: &Texts<'_>) -> Vec<Stage> {
-    let (language, scalar) = (HeadKind::LanguageModel, HeadKind::Score);
+/// Every stage of the pipeline over a decoder of this description, in order. A model is opened where it is
+/// used and closed after, so that each stage holds its own models alone.
+pub fn stages(config: &Config, model: &Description, texts: &Texts<'_>) -> Vec<Stage> {
     let (compute, frozen) = (available(config.model.precision).dtype(), available(config.model.frozen).bytes() as u64);
-    let read = |name, head| Buffers::frozen(name, model, head, 4);
-    let held = |name, head| Buffers::frozen(name, model, head, frozen);
+    let micro_tokens = config.model.micro_tokens;
     let data = sft::Data { demonstrations: texts.demonstrations, pretraining: texts.windows };
-    let tuned = |plan| sft::memory(model, &data, &config.sft_plan(plan), compute);
-    let base = read("base", language);
-    let baseline = read("sft-baseline", language);
-    let ranked = reward_model::memory(model, texts.rankings, &config.reward_plan());
-    let left = [base.clone(), baseline.clone(), held("reward model", scalar), held("sft-init", language)];
-    let reinforced = |name, gamma_ptx, more: Option<Buffers>| {
+    let tuned = |plan| sft::memory(model, &data, plan, micro_tokens, compute);
+    let reinforced = |name, gamma_ptx| {
         let plan = ppo::Plan { gamma_ptx, ..config.ppo.clone() };
         let (prompt, window) = (texts.longest_prompt, texts.windows.iter().map(Vec::len).max().unwrap_or(0));
-        let lengths = ppo::Lengths { prompt, window, micro_tokens: config.model.micro_tokens };
+        let lengths = ppo::Lengths { prompt, window, micro_tokens };
         let mut estimate = ppo::memory(model, &lengths, &plan, compute, frozen);
-        // The reference is the model that sft-init left, and counted there.
-        estimate.models.retain(|model| model.name != "reference");
-        estimate.models.extend(left.iter().cloned().chain(more));
+        estimate.models.push(Buffers::frozen("reward model", model, HeadKind::Score, frozen));
         estimate.phases.push(scored(model, &plan, &lengths));
-        // At its end the raw and the averaged policy are written from copies, while all else stands.
-        let copies = 2 * read("copy", language).parameters;
-        estimate.phases.push(Phase { name: "export", kept: copies, ..Phase::default() });
         Stage { name, estimate }
     };
-    let with = |mut estimate: Estimate, more: &[Buffers]| {
-        estimate.models.extend_from_slice(more);
-        estimate
-    };
     vec![
-        Stage { name: "sft-baseline", estimate: with(tuned(&config.sft_baseline), std::slice::from_ref(&base)) },
-        Stage { name: "reward-model", estimate: with(ranked, &[base.clone(), read("its start", language)]) },
+        Stage { name: "sft-baseline", estimate: tuned(&config.sft_baseline) },
         Stage {
-            name: "sft-init",
-            estimate: with(tuned(&config.sft_init), &[base, baseline, read("reward model", scalar)]),
+            name: "reward-model",
+            estimate: reward_model::memory(model, texts.rankings, &config.reward_model, micro_tokens),
         },
-        reinforced("ppo", 0.0, None),
-        reinforced("ppo-ptx", config.ppo.gamma_ptx, Some(read("ppo", language))),
+        Stage { name: "sft-init", estimate: tuned(&config.sft_init) },
+        reinforced("ppo", 0.0),
+        reinforced("ppo-ptx", config.ppo.gamma_ptx),
     ]
 }
 
 /// The reward model's pass over the episodes of an iteration.
-pub(crate) fn scored(model: &Description, plan: &ppo::Plan, lengths: &ppo::Lengths) -> Phase {
+pub fn scored(model: &Description, plan: &ppo::Plan, lengths: &ppo::Lengths) -> Phase {
     let episode = (lengths.prompt + plan.max_new_tokens).min(model.context);
-    // A batch is closed once it has reached the limit, by an episode more.
-    let tokens = (plan.batch * episode).min(lengths.micro_tokens + episode);
+    let tokens = (plan.batch * episode).min(lengths.micro_tokens.max(episode));
     Phase { name: "score", ..inferred(model, tokens, Readout::Scalar(plan.batch)) }
 }
 
 /// What this process holds, and may hold at most, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Machine {
-    /// Held now, the program, its threads and the data, and kept apart by the allocator once they compute.
-    pub(crate) held: u64,
+pub struct Machine {
+    /// Held now: the program, its threads and the data, and what the allocator will keep in reserve.
+    pub held: u64,
     /// What it may grow to.
-    pub(crate) limit: u64,
+    pub limit: u64,
 }
 
 impl Machine {
     /// This machine, where the system tells; `most` megabytes at most, unless that is 0.
-    pub(crate) fn read(most: u64) -> Option<Machine> {
+    pub fn read(most: u64) -> Option<Machine> {
         let Machine { held, limit } = Machine::of(Path::new("/"))?;
-        let held = held + apart(rayon::current_num_threads());
+        let held = held + allocator_reserve(rayon::current_num_threads());
         Some(Machine { held, limit: if most > 0 { limit.min(most * 1_000_000) } else { limit } })
     }
 
@@ -110,11 +99,11 @@ impl Machine {
     }
 }
 
-/// What this program's allocator keeps apart for so many threads of the pool: blocks of 84 to 512 KiB come
+/// What this program's allocator keeps in reserve for so many threads of the pool: blocks of 84 to 512 KiB come
 /// out of pages of 4 MiB, one page for each size and thread. That each has two such sizes in use was
 /// found by measuring with two threads; with eight it fits training, and generation on a tiny model held
 /// 44 MB less.
-fn apart(threads: usize) -> u64 {
+fn allocator_reserve(threads: usize) -> u64 {
     const PAGE: u64 = 4 << 20;
     2 * PAGE * threads as u64
 }
@@ -160,7 +149,7 @@ fn leaves(folder: &Path, limit: &str, usage: &str) -> Option<u64> {
 /// Refuses a run of which a stage cannot fit.
 ///
 /// Errors: the table, and what to change.
-pub(crate) fn refuse(stages: &[Stage], machine: Machine) -> Result<()> {
+pub fn refuse(stages: &[Stage], machine: Machine) -> Result<()> {
     let needed = |stage: &Stage| machine.held + stage.estimate.peak();
     if stages.iter().all(|stage| needed(stage) <= machine.limit) {
         return Ok(());
@@ -175,7 +164,7 @@ pub(crate) fn refuse(stages: &[Stage], machine: Machine) -> Result<()> {
 }
 
 /// The estimate of every stage, a line each, and the models of the largest.
-pub(crate) fn table(stages: &[Stage], machine: Machine) -> String {
+pub fn table(stages: &[Stage], machine: Machine) -> String {
     let mut text = format!(
         "  {:>13} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}  {}\n",
         "MB", "process", "models", "sums", "kept", "moment", "slack", "at most", "in"
@@ -205,7 +194,7 @@ pub(crate) fn table(stages: &[Stage], machine: Machine) -> String {
 }
 
 /// Bytes in whole megabytes.
-pub(crate) fn mega(bytes: u64) -> String {
+pub fn mega(bytes: u64) -> String {
     format!("{} MB", bytes.div_ceil(1_000_000))
 }
 

@@ -1,24 +1,39 @@
 //! From files to token ids: the base model with its tokenizer and template, and every data set
 //! read, cleaned, split by user and tokenised.
 
-use crate::config::{Config, DataConfig, DeviceName, Precision};
+use crate::{
+    config::{Config, DataConfig, DeviceName, Precision},
+    embedded,
+    progress::Progress,
+};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 use instruct_data::{
-    Caps, Demonstration, EncodeReport, Encoder, LeakCheck, Limits, Overlong, PretrainText, Prompt, Ranking, Record,
-    Split, SplitPlan, Template, Tokenizer, cap_per_user, dedup, read, text_windows,
+    Caps, Demonstration, EncodeReport, Encoder, LeakCheck, Limits, Overlong, PretrainText, Prompt, Ranking, Read,
+    Record, Split, SplitPlan, Template, Tokenizer, cap_per_user, dedup, read_reporting, text_windows,
 };
 use instruct_kernels::{DeviceChoice, Path as KernelPath, bf16_unit, probe_device};
-use instruct_model::{Checkpoint, Decoder};
+use instruct_model::{Checkpoint, Config as Description, Decoder};
 use instruct_reward_model::Group;
 use instruct_sft::Example;
 use std::path::{Path, PathBuf};
 
-/// A language model with what it takes to talk to it.
-pub(crate) struct Base {
-    pub(crate) decoder: Decoder,
-    pub(crate) tokenizer: Tokenizer,
-    pub(crate) template: Template,
+/// A language model before its weights are read: where it lies, what it is, and what it takes to talk to
+/// it.
+pub struct Base {
+    /// A Hugging Face folder or a GGUF file; of the base inside this program, where it was unpacked, which
+    /// is gone after.
+    pub path: PathBuf,
+    /// Where it is to be computed.
+    pub device: Device,
+    /// Its shape.
+    pub description: Description,
+    /// Text to ids and back.
+    pub tokenizer: Tokenizer,
+    /// How prompts are put to it.
+    pub template: Template,
+    /// Bytes that reading its weights once has left with the allocator, for the stages to take again.
+    pub retained: u64,
 }
 
 /// Every data set of a run, in token ids.
@@ -59,13 +74,16 @@ pub(crate) fn device(name: DeviceName) -> Result<Device> {
     })?)
 }
 
-/// What can be had of a wish for bf16: without instructions for it, it would only be slow.
-pub(crate) fn available(wish: Precision) -> Precision {
-    if bf16_unit().is_some() { wish } else { Precision::F32 }
+/// The precision that this processor computes in when `asked` for one: without instructions for bf16 it
+/// computes in f32, because bf16 would only be slow.
+pub(crate) fn available(asked: Precision) -> Precision {
+    if bf16_unit().is_some() { asked } else { Precision::F32 }
 }
 
 /// Opens a decoder from a Hugging Face folder or a GGUF file, with the fast path of its device.
-pub(crate) fn open_decoder(path: &Path, device: &Device, precision: Precision) -> Result<(Checkpoint, Decoder)> {
+///
+/// Errors: files that are absent, broken or of a family that is not known.
+pub fn open_decoder(path: &Path, device: &Device, precision: Precision) -> Result<(Checkpoint, Decoder)> {
     let checkpoint = Checkpoint::open(path)?;
     let (kernels, compute) = if device.is_cpu() {
         (KernelPath::Fused, available(precision).dtype())
@@ -76,15 +94,18 @@ pub(crate) fn open_decoder(path: &Path, device: &Device, precision: Precision) -
     Ok((checkpoint, decoder))
 }
 
-/// Opens a language model with its tokenizer, and the template that puts prompts to it: `template`
-/// when it is not empty, else the model's own.
-pub(crate) fn open_base(path: &Path, template: &str, device: &Device, precision: Precision) -> Result<Base> {
-    let (checkpoint, decoder) = open_decoder(path, device, precision)?;
+/// Opens a language model without its weights, with its tokenizer and the template that puts prompts to
+/// it: `template` when it is not empty, else the model's own.
+///
+/// Errors: files that are absent or broken; a vocabulary larger than the model's; no template.
+pub fn open_base(path: &Path, template: &str, device: &Device) -> Result<Base> {
+    let checkpoint = Checkpoint::open(path)?;
     let tokenizer = match checkpoint.tokenizer() {
         Some(fields) => Tokenizer::from_gguf(fields)?,
         None => Tokenizer::from_folder(path)?,
     };
-    tokenizer.check_vocab(decoder.config().vocab)?;
+    let description = checkpoint.config().clone();
+    tokenizer.check_vocab(description.vocab)?;
     let template = if !template.is_empty() {
         Template::plain(template)?
     } else if let Some(template) = Template::of(&tokenizer)? {
@@ -95,7 +116,21 @@ pub(crate) fn open_base(path: &Path, template: &str, device: &Device, precision:
             path.display()
         );
     };
-    Ok(Base { decoder, tokenizer, template })
+    Ok(Base { path: path.to_owned(), device: device.clone(), description, tokenizer, template, retained: 0 })
+}
+
+impl Base {
+    /// Reads the weights: from the path, or from inside this program.
+    ///
+    /// Errors: as [`open_decoder`]; no room for a temporary folder.
+    pub(crate) fn decoder(&self, config: &Config) -> Result<Decoder> {
+        if config.model.base != embedded::BASE {
+            return Ok(open_decoder(&self.path, &self.device, config.model.precision)?.1);
+        }
+        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let path = embedded::unpack(folder.path())?.join("base");
+        Ok(open_decoder(&path, &self.device, config.model.precision)?.1)
+    }
 }
 
 impl Material {
@@ -105,6 +140,8 @@ impl Material {
     /// Errors: whatever a reader refuses; a record on two sides of the split; nothing left to
     /// train on.
     pub(crate) fn prepare(config: &Config, base: &Base, embedded: &Path) -> Result<Material> {
+        // What no data can mend is refused before any is read.
+        let caps = length_caps(config, &base.description)?;
         let data = &config.data;
         let plan = SplitPlan { seed: config.seed, validation: data.validation, test: data.test };
         let mut report = Vec::new();
@@ -117,9 +154,7 @@ impl Material {
         leaks.add_split("prompts", &prompts);
         let (demonstrations, rankings, prompts) = clean(&leaks, demonstrations, rankings, prompts, &mut report);
 
-        let context = decoder_caps(config, &base.decoder)?;
-        let encoder =
-            Encoder { tokenizer: &base.tokenizer, template: &base.template, caps: context, overlong: Overlong::Drop };
+        let encoder = Encoder { tokenizer: &base.tokenizer, template: &base.template, caps, overlong: Overlong::Drop };
         let demonstrations = map(demonstrations, |records| examples(&encoder, &records, &mut report))?;
         let rankings = map(rankings, |records| groups(&encoder, records, &mut report))?;
         let prompts = map(prompts, |records| prompt_ids(&encoder, &records, &mut report))?;
@@ -166,8 +201,8 @@ impl Material {
 }
 
 /// The caps on prompt and completion, which together must fit the model.
-fn decoder_caps(config: &Config, decoder: &Decoder) -> Result<Caps> {
-    let context = decoder.config().context;
+fn length_caps(config: &Config, model: &Description) -> Result<Caps> {
+    let context = model.context;
     let longest = config.model.max_completion.max(config.ppo.max_new_tokens);
     if config.model.max_prompt.saturating_add(longest) > context {
         bail!(
@@ -175,6 +210,9 @@ fn decoder_caps(config: &Config, decoder: &Decoder) -> Result<Caps> {
              tokens; lower `model.max-prompt`, `model.max-completion` or `ppo.max-new-tokens`",
             config.model.max_prompt,
         );
+    }
+    if config.data.window > context {
+        bail!("`data.window` ({}) does not fit the model's context of {context} tokens; lower it", config.data.window);
     }
     Ok(Caps { prompt: config.model.max_prompt, completion: config.model.max_completion })
 }
@@ -189,7 +227,7 @@ fn load<T: Record>(
 ) -> Result<Split<T>> {
     let paths = resolve(names, embedded);
     let kind = std::any::type_name::<T>().rsplit("::").next().unwrap_or_default().to_lowercase();
-    let read = read::<T>(&paths, &Limits::default()).with_context(|| format!("reading {kind} records"))?;
+    let read = read_showing::<T>(&paths, &kind).with_context(|| format!("reading {kind} records"))?;
     let found = read.records.len();
     let (records, repeats) = dedup(read.records, data.dedup_prefix);
     let (mut records, capped) = cap_per_user(records, data.per_user);
@@ -205,6 +243,13 @@ fn load<T: Record>(
         records.len(),
     ));
     Ok(plan.split(records)?)
+}
+
+/// Reads files, with progress in bytes.
+fn read_showing<T: Record>(paths: &[PathBuf], kind: &str) -> Result<Read<T>, instruct_data::Error> {
+    let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |file| file.len() as usize);
+    let mut progress = Progress::of(&format!("reading {kind}s"), paths.iter().map(size).sum(), "bytes");
+    read_reporting::<T>(paths, &Limits::default(), &mut |bytes| progress.advance(bytes as usize))
 }
 
 /// Paths of the named files; `embedded:NAME` lies where the binary's own files were unpacked.
@@ -304,7 +349,7 @@ fn windows(
     report: &mut Vec<String>,
 ) -> Result<(Windows, Windows)> {
     let cut = |names: &[String]| -> Result<Vec<Vec<u32>>> {
-        let texts = read::<PretrainText>(&resolve(names, embedded), &Limits::default())?.records;
+        let texts = read_showing::<PretrainText>(&resolve(names, embedded), "text")?.records;
         Ok(text_windows(&base.tokenizer, &texts, length)?.0)
     };
     let mut train = cut(&config.data.pretraining)?;

@@ -1,89 +1,116 @@
-//! The stages of the flow, each an artefact of the run folder that is finished once and skipped
-//! when it is already there.
+//! The stages of the flow, each an artefact of the run folder that is finished once and skipped when it is
+//! already there.
+//!
+//! A model is opened where it is used and closed after: what one stage leaves for another lies in the run
+//! folder, and no stage holds more models than its own.
 
 use crate::{
-    config::{self, Config, SftConfig},
-    listen::{INTERRUPTED, Watch},
+    config::{Config, Precision},
+    listener::{INTERRUPTED, OnCandidate, StageListener},
+    models::Model,
     prepare::{Base, Material, PromptIds, available, open_decoder},
-    saved::Saved,
+    progress::Progress,
 };
 use anyhow::{Context, Result, bail};
 use instruct_data::Tokenizer;
 use instruct_kernels as kernels;
-use instruct_model::{Decoder, HeadKind, Precision, Request, Sampling, generate};
-use instruct_ppo::{self as ppo, Critic, Episode};
+use instruct_model::{Decoder, HeadKind, Precision as StoredAs, Sampling};
+use instruct_optim::Compute;
+use instruct_ppo::{self as ppo, Critic};
 use instruct_random::Source;
 use instruct_reward_model::{self as reward_model, Item};
+use instruct_rollout::{Episode, Prompted, Sampled};
+use instruct_runs::{Artefact, RunDir, Saved};
 use instruct_sft as sft;
-use instruct_train::{Artefact, RunDir};
 use serde_json::{Map, Value};
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
     time::Instant,
 };
 
-/// A run in progress: its folder, what it was told, and what it works on.
+/// A run in progress: its folder, its configuration, and what it works on.
 pub(crate) struct Run<'a> {
     pub(crate) dir: &'a RunDir,
     pub(crate) config: &'a Config,
     pub(crate) base: &'a Base,
     pub(crate) material: &'a Material,
     pub(crate) seconds: BTreeMap<String, f64>,
+    /// Finished models whose files this process has compared with their hashes.
+    verified: RefCell<BTreeMap<String, PathBuf>>,
+}
+
+/// The artefact of step 2.
+const REWARD_MODEL: &str = "reward-model";
+
+impl<'a> Run<'a> {
+    /// A run in this folder, with the seconds that earlier processes spent on it.
+    pub(crate) fn new(dir: &'a RunDir, config: &'a Config, base: &'a Base, material: &'a Material) -> Run<'a> {
+        let seconds = earlier_seconds(dir.path());
+        Run { dir, config, base, material, seconds, verified: RefCell::default() }
+    }
 }
 
 impl Run<'_> {
     /// Both artefacts of step 1 and 2 that need each other: the baseline's candidates, the reward
     /// model on the one with the lowest validation loss, then the candidate that the reward model
     /// scores highest (Ouyang et al. 2022, section 3.5 and appendix C.1).
-    pub(crate) fn baseline_and_reward_model(&mut self) -> Result<(Decoder, Decoder)> {
+    pub(crate) fn baseline_and_reward_model(&mut self) -> Result<()> {
         let candidates = self.timed("sft-baseline", Run::sft_candidates)?;
-        let reward_model = self.timed("reward-model", |run| run.reward_model(&candidates))?;
-        let baseline = self.timed("sft-baseline-selection", |run| run.select(&candidates, &reward_model))?;
-        Ok((baseline, reward_model))
+        self.timed(REWARD_MODEL, |run| run.reward_model(&candidates))?;
+        self.timed("sft-baseline-selection", |run| run.select(&candidates))
     }
 
     /// The fine-tuned start of reinforcement learning, with its share of pretraining text.
-    pub(crate) fn sft_init(&mut self) -> Result<Decoder> {
+    pub(crate) fn sft_init(&mut self) -> Result<()> {
         self.timed("sft-init", |run| {
-            let artefact = run.dir.artefact("sft-init")?;
-            if let Some(model) = artefact.model() {
-                return run.open(model);
+            let artefact = run.artefact("sft-init")?;
+            if artefact.model().is_some() {
+                return Ok(());
             }
             let (mut artefact, state) = run.sft(artefact, &run.config.sft_init, &mut |_, _, _, _| Ok(()))?;
             artefact.finish(state.step, |folder| Ok(run.save(&state.model, folder)?))?;
-            Ok(state.model)
+            Ok(())
         })
     }
 
     fn sft(
         &self,
         artefact: Artefact,
-        config: &SftConfig,
-        on_candidate: &mut crate::listen::OnCandidate<'_, sft::State>,
+        plan: &sft::Plan,
+        on_candidate: &mut OnCandidate<'_, sft::State>,
     ) -> Result<(Artefact, sft::State)> {
-        let plan = self.config.sft_plan(config);
         let data =
             sft::Data { demonstrations: &self.material.demonstrations.train, pretraining: &self.material.windows };
-        let mut state = sft::State::new(self.base.decoder.deep_copy()?, &plan)?;
-        let mut watch = self.watch(artefact, &mut state)?;
-        let trained = sft::train(&mut state, &data, &plan, &mut |event| watch.hear(event, on_candidate));
-        trained.map_err(|error| watch.stopped(self.dir.path(), error))?;
-        let total = sft::steps(&plan, data.demonstrations.len()).1;
-        Ok((self.arrived(watch, state.step, total)?, state))
+        let mut state = sft::State::new(self.open_model(Model::Base)?, plan)?;
+        let mut listener = self.listen(artefact, &mut state)?;
+        let trained =
+            sft::train(&mut state, &data, plan, self.compute(), &mut |event| listener.handle(event, on_candidate));
+        trained.map_err(|error| listener.stopped(self.dir.path(), error))?;
+        let total = sft::steps(plan, data.demonstrations.len()).1;
+        Ok((self.finished(listener, state.step, total)?, state))
+    }
+
+    /// Step 1 alone: the baseline's candidates and the start of reinforcement learning.
+    pub(crate) fn both_sfts(&mut self) -> Result<()> {
+        self.timed("sft-baseline", Run::sft_candidates)?;
+        self.sft_init()
     }
 
     /// Trains the baseline and returns its candidates, in order.
-    pub(crate) fn sft_candidates(&mut self) -> Result<Vec<Candidate>> {
-        let artefact = self.dir.artefact("sft-baseline")?;
+    fn sft_candidates(&mut self) -> Result<Vec<Candidate>> {
+        let artefact = self.artefact("sft-baseline")?;
         let names: Vec<String> = (1..=self.config.sft_baseline.epochs).map(|e| format!("epoch-{e:02}")).collect();
         let artefact = if artefact.model().is_some() {
             artefact
         } else {
             let mut save = |artefact: &mut Artefact, name: &str, step: u64, state: &sft::State| -> Result<()> {
                 let held_out = &self.material.demonstrations.validation;
-                let loss = sft::nll(&state.model, held_out, self.config.model.micro_tokens)?;
+                let mut progress = Progress::of("validation", held_out.len(), "examples");
+                let micro_tokens = self.config.model.micro_tokens;
+                let loss = sft::nll(&state.model, held_out, micro_tokens, &mut |done| progress.advance(done))?;
                 artefact.metrics(step, &[("eval/sft/loss", loss)])?;
                 artefact.commit_named(name, step, |folder| {
                     std::fs::write(folder.join(VALIDATION_LOSS), loss.to_string())?;
@@ -96,17 +123,17 @@ impl Run<'_> {
         names.iter().map(|name| Candidate::open(&artefact, name)).collect()
     }
 
-    fn reward_model(&mut self, candidates: &[Candidate]) -> Result<Decoder> {
-        let artefact = self.dir.artefact("reward-model")?;
-        if let Some(model) = artefact.model() {
-            return self.open(model);
+    fn reward_model(&mut self, candidates: &[Candidate]) -> Result<()> {
+        let artefact = self.artefact(REWARD_MODEL)?;
+        if artefact.model().is_some() {
+            return Ok(());
         }
         let lowest = candidates.iter().min_by(|a, b| a.validation_loss.total_cmp(&b.validation_loss));
         let trunk = self.open(&lowest.context("the baseline has no candidate")?.folder)?;
         let groups: Vec<_> = self.material.rankings.iter().map(|ranked| ranked.group.clone()).collect();
-        let (mut artefact, state) = self.train_reward_model(artefact, &trunk, &groups)?;
+        let (mut artefact, state) = self.train_reward_model(artefact, trunk, &groups)?;
         artefact.finish(state.step, |folder| Ok(self.save(&state.model, folder)?))?;
-        Ok(state.model)
+        Ok(())
     }
 
     /// Trains a reward model on `groups`, from the trunk of a fine-tuned model, and centres it on
@@ -114,34 +141,39 @@ impl Run<'_> {
     pub(crate) fn train_reward_model(
         &self,
         artefact: Artefact,
-        trunk: &Decoder,
+        trunk: Decoder,
         groups: &[reward_model::Group],
     ) -> Result<(Artefact, reward_model::State)> {
-        let plan = self.config.reward_plan();
-        let mut state = reward_model::State::new(trunk.with_head(HeadKind::Score, self.config.seed)?, &plan)?;
-        let mut watch = self.watch(artefact, &mut state)?;
-        let trained =
-            reward_model::train(&mut state, groups, &plan, &mut |event| watch.hear(event, &mut |_, _, _, _| Ok(())));
-        trained.map_err(|error| watch.stopped(self.dir.path(), error))?;
-        let artefact = self.arrived(watch, state.step, reward_model::steps(&plan, groups))?;
+        let plan = &self.config.reward_model;
+        let start = trunk.with_head(HeadKind::Score, self.config.seed)?;
+        drop(trunk);
+        let mut state = reward_model::State::new(start, plan)?;
+        let mut listener = self.listen(artefact, &mut state)?;
+        let trained = reward_model::train(&mut state, groups, plan, self.compute(), &mut |event| {
+            listener.handle(event, &mut |_, _, _, _| Ok(()))
+        });
+        trained.map_err(|error| listener.stopped(self.dir.path(), error))?;
+        let artefact = self.finished(listener, state.step, reward_model::steps(plan, groups))?;
         let train = self.material.demonstrations.train.iter();
         let demonstrations: Vec<Item> =
             train.map(|example| Item { prompt: &example.prompt, completion: &example.completion }).collect();
-        reward_model::center(&state.model, &demonstrations, plan.micro_tokens)?;
+        reward_model::center(&state.model, &self.scores_of("centring", &state.model, &demonstrations)?)?;
         Ok((artefact, state))
     }
 
     /// The candidate whose completions of validation prompts score highest becomes the baseline.
-    fn select(&mut self, candidates: &[Candidate], reward_model: &Decoder) -> Result<Decoder> {
-        let mut artefact = self.dir.artefact("sft-baseline")?;
-        if let Some(model) = artefact.model() {
-            return self.open(model);
+    fn select(&mut self, candidates: &[Candidate]) -> Result<()> {
+        let mut artefact = self.artefact("sft-baseline")?;
+        if artefact.model().is_some() {
+            return Ok(());
         }
         let prompts = &self.material.prompts.validation;
         let prompts = &prompts[..prompts.len().min(self.config.evaluate.selection_prompts)];
+        let reward_model = self.open_reward_model()?;
         let selection = instruct_eval::select(candidates, |candidate| -> Result<Vec<f64>> {
-            let episodes = self.episodes(&self.open(&candidate.folder)?, prompts, "selection")?;
-            Ok(self.scores(reward_model, &episodes)?.into_iter().map(f64::from).collect())
+            let what = format!("selection, {}", candidate.name);
+            let episodes = self.episodes(&what, &self.open(&candidate.folder)?, prompts, "selection")?;
+            Ok(self.scores(&reward_model, &episodes)?.into_iter().map(f64::from).collect())
         })?;
         let rows = candidates.iter().zip(&selection.means).enumerate().map(|(i, (candidate, score))| {
             serde_json::json!({
@@ -156,106 +188,111 @@ impl Run<'_> {
         artefact.keep_last(self.config.checkpoints.keep);
         let step = artefact.checkpoint().map_or(0, |checkpoint| checkpoint.step);
         artefact.finish(step, |folder| Ok(self.save(&model, folder)?))?;
-        Ok(model)
+        Ok(())
     }
 
-    /// One PPO run, named by its artefact; `gamma_ptx` 0 turns the pretraining mix off.
-    pub(crate) fn ppo(
-        &mut self,
-        name: &str,
-        gamma_ptx: f64,
-        sft_init: &Decoder,
-        reward_model: &Decoder,
-    ) -> Result<Decoder> {
+    /// One PPO run, the artefact of `model`; `gamma_ptx` 0 turns the pretraining mix off.
+    pub(crate) fn ppo(&mut self, model: Model, gamma_ptx: f64, frozen: &Frozen) -> Result<()> {
+        let name = model.artefact().context("the base is the result of no stage")?;
         self.timed(name, |run| {
-            let artefact = run.dir.artefact(name)?;
-            if let Some(model) = artefact.model() {
-                let averaged = if run.config.evaluate.use_ema { artefact.named(EMA)? } else { None };
-                return run.open(averaged.as_deref().unwrap_or(model));
+            let artefact = run.artefact(name)?;
+            if artefact.model().is_some() {
+                return Ok(());
             }
-            run.train_ppo(artefact, gamma_ptx, sft_init, reward_model)
+            run.train_ppo(artefact, gamma_ptx, frozen)
         })
     }
 
-    /// A model as PPO and the evaluation keep it: they never train it.
-    pub(crate) fn frozen(&self, model: Decoder) -> Result<Decoder> {
+    /// Both models that PPO reads and never changes.
+    pub(crate) fn frozen(&self) -> Result<Frozen> {
+        let reference = self.freeze(self.open_model(Model::SftInit)?)?;
+        Ok(Frozen { reference, reward_model: self.open_frozen_reward_model()? })
+    }
+
+    /// The reward model as PPO and the evaluation keep it.
+    pub(crate) fn open_frozen_reward_model(&self) -> Result<Decoder> {
+        self.freeze(self.open_reward_model()?)
+    }
+
+    /// A model that is never trained, in the precision in which such models are kept.
+    pub(crate) fn freeze(&self, model: Decoder) -> Result<Decoder> {
         model.params().release_grad();
-        let halves = available(self.config.model.frozen) == config::Precision::Bf16
-            && model.params().path() == kernels::Path::Fused;
+        let halves =
+            available(self.config.model.frozen) == Precision::Bf16 && model.params().path() == kernels::Path::Fused;
         Ok(if halves { model.held_in_bf16()? } else { model })
     }
 
-    /// The model that an earlier stage has finished, to be trained further.
-    fn finished(&self, name: &str) -> Result<Decoder> {
-        let artefact = self.dir.artefact(name)?;
-        self.open(artefact.model().with_context(|| format!("{name} is not finished"))?)
-    }
-
-    fn train_ppo(
-        &self,
-        artefact: Artefact,
-        gamma_ptx: f64,
-        sft_init: &Decoder,
-        reward_model: &Decoder,
-    ) -> Result<Decoder> {
+    fn train_ppo(&self, artefact: Artefact, gamma_ptx: f64, frozen: &Frozen) -> Result<()> {
         let plan = ppo::Plan { gamma_ptx, ..self.config.ppo.clone() };
-        let start = self.finished("sft-init")?;
-        let (policy, value) = match plan.critic {
-            Critic::Separate { .. } => {
-                (start, Some(self.finished("reward-model")?.with_head(HeadKind::Value, self.config.seed)?))
-            }
-            Critic::Head { .. } => (with_zero_head(&start)?, None),
-        };
+        let (policy, value) = self.policy_and_value(&plan)?;
         let mut state = ppo::State::new(policy, value, &plan)?;
-        let mut watch = self.watch(artefact, &mut state)?;
+        let mut listener = self.listen(artefact, &mut state)?;
         let prompts: Vec<Vec<u32>> = self.material.prompts.train.iter().map(|p| p.ids.clone()).collect();
-        let score = |episodes: &[Episode]| Ok(self.scores(reward_model, episodes)?);
+        let score = |episodes: &[Episode]| Ok(self.scores(&frozen.reward_model, episodes)?);
         let decode = |ids: &[u32]| self.decode(ids);
         let task = ppo::Task {
-            reference: sft_init,
+            reference: &frozen.reference,
             prompts: &prompts,
             pretraining: &self.material.windows,
             score: &score,
             decode: &decode,
             stop: self.base.tokenizer.stops().clone(),
-            seed: self.config.seed,
-            micro_tokens: self.config.model.micro_tokens,
+            compute: self.compute(),
         };
-        watch.keep_best("objective/rlhf_reward")?;
+        listener.keep_best("objective/rlhf_reward")?;
         let mut best = |artefact: &mut Artefact, name: &str, step: u64, state: &ppo::State| -> Result<()> {
             let policy = state.policy.with_head(HeadKind::LanguageModel, self.config.seed)?;
             artefact.commit_named(name, step, |folder| Ok(self.save(&policy, folder)?))?;
             Ok(())
         };
-        let trained = ppo::train(&mut state, &task, &plan, &mut |event| watch.hear(event, &mut best));
-        trained.map_err(|error| watch.stopped(self.dir.path(), error))?;
-        let mut artefact = self.arrived(watch, state.iteration, plan.iterations())?;
-        let raw = state.policy.with_head(HeadKind::LanguageModel, self.config.seed)?;
-        let averaged = raw.deep_copy()?;
-        if let Some(ema) = &state.ema {
-            ema.copy_into(state.policy.params())?;
-            averaged.copy_from(&state.policy)?;
-            artefact.commit_named(EMA, state.iteration, |folder| Ok(self.save(&averaged, folder)?))?;
+        let trained = ppo::train(&mut state, &task, &plan, &mut |event| listener.handle(event, &mut best));
+        trained.map_err(|error| listener.stopped(self.dir.path(), error))?;
+        let artefact = self.finished(listener, state.iteration, plan.iterations())?;
+        self.export(artefact, state)
+    }
+
+    /// The policy that PPO starts from, and a value model where the plan wants one of its own.
+    fn policy_and_value(&self, plan: &ppo::Plan) -> Result<(Decoder, Option<Decoder>)> {
+        let start = self.open_model(Model::SftInit)?;
+        match plan.critic {
+            Critic::Separate { .. } => {
+                let value = self.open_reward_model()?.with_head(HeadKind::Value, self.config.seed)?;
+                Ok((start, Some(value)))
+            }
+            Critic::Head { .. } => Ok((with_zero_head(&start)?, None)),
         }
-        artefact.finish(state.iteration, |folder| Ok(self.save(&raw, folder)?))?;
-        Ok(if self.config.evaluate.use_ema && state.ema.is_some() { averaged } else { raw })
+    }
+
+    /// Writes the last policy, and the averaged one where there is an average. Moments and value model go
+    /// first: nothing here needs them.
+    fn export(&self, mut artefact: Artefact, state: ppo::State) -> Result<()> {
+        let ppo::State { policy, ema, iteration, .. } = state;
+        let raw = policy.with_head(HeadKind::LanguageModel, self.config.seed)?;
+        if let Some(ema) = ema {
+            ema.copy_into(policy.params())?;
+            let averaged = policy.with_head(HeadKind::LanguageModel, self.config.seed)?;
+            artefact.commit_named(EMA, iteration, |folder| Ok(self.save(&averaged, folder)?))?;
+        }
+        artefact.finish(iteration, |folder| Ok(self.save(&raw, folder)?))?;
+        Ok(())
     }
 
     /// One completion per prompt at temperature 1; prompt `i` takes the same draws whatever model
-    /// answers.
-    pub(crate) fn episodes(&self, model: &Decoder, prompts: &[PromptIds], purpose: &str) -> Result<Vec<Episode>> {
-        let request = |(i, prompt): (u64, &PromptIds)| Request { episode: i, prompt: prompt.ids.clone() };
-        let requests: Vec<Request> = (0..).zip(prompts).map(request).collect();
-        let completions = generate(model, &requests, &self.sampling(), Source::new(self.config.seed, purpose))?;
-        let episode = |(completion, request): (instruct_model::Completion, Request)| Episode {
-            id: completion.episode,
-            group: completion.episode as usize,
-            prompt: request.prompt,
-            text: self.decode(&completion.ids),
-            completion: completion.ids,
-            ended_by_eos: completion.ended_by_eos,
-        };
-        Ok(completions.into_iter().zip(requests).map(episode).collect())
+    /// answers. `what` names the work for a person who waits.
+    pub(crate) fn episodes(
+        &self,
+        what: &str,
+        model: &Decoder,
+        prompts: &[PromptIds],
+        purpose: &str,
+    ) -> Result<Vec<Episode>> {
+        let prompted = |(i, prompt): (usize, &PromptIds)| Prompted::new(i as u64, i, &prompt.ids);
+        let requests: Vec<Prompted> = prompts.iter().enumerate().map(prompted).collect();
+        let source = Source::new(self.config.seed, purpose);
+        let mut progress = Progress::of(what, requests.len(), "answers");
+        let mut finished = |answers: usize| progress.advance(answers);
+        let decode = |ids: &[u32]| self.decode(ids);
+        Ok(Sampled::draw(model, &requests, &self.sampling(), source, &decode, &mut finished)?.episodes)
     }
 
     /// How evaluations sample: as training does.
@@ -270,15 +307,76 @@ impl Run<'_> {
         reward_model::scores(reward_model, &items, self.config.model.micro_tokens)
     }
 
+    /// Scores of many completions, with progress. A score does not depend on what is computed beside it,
+    /// so that the pieces in which it is done change nothing.
+    pub(crate) fn scores_of(&self, what: &str, reward_model: &Decoder, items: &[Item]) -> Result<Vec<f32>> {
+        const PIECE: usize = 256;
+        let mut progress = Progress::of(what, items.len(), "completions");
+        let mut scores = Vec::with_capacity(items.len());
+        for piece in items.chunks(PIECE) {
+            self.stop_if_interrupted()?;
+            scores.extend(reward_model::scores(reward_model, piece, self.config.model.micro_tokens)?);
+            progress.advance(piece.len());
+        }
+        Ok(scores)
+    }
+
     /// Completion ids as text, without special tokens.
     pub(crate) fn decode(&self, ids: &[u32]) -> String {
         // A vocabulary that was checked against the model decodes every id the model can draw.
         self.base.tokenizer.decode(ids).unwrap_or_default()
     }
 
+    /// What keys the draws of this run, and bounds what is computed at a time.
+    fn compute(&self) -> Compute {
+        Compute { seed: self.config.seed, micro_tokens: self.config.model.micro_tokens }
+    }
+
+    /// Opens one of the compared models: of PPO the averaged weights, where these are to be evaluated.
+    ///
+    /// Errors: its stage is not finished.
+    pub(crate) fn open_compared(&self, model: Model) -> Result<Decoder> {
+        let (true, Some(name @ ("ppo" | "ppo-ptx"))) = (self.config.evaluate.use_ema, model.artefact()) else {
+            return self.open_model(model);
+        };
+        match self.artefact(name)?.named(EMA)? {
+            Some(averaged) => self.open(&averaged),
+            None => self.open_model(model),
+        }
+    }
+
+    /// Opens the base, or what a finished stage left.
+    fn open_model(&self, model: Model) -> Result<Decoder> {
+        match model.artefact() {
+            None => self.base.decoder(self.config),
+            Some(name) => self.open_artefact(name),
+        }
+    }
+
+    /// Opens the reward model.
+    ///
+    /// Errors: its stage is not finished.
+    pub(crate) fn open_reward_model(&self) -> Result<Decoder> {
+        self.open_artefact(REWARD_MODEL)
+    }
+
+    fn open_artefact(&self, name: &str) -> Result<Decoder> {
+        let known = self.verified.borrow().get(name).cloned();
+        let folder = match known {
+            Some(folder) => folder,
+            None => {
+                let artefact = self.artefact(name)?;
+                let folder = artefact.model().with_context(|| format!("{name} is not finished"))?.to_owned();
+                self.verified.borrow_mut().insert(name.to_owned(), folder.clone());
+                folder
+            }
+        };
+        self.open(&folder)
+    }
+
     /// Opens a model of this run.
     pub(crate) fn open(&self, folder: &Path) -> Result<Decoder> {
-        Ok(open_decoder(folder, self.base.decoder.params().device(), self.config.model.precision)?.1)
+        Ok(open_decoder(folder, &self.base.device, self.config.model.precision)?.1)
     }
 
     /// Writes a model with the run's tokenizer.
@@ -286,22 +384,23 @@ impl Run<'_> {
         save_model(model, &self.base.tokenizer, folder)
     }
 
-    /// A watch over `artefact`, and `state` where its newest checkpoint left it.
-    fn watch<S: Saved>(&self, mut artefact: Artefact, state: &mut S) -> Result<Watch> {
+    /// Opens an artefact of this run. What lies in it is compared with its hashes, which takes a while for
+    /// large models, so there is progress.
+    pub(crate) fn artefact(&self, name: &str) -> Result<Artefact> {
+        let mut progress =
+            Progress::of(&format!("verifying {name}"), self.dir.bytes_to_verify(name)? as usize, "bytes");
+        Ok(self.dir.artefact_reporting(name, &mut |bytes| progress.advance(bytes as usize))?)
+    }
+
+    /// A listener over `artefact`, and `state` where its newest checkpoint left it.
+    fn listen<S: Saved>(&self, mut artefact: Artefact, state: &mut S) -> Result<StageListener> {
         artefact.keep_last(self.config.checkpoints.keep);
-        for damaged in artefact.passed_over() {
-            crate::say(&format!("warning: {damaged}"));
-        }
-        if let Some(checkpoint) = artefact.checkpoint() {
-            state.restore(checkpoint)?;
-        }
-        artefact.expect_bytes(state.bytes())?;
-        Ok(Watch::new(artefact, self.config.checkpoints.every))
+        StageListener::new(artefact, self.config.checkpoints.every, state)
     }
 
     /// The artefact of a stage that ran to its end; an error that says how to resume otherwise.
-    fn arrived(&self, watch: Watch, step: u64, total: u64) -> Result<Artefact> {
-        let artefact = watch.done();
+    fn finished(&self, listener: StageListener, step: u64, total: u64) -> Result<Artefact> {
+        let artefact = listener.done();
         if step < total && INTERRUPTED.load(Ordering::SeqCst) {
             bail!(
                 "interrupted after step {step} of {total}; the state is saved, continue with the same command and \
@@ -337,8 +436,15 @@ impl Run<'_> {
     }
 }
 
+/// The models that PPO reads and never changes.
+pub(crate) struct Frozen {
+    /// The policy before its first update.
+    pub(crate) reference: Decoder,
+    pub(crate) reward_model: Decoder,
+}
+
 /// Where the wall-clock seconds of each stage are kept.
-pub(crate) const SECONDS: &str = "seconds.json";
+const SECONDS: &str = "seconds.json";
 
 /// The averaged weights of a PPO run, beside its last ones.
 const EMA: &str = "ema";
@@ -346,15 +452,17 @@ const EMA: &str = "ema";
 const VALIDATION_LOSS: &str = "validation-loss.txt";
 
 /// Seconds of the stages that earlier processes of this run spent.
-pub(crate) fn earlier_seconds(run: &Path) -> BTreeMap<String, f64> {
+fn earlier_seconds(run: &Path) -> BTreeMap<String, f64> {
     let text = std::fs::read_to_string(run.join(SECONDS)).unwrap_or_default();
     let map: Map<String, Value> = serde_json::from_str(&text).unwrap_or_default();
     map.into_iter().filter_map(|(name, seconds)| Some((name, seconds.as_f64()?))).collect()
 }
 
 /// Writes a model folder: configuration, weights, tokenizer.
-pub(crate) fn save_model(model: &Decoder, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
-    model.save(folder, Precision::F32)?;
+///
+/// Errors: the disk's; a tokenizer that cannot be written.
+pub fn save_model(model: &Decoder, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
+    model.save(folder, StoredAs::F32)?;
     Ok(tokenizer.save(folder)?)
 }
 

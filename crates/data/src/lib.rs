@@ -76,7 +76,7 @@ pub use crate::{
     origin::Origin,
     packed::{Packed, Prediction, Segment},
     personal::{PersonalKind, PersonalReport, find_personal, remove_personal},
-    read::{Read, read},
+    read::{Read, read, read_reporting},
     record::{Content, Conversation, Demonstration, Message, PretrainText, Prompt, Ranking, Record, Role, pairs},
     template::Template,
     tokenize::{Caps, DemonstrationTokens, EncodeReport, Encoder, Overlong, PromptTokens, RankingTokens, text_windows},

@@ -49,11 +49,24 @@ pub struct Read<T> {
 /// [`Error::Problems`] with every problem of every file: nothing is returned unless all of it is
 /// usable. [`Error::Io`], [`Error::Compressed`] and [`Error::TooLarge`] name the file.
 pub fn read<T: Record>(paths: &[impl AsRef<Path>], limits: &Limits) -> Result<Read<T>, Error> {
+    read_reporting(paths, limits, &mut |_| ())
+}
+
+/// As [`read`]; `done` hears how many more bytes of the files are behind it, again and again. They add up
+/// to the files' sizes. Of a compressed file it hears too much too soon, because what is counted is text.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_reporting<T: Record>(
+    paths: &[impl AsRef<Path>],
+    limits: &Limits,
+    done: &mut dyn FnMut(u64),
+) -> Result<Read<T>, Error> {
     let mut read = Read { records: Vec::new(), skipped: Vec::new() };
     let mut problems = Vec::new();
     for path in paths {
         let mut sink = Sink::new(path.as_ref(), limits.spread);
-        read_file(path.as_ref(), limits, &mut read.records, &mut sink)?;
+        read_file(path.as_ref(), limits, &mut read.records, &mut sink, done)?;
         problems.append(&mut sink.problems);
         read.skipped.append(&mut sink.skipped);
     }
@@ -61,7 +74,15 @@ pub fn read<T: Record>(paths: &[impl AsRef<Path>], limits: &Limits) -> Result<Re
     if problems.is_empty() { Ok(read) } else { Err(Problems(problems).into()) }
 }
 
-fn read_file<T: Record>(path: &Path, limits: &Limits, records: &mut Vec<T>, sink: &mut Sink) -> Result<(), Error> {
+fn read_file<T: Record>(
+    path: &Path,
+    limits: &Limits,
+    records: &mut Vec<T>,
+    sink: &mut Sink,
+    done: &mut dyn FnMut(u64),
+) -> Result<(), Error> {
+    // A file that cannot be read is refused below, in better words.
+    let mut left = std::fs::metadata(path).map_or(0, |file| file.len());
     let mut file = Values { shape: None, waiting: Vec::new(), empty: true, most: limits.problems, records, sink };
     if is_text(path) {
         match bytes::whole(path, limits)? {
@@ -79,8 +100,14 @@ fn read_file<T: Record>(path: &Path, limits: &Limits, records: &mut Vec<T>, sink
         }
     } else {
         let parse = |text: &str| json::parse(text, limits.values);
-        bytes::lines(path, limits, &mut |line, text| file.take(line, text.and_then(parse)))?;
+        bytes::lines(path, limits, &mut |line, text| {
+            let bytes = text.as_ref().map_or(0, |text| text.len() as u64 + 1).min(left);
+            left -= bytes;
+            done(bytes);
+            file.take(line, text.and_then(parse))
+        })?;
     }
+    done(left);
     file.end();
     Ok(())
 }

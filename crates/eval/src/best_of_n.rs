@@ -15,7 +15,7 @@ use crate::error::{Error, finite, length};
 /// # Errors
 /// When the slices differ in length, are empty or hold a value that is not finite, and when `n` is
 /// not in `1..=N`.
-pub fn best_of_n(proxy: &[f64], gold: &[f64], n: usize) -> Result<f64, Error> {
+pub fn expected_best_of_n(proxy: &[f64], gold: &[f64], n: usize) -> Result<f64, Error> {
     finite("proxy", proxy)?;
     length("gold", gold.len(), proxy.len())?;
     finite("gold", gold)?;
@@ -89,7 +89,7 @@ mod tests {
     fn rows_computed_by_hand() {
         #[track_caller]
         fn check(proxy: &[f64], gold: &[f64], n: usize, want: f64) {
-            let got = best_of_n(proxy, gold, n).unwrap();
+            let got = expected_best_of_n(proxy, gold, n).unwrap();
             assert!((got - want).abs() < 1e-12, "{got}, not {want}");
         }
         check(&[1.0, 2.0, 3.0], &[1.0, 2.0, 3.0], 1, 2.0);
@@ -111,7 +111,7 @@ mod tests {
             // With ties the fast form averages gold over all of the tied samples; so does the mean
             // over subsets, by symmetry.
             let n = n.min(proxy.len());
-            let got = best_of_n(&proxy, &gold, n).unwrap();
+            let got = expected_best_of_n(&proxy, &gold, n).unwrap();
             proptest::prop_assert!((got - slow(&proxy, &gold, n)).abs() < 1e-9);
         }
     }
@@ -120,7 +120,7 @@ mod tests {
     fn many_samples_do_not_overflow() {
         let values: Vec<f64> = (0..5000).map(f64::from).collect();
         // The maximum of n uniform draws lies at n / (n + 1) of the way.
-        let got = best_of_n(&values, &values, 1000).unwrap();
+        let got = expected_best_of_n(&values, &values, 1000).unwrap();
         assert!((got - (5001.0 * 1000.0 / 1001.0 - 1.0)).abs() < 1e-6, "{got}");
     }
 
@@ -154,8 +154,8 @@ mod tests {
 
     #[test]
     fn impossible_sizes_are_refused() {
-        assert!(matches!(best_of_n(&[1.0], &[1.0], 0), Err(Error::Range { got: 0, .. })));
-        assert!(matches!(best_of_n(&[1.0], &[1.0], 2), Err(Error::Range { got: 2, .. })));
-        assert!(matches!(best_of_n(&[1.0], &[], 1), Err(Error::Length { what: "gold", .. })));
+        assert!(matches!(expected_best_of_n(&[1.0], &[1.0], 0), Err(Error::Range { got: 0, .. })));
+        assert!(matches!(expected_best_of_n(&[1.0], &[1.0], 2), Err(Error::Range { got: 2, .. })));
+        assert!(matches!(expected_best_of_n(&[1.0], &[], 1), Err(Error::Length { what: "gold", .. })));
     }
 }

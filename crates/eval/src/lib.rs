@@ -6,7 +6,7 @@
 //! prompts are the sample, or a spread over seeds, because training is one too.
 //!
 //! ```
-//! use instruct_eval::{best_of_n, best_of_n_kl, win_rate};
+//! use instruct_eval::{best_of_n_kl, expected_best_of_n, win_rate};
 //!
 //! // Points of two models on the same five prompts, from any judge.
 //! let ppo = [3.0, 2.0, 5.0, 4.0, 1.0];
@@ -16,7 +16,7 @@
 //! assert!(wins.low < 0.7 && 0.7 < wins.high);
 //!
 //! // What would the best of two samples be worth, and how far from the policy is it?
-//! assert_eq!(best_of_n(&sft, &sft, 2)?, 2.7);
+//! assert_eq!(expected_best_of_n(&sft, &sft, 2)?, 2.7);
 //! assert_eq!(best_of_n_kl(1), 0.0);
 //! # Ok::<(), instruct_eval::Error>(())
 //! ```
@@ -25,7 +25,6 @@ mod best_of_n;
 mod error;
 mod folds;
 mod interval;
-mod kl;
 mod over_optimisation;
 mod report_card;
 mod select;
@@ -34,11 +33,10 @@ mod tax;
 mod win_rate;
 
 pub use crate::{
-    best_of_n::{best_of_n, best_of_n_kl, pick},
+    best_of_n::{best_of_n_kl, expected_best_of_n, pick},
     error::Error,
     folds::{Fold, labeler_folds},
     interval::{Interval, RESAMPLES, bootstrap},
-    kl::{Kl, kl},
     over_optimisation::{Fit, Point, fit_best_of_n, fit_reinforcement, frontier, over_optimisation, turning_point},
     report_card::{Bin, Ranked, ReportCard, report_card},
     select::{Selection, select, select_within_kl},

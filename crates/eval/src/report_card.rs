@@ -78,7 +78,7 @@ pub struct Bin {
     pub n: usize,
 }
 
-/// Grades scores against rankings (`method.md` section 2; \[IG\] section 3.5).
+/// Grades scores against rankings (Ouyang et al. 2022, section 3.5).
 ///
 /// Calibration asks of every pair in both orders whether "the first is better, with probability
 /// `sigmoid(first - second)`" came true; asking only winner against loser would call any model

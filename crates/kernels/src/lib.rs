@@ -65,6 +65,7 @@ pub use allocator::keep_freed_memory;
 pub use attention::{attention, attention_composed};
 pub use bf16::bf16_unit;
 pub use branch::Branch;
+pub use chain::chain;
 pub use decode::{CacheRow, KvCache, cached_attention};
 pub use denormals::{denormals_flushed, flush_denormals_everywhere};
 pub use device::{DeviceChoice, probe_device};
@@ -92,6 +93,7 @@ mod attend;
 mod attention;
 mod bf16;
 mod branch;
+mod chain;
 #[cfg(test)]
 mod check;
 mod decode;

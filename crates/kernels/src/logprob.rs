@@ -175,7 +175,7 @@ impl Head {
         // The greatest comes off before the temperature rounds what is large.
         let greatest = logits.detach().max_keepdim(D::Minus1)?;
         let logits = (logits.broadcast_sub(&greatest)? * f64::from(self.scale))?;
-        let log_probabilities = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
+        let log_probabilities = logits.broadcast_sub(&logits.exp()?.sum_keepdim(D::Minus1)?.log()?)?;
         let targets = Tensor::new(&*self.targets, device)?.unsqueeze(1)?;
         let detached = log_probabilities.detach();
         let entropy = (detached.exp()? * &detached)?.sum_keepdim(1)?.neg()?;

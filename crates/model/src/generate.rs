@@ -90,6 +90,19 @@ pub fn generate(
     sampling: &Sampling,
     source: Source,
 ) -> Result<Vec<Completion>> {
+    generate_reporting(decoder, requests, sampling, source, &mut |_| ())
+}
+
+/// As [`generate`]; `finished` hears how many more completions have ended, whenever some have.
+///
+/// Errors: as [`generate`].
+pub fn generate_reporting(
+    decoder: &Decoder,
+    requests: &[Request],
+    sampling: &Sampling,
+    source: Source,
+    finished: &mut dyn FnMut(usize),
+) -> Result<Vec<Completion>> {
     sampling.check()?;
     let context = decoder.config().context;
     for request in requests {
@@ -104,7 +117,10 @@ pub fn generate(
     kernels::kept_awake(|| -> Result<()> {
         while batch.admit() {
             let logits = batch.forward(decoder)?;
-            batch.draw(&logits, sampling, source)?;
+            match batch.draw(&logits, sampling, source)? {
+                0 => {}
+                ended => finished(ended),
+            }
         }
         Ok(())
     })?;
@@ -172,7 +188,8 @@ impl<'a> Batch<'a> {
         Ok(kernels::logits(&hidden, decoder.unembedding()?)?)
     }
 
-    fn draw(&mut self, logits: &Tensor, sampling: &Sampling, source: Source) -> Result<()> {
+    /// Draws the next token of every running sequence; returns how many have ended with it.
+    fn draw(&mut self, logits: &Tensor, sampling: &Sampling, source: Source) -> Result<usize> {
         let rows = Rows::of(logits)?;
         let mut running: Vec<&mut Running> = self.slots.iter_mut().flatten().collect();
         running.par_iter_mut().enumerate().try_for_each(|(i, running)| -> Result<()> {
@@ -188,12 +205,12 @@ impl<'a> Batch<'a> {
             running.pending.push(id);
             Ok(())
         })?;
-        self.retire(&sampling.stop);
-        Ok(())
+        Ok(self.retire(&sampling.stop))
     }
 
-    /// Moves ended sequences out of their slots.
-    fn retire(&mut self, stop: &BTreeSet<u32>) {
+    /// Moves ended sequences out of their slots; returns how many.
+    fn retire(&mut self, stop: &BTreeSet<u32>) -> usize {
+        let mut ended = 0;
         for slot in &mut self.slots {
             let Some(mut running) = slot.take() else { continue };
             let ids = &running.completion.ids;
@@ -202,10 +219,12 @@ impl<'a> Batch<'a> {
             if stopped || full || ids.len() >= self.max_new_tokens {
                 running.completion.ended_by_eos = stopped;
                 self.finished[running.request] = Some(running.completion);
+                ended += 1;
             } else {
                 *slot = Some(running);
             }
         }
+        ended
     }
 }
 

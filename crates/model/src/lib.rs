@@ -36,4 +36,4 @@ pub use checkpoint::{Checkpoint, Precision, save};
 pub use config::{Activation, Config, Family, HeadKind, NamedShape, Norm, Position, Rotary, Scaling};
 pub use decoder::{Decoder, Dropout, Pass};
 pub use error::{Error, Result};
-pub use generate::{Completion, Request, Sampling, generate};
+pub use generate::{Completion, Request, Sampling, generate, generate_reporting};

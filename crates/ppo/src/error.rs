@@ -24,25 +24,9 @@ pub enum Error {
     /// The plan wants a critic that was not given, or the other way round.
     #[error("the plan's critic and the value model do not match: {0}")]
     Critic(&'static str),
-    /// The scorer failed.
-    #[error("the scoring function failed: {0}")]
-    Score(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The scorer returned too few or too many numbers.
-    #[error("the scoring function returned {got} scores for {wanted} episodes")]
-    ScoreCount {
-        /// Scores returned.
-        got: usize,
-        /// Episodes asked about.
-        wanted: usize,
-    },
-    /// The scorer returned something that is not a number.
-    #[error("episode {episode} scored {score}; a reward must be finite (did the reward model diverge?)")]
-    ScoreNotFinite {
-        /// The episode.
-        episode: u64,
-        /// Its score.
-        score: f32,
-    },
+    /// Sampling, scoring or comparing failed.
+    #[error(transparent)]
+    Rollout(#[from] instruct_rollout::Error),
     /// A guard stopped the run.
     #[error("iteration {iteration}: {alarm}")]
     Guard {
@@ -58,7 +42,7 @@ pub enum Error {
         iteration: u64,
         /// Which one, and at which optimizer step; tensors are named `policy/...`, `value/...` or
         /// `reference/...`.
-        source: instruct_train::TrainError,
+        source: instruct_optim::Error,
     },
     /// A model failed.
     #[error(transparent)]
@@ -66,9 +50,12 @@ pub enum Error {
     /// A fused operation failed.
     #[error(transparent)]
     Kernel(#[from] instruct_kernels::Error),
-    /// The optimizer failed, or a listener did.
+    /// The optimizer failed.
     #[error(transparent)]
-    Train(#[from] instruct_train::TrainError),
+    Optim(#[from] instruct_optim::Error),
+    /// A listener failed.
+    #[error(transparent)]
+    Run(#[from] instruct_runs::Error),
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

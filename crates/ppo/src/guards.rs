@@ -1,8 +1,9 @@
 //! What an iteration must not look like: each guard says what it saw, the likely cause, and the key
 //! that sets it.
 
-use crate::{Error, MissingEos, Result, rollout::Rollout};
-use instruct_train::SpikeWatch;
+use crate::{Error, MissingEos, Result};
+use instruct_optim::SpikeWatch;
+use instruct_rollout::{Episode, Scored};
 use serde::{Deserialize, Serialize};
 
 /// When a run stops, or warns, before it wastes hours. Every default is ours, since no published
@@ -66,7 +67,7 @@ impl Guards {
 /// stops where the uninterrupted one does.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Watched {
+pub struct GuardMemory {
     /// Iterations in a row in which nothing ended before the cap.
     pub capped: u64,
     /// Iterations in a row in which every score was the same.
@@ -154,19 +155,19 @@ pub enum Alarm {
     },
 }
 
-impl Watched {
+impl GuardMemory {
     /// Counts an iteration whose completions have been drawn.
     ///
     /// Errors: [`Alarm::AllCapped`].
     pub(crate) fn sampled(
         &mut self,
         guards: &Guards,
-        rollout: &Rollout,
+        episodes: &[Episode],
         cap: usize,
         stop: impl IntoIterator<Item = u32>,
     ) -> Result<(), Alarm> {
         let stop: Vec<u32> = stop.into_iter().collect();
-        let capped = !stop.is_empty() && rollout.episodes.iter().all(|episode| !episode.ended_by_eos);
+        let capped = !stop.is_empty() && episodes.iter().all(|episode| !episode.ended_by_eos);
         self.capped = if capped { self.capped + 1 } else { 0 };
         match guards.capped_iterations {
             limit if limit > 0 && self.capped >= limit => Err(Alarm::AllCapped { iterations: self.capped, cap, stop }),
@@ -177,12 +178,12 @@ impl Watched {
     /// Counts an iteration whose completions have been scored.
     ///
     /// Errors: [`Alarm::ConstantScore`].
-    pub(crate) fn scored(&mut self, guards: &Guards, rollout: &Rollout, missing: MissingEos) -> Result<(), Alarm> {
-        let pairs = rollout.scores.iter().zip(&rollout.episodes);
+    pub(crate) fn scored(&mut self, guards: &Guards, scored: &Scored, missing: MissingEos) -> Result<(), Alarm> {
+        let pairs = scored.scores.iter().zip(&scored.episodes);
         let mut seen = pairs.map(|(&score, episode)| missing.apply(score, episode.ended_by_eos));
         let Some(score) = seen.next() else { return Ok(()) };
         // One episode alone varies from nothing.
-        let constant = rollout.scores.len() > 1 && seen.all(|other| other == score);
+        let constant = scored.scores.len() > 1 && seen.all(|other| other == score);
         self.constant = if constant { self.constant + 1 } else { 0 };
         match guards.constant_iterations {
             limit if limit > 0 && self.constant >= limit => {

@@ -1,26 +1,6 @@
-//! Divergence from the reference: the estimators, and the two ways to set its price.
+//! The two ways to set the price of divergence from the reference.
 
 use serde::{Deserialize, Serialize};
-
-/// The plain estimate of KL(pi, ref) on one sampled token, `k1 = logprob - reference`, in nats.
-/// Unbiased; may be negative on a sample.
-pub fn k1(logprob: f32, reference: f32) -> f64 {
-    f64::from(logprob) - f64::from(reference)
-}
-
-/// Half the square, `k2 = (logprob - reference)^2 / 2`, in nats. Never negative, and biased: it agrees
-/// with the divergence where the two distributions nearly do.
-pub fn k2(logprob: f32, reference: f32) -> f64 {
-    k1(logprob, reference).powi(2) / 2.0
-}
-
-/// The low-variance estimate on one sampled token,
-/// `k3 = exp(reference - logprob) - 1 - (reference - logprob)`, in nats. Unbiased and never
-/// negative.
-pub fn k3(logprob: f32, reference: f32) -> f64 {
-    let difference = f64::from(reference) - f64::from(logprob);
-    difference.exp_m1() - difference
-}
 
 /// How the price `beta` of one nat of divergence is set.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -14,8 +14,10 @@
 //! use candle_core::{DType, Device};
 //! use instruct_kernels::Path;
 //! use instruct_model::{Config, Decoder, HeadKind};
-//! use instruct_ppo::{Critic, Episode, Plan, Preset, State, Task, train};
-//! use instruct_train::{Event, Flow};
+//! use instruct_optim::Compute;
+//! use instruct_ppo::{Critic, Plan, Preset, State, Task, train};
+//! use instruct_rollout::Episode;
+//! use instruct_runs::{Event, Flow};
 //!
 //! # fn main() -> instruct_ppo::Result<()> {
 //! let config = Config::tiny_gpt2(12, 16, 1, 2, 16);
@@ -35,7 +37,7 @@
 //! };
 //! let task = Task {
 //!     reference: &reference, prompts: &[vec![1, 2], vec![3]], pretraining: &[], score: &score,
-//!     decode: &|_| String::new(), stop: [0].into(), seed: 1, micro_tokens: 1_024,
+//!     decode: &|_| String::new(), stop: [0].into(), compute: Compute::default(),
 //! };
 //! let mut state = State::new(policy, Some(critic), &plan)?;
 //! let mut scores = Vec::new();
@@ -51,8 +53,8 @@
 //! ```
 
 mod advantage;
-mod best_of_n;
 mod error;
+mod experience;
 mod guards;
 mod kl;
 mod loss;
@@ -61,20 +63,19 @@ mod metrics;
 mod plan;
 #[cfg(test)]
 mod published;
-mod rollout;
+mod saved;
 mod train;
 mod update;
 
 pub use crate::{
     advantage::{gae, rewards, whiten},
-    best_of_n::best_of_n,
     error::{Error, Result},
-    guards::{Alarm, Guards, Watched},
-    kl::{KlControl, k1, k2, k3},
+    guards::{Alarm, GuardMemory, Guards},
+    kl::KlControl,
     loss::{PolicyLoss, ValueLoss, policy_loss, value_loss},
     memory::{Lengths, memory},
     metrics::Metrics,
-    plan::{Critic, LrSchedule, MissingEos, Plan, Preset, WhitenScope},
-    rollout::{Episode, Rollout, Score},
+    plan::{Critic, MissingEos, Plan, Preset, WhitenScope},
+    saved::Rest,
     train::{State, Task, train},
 };

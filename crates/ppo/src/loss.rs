@@ -1,7 +1,7 @@
 //! The two clipped losses of PPO with their gradients, on slices over the predictions of a
 //! minibatch. The network's part of the graph continues from the gradient returned here.
 
-use crate::kl::k2;
+use instruct_rollout::k2;
 
 /// A loss, its gradient with respect to the network's outputs, and what is worth plotting.
 #[derive(Clone, Debug, PartialEq)]

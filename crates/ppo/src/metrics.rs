@@ -1,8 +1,8 @@
 //! What an iteration measured, under the names of the published curves.
 
-use crate::{Plan, rollout::Rollout, update::UpdateStats};
+use crate::{Plan, experience::Experience, update::UpdateStats};
 
-/// The metrics of one iteration. Names and meanings are those of `method.md`, section 3.
+/// The metrics of one iteration. docs/metrics.md defines each name.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Metrics {
     /// Mean over episodes of the summed k1, in nats.
@@ -53,7 +53,7 @@ pub struct Metrics {
     pub grad_norm: f64,
 }
 
-impl instruct_train::Metrics for Metrics {
+impl instruct_runs::Metrics for Metrics {
     fn entries(&self) -> Vec<(&'static str, f64)> {
         let Metrics {
             kl,
@@ -109,14 +109,15 @@ impl instruct_train::Metrics for Metrics {
 }
 
 impl Metrics {
-    /// What the rollout alone tells, before any update.
-    pub(crate) fn of_rollout(rollout: &Rollout, plan: &Plan, beta: f64) -> Metrics {
+    /// What the experience alone tells, before any update.
+    pub(crate) fn of_experience(experience: &Experience, plan: &Plan, beta: f64) -> Metrics {
+        let Experience { rollout, values, returns, advantages: _ } = experience;
         let episodes = rollout.episodes.len().max(1) as f64;
         let tokens = rollout.old.len().max(1) as f64;
         let kl = rollout.kl().iter().sum::<f64>() / episodes;
         let entropy: f64 = rollout.entropy.iter().map(|&x| f64::from(x)).sum();
-        let (returns_mean, returns_var) = moments(rollout.returns.iter().map(|&x| f64::from(x)));
-        let errors = rollout.returns.iter().zip(&rollout.values).map(|(r, v)| f64::from(r - v));
+        let (returns_mean, returns_var) = moments(returns.iter().map(|&x| f64::from(x)));
+        let errors = returns.iter().zip(values).map(|(r, v)| f64::from(r - v));
         let pairs = rollout.episodes.iter().zip(&rollout.scores);
         let seen = pairs.map(|(e, &score)| f64::from(plan.missing_eos.apply(score, e.ended_by_eos)));
         Metrics {
@@ -138,7 +139,7 @@ impl Metrics {
     }
 
     /// The curves in which a jump deserves a warning.
-    pub(crate) fn watched(&self) -> [(&'static str, f64); 4] {
+    pub(crate) fn spiking(&self) -> [(&'static str, f64); 4] {
         [
             ("ppo/loss/policy", self.policy_loss),
             ("ppo/loss/value", self.value_loss),

@@ -1,7 +1,7 @@
 //! Everything a PPO run can be told, and the three published recipes by name.
 
 use crate::{guards::Guards, kl::KlControl};
-use instruct_train::{AdamForm, problems};
+use instruct_optim::{AdamConfig, AdamForm, Decay, Schedule, problems};
 use serde::{Deserialize, Serialize};
 
 /// A complete recipe. Every constant has a source in the presets below; "ours" marks a value that
@@ -24,7 +24,7 @@ pub struct Plan {
     /// Peak learning rate of the policy.
     pub policy_lr: f64,
     /// How the learning rates move over iterations.
-    pub schedule: LrSchedule,
+    pub schedule: Schedule,
     /// Where values come from.
     pub critic: Critic,
     /// Price of divergence from the reference.
@@ -51,30 +51,10 @@ pub struct Plan {
     pub ptx_examples: usize,
     /// Decay of the averaged policy per optimizer step; 0 keeps no average.
     pub ema: f64,
-    /// Adam's decay rates.
-    pub betas: (f64, f64),
-    /// Adam's epsilon.
-    pub adam_eps: f64,
-    /// Which Adam.
-    pub adam_form: AdamForm,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// Global gradient norm limit; 0 is none.
-    pub clip_norm: f64,
+    /// Adam's constants, for policy and critic.
+    pub adam: AdamConfig,
     /// When to stop, or to warn.
     pub guards: Guards,
-}
-
-/// How the learning rates move over iterations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LrSchedule {
-    /// Constant after a linear warm-up over 10 iterations from one tenth (Ouyang et al. 2022).
-    WarmupFromTenth,
-    /// Linear to zero over the run (Ziegler et al. 2019).
-    LinearToZero,
-    /// Constant.
-    Constant,
 }
 
 /// Where values come from.
@@ -165,7 +145,7 @@ impl Plan {
             temperature: 1.0,
             max_new_tokens: 1_024,
             policy_lr: 5e-6,
-            schedule: LrSchedule::WarmupFromTenth,
+            schedule: Schedule { warm_up: 10, decay: Decay::Constant },
             critic: Critic::Separate { lr: 9e-6, coefficient: 1.0 },
             kl: KlControl::Fixed { beta: 0.02 },
             gamma: 1.0,
@@ -179,11 +159,7 @@ impl Plan {
             gamma_ptx: 27.8,
             ptx_examples: 8,
             ema: 0.992,
-            betas: (0.9, 0.95),
-            adam_eps: 1e-8,
-            adam_form: AdamForm::PyTorch,
-            weight_decay: 0.0,
-            clip_norm: 1.0,
+            adam: AdamConfig::default(),
             guards: Guards::default(),
         }
     }
@@ -198,16 +174,14 @@ impl Plan {
             temperature: 0.7,
             max_new_tokens: 53,
             policy_lr: 3e-6,
-            schedule: LrSchedule::LinearToZero,
+            schedule: Schedule { warm_up: 0, decay: Decay::LinearToZero },
             critic: Critic::Separate { lr: 3e-6, coefficient: 0.1 },
             kl: KlControl::Fixed { beta: 0.05 },
             missing_eos: MissingEos::Replace(-1.0),
             gamma_ptx: 0.0,
             ptx_examples: 0,
             ema: 0.0,
-            betas: (0.9, 0.999),
-            adam_eps: 1e-5,
-            clip_norm: 0.0,
+            adam: AdamConfig { beta2: 0.999, eps: 1e-5, clip_norm: 0.0, ..AdamConfig::default() },
             ..Plan::instructgpt()
         }
     }
@@ -215,6 +189,7 @@ impl Plan {
     /// Ziegler et al. 2019: value head on the policy, adaptive price, TensorFlow's Adam, advantages
     /// whitened inside each minibatch, rewards whitened as in the stylistic tasks.
     fn lm_human_preferences() -> Plan {
+        let base = Plan::summarize_from_feedback();
         Plan {
             max_new_tokens: 24,
             policy_lr: 1e-5,
@@ -222,8 +197,8 @@ impl Plan {
             kl: KlControl::Adaptive { initial: 0.15, target: 6.0, horizon: 10_000.0 },
             whiten_advantages: WhitenScope::Minibatch,
             whiten_rewards: true,
-            adam_form: AdamForm::TensorFlow,
-            ..Plan::summarize_from_feedback()
+            adam: AdamConfig { form: AdamForm::TensorFlow, ..base.adam },
+            ..base
         }
     }
 
@@ -271,7 +246,7 @@ impl Plan {
             (coefficient > 0.0 && coefficient.is_finite(), "`critic.coefficient` must be above 0"),
             (critic_learns, "`critic.lr` must be above 0"),
         ]);
-        [own, guards].concat()
+        [own, self.adam.problems(), guards].concat()
     }
 }
 
@@ -299,6 +274,7 @@ mod tests {
         check(Plan { critic: Critic::Separate { lr: -1.0, coefficient: 1.0 }, ..plan() }, "`critic.lr`");
         check(Plan { critic: Critic::Head { coefficient: f64::NAN }, ..plan() }, "`critic.coefficient`");
         check(Plan { kl: KlControl::Fixed { beta: -0.1 }, ..plan() }, "`kl`");
+        check(Plan { adam: AdamConfig { eps: 0.0, ..AdamConfig::default() }, ..plan() }, "`adam.eps`");
         check(Plan { guards: Guards { max_kl: f64::NAN, ..Guards::default() }, ..plan() }, "`guards.max-kl`");
         check(Plan { kl: KlControl::Adaptive { initial: 0.1, target: 0.0, horizon: 1.0 }, ..plan() }, "`kl.target`");
     }

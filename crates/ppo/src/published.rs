@@ -1,9 +1,10 @@
 //! The pieces that others have published, against `fixtures/reference/pieces.py`: torch in float64 for
 //! ours, TRL 1.12 for what it does otherwise. Where the two differ, a test states both values.
 
-use crate::{KlControl, MissingEos, gae, k1, k2, k3, policy_loss, rewards, value_loss, whiten};
+use crate::{KlControl, MissingEos, gae, policy_loss, rewards, value_loss, whiten};
 use candle_core::{DType, Device, Tensor, safetensors};
 use instruct_claims::{holds, worst};
+use instruct_rollout::{k1, k2, k3};
 use std::{collections::BTreeMap, path::Path};
 
 struct Golden(BTreeMap<String, Tensor>);

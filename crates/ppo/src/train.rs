@@ -2,18 +2,19 @@
 //! as an event.
 
 use crate::{
-    Critic, Error, LrSchedule, Metrics, Plan, Result,
-    guards::{self, Watched},
-    rollout::{Rollout, Score},
+    Critic, Error, Metrics, Plan, Result,
+    experience::Experience,
+    guards::{self, GuardMemory},
     update::{Minibatch, UpdateStats},
 };
-use instruct_data::Packed;
-use instruct_model::{Decoder, HeadKind, Request};
-use instruct_random::Source;
-use instruct_train::{
-    AdamConfig, AdamW, Ema, Event, Flow, Groups, Listener, Metrics as _, Schedule, TrainError, check_finite,
-    check_gradients, check_gradients_behind, check_weights, phase,
+use instruct_data::{Packed, micro_batches};
+use instruct_model::{Decoder, HeadKind, Sampling};
+use instruct_optim::{
+    AdamW, Compute, Ema, Groups, check_finite, check_gradients, check_gradients_behind, check_weights,
 };
+use instruct_random::Source;
+use instruct_rollout::{Compared, Decode, Prompted, Sampled, Score, Scored, values};
+use instruct_runs::{Event, Flow, Listener, Metrics as _, phase};
 use std::{collections::BTreeSet, ops::Range};
 
 /// Everything that a run changes. Saved and restored, it continues bit for bit: draws are keyed by
@@ -34,7 +35,7 @@ pub struct State {
     /// Iterations done.
     pub iteration: u64,
     /// What the guards remember.
-    pub watched: Watched,
+    pub guards: GuardMemory,
 }
 
 /// What a run reads and never changes.
@@ -48,13 +49,11 @@ pub struct Task<'a> {
     /// What a completion is worth.
     pub score: Score<'a>,
     /// Completion tokens to text, for scorers and samples.
-    pub decode: &'a dyn Fn(&[u32]) -> String,
+    pub decode: Decode<'a>,
     /// Ids that end a completion.
     pub stop: BTreeSet<u32>,
-    /// Keys every draw of the run.
-    pub seed: u64,
-    /// Tokens computed at a time.
-    pub micro_tokens: usize,
+    /// Keys every draw of the run, and bounds what is computed at a time.
+    pub compute: Compute,
 }
 
 impl State {
@@ -74,24 +73,16 @@ impl State {
             }
             _ => {}
         }
-        let adam = AdamConfig {
-            form: plan.adam_form,
-            beta1: plan.betas.0,
-            beta2: plan.betas.1,
-            eps: plan.adam_eps,
-            weight_decay: plan.weight_decay,
-            clip_norm: plan.clip_norm,
-        };
         Ok(State {
-            policy_optimizer: AdamW::new(policy.params(), adam, Groups::default())?,
+            policy_optimizer: AdamW::new(policy.params(), plan.adam, Groups::default())?,
             value_optimizer: value
                 .as_ref()
-                .map(|value| AdamW::new(value.params(), adam, Groups::default()))
+                .map(|value| AdamW::new(value.params(), plan.adam, Groups::default()))
                 .transpose()?,
             ema: (plan.ema > 0.0).then(|| Ema::new(policy.params(), plan.ema)).transpose()?,
             beta: plan.kl.initial(),
             iteration: 0,
-            watched: Watched::default(),
+            guards: GuardMemory::default(),
             policy,
             value,
         })
@@ -111,7 +102,7 @@ pub fn train(state: &mut State, task: &Task<'_>, plan: &Plan, on: &mut Listener<
             let _ = on(Event::Sample { step: state.iteration, row: &row })?;
         }
         let (step, total) = (state.iteration, plan.iterations());
-        for message in state.watched.spikes.observe(plan.guards.spike_z, &metrics.watched()) {
+        for message in state.guards.spikes.observe(plan.guards.spike_z, &metrics.spiking()) {
             let _ = on(Event::Warning { step, message: &message })?;
         }
         let _ = on(Event::Step { step, total, metrics: &metrics.entries() })?;
@@ -136,22 +127,35 @@ fn check(task: &Task<'_>, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
+/// One iteration: sample, score, learn.
 fn iterate(
     state: &mut State,
     task: &Task<'_>,
     plan: &Plan,
     on: &mut Listener<'_, State>,
-) -> Result<(Rollout, Metrics)> {
-    let requests = requests(task, plan, state.iteration);
-    let source = Source::new(task.seed, "ppo/sampling");
-    let mut rollout =
-        phase(on, "time/sample", |_| Rollout::sample(&state.policy, &requests, plan, &task.stop, source, task.decode))?;
+) -> Result<(Compared, Metrics)> {
+    let sampled = phase(on, "time/sample", |_| sample(state, task, plan))?;
     let stop = task.stop.iter().copied();
-    guards::at(state.iteration, state.watched.sampled(&plan.guards, &rollout, plan.max_new_tokens, stop))?;
-    phase(on, "time/score", |_| rollout.score(task.score))?;
-    guards::at(state.iteration, state.watched.scored(&plan.guards, &rollout, plan.missing_eos))?;
-    let metrics = learn(state, task, plan, &mut rollout, on)?;
-    Ok((rollout, metrics))
+    let counted = state.guards.sampled(&plan.guards, &sampled.episodes, plan.max_new_tokens, stop);
+    guards::at(state.iteration, counted)?;
+    let scored = phase(on, "time/score", |_| Ok::<_, Error>(sampled.score(task.score)?))?;
+    guards::at(state.iteration, state.guards.scored(&plan.guards, &scored, plan.missing_eos))?;
+    learn(state, task, plan, scored, on)
+}
+
+/// One completion for each episode of the iteration, drawn without truncation.
+fn sample(state: &State, task: &Task<'_>, plan: &Plan) -> Result<Sampled> {
+    let sampling =
+        Sampling { temperature: plan.temperature, ..Sampling::plain(task.stop.clone(), plan.max_new_tokens) };
+    let source = Source::new(task.compute.seed, "ppo/sampling");
+    Ok(Sampled::draw(
+        &state.policy,
+        &requests(task, plan, state.iteration),
+        &sampling,
+        source,
+        task.decode,
+        &mut |_| (),
+    )?)
 }
 
 /// The part of an iteration that follows from its episodes and their scores.
@@ -159,34 +163,33 @@ fn learn(
     state: &mut State,
     task: &Task<'_>,
     plan: &Plan,
-    rollout: &mut Rollout,
+    scored: Scored,
     on: &mut Listener<'_, State>,
-) -> Result<Metrics> {
-    phase(on, "time/logprob", |_| {
-        rollout.logprobs(&state.policy, task.reference, plan, task.micro_tokens)?;
-        rollout.values(state.value.as_ref().unwrap_or(&state.policy), task.micro_tokens)
+) -> Result<(Compared, Metrics)> {
+    let micro_tokens = task.compute.micro_tokens;
+    let (rollout, values) = phase(on, "time/logprob", |_| -> Result<_> {
+        let rollout = scored.compare(&state.policy, task.reference, plan.temperature, micro_tokens)?;
+        let values = values(state.value.as_ref().unwrap_or(&state.policy), &rollout.episodes, micro_tokens)?;
+        Ok((rollout, values))
     })?;
-    rollout.advantages(plan, state.beta);
-    let mut metrics = Metrics::of_rollout(rollout, plan, state.beta);
+    let experience = Experience::new(rollout, values, plan, state.beta);
+    let mut metrics = Metrics::of_experience(&experience, plan, state.beta);
     for (name, value) in [("objective/kl", metrics.kl), ("ppo/returns/mean", metrics.returns_mean)] {
         finite(state, task, name, value)?;
     }
-    guards::at(
-        state.iteration,
-        guards::compared(&plan.guards, metrics.kl, metrics.policy_entropy, rollout.episodes.len()),
-    )?;
-    phase(on, "time/update", |_| update(state, task, plan, rollout, &mut metrics))?;
+    let episodes = experience.rollout.episodes.len();
+    guards::at(state.iteration, guards::compared(&plan.guards, metrics.kl, metrics.policy_entropy, episodes))?;
+    phase(on, "time/update", |_| update(state, task, plan, &experience, &mut metrics))?;
     state.beta = plan.kl.next(state.beta, metrics.kl, plan.batch);
-    Ok(metrics)
+    Ok((experience.rollout, metrics))
 }
 
 /// The prompts of one iteration.
-fn requests(task: &Task<'_>, plan: &Plan, iteration: u64) -> Vec<(usize, Request)> {
+fn requests(task: &Task<'_>, plan: &Plan, iteration: u64) -> Vec<Prompted> {
     let first = iteration * plan.batch as u64;
     let episodes = first..first + plan.batch as u64;
-    let groups = shuffled(Source::new(task.seed, "ppo/prompts"), task.prompts.len(), episodes.clone());
-    let request = |(episode, group): (u64, usize)| (group, Request { episode, prompt: task.prompts[group].clone() });
-    episodes.zip(groups).map(request).collect()
+    let groups = shuffled(Source::new(task.compute.seed, "ppo/prompts"), task.prompts.len(), episodes.clone());
+    episodes.zip(groups).map(|(episode, group)| Prompted::new(episode, group, &task.prompts[group])).collect()
 }
 
 /// Places `range` of endless passes over `0..n`, each pass newly shuffled.
@@ -203,15 +206,21 @@ fn shuffled(source: Source, n: usize, range: Range<u64>) -> Vec<usize> {
         .collect()
 }
 
-fn update(state: &mut State, task: &Task<'_>, plan: &Plan, rollout: &Rollout, metrics: &mut Metrics) -> Result<()> {
+fn update(
+    state: &mut State,
+    task: &Task<'_>,
+    plan: &Plan,
+    experience: &Experience,
+    metrics: &mut Metrics,
+) -> Result<()> {
     let steps = plan.steps_per_iteration();
-    let shuffle = Source::new(task.seed, "ppo/minibatches");
-    metrics.lr = schedule(plan).lr(plan.policy_lr, state.iteration);
+    let shuffle = Source::new(task.compute.seed, "ppo/minibatches");
+    metrics.lr = plan.schedule.lr(plan.policy_lr, state.iteration, plan.iterations());
     let mut step = 0;
     for inner in 0..plan.inner_epochs as u64 {
         let order = shuffle.at([state.iteration, inner]).permutation(plan.batch);
         for episodes in order.chunks(plan.minibatch) {
-            let minibatch = Minibatch::new(rollout, episodes, plan, task.micro_tokens);
+            let minibatch = Minibatch::new(experience, episodes, plan, task.compute.micro_tokens);
             let ptx = ptx_batches(task, plan, state.iteration * steps as u64 + step);
             let mut stats = policy_gradients(state, task, plan, &minibatch, &ptx)?;
             if step == 0 {
@@ -268,19 +277,22 @@ fn finite(state: &State, task: &Task<'_>, name: &str, value: f64) -> Result<()> 
 }
 
 /// Puts the model before the name of a tensor, since several have the same names.
-fn of_model(model: &str, state: &State, error: TrainError) -> Error {
+fn of_model(model: &str, state: &State, error: instruct_optim::Error) -> Error {
     let named = |tensor: String| format!("{model}/{tensor}");
     let source = match error {
-        TrainError::NotFinite { tensor, step, what } => TrainError::NotFinite { tensor: named(tensor), step, what },
-        TrainError::NoGradient { tensors, step } => {
-            TrainError::NoGradient { tensors: tensors.into_iter().map(named).collect(), step }
+        instruct_optim::Error::NotFinite { tensor, step, what } => {
+            instruct_optim::Error::NotFinite { tensor: named(tensor), step, what }
+        }
+        instruct_optim::Error::NoGradient { tensors, step } => {
+            instruct_optim::Error::NoGradient { tensors: tensors.into_iter().map(named).collect(), step }
         }
         other => return other.into(),
     };
     Error::NotFinite { iteration: state.iteration + 1, source }
 }
 
-/// Steps along the policy's gradients, then a critic of its own along its; the policy's norm.
+/// Steps the policy along its gradients, then a separate critic along its own. Returns the norm of the
+/// policy's gradient.
 fn minibatch_step(
     state: &mut State,
     task: &Task<'_>,
@@ -299,14 +311,14 @@ fn minibatch_step(
         state.policy.params().hand_over_grad(value.params());
         minibatch.value_gradients(value, plan, coefficient, stats)?;
         finite(state, task, "ppo/loss/value", stats.value_loss)?;
-        let stepped = value_step(state, schedule(plan).lr(lr, state.iteration));
+        let stepped = value_step(state, plan.schedule.lr(lr, state.iteration, plan.iterations()));
         stepped.map_err(|error| of_model("value", state, error))?;
     }
     Ok(report.grad_norm)
 }
 
 /// A step of a critic of its own.
-fn value_step(state: &mut State, lr: f64) -> Result<(), TrainError> {
+fn value_step(state: &mut State, lr: f64) -> Result<(), instruct_optim::Error> {
     let (Some(value), Some(optimizer)) = (&state.value, &mut state.value_optimizer) else { return Ok(()) };
     if optimizer.steps() < 2 {
         check_gradients_behind(value.params(), "score.weight", &[], optimizer.steps() + 1)?;
@@ -323,29 +335,21 @@ fn ptx_batches(task: &Task<'_>, plan: &Plan, step: u64) -> Vec<Packed> {
     }
     let count = (plan.minibatch * plan.ptx_examples) as u64;
     let examples = step * count..(step + 1) * count;
-    let order = shuffled(Source::new(task.seed, "ppo/ptx"), task.pretraining.len(), examples.clone());
-    let mut batches = vec![Packed::new()];
-    for (example, window) in examples.zip(order.into_iter().map(|i| &task.pretraining[i])) {
-        if batches.last().is_some_and(|last| !last.is_empty() && last.len() + window.len() > task.micro_tokens) {
-            batches.push(Packed::new());
-        }
-        if let Some(batch) = batches.last_mut() {
+    let order = shuffled(Source::new(task.compute.seed, "ppo/ptx"), task.pretraining.len(), examples.clone());
+    let windows: Vec<(u64, &[u32])> = examples.zip(order.into_iter().map(|i| task.pretraining[i].as_slice())).collect();
+    let lengths = windows.iter().map(|(_, window)| window.len());
+    let batch = |run: Range<usize>| {
+        let mut batch = Packed::new();
+        for &(example, window) in &windows[run] {
             batch.push_text(window, example, 1.0);
         }
-    }
-    batches
-}
-
-fn schedule(plan: &Plan) -> Schedule {
-    match plan.schedule {
-        LrSchedule::WarmupFromTenth => Schedule::WarmupFromTenth { iterations: 10 },
-        LrSchedule::LinearToZero => Schedule::LinearToZero { total: plan.iterations() },
-        LrSchedule::Constant => Schedule::Constant,
-    }
+        batch
+    };
+    micro_batches(lengths, task.compute.micro_tokens).into_iter().map(batch).collect()
 }
 
 /// The rows of `samples.jsonl`: what was said to whom, and what it was worth.
-fn samples(rollout: &Rollout) -> impl Iterator<Item = serde_json::Value> {
+fn samples(rollout: &Compared) -> impl Iterator<Item = serde_json::Value> {
     let rows = rollout.episodes.iter().zip(&rollout.scores).zip(rollout.kl());
     rows.map(|((episode, score), kl)| {
         serde_json::json!({

@@ -4,14 +4,15 @@
 use crate::{
     Plan, Result, WhitenScope,
     advantage::whiten,
+    experience::Experience,
     loss::{greater, policy_loss, value_loss},
-    rollout::{Rollout, rows, token_logprobs},
 };
 use candle_core::{DType, Tensor};
 use instruct_data::Packed;
-use instruct_kernels::token_nll_backward;
+use instruct_kernels::{chain, token_nll_backward};
 use instruct_model::{Decoder, Pass};
-use instruct_train::GradTree;
+use instruct_optim::GradTree;
+use instruct_rollout::{rows, token_logprobs};
 
 /// What one minibatch measured before its step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -28,7 +29,7 @@ pub(crate) struct UpdateStats {
 
 /// A minibatch: some episodes of a rollout with their advantages.
 pub(crate) struct Minibatch<'a> {
-    rollout: &'a Rollout,
+    experience: &'a Experience,
     micro: Vec<Vec<usize>>,
     /// Of its tokens, whitened as the plan says.
     pub(crate) advantages: Vec<f32>,
@@ -36,13 +37,18 @@ pub(crate) struct Minibatch<'a> {
 }
 
 impl<'a> Minibatch<'a> {
-    pub(crate) fn new(rollout: &'a Rollout, episodes: &[usize], plan: &Plan, micro_tokens: usize) -> Minibatch<'a> {
-        let mut advantages = rollout.pick(&rollout.advantages, episodes);
+    pub(crate) fn new(
+        experience: &'a Experience,
+        episodes: &[usize],
+        plan: &Plan,
+        micro_tokens: usize,
+    ) -> Minibatch<'a> {
+        let mut advantages = experience.rollout.pick(&experience.advantages, episodes);
         if plan.whiten_advantages == WhitenScope::Minibatch {
             whiten(&mut advantages, plan.whiten_eps, false);
         }
         let tokens = advantages.len() as f64;
-        Minibatch { rollout, micro: rollout.micro_batches(episodes, micro_tokens), advantages, tokens }
+        Minibatch { experience, micro: experience.micro_batches(episodes, micro_tokens), advantages, tokens }
     }
 
     /// Adds the gradients of policy loss, value head (if the policy carries one, weighted by
@@ -58,7 +64,7 @@ impl<'a> Minibatch<'a> {
         let mut tree = GradTree::new(self.micro.len() + ptx.len());
         let mut advantages = self.advantages.as_slice();
         for micro in &self.micro {
-            let batch = self.rollout.pack(micro);
+            let batch = self.experience.pack(micro);
             let (here, rest) = advantages.split_at(batch.predictions().len());
             advantages = rest;
             self.policy_micro(policy, plan, head, micro, &batch, here, &mut stats)?;
@@ -84,7 +90,7 @@ impl<'a> Minibatch<'a> {
     ) -> Result<()> {
         let hidden = policy.predicting(batch, Pass::Train)?;
         let logprobs = token_logprobs(policy, &hidden, batch, plan.temperature)?.narrow(1, 0, 1)?.flatten_all()?;
-        let old = self.rollout.pick(&self.rollout.old, micro);
+        let old = self.pick(&self.experience.rollout.old, micro);
         let out = policy_loss(&logprobs.to_vec1::<f32>()?, &old, advantages, plan.clip, self.tokens);
         stats.policy_loss += out.loss;
         stats.approxkl += out.approxkl;
@@ -109,7 +115,7 @@ impl<'a> Minibatch<'a> {
     ) -> Result<()> {
         let mut tree = GradTree::new(self.micro.len());
         for micro in &self.micro {
-            let batch = self.rollout.pack(micro);
+            let batch = self.experience.pack(micro);
             let hidden = value.predicting(&batch, Pass::Train)?;
             let values = value.scalars(&hidden, &rows(&batch))?.to_dtype(DType::F32)?;
             value.params().backward(&self.value_surrogate(&values, plan, coefficient, micro, stats)?)?;
@@ -126,13 +132,18 @@ impl<'a> Minibatch<'a> {
         micro: &[usize],
         stats: &mut UpdateStats,
     ) -> Result<Tensor> {
-        let old = self.rollout.pick(&self.rollout.values, micro);
-        let returns = self.rollout.pick(&self.rollout.returns, micro);
+        let old = self.pick(&self.experience.values, micro);
+        let returns = self.pick(&self.experience.returns, micro);
         let out = value_loss(&values.to_vec1::<f32>()?, &old, &returns, plan.value_clip, self.tokens);
         stats.value_loss += out.loss;
         stats.value_clipfrac += out.clipfrac;
         let scaled: Vec<f32> = out.gradient.iter().map(|g| (coefficient * f64::from(*g)) as f32).collect();
-        chain(values, &scaled)
+        Ok(chain(values, &scaled)?)
+    }
+
+    /// Of a vector per token, those of a micro-batch.
+    fn pick(&self, per_token: &[f32], micro: &[usize]) -> Vec<f32> {
+        self.experience.rollout.pick(per_token, micro)
     }
 }
 
@@ -144,10 +155,4 @@ fn ptx_micro(policy: &Decoder, batch: &Packed, gamma: f64, tokens: usize) -> Res
     let weights = vec![(gamma / tokens as f64) as f32; targets.len()];
     let (params, unembedding) = (policy.params(), policy.unembedding()?);
     Ok(f64::from(token_nll_backward(params, &hidden, unembedding, &rows(batch), &targets, &weights)?) / gamma)
-}
-
-/// A scalar whose gradient with respect to `output` is `gradient`: where the losses on slices join
-/// the graph.
-fn chain(output: &Tensor, gradient: &[f32]) -> Result<Tensor> {
-    Ok((output * Tensor::new(gradient, output.device())?)?.sum_all()?)
 }

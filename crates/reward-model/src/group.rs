@@ -2,7 +2,7 @@
 
 use crate::Result;
 use candle_core::{DType, Tensor};
-use instruct_data::Packed;
+use instruct_data::{Packed, micro_batches};
 use instruct_model::{Decoder, Pass};
 
 /// One ranking record: a prompt, its completions, and the order a labeler gave them.
@@ -39,14 +39,15 @@ pub struct Item<'a> {
 ///
 /// Errors: a sequence longer than the model's context; a decoder without a scalar head.
 pub fn scores(model: &Decoder, items: &[Item], micro_tokens: usize) -> Result<Vec<f32>> {
+    let new_tokens = |i: usize| {
+        // A prompt that stands in the batch already is not computed again.
+        let shares = i > 0 && items[i - 1].prompt == items[i].prompt;
+        items[i].completion.len() + if shares { 0 } else { items[i].prompt.len() }
+    };
     let mut out = Vec::with_capacity(items.len());
-    let mut from = 0;
-    while from < items.len() {
+    for run in micro_batches((0..items.len()).map(new_tokens), micro_tokens) {
         let mut batch = ItemBatch::default();
-        while from < items.len() && (batch.rows.is_empty() || batch.packed.len() < micro_tokens) {
-            batch.push(items[from], from as u64);
-            from += 1;
-        }
+        run.for_each(|i| batch.push(items[i], i as u64));
         out.extend(batch.scores(model, Pass::Infer)?.to_vec1::<f32>()?);
     }
     Ok(out)

@@ -27,12 +27,14 @@ mod loss;
 mod memory;
 #[cfg(test)]
 mod published;
+mod saved;
 mod train;
 
 pub use crate::{
     error::{Error, Result},
     group::{Group, Item, scores},
-    loss::{RankingLoss, pairs, ranking_loss},
+    loss::{RankingLoss, ranking_loss},
     memory::memory,
+    saved::Rest,
     train::{Plan, State, center, steps, train},
 };

@@ -1,12 +1,6 @@
 //! The K-wise ranking loss and its gradient, on the scores of one prompt's completions.
 
-/// Pairs `(winner, loser)` of a ranking, best first; equal ranks form no pair.
-///
-/// `ranks[i]` is the rank of completion `i`, 1 the best.
-pub fn pairs(ranks: &[u32]) -> Vec<(usize, usize)> {
-    let all = (0..ranks.len()).flat_map(|w| (0..ranks.len()).map(move |l| (w, l)));
-    all.filter(|&(w, l)| ranks[w] < ranks[l]).collect()
-}
+use instruct_data::pairs;
 
 /// The loss of one ranking and its gradient.
 #[derive(Clone, Debug, PartialEq)]

@@ -15,13 +15,13 @@ use instruct_model::{
 /// ```
 ///
 /// for a decoder of P parameters. Nothing is computed and nothing allocated.
-pub fn memory(config: &Config, groups: &[Group], plan: &Plan) -> Estimate {
+pub fn memory(config: &Config, groups: &[Group], plan: &Plan, micro_tokens: usize) -> Estimate {
     let mut longest: Vec<usize> = groups.iter().map(Group::tokens).collect();
     longest.sort_unstable_by(|a, b| b.cmp(a));
     let step: usize = longest.iter().take(plan.batch).sum();
-    let tokens = step.min(plan.micro_tokens.max(longest.first().copied().unwrap_or(0)));
+    let tokens = step.min(micro_tokens.max(longest.first().copied().unwrap_or(0)));
     let completions = groups.iter().map(|group| group.completions.len()).max().unwrap_or(0);
-    let sums = sums(config, HeadKind::Score, step.div_ceil(plan.micro_tokens.max(1)));
+    let sums = sums(config, HeadKind::Score, step.div_ceil(micro_tokens.max(1)));
     let rows = Readout::Scalar((completions * plan.batch).min(tokens));
     let phase = Phase { name: "rankings", sums, ..recorded(config, tokens, false, rows) };
     Estimate { models: vec![Buffers::learner("model", config, HeadKind::Score, false)], phases: vec![phase] }
@@ -30,15 +30,13 @@ pub fn memory(config: &Config, groups: &[Group], plan: &Plan) -> Estimate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use instruct_train::AdamConfig;
 
     #[test]
     fn a_shared_prompt_is_counted_once() {
         let config = Config::tiny_gpt2(30, 16, 2, 2, 64);
         let group = |k: usize| Group { prompt: vec![1; 30], completions: vec![vec![1; 5]; k], ranks: vec![1; k] };
-        let adam = AdamConfig::default();
-        let plan = |micro_tokens| Plan { epochs: 1, batch: 2, lr: 1e-3, adam, micro_tokens, spike_z: 0.0, seed: 1 };
-        let kept = |k, micro_tokens| memory(&config, &[group(k), group(k), group(k)], &plan(micro_tokens)).worst();
+        let plan = Plan { batch: 2, ..Plan::default() };
+        let kept = |k, micro_tokens| memory(&config, &[group(k), group(k), group(k)], &plan, micro_tokens).worst();
         let tokens = |tokens, rows| recorded(&config, tokens, false, Readout::Scalar(rows)).kept;
         assert_eq!(kept(4, 1_000).kept, tokens(100, 8));
         // A ranking is never cut.

@@ -1,18 +1,14 @@
 //! The training loop of step 2, and the bias that centres the result.
 
-use crate::{
-    Error, Group, Item, Result,
-    group::ItemBatch,
-    loss::{pairs, ranking_loss},
-    scores,
-};
-use candle_core::Tensor;
+use crate::{Error, Group, Item, Result, group::ItemBatch, loss::ranking_loss};
+use instruct_data::{micro_batches, pairs};
+use instruct_kernels::chain;
 use instruct_model::{Decoder, Pass};
-use instruct_random::Source;
-use instruct_train::{
-    AdamConfig, AdamW, Event, Flow, GradTree, Groups, Listener, Schedule, SpikeWatch, check_gradients_behind,
-    check_loss, problems,
+use instruct_optim::{
+    AdamConfig, AdamW, Compute, GradTree, Groups, Schedule, SpikeWatch, check_gradients_behind, check_loss, problems,
 };
+use instruct_random::Source;
+use instruct_runs::{Event, Flow, Listener};
 use serde::{Deserialize, Serialize};
 
 /// How a reward model is trained.
@@ -23,29 +19,41 @@ pub struct Plan {
     pub epochs: u64,
     /// Rankings per optimizer step (64 prompts in Ouyang et al. 2022).
     pub batch: usize,
-    /// Peak learning rate, cosine to a tenth (9e-6 in Ouyang et al. 2022).
+    /// Peak learning rate (9e-6 in Ouyang et al. 2022).
     pub lr: f64,
+    /// How the learning rate moves over the steps of the run.
+    pub schedule: Schedule,
     /// Adam's constants; betas (0.9, 0.95) in Ouyang et al. 2022.
     pub adam: AdamConfig,
-    /// Tokens computed at a time.
-    pub micro_tokens: usize,
-    /// A loss or gradient norm so many standard deviations above its recent values is warned of; 0 is
-    /// never ([`SpikeWatch`]).
+    /// Standard deviations above its recent values at which a loss or a gradient norm is reported; 0
+    /// never reports ([`SpikeWatch`]).
     pub spike_z: f64,
-    /// Keys the order of the rankings.
-    pub seed: u64,
+}
+
+impl Default for Plan {
+    /// The constants of Ouyang et al. 2022.
+    fn default() -> Plan {
+        Plan {
+            epochs: 1,
+            batch: 64,
+            lr: 9e-6,
+            schedule: Schedule::COSINE,
+            adam: AdamConfig::default(),
+            spike_z: SpikeWatch::Z,
+        }
+    }
 }
 
 impl Plan {
     /// What is wrong with the plan, each with its key; empty when nothing is.
     pub fn problems(&self) -> Vec<String> {
-        problems(&[
+        let own = problems(&[
             (self.epochs > 0, "`epochs` is 0: nothing would be learned"),
             (self.batch > 0, "`batch` is 0: a step needs a ranking"),
             (self.lr > 0.0 && self.lr.is_finite(), "`lr` must be above 0"),
-            (self.micro_tokens > 0, "`micro-tokens` is 0"),
             (self.spike_z >= 0.0, "`spike-z` must be a number, not below 0"),
-        ])
+        ]);
+        [own, self.adam.problems()].concat()
     }
 }
 
@@ -58,7 +66,7 @@ pub struct State {
     /// Optimizer steps done.
     pub step: u64,
     /// The recent losses and gradient norms.
-    pub watch: SpikeWatch,
+    pub spikes: SpikeWatch,
 }
 
 impl State {
@@ -69,7 +77,7 @@ impl State {
         let frozen = invariant(&model);
         let groups = Groups { frozen: &frozen, ..Groups::default() };
         let optimizer = AdamW::new(model.params(), plan.adam, groups)?;
-        Ok(State { model, optimizer, step: 0, watch: SpikeWatch::default() })
+        Ok(State { model, optimizer, step: 0, spikes: SpikeWatch::default() })
     }
 }
 
@@ -86,7 +94,13 @@ pub fn steps(plan: &Plan, groups: &[Group]) -> u64 {
 /// Errors: a plan with [`Plan::problems`]; no ranking has a pair; a parameter that receives no
 /// gradient on one of the first two steps (behind a head of zeros, on the second); a loss, a gradient
 /// or a weight that is not finite. The last boundary's state is then the last one to trust.
-pub fn train(state: &mut State, groups: &[Group], plan: &Plan, on: &mut Listener<'_, State>) -> Result<()> {
+pub fn train(
+    state: &mut State,
+    groups: &[Group],
+    plan: &Plan,
+    compute: Compute,
+    on: &mut Listener<'_, State>,
+) -> Result<()> {
     let problems = plan.problems();
     if !problems.is_empty() {
         return Err(Error::Plan { problems });
@@ -97,19 +111,18 @@ pub fn train(state: &mut State, groups: &[Group], plan: &Plan, on: &mut Listener
     }
     let per_epoch = usable.len().div_ceil(plan.batch) as u64;
     let total = plan.epochs * per_epoch;
-    let schedule = Schedule::CosineToTenth { total };
-    let shuffle = Source::new(plan.seed, "reward-model/order");
+    let shuffle = Source::new(compute.seed, "reward-model/order");
     while state.step < total {
         let order = shuffle.at([state.step / per_epoch]).permutation(usable.len());
         let chunk = order.chunks(plan.batch).nth((state.step % per_epoch) as usize).unwrap_or_default();
         let batch: Vec<&Group> = chunk.iter().map(|&i| usable[i]).collect();
-        let sums = gradients(&state.model, &batch, plan.micro_tokens)?;
+        let sums = gradients(&state.model, &batch, compute.micro_tokens)?;
         let params = state.model.params();
         check_loss(params, "train/rm/loss", sums.loss, state.step + 1)?;
         if state.step < 2 {
             check_gradients_behind(params, "score.weight", &invariant(&state.model), state.step + 1)?;
         }
-        let lr = schedule.lr(plan.lr, state.step);
+        let lr = plan.schedule.lr(plan.lr, state.step, total);
         let report = state.optimizer.step(state.model.params(), lr)?;
         state.step += 1;
         let entries = [
@@ -119,7 +132,7 @@ pub fn train(state: &mut State, groups: &[Group], plan: &Plan, on: &mut Listener
             ("train/rm/lr", lr),
             ("train/rm/grad_norm", report.grad_norm),
         ];
-        for message in state.watch.observe(plan.spike_z, &[entries[0], entries[4]]) {
+        for message in state.spikes.observe(plan.spike_z, &[entries[0], entries[4]]) {
             let _ = on(Event::Warning { step: state.step, message: &message })?;
         }
         let _ = on(Event::Step { step: state.step, total, metrics: &entries })?;
@@ -130,16 +143,16 @@ pub fn train(state: &mut State, groups: &[Group], plan: &Plan, on: &mut Listener
     Ok(())
 }
 
-/// Shifts the score's bias so that `demonstrations` average 0, and returns the shift.
+/// Shifts the score's bias so that demonstrations which now score `scores` average 0, and returns the
+/// shift.
 ///
 /// A loss over differences leaves the offset free, PPO does not (Ouyang et al. 2022, section 3.5).
 ///
 /// Errors: there is no demonstration.
-pub fn center(model: &Decoder, demonstrations: &[Item], micro_tokens: usize) -> Result<f32> {
-    if demonstrations.is_empty() {
+pub fn center(model: &Decoder, scores: &[f32]) -> Result<f32> {
+    if scores.is_empty() {
         return Err(Error::NoDemonstrations);
     }
-    let scores = scores(model, demonstrations, micro_tokens)?;
     let mean = scores.iter().map(|&s| f64::from(s)).sum::<f64>() / scores.len() as f64;
     let bias = model.params().read("score.bias")?;
     model.params().set("score.bias", &[(f64::from(bias[0]) - mean) as f32])?;
@@ -167,10 +180,11 @@ fn usable(groups: &[Group]) -> Vec<&Group> {
 /// Adds the gradient of the batch loss to the model's buffer, micro-batch by micro-batch; a group
 /// is never cut.
 fn gradients(model: &Decoder, groups: &[&Group], micro_tokens: usize) -> Result<Sums> {
-    let micro = micro_batches(groups, micro_tokens);
-    let mut tree = GradTree::new(micro.len());
+    let runs = micro_batches(groups.iter().map(|group| group.tokens()), micro_tokens);
+    let mut tree = GradTree::new(runs.len());
     let mut sums = Sums::default();
-    for groups_here in &micro {
+    for run in runs {
+        let groups_here = &groups[run];
         let mut batch = ItemBatch::default();
         for (example, group) in (0..).zip(groups_here) {
             for completion in &group.completions {
@@ -179,8 +193,7 @@ fn gradients(model: &Decoder, groups: &[&Group], micro_tokens: usize) -> Result<
         }
         let scores = batch.scores(model, Pass::Train)?;
         let gradient = losses(&scores.to_vec1::<f32>()?, groups_here, groups.len() as f64, &mut sums);
-        let surrogate = (&scores * Tensor::new(gradient, scores.device())?)?.sum_all()?;
-        model.params().backward(&surrogate)?;
+        model.params().backward(&chain(&scores, &gradient)?)?;
         model.params().with_grads(|grads| tree.push(grads))?;
     }
     Ok(sums)
@@ -200,22 +213,6 @@ fn losses(scores: &[f32], groups: &[&Group], total: f64, sums: &mut Sums) -> Vec
         gradient.extend(out.gradient.iter().map(|g| (f64::from(*g) / total) as f32));
     }
     gradient
-}
-
-fn micro_batches<'a>(groups: &[&'a Group], micro_tokens: usize) -> Vec<Vec<&'a Group>> {
-    let mut runs: Vec<Vec<&Group>> = Vec::new();
-    let mut tokens = usize::MAX;
-    for &group in groups {
-        if tokens.saturating_add(group.tokens()) > micro_tokens {
-            runs.push(Vec::new());
-            tokens = 0;
-        }
-        tokens += group.tokens();
-        if let Some(run) = runs.last_mut() {
-            run.push(group);
-        }
-    }
-    runs
 }
 
 #[cfg(test)]

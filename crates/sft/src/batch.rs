@@ -1,7 +1,8 @@
 //! Which examples form a step, and how they become micro-batches.
 
 use crate::Plan;
-use instruct_data::Packed;
+use instruct_data::{Packed, micro_batches};
+use std::ops::Range;
 
 /// A demonstration as token ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,6 +11,13 @@ pub struct Example {
     pub prompt: Vec<u32>,
     /// Token ids of the completion, EOS included.
     pub completion: Vec<u32>,
+}
+
+impl Example {
+    /// Tokens of prompt and completion together.
+    pub fn tokens(&self) -> usize {
+        self.prompt.len() + self.completion.len()
+    }
 }
 
 /// One example of a step: a demonstration or a window of pretraining text.
@@ -23,6 +31,13 @@ impl Item<'_> {
     fn is_pretraining(&self) -> bool {
         matches!(self, Item::Pretraining(_))
     }
+
+    fn tokens(&self) -> usize {
+        match self {
+            Item::Demonstration(example) => example.tokens(),
+            Item::Pretraining(window) => window.len(),
+        }
+    }
 }
 
 /// A micro-batch of one kind of example: its tokens, and the weight of each of its predictions.
@@ -30,6 +45,8 @@ pub(crate) struct Micro {
     pub(crate) packed: Packed,
     pub(crate) weights: Vec<f32>,
     pub(crate) pretraining: bool,
+    /// How many there are.
+    pub(crate) examples: usize,
 }
 
 impl Micro {
@@ -63,24 +80,21 @@ pub(crate) fn share_of(plan: &Plan) -> (usize, usize) {
 /// demonstrations first, then pretraining windows, so that the loss of each kind is known apart.
 /// Item `i` is example `first + i` for the dropout draws.
 pub(crate) fn pack(items: &[Item<'_>], first: u64, prompt_weight: f32, micro_tokens: usize) -> Vec<Micro> {
-    let mut micros: Vec<Micro> = Vec::new();
-    let numbered = || (first..).zip(items);
-    let kind = |wanted: bool| numbered().filter(move |(_, item)| item.is_pretraining() == wanted);
-    for (example, &item) in kind(false).chain(kind(true)) {
-        let tokens = match item {
-            Item::Demonstration(example) => example.prompt.len() + example.completion.len(),
-            Item::Pretraining(window) => window.len(),
-        };
-        let pretraining = item.is_pretraining();
-        let fits = |last: &Micro| last.pretraining == pretraining && last.packed.len() + tokens <= micro_tokens;
-        if !micros.last().is_some_and(fits) {
-            micros.push(Micro { packed: Packed::new(), weights: Vec::new(), pretraining });
-        }
-        if let Some(micro) = micros.last_mut() {
-            micro.push(item, example, prompt_weight);
-        }
-    }
-    micros
+    let numbered: Vec<(u64, Item)> = (first..).zip(items.iter().copied()).collect();
+    let kind = |pretraining: bool| numbered.iter().filter(move |(_, item)| item.is_pretraining() == pretraining);
+    [false, true]
+        .into_iter()
+        .flat_map(|pretraining| {
+            let of_kind: Vec<&(u64, Item)> = kind(pretraining).collect();
+            let runs = micro_batches(of_kind.iter().map(|(_, item)| item.tokens()), micro_tokens);
+            let micro = |run: Range<usize>| {
+                let mut micro = Micro { packed: Packed::new(), weights: Vec::new(), pretraining, examples: run.len() };
+                of_kind[run].iter().for_each(|(example, item)| micro.push(*item, *example, prompt_weight));
+                micro
+            };
+            runs.into_iter().map(micro).collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -25,9 +25,12 @@ pub enum Error {
     /// A fused operation failed.
     #[error(transparent)]
     Kernel(#[from] instruct_kernels::Error),
-    /// The optimizer failed, or a listener did.
+    /// The optimizer failed.
     #[error(transparent)]
-    Train(#[from] instruct_train::TrainError),
+    Optim(#[from] instruct_optim::Error),
+    /// A listener failed.
+    #[error(transparent)]
+    Run(#[from] instruct_runs::Error),
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -9,8 +9,9 @@
 //! use candle_core::{DType, Device};
 //! use instruct_kernels::Path;
 //! use instruct_model::{Config, Decoder, HeadKind};
+//! use instruct_optim::Compute;
+//! use instruct_runs::Flow;
 //! use instruct_sft::{Data, Example, Plan, State, nll, train};
-//! use instruct_train::Flow;
 //!
 //! # fn main() -> instruct_sft::Result<()> {
 //! let config = Config::tiny_gpt2(16, 16, 1, 2, 16);
@@ -21,9 +22,9 @@
 //! let plan = Plan { epochs: 20, batch: 1, lr: 0.01, ..Plan::default() };
 //!
 //! let mut state = State::new(model, &plan)?;
-//! let before = nll(&state.model, &examples, 1_024)?;
-//! train(&mut state, &data, &plan, &mut |_| Ok(Flow::Continue))?;
-//! assert!(nll(&state.model, &examples, 1_024)? < 0.5 * before);
+//! let before = nll(&state.model, &examples, 1_024, &mut |_| ())?;
+//! train(&mut state, &data, &plan, Compute::default(), &mut |_| Ok(Flow::Continue))?;
+//! assert!(nll(&state.model, &examples, 1_024, &mut |_| ())? < 0.5 * before);
 //! # Ok(())
 //! # }
 //! ```
@@ -31,11 +32,13 @@
 mod batch;
 mod error;
 mod memory;
+mod saved;
 mod train;
 
 pub use crate::{
     batch::Example,
     error::{Error, Result},
     memory::memory,
+    saved::Rest,
     train::{Data, Plan, State, nll, perplexity, steps, train},
 };

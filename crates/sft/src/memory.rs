@@ -1,6 +1,6 @@
 //! What a fine-tuning holds at its worst, before it begins.
 
-use crate::{Data, Plan, batch::share_of};
+use crate::{Data, Example, Plan, batch::share_of};
 use candle_core::DType;
 use instruct_model::{
     Config, HeadKind,
@@ -15,11 +15,14 @@ use instruct_model::{
 /// ```
 ///
 /// for a decoder of P parameters whose products round to `compute`. Nothing is computed and nothing allocated.
-pub fn memory(config: &Config, data: &Data<'_>, plan: &Plan, compute: DType) -> Estimate {
-    let demonstrations: Vec<usize> = data.demonstrations.iter().map(|e| e.prompt.len() + e.completion.len()).collect();
+pub fn memory(config: &Config, data: &Data<'_>, plan: &Plan, micro_tokens: usize, compute: DType) -> Estimate {
+    let demonstrations: Vec<usize> = data.demonstrations.iter().map(Example::tokens).collect();
     let windows: Vec<usize> = data.pretraining.iter().map(Vec::len).collect();
     let (texts, mixed) = share_of(plan);
-    let kinds = [("demonstrations", micro(&demonstrations, texts, plan)), ("windows", micro(&windows, mixed, plan))];
+    let kinds = [
+        ("demonstrations", micro(&demonstrations, texts, micro_tokens)),
+        ("windows", micro(&windows, mixed, micro_tokens)),
+    ];
     let micro_batches = kinds.iter().map(|(_, (_, count))| count).sum();
     let head = HeadKind::LanguageModel;
     let phase = |(name, (tokens, _)): (&'static str, (usize, usize))| {
@@ -32,12 +35,12 @@ pub fn memory(config: &Config, data: &Data<'_>, plan: &Plan, compute: DType) -> 
 
 /// Tokens of the largest micro-batch, and how many of them a step may take, when it draws `count` of
 /// examples of these lengths.
-fn micro(lengths: &[usize], count: usize, plan: &Plan) -> (usize, usize) {
+fn micro(lengths: &[usize], count: usize, micro_tokens: usize) -> (usize, usize) {
     let mut longest = lengths.to_vec();
     longest.sort_unstable_by(|a, b| b.cmp(a));
     let step: usize = longest.iter().cycle().take(if longest.is_empty() { 0 } else { count }).sum();
-    let largest = longest.first().map_or(0, |&one| step.min(plan.micro_tokens.max(one)));
-    (largest, step.div_ceil(plan.micro_tokens.max(1)))
+    let largest = longest.first().map_or(0, |&one| step.min(micro_tokens.max(one)));
+    (largest, step.div_ceil(micro_tokens.max(1)))
 }
 
 #[cfg(test)]
@@ -48,7 +51,7 @@ mod tests {
 
     #[track_caller]
     fn check(lengths: &[usize], count: usize, micro_tokens: usize, wanted: (usize, usize)) {
-        assert_eq!(micro(lengths, count, &Plan { micro_tokens, ..Plan::default() }), wanted, "{lengths:?} {count}");
+        assert_eq!(micro(lengths, count, micro_tokens), wanted, "{lengths:?} {count}");
     }
 
     #[test]
@@ -68,11 +71,12 @@ mod tests {
         let windows = vec![vec![1; 40]; 5];
         let data = Data { demonstrations: &examples, pretraining: &windows };
         let plan = |pretraining_share| Plan { batch: 8, pretraining_share, ..Plan::default() };
-        let (without, with) = (memory(&config, &data, &plan(0.0), F32), memory(&config, &data, &plan(0.5), F32));
+        let (without, with) =
+            (memory(&config, &data, &plan(0.0), 4_096, F32), memory(&config, &data, &plan(0.5), 4_096, F32));
         assert_eq!((without.phases.len(), with.phases.len()), (1, 2));
         assert_eq!(with.worst().name, "windows");
         assert!(with.worst().sums > 0 && without.worst().sums == 0, "two kinds are two micro-batches");
-        let smaller = memory(&config, &data, &Plan { micro_tokens: 40, ..plan(0.5) }, F32);
+        let smaller = memory(&config, &data, &plan(0.5), 40, F32);
         assert!(smaller.worst().kept < with.worst().kept);
     }
 }

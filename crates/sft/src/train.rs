@@ -7,11 +7,11 @@ use crate::{
 use candle_core::DType;
 use instruct_kernels::{token_nll, token_nll_backward};
 use instruct_model::{Decoder, Dropout, Pass};
-use instruct_random::Source;
-use instruct_train::{
-    AdamConfig, AdamW, Event, Flow, GradTree, Groups, Listener, Schedule, SpikeWatch, check_gradients, check_loss,
-    problems,
+use instruct_optim::{
+    AdamConfig, AdamW, Compute, GradTree, Groups, Schedule, SpikeWatch, check_gradients, check_loss, problems,
 };
+use instruct_random::Source;
+use instruct_runs::{Event, Flow, Listener};
 use serde::{Deserialize, Serialize};
 
 /// How a decoder is fine-tuned. Defaults are those of the baseline in Ouyang et al. 2022, appendix
@@ -23,8 +23,10 @@ pub struct Plan {
     pub epochs: u64,
     /// Examples per optimizer step, pretraining windows included.
     pub batch: usize,
-    /// Peak learning rate; cosine to a tenth, no warm-up.
+    /// Peak learning rate.
     pub lr: f64,
+    /// How the learning rate moves over the steps of the run.
+    pub schedule: Schedule,
     /// Residual dropout rate.
     pub dropout: f32,
     /// Share of the examples that are pretraining windows, in `0..1`.
@@ -33,13 +35,9 @@ pub struct Plan {
     pub prompt_weight: f32,
     /// Adam's constants.
     pub adam: AdamConfig,
-    /// Tokens computed at a time.
-    pub micro_tokens: usize,
-    /// A loss or gradient norm so many standard deviations above its recent values is warned of; 0 is
-    /// never ([`SpikeWatch`]).
+    /// Standard deviations above its recent values at which a loss or a gradient norm is reported; 0
+    /// never reports ([`SpikeWatch`]).
     pub spike_z: f64,
-    /// Keys order and dropout.
-    pub seed: u64,
 }
 
 impl Default for Plan {
@@ -48,13 +46,12 @@ impl Default for Plan {
             epochs: 16,
             batch: 32,
             lr: 9.65e-6,
+            schedule: Schedule::COSINE,
             dropout: 0.2,
             pretraining_share: 0.0,
             prompt_weight: 0.0,
             adam: AdamConfig::default(),
-            micro_tokens: 4_096,
             spike_z: SpikeWatch::Z,
-            seed: 1,
         }
     }
 }
@@ -62,7 +59,7 @@ impl Default for Plan {
 impl Plan {
     /// What is wrong with the plan, each with its key; empty when nothing is.
     pub fn problems(&self) -> Vec<String> {
-        problems(&[
+        let own = problems(&[
             (self.epochs > 0, "`epochs` is 0: nothing would be learned"),
             (self.batch > 0, "`batch` is 0: a step needs an example"),
             (self.lr > 0.0 && self.lr.is_finite(), "`lr` must be above 0"),
@@ -72,9 +69,9 @@ impl Plan {
                 self.prompt_weight >= 0.0 && self.prompt_weight.is_finite(),
                 "`prompt-weight` must be a number, not below 0",
             ),
-            (self.micro_tokens > 0, "`micro-tokens` is 0"),
             (self.spike_z >= 0.0, "`spike-z` must be a number, not below 0"),
-        ])
+        ]);
+        [own, self.adam.problems()].concat()
     }
 }
 
@@ -96,14 +93,14 @@ pub struct State {
     /// Optimizer steps done.
     pub step: u64,
     /// The recent losses and gradient norms.
-    pub watch: SpikeWatch,
+    pub spikes: SpikeWatch,
 }
 
 impl State {
     /// The state before the first step.
     pub fn new(model: Decoder, plan: &Plan) -> Result<State> {
         let optimizer = AdamW::new(model.params(), plan.adam, Groups::default())?;
-        Ok(State { model, optimizer, step: 0, watch: SpikeWatch::default() })
+        Ok(State { model, optimizer, step: 0, spikes: SpikeWatch::default() })
     }
 }
 
@@ -122,7 +119,13 @@ pub fn steps(plan: &Plan, demonstrations: usize) -> (u64, u64) {
 /// Errors: a plan with [`Plan::problems`]; nothing to learn from; a parameter that receives no
 /// gradient on the first step; a loss, a gradient or a weight that is not finite. The last boundary's
 /// state is then the last one to trust.
-pub fn train(state: &mut State, data: &Data<'_>, plan: &Plan, on: &mut Listener<'_, State>) -> Result<()> {
+pub fn train(
+    state: &mut State,
+    data: &Data<'_>,
+    plan: &Plan,
+    compute: Compute,
+    on: &mut Listener<'_, State>,
+) -> Result<()> {
     let problems = plan.problems();
     if !problems.is_empty() {
         return Err(Error::Plan { problems });
@@ -134,14 +137,14 @@ pub fn train(state: &mut State, data: &Data<'_>, plan: &Plan, on: &mut Listener<
         return Err(Error::NoPretraining { share: plan.pretraining_share });
     }
     let (per_epoch, total) = steps(plan, data.demonstrations.len());
-    let schedule = Schedule::CosineToTenth { total };
     while state.step < total {
         let epoch = state.step / per_epoch;
-        let items = epoch_items(data, plan, epoch);
+        let items = epoch_items(data, plan, compute.seed, epoch);
         let at = (state.step % per_epoch) as usize;
         let chunk = items.chunks(plan.batch).nth(at).unwrap_or_default();
         let first = epoch * items.len() as u64 + (at * plan.batch) as u64;
-        let losses = gradients(state, &pack(chunk, first, plan.prompt_weight, plan.micro_tokens), plan)?;
+        let micros = pack(chunk, first, plan.prompt_weight, compute.micro_tokens);
+        let losses = gradients(state, &micros, plan, compute.seed)?;
         for (name, loss) in [("train/sft/loss", losses.completion), ("train/sft/pretraining_loss", losses.pretraining)]
         {
             check_loss(state.model.params(), name, loss.mean(), state.step + 1)?;
@@ -149,7 +152,7 @@ pub fn train(state: &mut State, data: &Data<'_>, plan: &Plan, on: &mut Listener<
         if state.step == 0 {
             check_gradients(state.model.params(), &[], 1)?;
         }
-        let lr = schedule.lr(plan.lr, state.step);
+        let lr = plan.schedule.lr(plan.lr, state.step, total);
         let report = state.optimizer.step(state.model.params(), lr)?;
         state.step += 1;
         let mut metrics = vec![("train/sft/loss", losses.completion.mean())];
@@ -158,7 +161,7 @@ pub fn train(state: &mut State, data: &Data<'_>, plan: &Plan, on: &mut Listener<
         }
         metrics.extend([("train/sft/lr", lr), ("train/sft/grad_norm", report.grad_norm)]);
         let curves = [("train/sft/loss", losses.completion.mean()), ("train/sft/grad_norm", report.grad_norm)];
-        for message in state.watch.observe(plan.spike_z, &curves) {
+        for message in state.spikes.observe(plan.spike_z, &curves) {
             let _ = on(Event::Warning { step: state.step, message: &message })?;
         }
         let _ = on(Event::Step { step: state.step, total, metrics: &metrics })?;
@@ -174,19 +177,29 @@ pub fn train(state: &mut State, data: &Data<'_>, plan: &Plan, on: &mut Listener<
 }
 
 /// Mean of `-log p(token)` over the completion tokens of `examples`, in nats; no graph, no dropout.
-pub fn nll(model: &Decoder, examples: &[Example], micro_tokens: usize) -> Result<f64> {
+/// `done` hears how many more examples were read, again and again.
+///
+/// Errors: an example longer than the context; those of the operations.
+pub fn nll(model: &Decoder, examples: &[Example], micro_tokens: usize, done: &mut dyn FnMut(usize)) -> Result<f64> {
     let items: Vec<Item> = examples.iter().map(Item::Demonstration).collect();
-    mean_nll(model, &items, micro_tokens)
+    mean_nll(model, &items, micro_tokens, done)
 }
 
 /// Perplexity of windows of plain text: `exp` of the mean of `-log p(token)` over every token but
-/// the first of each.
-pub fn perplexity(model: &Decoder, windows: &[Vec<u32>], micro_tokens: usize) -> Result<f64> {
+/// the first of each. `done` hears how many more windows were read, again and again.
+///
+/// Errors: a window longer than the context; those of the operations.
+pub fn perplexity(
+    model: &Decoder,
+    windows: &[Vec<u32>],
+    micro_tokens: usize,
+    done: &mut dyn FnMut(usize),
+) -> Result<f64> {
     let items: Vec<Item> = windows.iter().map(|window| Item::Pretraining(window)).collect();
-    Ok(mean_nll(model, &items, micro_tokens)?.exp())
+    Ok(mean_nll(model, &items, micro_tokens, done)?.exp())
 }
 
-fn mean_nll(model: &Decoder, items: &[Item<'_>], micro_tokens: usize) -> Result<f64> {
+fn mean_nll(model: &Decoder, items: &[Item<'_>], micro_tokens: usize, done: &mut dyn FnMut(usize)) -> Result<f64> {
     let mut mean = Mean::default();
     for micro in pack(items, 0, 0.0, micro_tokens) {
         let weight: f32 = micro.weights.iter().sum();
@@ -194,6 +207,7 @@ fn mean_nll(model: &Decoder, items: &[Item<'_>], micro_tokens: usize) -> Result<
         let (rows, targets) = predictions(&micro);
         let loss = token_nll(&hidden, model.unembedding()?, &rows, &targets, &micro.weights)?;
         mean.add(f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?), f64::from(weight));
+        done(micro.examples);
     }
     Ok(mean.mean())
 }
@@ -224,9 +238,9 @@ struct Losses {
 
 /// Adds the gradient of the step's mean loss to the model's buffer. The denominator is the weight
 /// of the whole step, never that of a micro-batch.
-fn gradients(state: &State, micros: &[Micro], plan: &Plan) -> Result<Losses> {
+fn gradients(state: &State, micros: &[Micro], plan: &Plan, seed: u64) -> Result<Losses> {
     let total: f64 = micros.iter().flat_map(|micro| &micro.weights).map(|&w| f64::from(w)).sum();
-    let dropout = Dropout { rate: plan.dropout, source: Source::new(plan.seed, "sft/dropout"), step: state.step };
+    let dropout = Dropout { rate: plan.dropout, source: Source::new(seed, "sft/dropout"), step: state.step };
     let pass = if plan.dropout > 0.0 { Pass::TrainWithDropout(dropout) } else { Pass::Train };
     let mut tree = GradTree::new(micros.len());
     let mut losses = Losses::default();
@@ -255,12 +269,12 @@ fn windows_per_epoch(plan: &Plan, demonstrations: usize) -> usize {
 }
 
 /// All examples of one epoch, in its order.
-fn epoch_items<'a>(data: &Data<'a>, plan: &Plan, epoch: u64) -> Vec<Item<'a>> {
+fn epoch_items<'a>(data: &Data<'a>, plan: &Plan, seed: u64, epoch: u64) -> Vec<Item<'a>> {
     let windows = windows_per_epoch(plan, data.demonstrations.len());
     let window = |i: usize| &data.pretraining[(epoch as usize * windows + i) % data.pretraining.len()];
     let demonstrations = data.demonstrations.iter().map(Item::Demonstration);
     let items: Vec<Item> = demonstrations.chain((0..windows).map(|i| Item::Pretraining(window(i)))).collect();
-    let order = Source::new(plan.seed, "sft/order").at([epoch]).permutation(items.len());
+    let order = Source::new(seed, "sft/order").at([epoch]).permutation(items.len());
     order.into_iter().map(|i| items[i]).collect()
 }
 

@@ -1,9 +1,13 @@
 //! `data check` and `data split`: what a file of records holds, before anything trains on it.
 
-use crate::{print, say};
+use crate::terminal::{print, say};
 use anyhow::{Context, Result, bail};
 use instruct_data::{Demonstration, Limits, PretrainText, Prompt, Ranking, Record, SplitPlan, dedup, read};
 use std::path::{Path, PathBuf};
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  instruct data check --kind rankings rankings.jsonl
+  instruct data split --kind prompts --out split prompts.jsonl.gz";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -14,8 +18,10 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 enum Command {
     /// Read files of records, report every problem with its line, and count what is there
+    #[command(after_help = "Examples:\n  instruct data check --kind rankings rankings.jsonl")]
     Check(CheckArgs),
     /// Split files of records by user (by prompt where there is none) into train, validation, test
+    #[command(after_help = "Examples:\n  instruct data split --kind prompts --out split prompts.jsonl.gz")]
     Split(SplitArgs),
 }
 

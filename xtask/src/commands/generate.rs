@@ -2,17 +2,22 @@
 
 use crate::{
     config::{DeviceName, Precision},
-    prepare::{Base, device, open_base},
-    print, say,
+    prepare::{Base, device, open_base, open_decoder},
+    terminal::{print, say},
 };
 use anyhow::{Context, Result, bail};
 use instruct_data::{Content, Conversation, Limits, Message, Prompt, Role, read};
-use instruct_model::{Completion, Request, Sampling, generate};
+use instruct_model::{Completion, Decoder, Request, Sampling, generate};
 use instruct_random::Source;
 use std::{
     io::{BufRead, IsTerminal, Write},
     path::PathBuf,
 };
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  instruct generate --model runs/0001/ppo-ptx/model --prompt \"Name a colour.\"
+  instruct generate --model MODEL.gguf --prompts prompts.jsonl -n 4 --out answers.jsonl
+  instruct generate --model MODEL.gguf               # a chat";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -67,27 +72,36 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.n == 0 || args.max_new_tokens == 0 {
         bail!("-n and --max-new-tokens must be above 0");
     }
-    let base = open_base(&args.model, &args.template, &device(args.device)?, args.precision)?;
+    let device = device(args.device)?;
+    let base = open_base(&args.model, &args.template, &device)?;
+    let model = Talking { decoder: open_decoder(&args.model, &device, args.precision)?.1, base };
     match (&args.prompt, &args.prompts) {
         (Some(prompt), _) => {
             let content = Content::Text(prompt.clone());
-            complete(args, &base, &[("--prompt".to_owned(), "prompt".to_owned(), content)])
+            complete(args, &model, &[("--prompt".to_owned(), "prompt".to_owned(), content)])
         }
         (None, Some(file)) => {
             let records = read::<Prompt>(&[file], &Limits::default())?.records;
             let prompts: Vec<_> = records.into_iter().map(|p| (p.origin.to_string(), p.id, p.content)).collect();
-            complete(args, &base, &prompts)
+            complete(args, &model, &prompts)
         }
-        (None, None) if std::io::stdin().is_terminal() => chat(args, &base),
+        (None, None) if std::io::stdin().is_terminal() => chat(args, &model),
         (None, None) => bail!("give --prompt TEXT or --prompts FILE (a chat needs a terminal)"),
     }
 }
 
+/// A model with what it takes to talk to it.
+struct Talking {
+    base: Base,
+    decoder: Decoder,
+}
+
 /// Completes prompts, each with its place, its id and its words.
-fn complete(args: &Args, base: &Base, prompts: &[(String, String, Content)]) -> Result<()> {
+fn complete(args: &Args, model: &Talking, prompts: &[(String, String, Content)]) -> Result<()> {
+    let Talking { base, decoder } = model;
     let fitting = |(place, _, content): &(String, String, Content)| {
         let ids = encode(base, content).with_context(|| place.clone())?;
-        let context = base.decoder.config().context;
+        let context = decoder.config().context;
         match ids.len() {
             0 => bail!("{place}: the prompt has no token in this model's vocabulary; change it, or name another model"),
             tokens if tokens >= context => {
@@ -100,7 +114,7 @@ fn complete(args: &Args, base: &Base, prompts: &[(String, String, Content)]) -> 
     let repeated = ids.iter().flat_map(|ids| std::iter::repeat_n(ids, args.n));
     let requests: Vec<Request> =
         (0..).zip(repeated).map(|(episode, prompt)| Request { episode, prompt: prompt.clone() }).collect();
-    let completions = generate(&base.decoder, &requests, &sampling(args, base), source(args))?;
+    let completions = generate(decoder, &requests, &sampling(args, base), source(args))?;
     let mut lines = String::new();
     for (index, completion) in completions.iter().enumerate() {
         let (_, id, content) = &prompts[index / args.n];
@@ -122,7 +136,8 @@ fn complete(args: &Args, base: &Base, prompts: &[(String, String, Content)]) -> 
 }
 
 /// Reads lines until the end of the input; the conversation so far is the prompt.
-fn chat(args: &Args, base: &Base) -> Result<()> {
+fn chat(args: &Args, model: &Talking) -> Result<()> {
+    let Talking { base, decoder } = model;
     say("Type a message; Ctrl-D ends the chat.");
     let mut conversation = Conversation::default();
     for turn in 0.. {
@@ -130,7 +145,7 @@ fn chat(args: &Args, base: &Base) -> Result<()> {
         conversation.messages.push(Message::new(Role::User, line));
         let prompt = encode(base, &Content::Messages(conversation.clone()))?;
         let requests = [Request { episode: turn, prompt }];
-        let completions = generate(&base.decoder, &requests, &sampling(args, base), source(args))?;
+        let completions = generate(decoder, &requests, &sampling(args, base), source(args))?;
         let answer = reply(base, &completions)?;
         print(&answer);
         conversation.messages.push(Message::new(Role::Assistant, answer));

@@ -3,16 +3,35 @@
 use crate::{
     config::{Config, DeviceName},
     embedded, evaluate,
-    listen::on_interrupt,
+    listener::on_interrupt,
+    machine::cpu_model,
     memory::{Machine, Stage, Texts, refuse, stages as stages_of},
+    models::Model,
     prepare::{Base, Material, available, device, expand, open_base},
-    print, say,
-    stages::{Run, earlier_seconds},
+    stages::Run,
+    terminal::{print, say},
 };
 use anyhow::{Context, Result, bail};
 use instruct_model::Checkpoint;
-use instruct_train::{RunDir, Start};
+use instruct_runs::{RunDir, Start};
 use std::path::{Path, PathBuf};
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  instruct pipeline --run runs/first
+  instruct pipeline --config my.toml --set model.base=MODEL.gguf --dry-run
+  instruct pipeline --run runs/first --resume        # after Ctrl-C, a crash or a power cut";
+pub(crate) const SFT_EXAMPLES: &str = "Examples:
+  instruct sft --run runs/first
+  instruct sft --config my.toml --set sft-init.lr=1e-5 --run runs/mine";
+pub(crate) const REWARD_MODEL_EXAMPLES: &str = "Examples:
+  instruct reward-model --run runs/first
+  instruct reward-model --config my.toml --set reward-model.epochs=2 --run runs/mine";
+pub(crate) const PPO_EXAMPLES: &str = "Examples:
+  instruct ppo --run runs/first
+  instruct ppo --config my.toml --set ppo.episodes=256 --run runs/mine";
+pub(crate) const EVALUATE_EXAMPLES: &str = "Examples:
+  instruct evaluate --run runs/first --resume
+  instruct evaluate --config my.toml --run runs/mine --resume";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -109,35 +128,34 @@ fn one(config: &Config, folder: &Path, start: Start, until: Until) -> Result<Opt
         say(&format!("warning: the configuration differs from the one this run began with: {difference}"));
     }
     say(&format!("run folder {}", folder.display()));
-    let wishes = [config.model.precision, config.model.frozen];
-    if config.device == DeviceName::Cpu && wishes.iter().any(|&wish| wish != available(wish)) {
+    let asked = [config.model.precision, config.model.frozen];
+    if config.device == DeviceName::Cpu && asked.iter().any(|&precision| precision != available(precision)) {
         say("warning: this processor has no instructions for bf16: computing in f32");
     }
     material.report.iter().for_each(|line| say(&format!("  {line}")));
-    let mut run = Run { dir: &dir, config, base: &base, material: &material, seconds: earlier_seconds(folder) };
-    stages(&mut run, until)
+    stages(&mut Run::new(&dir, config, &base, &material), until)
 }
 
 fn stages(run: &mut Run<'_>, until: Until) -> Result<Option<evaluate::Results>> {
     if until == Until::Sft {
-        run.sft_candidates().context("stage `sft-baseline`")?;
-        run.sft_init()?;
+        run.both_sfts()?;
         return Ok(None);
     }
-    let (baseline, reward_model) = run.baseline_and_reward_model()?;
+    run.baseline_and_reward_model()?;
     if until == Until::RewardModel {
-        print(&evaluate::reward_results(run, &reward_model)?.line());
+        print(&evaluate::reward_results(run, &run.open_reward_model()?)?.line());
         return Ok(None);
     }
-    let sft_init = run.sft_init()?;
-    let (sft_init, reward_model) = (run.frozen(sft_init)?, run.frozen(reward_model)?);
-    let plain = run.ppo("ppo", 0.0, &sft_init, &reward_model)?;
-    let mixed = run.ppo("ppo-ptx", run.config.ppo.gamma_ptx, &sft_init, &reward_model)?;
+    run.sft_init()?;
+    {
+        let frozen = run.frozen()?;
+        run.ppo(Model::Ppo, 0.0, &frozen)?;
+        run.ppo(Model::PpoPtx, run.config.ppo.gamma_ptx, &frozen)?;
+    }
     if until == Until::Ppo {
         return Ok(None);
     }
-    let models = evaluate::Models { baseline, sft_init, reward_model, plain, mixed };
-    let results = evaluate::evaluate(run, &models)?;
+    let results = evaluate::evaluate(run)?;
     print(&results.table());
     print(&format!("results: {}", run.dir.path().join("eval/results.json").display()));
     Ok(Some(results))
@@ -153,9 +171,9 @@ fn prepare(config: &Config) -> Result<(Base, Material)> {
         }
     }
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let embedded = embedded::unpack(folder.path())?;
+    let unpacked = embedded::unpack(folder.path())?;
     let base = match config.model.base.as_str() {
-        "embedded" => embedded.join("base"),
+        embedded::BASE => unpacked.join("base"),
         path => expand(path),
     };
     if !base.exists() {
@@ -167,8 +185,13 @@ fn prepare(config: &Config) -> Result<(Base, Material)> {
     if let Some(machine) = machine {
         refuse(&stages_of(config, Checkpoint::open(&base)?.config(), &Texts::default()), machine)?;
     }
-    let base = open_base(&base, &config.model.template, &device, config.model.precision)?;
-    let material = Material::prepare(config, &base, &embedded)?;
+    let mut base = open_base(&base, &config.model.template, &device)?;
+    // A file of weights that cannot be read is refused before a run folder exists.
+    let held = || Machine::read(config.memory.limit_mb).map_or(0, |machine| machine.held);
+    let before = held();
+    drop(base.decoder(config)?);
+    base.retained = held().saturating_sub(before);
+    let material = Material::prepare(config, &base, &unpacked)?;
     if let Some((stages, machine)) = estimate(config, &base, &material) {
         refuse(&stages, machine)?;
     }
@@ -178,7 +201,7 @@ fn prepare(config: &Config) -> Result<(Base, Material)> {
 /// What every stage will hold, and what this process may; `None` where the system does not tell or the
 /// device is another.
 pub(crate) fn estimate(config: &Config, base: &Base, material: &Material) -> Option<(Vec<Stage>, Machine)> {
-    let machine = Machine::read(config.memory.limit_mb).filter(|_| base.decoder.params().device().is_cpu())?;
+    let machine = Machine::read(config.memory.limit_mb).filter(|_| base.device.is_cpu())?;
     let rankings: Vec<_> = material.rankings.iter().map(|ranked| ranked.group.clone()).collect();
     let texts = Texts {
         demonstrations: &material.demonstrations.train,
@@ -186,9 +209,8 @@ pub(crate) fn estimate(config: &Config, base: &Base, material: &Material) -> Opt
         windows: &material.windows,
         longest_prompt: material.prompts.train.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0),
     };
-    // The base's weights are held already, and among every stage's models.
-    let held = machine.held.saturating_sub(4 * base.decoder.params().len() as u64);
-    Some((stages_of(config, base.decoder.config(), &texts), Machine { held, ..machine }))
+    let held = machine.held.saturating_sub(base.retained);
+    Some((stages_of(config, &base.description, &texts), Machine { held, ..machine }))
 }
 
 /// What a result depends on besides the configuration.
@@ -201,7 +223,7 @@ fn environment(config: &Config) -> Result<serde_json::Value> {
         "commit": commit.unwrap_or_else(|| "unknown".to_owned()),
         "features": if cfg!(feature = "cuda") { vec!["cuda"] } else { vec![] },
         "device": format!("{:?}", device(config.device)?),
-        "cpu": super::doctor::cpu_model(),
+        "cpu": cpu_model(),
         "bf16": instruct_kernels::bf16_unit(),
         "threads": rayon::current_num_threads(),
         "seed": config.seed,

@@ -13,10 +13,8 @@ const ASSUMED_FLOPS: f64 = 60e9;
 
 /// Tokens, memory and time of each stage, a line each.
 pub(crate) fn lines(config: &Config, base: &Base, material: &Material) -> Vec<String> {
-    let parameters = base.decoder.config().parameters(HeadKind::LanguageModel) as f64;
-    let of = |examples: &[instruct_sft::Example]| -> f64 {
-        examples.iter().map(|e| (e.prompt.len() + e.completion.len()) as f64).sum()
-    };
+    let parameters = base.description.parameters(HeadKind::LanguageModel) as f64;
+    let of = |examples: &[instruct_sft::Example]| -> f64 { examples.iter().map(|e| e.tokens() as f64).sum() };
     let demonstrations = of(&material.demonstrations.train);
     let rankings: f64 = material.rankings.iter().map(|r| r.group.tokens() as f64).sum();
     let window = material.windows.first().map_or(0.0, |w| w.len() as f64);

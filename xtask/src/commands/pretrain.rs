@@ -1,14 +1,19 @@
 //! `pretrain`: a byte-level BPE and a small GPT-2-shaped base, from plain text alone.
 
-use crate::{initial::lay_copying, listen::Watch, saved::Saved, say, stages::save_model};
+use crate::{listener::StageListener, progress::Progress, stages::save_model, terminal::say};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 use instruct_data::{Limits, PretrainText, Tokenizer, read, text_windows, train_bpe};
 use instruct_kernels::Path as KernelPath;
 use instruct_model::{Config, Decoder, HeadKind};
+use instruct_optim::{AdamConfig, Compute, Schedule, SpikeWatch};
+use instruct_runs::{Event, Flow, RunDir, Start};
 use instruct_sft::{Data, Example, Plan, State, perplexity, steps, train};
-use instruct_train::{AdamConfig, Event, Flow, RunDir, SpikeWatch, Start, TrainError};
 use std::path::PathBuf;
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  instruct pretrain --text book.txt --run runs/base
+  instruct pretrain --text *.txt --layers 6 --width 384 --heads 6 --context 512 --run runs/base";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -27,41 +32,41 @@ pub(crate) struct Args {
 
 /// What a base is made with.
 #[derive(Clone, Debug, clap::Args, serde::Serialize)]
-pub(crate) struct Recipe {
+pub struct Recipe {
     /// Entries of the vocabulary, special tokens included
     #[arg(long, default_value_t = 2048)]
-    pub(crate) vocab: usize,
+    pub vocab: usize,
     /// Blocks
     #[arg(long, default_value_t = 4)]
-    pub(crate) layers: usize,
+    pub layers: usize,
     /// Width
     #[arg(long, default_value_t = 128)]
-    pub(crate) width: usize,
+    pub width: usize,
     /// Attention heads
     #[arg(long, default_value_t = 4)]
-    pub(crate) heads: usize,
+    pub heads: usize,
     /// Longest sequence, in tokens
     #[arg(long, default_value_t = 128)]
-    pub(crate) context: usize,
+    pub context: usize,
     /// Passes over the text
     #[arg(long, default_value_t = 10)]
-    pub(crate) epochs: u64,
+    pub epochs: u64,
     /// Windows per optimizer step
     #[arg(long, default_value_t = 32)]
-    pub(crate) batch: usize,
+    pub batch: usize,
     /// Peak learning rate, cosine to a tenth
     #[arg(long, default_value_t = 2e-3)]
-    pub(crate) lr: f64,
+    pub lr: f64,
     /// Keys initial weights and order
     #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
+    pub seed: u64,
 }
 
 /// The token that ends a text. There is no other special token.
-pub(crate) const END: &str = "<|endoftext|>";
+pub const END: &str = "<|endoftext|>";
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    crate::listen::on_interrupt()?;
+    crate::listener::on_interrupt()?;
     let texts = read::<PretrainText>(&args.text, &Limits::default())?.records;
     let start = if args.resume { Start::Resume } else { Start::Fresh };
     // Everything that can be refused comes before the run folder.
@@ -81,27 +86,27 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     artefact.keep_last(1);
     let held_out = windows.split_off(windows.len() - (windows.len() / 20).min(200));
-    artefact.passed_over().iter().for_each(|damaged| say(&format!("warning: {damaged}")));
-    if let Some(checkpoint) = artefact.checkpoint() {
-        state.restore(checkpoint)?;
-    }
-    artefact.expect_bytes(state.bytes())?;
-    let mut watch = Watch::new(artefact, 500);
+    let mut listener = StageListener::new(artefact, 500, &mut state)?;
     let trained =
-        pretrain(&mut state, &windows, &args.recipe, &mut |event| watch.hear(event, &mut |_, _, _, _| Ok(())));
-    let total = trained.map_err(|error| watch.stopped(&args.run, error))?;
-    let mut artefact = watch.done();
+        pretrain(&mut state, &windows, &args.recipe, &mut |event| listener.handle(event, &mut |_, _, _, _| Ok(())));
+    let total = trained.map_err(|error| listener.stopped(&args.run, error))?;
+    let mut artefact = listener.done();
     if state.step < total {
         bail!("interrupted; continue with --resume");
     }
-    say(&format!("held-out perplexity {:.3}", perplexity(&state.model, &held_out, 4_096)?));
+    let mut progress = Progress::of("held-out text", held_out.len(), "windows");
+    let perplexity = perplexity(&state.model, &held_out, MICRO_TOKENS, &mut |done| progress.advance(done))?;
+    drop(progress);
+    say(&format!("held-out perplexity {perplexity:.3}"));
     let folder = artefact.finish(state.step, |folder| Ok(save_model(&state.model, &tokenizer, folder)?))?;
     say(&format!("base: {}", folder.display()));
     Ok(())
 }
 
 /// The untrained state of a base.
-pub(crate) fn fresh(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<State> {
+///
+/// Errors: a shape that holds no decoder.
+pub fn fresh(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<State> {
     let end = tokenizer.id(END).context("the tokenizer was trained with its end token")?;
     let config = Config {
         bos: Some(end),
@@ -110,36 +115,40 @@ pub(crate) fn fresh(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<State> {
     };
     let decoder = Decoder::zeros(config, HeadKind::LanguageModel, &Device::Cpu, KernelPath::Fused, DType::F32)?;
     decoder.initialise(recipe.seed)?;
-    lay_copying(&decoder, recipe.seed)?;
     Ok(State::new(decoder, &plan(recipe))?)
 }
 
 /// Trains on windows of plain text, from the step that `state` has reached; returns the number of
 /// steps of the whole run. A window is a demonstration without a prompt.
-pub(crate) fn pretrain(
+///
+/// Errors: those of [`instruct_sft::train`].
+pub fn pretrain(
     state: &mut State,
     windows: &[Vec<u32>],
     recipe: &Recipe,
-    on: &mut dyn FnMut(Event<'_, State>) -> Result<Flow, TrainError>,
+    on: &mut dyn FnMut(Event<'_, State>) -> instruct_runs::Result<Flow>,
 ) -> Result<u64> {
     let example = |window: &Vec<u32>| Example { prompt: Vec::new(), completion: window.clone() };
     let examples: Vec<Example> = windows.iter().map(example).collect();
-    train(state, &Data { demonstrations: &examples, pretraining: &[] }, &plan(recipe), on)?;
+    let compute = Compute { seed: recipe.seed, micro_tokens: MICRO_TOKENS };
+    train(state, &Data { demonstrations: &examples, pretraining: &[] }, &plan(recipe), compute, on)?;
     Ok(steps(&plan(recipe), examples.len()).1)
 }
+
+/// Tokens computed at a time.
+const MICRO_TOKENS: usize = 4_096;
 
 fn plan(recipe: &Recipe) -> Plan {
     Plan {
         epochs: recipe.epochs,
         batch: recipe.batch,
         lr: recipe.lr,
+        schedule: Schedule::COSINE,
         dropout: 0.0,
         pretraining_share: 0.0,
         prompt_weight: 0.0,
         // 0.1 is GPT-3's decay (Brown et al. 2020, appendix B); betas are its as well.
         adam: AdamConfig { weight_decay: 0.1, ..AdamConfig::default() },
-        micro_tokens: 4_096,
         spike_z: SpikeWatch::Z,
-        seed: recipe.seed,
     }
 }

@@ -3,7 +3,7 @@
 use crate::{
     config::{DeviceName, Precision},
     prepare::{device, open_decoder},
-    print,
+    terminal::print,
 };
 use anyhow::{Context, Result, bail};
 use instruct_data::{Conversation, Message, Packed, Role, Template, Tokenizer, read_text};
@@ -12,6 +12,10 @@ use instruct_model::{Decoder, HeadKind, Pass};
 use instruct_reward_model::{Item, scores};
 use serde::Deserialize;
 use std::path::PathBuf;
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  instruct score --model runs/0001/reward-model/model --input pairs.jsonl
+  instruct score --model MODEL.gguf --input texts.jsonl --out logprobs.jsonl";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

@@ -7,8 +7,8 @@ use instruct_kernels::{Param, Params, Path as KernelPath};
 use instruct_model::Config as Description;
 use instruct_ppo::{Guards, KlControl, MissingEos};
 use instruct_reward_model::Group;
+use instruct_runs::{Event, Flow, Listener, Start};
 use instruct_sft::Example;
-use instruct_train::{AdamConfig, Event, Flow, Listener, SpikeWatch, Start};
 use std::collections::BTreeSet;
 
 const VOCAB: usize = 12;
@@ -47,7 +47,7 @@ struct Stage<'a, S> {
     models: &'a dyn Fn(&S) -> Vec<(&'static str, &Decoder)>,
 }
 
-/// How one process ended, with every warning that it heard.
+/// How one process ended, with every warning that came.
 struct Ended<S> {
     state: S,
     result: Result<()>,
@@ -63,12 +63,8 @@ impl<S: Saved> Stage<'_, S> {
         let mut warnings = Vec::new();
         let result = {
             let run = RunDir::open(folder, Start::Resume, "", &"").unwrap();
-            let artefact = run.artefact("stage").unwrap();
-            if let Some(checkpoint) = artefact.checkpoint() {
-                state.restore(checkpoint).unwrap();
-            }
+            let mut listener = StageListener::new(run.artefact("stage").unwrap(), EVERY, &mut state).unwrap();
             self.poison(&state, fault);
-            let mut watch = Watch::new(artefact, EVERY);
             let mut on = |event: Event<'_, S>| {
                 let step = match &event {
                     Event::Boundary { step, .. } => *step,
@@ -78,11 +74,11 @@ impl<S: Saved> Stage<'_, S> {
                     }
                     _ => 0,
                 };
-                let flow = watch.hear(event, &mut |_, _, _, _| Ok(()))?;
+                let flow = listener.handle(event, &mut |_, _, _, _| Ok(()))?;
                 Ok(if step == until { Flow::Stop } else { flow })
             };
             let result = if until == 0 { Ok(()) } else { (self.train)(&mut state, fault, &mut on) };
-            result.map_err(|error| watch.stopped(folder, error))
+            result.map_err(|error| listener.stopped(folder, error))
         };
         let run = RunDir::open(folder, Start::Resume, "", &"").unwrap();
         let left = run.artefact("stage").unwrap().checkpoint().map(|checkpoint| checkpoint.step);
@@ -169,11 +165,15 @@ fn train_sft(state: &mut sft::State, fault: Fault, on: &mut Listener<'_, sft::St
         (0..12).map(|i| Example { prompt: ids(i, 1 + i as usize % 6), completion: completion(i) }).collect();
     let windows: Vec<Vec<u32>> = (0..3).map(|i| ids(200 + i, 6)).collect();
     let plan = sft::Plan { lr: rate(fault, 0.01), ..sft_plan() };
-    Ok(sft::train(state, &sft::Data { demonstrations: &examples, pretraining: &windows }, &plan, on)?)
+    Ok(sft::train(state, &sft::Data { demonstrations: &examples, pretraining: &windows }, &plan, compute(20), on)?)
+}
+
+fn compute(micro_tokens: usize) -> Compute {
+    Compute { micro_tokens, ..Compute::default() }
 }
 
 fn sft_plan() -> sft::Plan {
-    sft::Plan { epochs: 5, batch: 4, pretraining_share: 0.2, micro_tokens: 20, ..sft::Plan::default() }
+    sft::Plan { epochs: 5, batch: 4, pretraining_share: 0.2, ..sft::Plan::default() }
 }
 
 /// Twenty steps of supervised fine-tuning.
@@ -183,16 +183,7 @@ fn with_sft(test: impl FnOnce(&Stage<'_, sft::State>)) {
 }
 
 fn reward_plan(fault: Fault) -> reward_model::Plan {
-    let adam = AdamConfig::default();
-    reward_model::Plan {
-        epochs: 4,
-        batch: 2,
-        lr: rate(fault, 0.01),
-        adam,
-        micro_tokens: 40,
-        spike_z: SpikeWatch::Z,
-        seed: 1,
-    }
+    reward_model::Plan { epochs: 4, batch: 2, lr: rate(fault, 0.01), ..reward_model::Plan::default() }
 }
 
 fn train_reward_model(
@@ -206,7 +197,7 @@ fn train_reward_model(
         ranks: vec![2, 1, 3],
     };
     let groups: Vec<Group> = (1..7).map(group).collect();
-    Ok(reward_model::train(state, &groups, &reward_plan(fault), on)?)
+    Ok(reward_model::train(state, &groups, &reward_plan(fault), compute(40), on)?)
 }
 
 /// Twelve steps of the reward model.
@@ -265,10 +256,9 @@ fn train_ppo(
     };
     let stop: BTreeSet<u32> = [if fault == Fault::Endless { VOCAB as u32 } else { 0 }].into();
     let plan = ppo::Plan { policy_lr: rate(fault, plan.policy_lr), ..plan.clone() };
-    let (decode, micro_tokens) = (&|_: &[u32]| String::new(), 40);
-    let pretraining = &windows;
-    let task =
-        ppo::Task { reference, prompts: &prompts, pretraining, score: &score, decode, stop, seed: 1, micro_tokens };
+    let decode = &|_: &[u32]| String::new();
+    let (pretraining, compute) = (&windows, compute(40));
+    let task = ppo::Task { reference, prompts: &prompts, pretraining, score: &score, decode, stop, compute };
     Ok(ppo::train(state, &task, &plan, on)?)
 }
 
@@ -429,9 +419,9 @@ fn scores_that_never_vary_are_named() {
     });
 }
 
-/// A jump is warned of at its step, by a process that did not see the values before it, and nothing stops.
+/// A jump is reported at its step, by a process that did not see the values before it, and nothing stops.
 #[test]
-fn a_jump_of_a_loss_is_warned_of() {
+fn a_jump_of_a_loss_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     with_sft(|stage| {
         let before = stage.process(folder.path(), Fault::None, 14);

@@ -58,7 +58,7 @@ fn a_policy_that_runs_away_ends_a_run_and_a_lower_rate_continues_it() {
 #[test]
 fn what_cannot_fit_is_refused_before_it_begins() {
     let folder = tempfile::tempdir().unwrap();
-    let table = ["needs more memory than the 100 MB", "ppo-ptx", "value model", "moments", "`model.micro-tokens`"];
+    let table = ["needs more memory than the 100 MB", "ppo-ptx", "models of", "moments", "`model.micro-tokens`"];
     check_stopped(folder.path(), "pipeline", &["--set", "memory.limit-mb=100"], &table);
     assert!(!folder.path().join("run/sft-baseline").exists(), "nothing may begin");
     let wide = ["--resume", "--adopt", "--set", "memory.limit-mb=100000", "--dry-run"];

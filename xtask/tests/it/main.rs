@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod bad_input;
+mod commands;
 mod guards;
-mod hostile;
 mod reliability;
 mod resume;
 
@@ -15,7 +15,7 @@ use std::{
 
 /// Runs the program in `folder` with standard input closed.
 fn xtask(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_instruct"));
     command.args(arguments).current_dir(folder).stdin(std::process::Stdio::null());
     command.output().unwrap()
 }

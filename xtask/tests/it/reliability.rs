@@ -118,7 +118,7 @@ fn a_changed_configuration_is_refused_with_the_difference() {
 #[test]
 fn a_second_process_is_told_the_number_of_the_first() {
     let folder = tempfile::tempdir().unwrap();
-    let mut first = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    let mut first = Command::new(env!("CARGO_BIN_EXE_instruct"));
     first.args(arguments(&[])).current_dir(folder.path());
     let mut first = first.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     // By then it has locked the folder and written its number.
@@ -126,8 +126,11 @@ fn a_second_process_is_told_the_number_of_the_first() {
         assert!(first.try_wait().unwrap().is_none(), "the first process ended");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    let refused = sft(folder.path(), &[]);
+    // It is held where it is: on a busy machine it could otherwise end before the second begins.
     let number = first.id();
+    let held = Command::new("kill").args(["-STOP", &number.to_string()]).status().unwrap();
+    assert!(held.success());
+    let refused = sft(folder.path(), &[]);
     first.kill().unwrap();
     first.wait().unwrap();
     said(&refused, 2, &["run is in use by process", &number.to_string(), "wait until it ends"]);
@@ -141,10 +144,10 @@ fn a_run_outlives_its_terminal() {
     let full = || fs::File::options().write(true).open("/dev/full").unwrap();
     let folder = finished();
     fs::remove_dir_all(folder.path().join("run/sft-init/model")).unwrap();
-    let mut run = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    let mut run = Command::new(env!("CARGO_BIN_EXE_instruct"));
     run.args(arguments(&[])).current_dir(folder.path()).stdin(Stdio::null()).stderr(full());
     assert!(run.status().unwrap().success());
     // Results are another matter.
-    let doctor = Command::new(env!("CARGO_BIN_EXE_xtask")).arg("doctor").stdout(full()).output().unwrap();
+    let doctor = Command::new(env!("CARGO_BIN_EXE_instruct")).arg("doctor").stdout(full()).output().unwrap();
     said(&doctor, 2, &["cannot write to standard output"]);
 }

@@ -30,7 +30,7 @@ fn killed_runs_end_with_the_same_bytes() {
 
     // Three processes are killed at spread instants, then one runs to its end.
     for kill in 1..=3u32 {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        let mut child = Command::new(env!("CARGO_BIN_EXE_instruct"))
             .args(arguments("killed", true))
             .current_dir(folder.path())
             .stdin(Stdio::null())

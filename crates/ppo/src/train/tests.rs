@@ -1,12 +1,14 @@
 //! Whole iterations and single steps against slow readings of their definitions.
 
 use super::*;
-use crate::{Alarm, Episode, Guards, KlControl, MissingEos, WhitenScope};
+use crate::{Alarm, Guards, KlControl, MissingEos, WhitenScope};
 use candle_core::{DType, Device, Tensor};
 use instruct_claims::holds;
 use instruct_kernels::{Path, gather_rows, logits, token_logprob, token_nll};
 use instruct_model::{Config, Pass};
-use instruct_train::{Event, Flow};
+use instruct_optim::Schedule;
+use instruct_rollout::Episode;
+use instruct_runs::{Artefact, Event, Flow, RunDir, Start};
 use std::collections::BTreeMap;
 
 type Metric = BTreeMap<&'static str, f64>;
@@ -84,7 +86,8 @@ fn run(
 ) -> (Vec<Metric>, Vec<serde_json::Value>) {
     let (mut steps, mut samples) = (Vec::new(), Vec::new());
     let (prompts, windows) = (prompts(), windows());
-    let task = Task { micro_tokens, ..task(reference, &prompts, &windows) };
+    let compute = Compute { micro_tokens, ..Compute::default() };
+    let task = Task { compute, ..task(reference, &prompts, &windows) };
     let mut on = |event: Event<'_, State>| {
         match event {
             Event::Step { metrics, .. } => steps.push(metrics.iter().copied().collect()),
@@ -98,8 +101,8 @@ fn run(
 }
 
 fn task<'a>(reference: &'a Decoder, prompts: &'a [Vec<u32>], pretraining: &'a [Vec<u32>]) -> Task<'a> {
-    let stop = [0].into();
-    Task { reference, prompts, pretraining, score: &sevens, decode: &spell, stop, seed: 1, micro_tokens: 40 }
+    let (stop, compute) = ([0].into(), Compute { micro_tokens: 40, ..Compute::default() });
+    Task { reference, prompts, pretraining, score: &sevens, decode: &spell, stop, compute }
 }
 
 #[track_caller]
@@ -270,19 +273,15 @@ fn an_iteration_measures_what_the_definitions_say() {
     check_iteration(Plan { gamma_ptx: 2.0, ptx_examples: 1, ..plan() });
 }
 
-/// A rollout of the policy of [`state`], measured and estimated.
-fn rollout(plan: &Plan) -> Rollout {
+/// What the policy of [`state`] learns from in its first iteration, at a price of 0.1 per nat.
+fn experience(plan: &Plan) -> Experience {
     let (state, reference) = (state(plan), model(HeadKind::LanguageModel, 2, Path::Fused));
     let (prompts, windows) = (prompts(), windows());
     let task = task(&reference, &prompts, &windows);
-    let requests = requests(&task, plan, 0);
-    let source = Source::new(1, "ppo/sampling");
-    let mut rollout = Rollout::sample(&state.policy, &requests, plan, &task.stop, source, task.decode).unwrap();
-    rollout.score(task.score).unwrap();
-    rollout.logprobs(&state.policy, &reference, plan, 40).unwrap();
-    rollout.values(state.value.as_ref().unwrap_or(&state.policy), 40).unwrap();
-    rollout.advantages(plan, 0.1);
-    rollout
+    let scored = sample(&state, &task, plan).unwrap().score(task.score).unwrap();
+    let rollout = scored.compare(&state.policy, &reference, plan.temperature, 40).unwrap();
+    let values = values(state.value.as_ref().unwrap_or(&state.policy), &rollout.episodes, 40).unwrap();
+    Experience::new(rollout, values, plan, 0.1)
 }
 
 /// `decoder` some way off, as after a few steps, on another path.
@@ -326,20 +325,21 @@ fn near(model: &Decoder, found: &[f32], wanted: &[f32], tolerance: f64) {
 /// The gradients of one minibatch are those of the losses written out in Candle, over one batch.
 #[track_caller]
 fn check_step(plan: Plan) {
-    let rollout = rollout(&plan);
+    let experience = experience(&plan);
+    let rollout = &experience.rollout;
     let episodes = [5, 2, 7, 0, 3];
     let start = state(&plan);
     let [policy, slow] = [Path::Fused, Path::Composed].map(|path| moved(&start.policy, path));
     let ptx = if plan.gamma_ptx > 0.0 { windows() } else { Vec::new() };
     let ptx_batches: Vec<Packed> = ptx.chunks(3).map(texts).collect();
 
-    let mut advantages = rollout.pick(&rollout.advantages, &episodes);
+    let mut advantages = rollout.pick(&experience.advantages, &episodes);
     if plan.whiten_advantages == WhitenScope::Minibatch {
         crate::whiten(&mut advantages, plan.whiten_eps, false);
     }
     let pick = |values: &[f32]| rollout.pick(values, &episodes);
-    let (old, values, returns) = (pick(&rollout.old), pick(&rollout.values), pick(&rollout.returns));
-    let batch = rollout.pack(&episodes);
+    let (old, values, returns) = (pick(&rollout.old), pick(&experience.values), pick(&experience.returns));
+    let batch = experience.pack(&episodes);
     let (rows, targets) = columns(&batch);
     let mut wanted = UpdateStats::default();
     let scalar = |x: &Tensor| f64::from(x.to_scalar::<f32>().unwrap());
@@ -381,7 +381,7 @@ fn check_step(plan: Plan) {
         value.params().backward(&(value_loss * 0.5).unwrap()).unwrap();
     }
     for micro_tokens in [1, 30, 1_000] {
-        let minibatch = Minibatch::new(&rollout, &episodes, &plan, micro_tokens);
+        let minibatch = Minibatch::new(&experience, &episodes, &plan, micro_tokens);
         let head = slow_value.is_none().then_some(0.1);
         policy.params().zero_grad();
         let mut stats = minibatch.policy_gradients(&policy, &plan, head, &ptx_batches).unwrap();
@@ -434,15 +434,15 @@ fn whitening_has_the_scope_of_the_plan() {
     };
     for scope in [WhitenScope::Batch, WhitenScope::Minibatch, WhitenScope::Off] {
         let plan = Plan { whiten_advantages: scope, ..plan() };
-        let rollout = rollout(&plan);
-        assert_eq!(moments(&rollout.advantages).1, scope == WhitenScope::Batch, "{scope:?}");
+        let experience = experience(&plan);
+        assert_eq!(moments(&experience.advantages).1, scope == WhitenScope::Batch, "{scope:?}");
         for episodes in [[0, 1, 2], [5, 7, 3]] {
-            let minibatch = Minibatch::new(&rollout, &episodes, &plan, 40);
+            let minibatch = Minibatch::new(&experience, &episodes, &plan, 40);
             let white = moments(&minibatch.advantages) == (true, true);
             assert_eq!(white, scope == WhitenScope::Minibatch, "{scope:?}");
         }
-        let returns = rollout.returns.clone();
-        assert_eq!(returns, self::rollout(&Plan { whiten_advantages: WhitenScope::Off, ..plan }).returns);
+        let returns = experience.returns.clone();
+        assert_eq!(returns, self::experience(&Plan { whiten_advantages: WhitenScope::Off, ..plan }).returns);
     }
 }
 
@@ -451,12 +451,11 @@ fn whitening_has_the_scope_of_the_plan() {
 fn check_missing_eos(rule: MissingEos, ended_by_eos: bool, wanted: f32) {
     let (prompt, completion) = (vec![1], vec![4, 5, if ended_by_eos { 0 } else { 6 }]);
     let episode = Episode { id: 0, group: 0, prompt, completion, text: String::new(), ended_by_eos };
-    let mut rollout = Rollout::of(vec![episode]);
-    rollout.scores = vec![2.0];
-    (rollout.old, rollout.reference, rollout.values) = (vec![-1.0; 3], vec![-1.0; 3], vec![0.0; 3]);
+    let (old, reference, tokens) = (vec![-1.0; 3], vec![-1.0; 3], std::iter::once(0..3).collect());
+    let rollout =
+        Compared { episodes: vec![episode], scores: vec![2.0], tokens, old, reference, ..Compared::default() };
     let plan = Plan { missing_eos: rule, lambda: 1.0, whiten_advantages: WhitenScope::Off, ..plan() };
-    rollout.advantages(&plan, 0.1);
-    assert_eq!(rollout.advantages, [wanted; 3]);
+    assert_eq!(Experience::new(rollout, vec![0.0; 3], &plan, 0.1).advantages, [wanted; 3]);
 }
 
 #[test]
@@ -474,7 +473,7 @@ fn a_value_head_of_zeros_learns_what_everything_is_worth() {
     let critic = Critic::Head { coefficient: 1.0 };
     // Its scores never vary.
     let guards = Guards { constant_iterations: 0, ..Guards::default() };
-    let plan = Plan { episodes: 240, critic, guards, schedule: LrSchedule::Constant, ..plan() };
+    let plan = Plan { episodes: 240, critic, guards, schedule: Schedule::CONSTANT, ..plan() };
     let mut state = state(&plan);
     state.policy.params().set("score.weight", &[0.0; 16]).unwrap();
     state.policy.params().set("score.bias", &[0.0]).unwrap();
@@ -496,7 +495,7 @@ fn a_value_head_of_zeros_learns_what_everything_is_worth() {
 #[test]
 fn an_adaptive_price_follows_the_divergence() {
     let kl = KlControl::Adaptive { initial: 0.2, target: 0.05, horizon: 40.0 };
-    let plan = Plan { kl, policy_lr: 0.03, episodes: 64, schedule: LrSchedule::Constant, ..plan() };
+    let plan = Plan { kl, policy_lr: 0.03, episodes: 64, schedule: Schedule::CONSTANT, ..plan() };
     let mut state = state(&plan);
     let reference = state.policy.deep_copy().unwrap();
     let (steps, _) = run(&mut state, &reference, &plan, 40);
@@ -530,56 +529,41 @@ fn the_average_moves_with_every_step() {
     assert!(self::state(&Plan { ema: 0.0, ..plan }).ema.is_none());
 }
 
-/// Everything a state consists of, as bytes, by way of the disk.
-fn bytes(state: &State, folder: &std::path::Path) -> Vec<Vec<u8>> {
-    let file = |name| folder.join(name);
-    state.policy_optimizer.save(&file("policy")).unwrap();
-    let mut names = vec!["policy"];
-    if let Some(optimizer) = &state.value_optimizer {
-        optimizer.save(&file("value")).unwrap();
-        names.push("value");
-    }
-    if let Some(ema) = &state.ema {
-        ema.save(&file("ema")).unwrap();
-        names.push("ema");
-    }
-    let mut all: Vec<Vec<u8>> = names.into_iter().map(|name| std::fs::read(file(name)).unwrap()).collect();
-    let weights = |model: &Decoder| model.params().with_weights(|w| w.iter().flat_map(|x| x.to_le_bytes()).collect());
-    all.extend([Some(&state.policy), state.value.as_ref()].into_iter().flatten().map(|m| weights(m).unwrap()));
-    all.push(state.beta.to_le_bytes().to_vec());
-    all.push(state.iteration.to_le_bytes().to_vec());
-    all
+/// Saves a state through an artefact, and returns every file of its checkpoint.
+fn saved(artefact: &mut Artefact, state: &State) -> BTreeMap<String, Vec<u8>> {
+    let folder = artefact.save(state.iteration, state).unwrap();
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let named =
+        |path: std::path::PathBuf| (path.file_name().unwrap().display().to_string(), std::fs::read(path).unwrap());
+    // The manifest knows how long the journals are, which nobody writes here.
+    files.map(named).filter(|(name, _)| name != "manifest.json").collect()
 }
 
 #[track_caller]
 fn check_resume(plan: Plan) {
     let folder = tempfile::tempdir().unwrap();
-    let start = state(&plan);
-    let (prompts, windows, reference) = (prompts(), windows(), start.policy.deep_copy().unwrap());
+    let run = RunDir::open(folder.path(), Start::Fresh, "", &0).unwrap();
+    let mut whole = state(&plan);
+    let (prompts, windows, reference) = (prompts(), windows(), whole.policy.deep_copy().unwrap());
     let task = task(&reference, &prompts, &windows);
-    let mut whole = start;
     train(&mut whole, &task, &plan, &mut |_| Ok(Flow::Continue)).unwrap();
-    let wanted = bytes(&whole, folder.path());
+    let wanted = saved(&mut run.artefact("whole").unwrap(), &whole);
+    assert!(wanted.len() >= 3, "{:?}", wanted.keys());
     for cut in 1..3 {
+        let name = format!("cut-{cut}");
         let mut first = state(&plan);
         let mut stop = |event: Event<'_, State>| match event {
             Event::Boundary { step, .. } if step == cut => Ok(Flow::Stop),
             _ => Ok(Flow::Continue),
         };
         train(&mut first, &task, &plan, &mut stop).unwrap();
-        assert!(bytes(&first, folder.path()) != wanted);
-        let value = first.value.as_ref().map(|value| value.deep_copy().unwrap());
-        let mut second = State::new(first.policy.deep_copy().unwrap(), value, &plan).unwrap();
-        second.policy_optimizer.load(&folder.path().join("policy")).unwrap();
-        if let Some(optimizer) = &mut second.value_optimizer {
-            optimizer.load(&folder.path().join("value")).unwrap();
-        }
-        if let Some(ema) = &mut second.ema {
-            ema.load(&folder.path().join("ema")).unwrap();
-        }
-        (second.beta, second.iteration) = (first.beta, first.iteration);
+        assert!(saved(&mut run.artefact(&name).unwrap(), &first) != wanted);
+        let mut second = state(&plan);
+        let mut artefact = run.artefact(&name).unwrap();
+        artefact.restore(&mut second).unwrap();
+        assert_eq!(second.iteration, cut);
         train(&mut second, &task, &plan, &mut |_| Ok(Flow::Continue)).unwrap();
-        assert!(bytes(&second, folder.path()) == wanted, "cut after iteration {cut}");
+        assert!(saved(&mut artefact, &second) == wanted, "cut after iteration {cut}");
     }
 }
 
@@ -644,11 +628,11 @@ fn what_cannot_run_is_refused() {
 #[test]
 fn a_ratio_that_is_not_one_stops_before_the_step() {
     let (prompts, windows, plan) = (prompts(), windows(), plan());
-    let (mut state, mut rollout) = (state(&plan), rollout(&plan));
-    rollout.old.iter_mut().for_each(|logprob| *logprob += 0.01);
+    let (mut state, mut experience) = (state(&plan), experience(&plan));
+    experience.rollout.old.iter_mut().for_each(|logprob| *logprob += 0.01);
     let reference = state.policy.deep_copy().unwrap();
     let task = task(&reference, &prompts, &windows);
-    let error = update(&mut state, &task, &plan, &rollout, &mut Metrics::default()).unwrap_err();
+    let error = update(&mut state, &task, &plan, &experience, &mut Metrics::default()).unwrap_err();
     assert!(matches!(error, Error::Guard { iteration: 1, alarm: Alarm::Ratio { .. } }), "{error}");
     assert_eq!(state.policy_optimizer.steps(), 0);
 }

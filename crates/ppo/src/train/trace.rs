@@ -1,14 +1,11 @@
 //! Three iterations of four minibatches with the mix, the adaptive price and the missing-EOS rule,
 //! against the same in torch on the same tokens (`fixtures/reference/traces.py`).
 
-#[allow(dead_code, reason = "each stage reads its part of a trace")]
-#[path = "../../../../fixtures/reference/traces.rs"]
-mod golden;
-
 use super::*;
-use crate::{Episode, KlControl, MissingEos, Preset};
-use golden::{Trace, scalar_start, start};
-use instruct_train::AdamForm;
+use crate::{KlControl, MissingEos, Preset};
+use instruct_golden::{Trace, scalar_start, start};
+use instruct_optim::{AdamConfig, AdamForm};
+use instruct_rollout::Episode;
 
 fn plan() -> Plan {
     Plan {
@@ -39,8 +36,12 @@ fn iterations_follow_the_reference_in_torch() {
 /// the results of Ziegler et al. 2019 come back: there approxkl is 0.00037 and 0.00237 after two epochs.
 #[test]
 fn both_forms_of_adam_follow_the_reference_and_tensorflow_moves_less() {
-    let moved = |name, adam_form| {
-        let steps = check(name, Plan { adam_form, betas: (0.9, 0.999), adam_eps: 1e-3, ..plan() }, 4_096);
+    let moved = |name, form| {
+        let steps = check(
+            name,
+            Plan { adam: AdamConfig { form, beta2: 0.999, eps: 1e-3, ..AdamConfig::default() }, ..plan() },
+            4_096,
+        );
         steps[0].iter().find(|(name, _)| *name == "ppo/policy/approxkl").unwrap().1
     };
     let pytorch = moved("adam-pytorch", AdamForm::PyTorch);
@@ -60,16 +61,16 @@ fn check(name: &str, plan: Plan, micro_tokens: usize) -> Vec<Vec<(&'static str, 
         score: &none,
         decode: &|_| String::new(),
         stop: [50].into(),
-        seed: 1,
-        micro_tokens,
+        compute: Compute { micro_tokens, ..Compute::default() },
     };
     let value = scalar_start(HeadKind::Value, &trace.floats("head"));
     let mut state = State::new(start(), Some(value), &plan).unwrap();
     let mut steps = Vec::new();
     for iteration in 0..3 {
-        let mut rollout = Rollout::of(episodes(&trace, 8 * iteration..8 * iteration + 8));
-        rollout.scores = trace.floats("scores")[8 * iteration..8 * iteration + 8].to_vec();
-        let metrics = learn(&mut state, &task, &plan, &mut rollout, &mut |_| Ok(Flow::Continue)).unwrap();
+        let range = 8 * iteration..8 * iteration + 8;
+        let scores = trace.floats("scores")[range.clone()].to_vec();
+        let scored = Sampled::of(episodes(&trace, range)).score(&|_| Ok(scores.clone())).unwrap();
+        let (_, metrics) = learn(&mut state, &task, &plan, scored, &mut |_| Ok(Flow::Continue)).unwrap();
         state.iteration += 1;
         steps.push(metrics.entries());
     }

@@ -1,12 +1,8 @@
 //! Ten steps, with ties and K of 2, 4 and 9, against the same steps in torch
 //! (`fixtures/reference/traces.py`).
 
-#[allow(dead_code, reason = "each stage reads its part of a trace")]
-#[path = "../../../../fixtures/reference/traces.rs"]
-mod golden;
-
 use super::*;
-use golden::{Trace, recorder, scalar_start};
+use instruct_golden::{Trace, recorder, scalar_start};
 use instruct_model::HeadKind;
 
 #[test]
@@ -21,11 +17,11 @@ fn steps_follow_the_reference_in_torch() {
     };
     let groups: Vec<Group> = prompts.map(group).collect();
     for micro_tokens in [1, 4_096] {
-        let adam = AdamConfig::default();
-        let plan = Plan { epochs: 5, batch: 2, lr: 2e-3, adam, micro_tokens, spike_z: 0.0, seed: 1 };
+        let plan = Plan { epochs: 5, batch: 2, lr: 2e-3, spike_z: 0.0, ..Plan::default() };
+        let compute = Compute { micro_tokens, ..Compute::default() };
         let mut state = State::new(scalar_start(HeadKind::Score, &trace.floats("head")), &plan).unwrap();
         let mut seen = Vec::new();
-        train(&mut state, &groups, &plan, &mut recorder(&mut seen)).unwrap();
+        train(&mut state, &groups, &plan, compute, &mut recorder(&mut seen)).unwrap();
         trace.check_metrics(&seen);
         assert_eq!((seen.len(), trace.unknown(&seen)), (10, vec![]));
         trace.check_weights(&state.model, "end");

@@ -5,6 +5,7 @@ use candle_core::Device;
 use instruct_data::Packed;
 use instruct_kernels::{Params, Path, gather_rows, logits};
 use instruct_model::{Config, HeadKind};
+use instruct_runs::{RunDir, Start};
 use std::{cell::RefCell, collections::BTreeSet};
 
 const VOCAB: usize = 23;
@@ -44,7 +45,11 @@ fn windows(n: usize) -> Vec<Vec<u32>> {
 }
 
 fn plan() -> Plan {
-    Plan { epochs: 1, batch: 4, lr: 0.01, dropout: 0.0, micro_tokens: 20, ..Plan::default() }
+    Plan { epochs: 1, batch: 4, lr: 0.01, dropout: 0.0, ..Plan::default() }
+}
+
+fn compute() -> Compute {
+    Compute { micro_tokens: 20, ..Compute::default() }
 }
 
 /// `-log p` of every token of `text` from `first` on, in `f64` from the logits of one sequence.
@@ -85,7 +90,7 @@ fn metrics(state: &mut State, data: &Data<'_>, plan: &Plan) -> Vec<(&'static str
         }
         Ok(Flow::Continue)
     };
-    train(state, data, plan, &mut on).unwrap();
+    train(state, data, plan, compute(), &mut on).unwrap();
     seen.into_inner()
 }
 
@@ -99,14 +104,14 @@ fn held_out_losses_are_what_the_logits_say() {
     let wanted = mean(&slow_nlls(&model, &examples));
     let text: Vec<f64> = windows.iter().flat_map(|w| slow_nll(&model, w, 1)).collect();
     for micro_tokens in [1, 30, 4_096] {
-        close(nll(&model, &examples, micro_tokens).unwrap(), wanted, 1e-6);
-        close(perplexity(&model, &windows, micro_tokens).unwrap(), mean(&text).exp(), 1e-5);
+        close(nll(&model, &examples, micro_tokens, &mut |_| ()).unwrap(), wanted, 1e-6);
+        close(perplexity(&model, &windows, micro_tokens, &mut |_| ()).unwrap(), mean(&text).exp(), 1e-5);
     }
     let untrained = self::model();
     let uniform = (VOCAB as f64).ln();
-    let off = (nll(&untrained, &examples, 4_096).unwrap() / uniform - 1.0).abs();
+    let off = (nll(&untrained, &examples, 4_096, &mut |_| ()).unwrap() / uniform - 1.0).abs();
     instruct_claims::holds("known/sft-loss", "a new GPT-2 over 23 tokens", off, 0.01);
-    close(perplexity(&untrained, &windows, 4_096).unwrap(), VOCAB as f64, 0.03);
+    close(perplexity(&untrained, &windows, 4_096, &mut |_| ()).unwrap(), VOCAB as f64, 0.03);
 }
 
 #[test]
@@ -124,9 +129,9 @@ fn the_first_step_reports_the_losses_of_its_batch_apart() {
     assert!(named(&seen, "train/sft/pretraining_loss").is_empty());
 }
 
-fn gradient(model: &Decoder, items: &[Item<'_>], plan: &Plan) -> Vec<f32> {
+fn gradient(model: &Decoder, items: &[Item<'_>], plan: &Plan, micro_tokens: usize) -> Vec<f32> {
     let state = State::new(model.deep_copy().unwrap(), plan).unwrap();
-    gradients(&state, &pack(items, 0, plan.prompt_weight, plan.micro_tokens), plan).unwrap();
+    gradients(&state, &pack(items, 0, plan.prompt_weight, micro_tokens), plan, 1).unwrap();
     state.model.params().with_grads(|grads| grads.to_vec()).unwrap()
 }
 
@@ -168,10 +173,10 @@ fn the_gradient_does_not_see_the_micro_batches() {
     let mut items: Vec<Item> = examples.iter().map(Item::Demonstration).collect();
     items.extend(windows.iter().map(|window| Item::Pretraining(window)));
     for (prompt_weight, dropout) in [(0.0, 0.0), (0.3, 0.0), (0.0, 0.2)] {
-        let plan = |micro_tokens| Plan { micro_tokens, prompt_weight, dropout, ..plan() };
-        let whole = gradient(&model, &items, &plan(100_000));
+        let plan = Plan { prompt_weight, dropout, ..plan() };
+        let whole = gradient(&model, &items, &plan, 100_000);
         for micro_tokens in [1, 7, 25, 60] {
-            near(&gradient(&model, &items, &plan(micro_tokens)), &whole, 1e-6, "micro-batches");
+            near(&gradient(&model, &items, &plan, micro_tokens), &whole, 1e-6, "micro-batches");
         }
         if dropout == 0.0 {
             near(&whole, &slow_gradient(&model, &items, prompt_weight), 1e-5, "definition");
@@ -189,7 +194,7 @@ fn check_mix(n: usize, share: f64, windows_wanted: usize) {
     let mut used = vec![0usize; 7];
     let mut orders = BTreeSet::new();
     for epoch in 0..5 {
-        let items = epoch_items(&data, &plan, epoch);
+        let items = epoch_items(&data, &plan, 1, epoch);
         assert_eq!(items.len(), n + windows_wanted);
         let at = |item: &Item| match item {
             Item::Demonstration(e) => examples.iter().position(|x| std::ptr::eq(x, *e)).unwrap(),
@@ -205,10 +210,7 @@ fn check_mix(n: usize, share: f64, windows_wanted: usize) {
     assert_eq!(orders.len(), 5, "every epoch has an order of its own");
     assert_eq!(used.iter().sum::<usize>(), 5 * windows_wanted);
     assert!(used.iter().max().unwrap() - used.iter().min().unwrap() <= 1, "windows take turns: {used:?}");
-    let again = |seed| {
-        let plan = Plan { seed, ..plan.clone() };
-        epoch_items(&data, &plan, 0).iter().map(|item| format!("{item:?}")).collect::<Vec<_>>()
-    };
+    let again = |seed| epoch_items(&data, &plan, seed, 0).iter().map(|item| format!("{item:?}")).collect::<Vec<_>>();
     assert_eq!(again(1), again(1));
     assert_ne!(again(1), again(2));
 }
@@ -229,7 +231,7 @@ fn one_batch_can_be_learned_by_heart() {
     let plan = Plan { epochs: 80, ..plan() };
     let mut state = State::new(model(), &plan).unwrap();
     metrics(&mut state, &data, &plan);
-    let after = nll(&state.model, &examples, 4_096).unwrap();
+    let after = nll(&state.model, &examples, 4_096, &mut |_| ()).unwrap();
     assert!(after < 0.05, "{after}");
 }
 
@@ -242,7 +244,7 @@ fn prompts_are_learned_only_when_asked() {
         let plan = Plan { epochs: 40, prompt_weight, ..plan() };
         let mut state = State::new(model(), &plan).unwrap();
         metrics(&mut state, &data, &plan);
-        perplexity(&state.model, &texts, 4_096).unwrap()
+        perplexity(&state.model, &texts, 4_096, &mut |_| ()).unwrap()
     };
     let (without, with) = (after(0.0), after(1.0));
     assert!(without > 10.0 && with < 3.0, "{without} {with}");
@@ -266,7 +268,7 @@ fn every_epoch_leaves_one_candidate() {
         }
         Ok(Flow::Continue)
     };
-    train(&mut state, &data, &plan, &mut on).unwrap();
+    train(&mut state, &data, &plan, compute(), &mut on).unwrap();
     let wanted = ["1", "2", "epoch-01 3", "3", "4", "5", "epoch-02 6", "6", "7", "8", "epoch-03 9", "9"];
     assert_eq!(events, wanted);
 }
@@ -281,9 +283,10 @@ fn a_run_cut_anywhere_ends_with_the_same_bits() {
     let data = Data { demonstrations: &examples, pretraining: &windows };
     let plan = Plan { epochs: 2, pretraining_share: 0.1, dropout: 0.2, ..plan() };
     let folder = tempfile::tempdir().unwrap();
+    let run_dir = RunDir::open(folder.path(), Start::Fresh, "", &0).unwrap();
     let moments = |state: &State| {
-        state.optimizer.save(&folder.path().join("moments")).unwrap();
-        std::fs::read(folder.path().join("moments")).unwrap()
+        let (text, arrays) = state.optimizer.state();
+        (text, arrays.map(|(_, moment)| moment.iter().map(|x| x.to_bits()).collect::<Vec<u32>>()))
     };
     let mut whole = State::new(model(), &plan).unwrap();
     metrics(&mut whole, &data, &plan);
@@ -294,12 +297,13 @@ fn a_run_cut_anywhere_ends_with_the_same_bits() {
             Event::Boundary { step, .. } if step == cut => Ok(Flow::Stop),
             _ => Ok(Flow::Continue),
         };
-        train(&mut first, &data, &plan, &mut stop).unwrap();
+        train(&mut first, &data, &plan, compute(), &mut stop).unwrap();
         assert_eq!(first.step, cut);
-        moments(&first);
-        let mut second = State::new(Decoder::deep_copy(&first.model).unwrap(), &plan).unwrap();
-        second.optimizer.load(&folder.path().join("moments")).unwrap();
-        second.step = first.step;
+        let mut artefact = run_dir.artefact(&format!("cut-{cut}")).unwrap();
+        artefact.save(first.step, &first).unwrap();
+        let mut second = State::new(model(), &plan).unwrap();
+        artefact.restore(&mut second).unwrap();
+        assert_eq!(second.step, cut);
         metrics(&mut second, &data, &plan);
         assert_eq!(weights(second.model.params()), weights(whole.model.params()), "cut after step {cut}");
         assert_eq!(moments(&second), moments(&whole), "cut after step {cut}");
@@ -311,7 +315,7 @@ fn a_run_cut_anywhere_ends_with_the_same_bits() {
 #[track_caller]
 fn refused(model: Decoder, data: Data<'_>, plan: &Plan, message: &str) {
     let mut state = State::new(model, plan).unwrap();
-    let found = train(&mut state, &data, plan, &mut |_| Ok(Flow::Continue)).unwrap_err().to_string();
+    let found = train(&mut state, &data, plan, compute(), &mut |_| Ok(Flow::Continue)).unwrap_err().to_string();
     assert!(found.contains(message), "{found:?} does not say {message:?}");
     assert_eq!(state.step, 0);
 }
@@ -342,7 +346,7 @@ fn a_plan_that_cannot_train_is_refused_before_the_first_step() {
         let mut state = State::new(model(), &plan).unwrap();
         let demonstrations = demonstrations(3);
         let data = Data { demonstrations: &demonstrations, pretraining: &windows(2) };
-        let error = train(&mut state, &data, &plan, &mut |_| Ok(Flow::Continue)).unwrap_err().to_string();
+        let error = train(&mut state, &data, &plan, compute(), &mut |_| Ok(Flow::Continue)).unwrap_err().to_string();
         assert!(error.contains(key), "`{key}` is not in: {error}");
     }
     check(Plan { epochs: 0, ..plan() }, "`epochs`");
@@ -351,5 +355,6 @@ fn a_plan_that_cannot_train_is_refused_before_the_first_step() {
     check(Plan { dropout: 1.0, ..plan() }, "`dropout`");
     check(Plan { pretraining_share: 1.0, ..plan() }, "`pretraining-share`");
     check(Plan { prompt_weight: -0.5, ..plan() }, "`prompt-weight`");
-    check(Plan { micro_tokens: 0, ..plan() }, "`micro-tokens`");
+    let adam = AdamConfig { eps: 0.0, ..AdamConfig::default() };
+    assert!(Plan { adam, ..plan() }.problems().concat().contains("`adam.eps` is 0"));
 }

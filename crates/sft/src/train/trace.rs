@@ -1,11 +1,7 @@
 //! Twelve steps against the same steps in torch (`fixtures/reference/traces.py`).
 
-#[allow(dead_code, reason = "each stage reads its part of a trace")]
-#[path = "../../../../fixtures/reference/traces.rs"]
-mod golden;
-
 use super::*;
-use golden::{Trace, recorder, start};
+use instruct_golden::{Trace, recorder, start};
 
 #[test]
 fn steps_follow_the_reference_in_torch() {
@@ -16,11 +12,11 @@ fn steps_follow_the_reference_in_torch() {
     let data = Data { demonstrations: &demonstrations, pretraining: &windows };
     for micro_tokens in [1, 4_096] {
         let (batch, lr, pretraining_share) = (4, 3e-3, 0.25);
-        let plan =
-            Plan { epochs: 4, batch, lr, dropout: 0.0, pretraining_share, micro_tokens, seed: 1, ..Plan::default() };
+        let plan = Plan { epochs: 4, batch, lr, dropout: 0.0, pretraining_share, ..Plan::default() };
+        let compute = Compute { micro_tokens, ..Compute::default() };
         let mut state = State::new(start(), &plan).unwrap();
         let mut seen = Vec::new();
-        train(&mut state, &data, &plan, &mut recorder(&mut seen)).unwrap();
+        train(&mut state, &data, &plan, compute, &mut recorder(&mut seen)).unwrap();
         trace.check_metrics(&seen);
         assert_eq!((seen.len(), trace.unknown(&seen)), (12, vec![]));
         trace.check_weights(&state.model, "end");

@@ -1,0 +1,129 @@
+//! The first two states of a rollout: completions, and what they are worth.
+
+use crate::{Compared, Decode, Episode, Error, Prompted, Result, Score, reading};
+use instruct_kernels::Path;
+use instruct_model::{Decoder, Request, Sampling, generate_reporting};
+use instruct_random::Source;
+use std::ops::Range;
+
+/// Completions that have no score yet.
+#[derive(Clone, Debug, Default)]
+pub struct Sampled {
+    /// The episodes, `(E,)`.
+    pub episodes: Vec<Episode>,
+    /// What was noted of their tokens while they were drawn; `None` of episodes that were drawn
+    /// elsewhere.
+    pub recorded: Option<Recorded>,
+}
+
+/// What sampling knows of its tokens.
+#[derive(Clone, Debug, Default)]
+pub struct Recorded {
+    /// Log-probability of each token, `(M,)`.
+    pub logprobs: Vec<f32>,
+    /// Entropy before each token, `(M,)`.
+    pub entropy: Vec<f32>,
+}
+
+impl Sampled {
+    /// Draws one completion per request. `decode` gives each its text; `finished` hears how many more
+    /// have ended, again and again.
+    ///
+    /// Errors: those of [`generate_reporting`].
+    pub fn draw(
+        policy: &Decoder,
+        requests: &[Prompted],
+        sampling: &Sampling,
+        source: Source,
+        decode: Decode<'_>,
+        finished: &mut dyn FnMut(usize),
+    ) -> Result<Sampled> {
+        let plain: Vec<Request> = requests.iter().map(|prompted| prompted.request.clone()).collect();
+        let mut recorded = Recorded::default();
+        let mut episodes = Vec::with_capacity(requests.len());
+        for (completion, prompted) in
+            generate_reporting(policy, &plain, sampling, source, finished)?.into_iter().zip(requests)
+        {
+            recorded.logprobs.extend(completion.logprobs);
+            recorded.entropy.extend(completion.entropies);
+            episodes.push(Episode {
+                id: prompted.request.episode,
+                group: prompted.group,
+                prompt: prompted.request.prompt.clone(),
+                text: decode(&completion.ids),
+                completion: completion.ids,
+                ended_by_eos: completion.ended_by_eos,
+            });
+        }
+        Ok(Sampled { episodes, recorded: Some(recorded) })
+    }
+
+    /// Episodes that were drawn elsewhere, without what sampling recorded.
+    pub fn of(episodes: Vec<Episode>) -> Sampled {
+        Sampled { episodes, recorded: None }
+    }
+
+    /// Asks the scorer, once for all episodes.
+    ///
+    /// Errors: the scorer's own; a wrong number of scores; a score that is not finite.
+    pub fn score(self, score: Score<'_>) -> Result<Scored> {
+        let scores = score(&self.episodes).map_err(Error::Score)?;
+        if scores.len() != self.episodes.len() {
+            return Err(Error::ScoreCount { got: scores.len(), wanted: self.episodes.len() });
+        }
+        match scores.iter().position(|score| !score.is_finite()) {
+            Some(at) => Err(Error::ScoreNotFinite { episode: self.episodes[at].id, score: scores[at] }),
+            None => Ok(Scored { episodes: self.episodes, recorded: self.recorded, scores }),
+        }
+    }
+}
+
+/// Completions with their scores.
+#[derive(Clone, Debug, Default)]
+pub struct Scored {
+    /// The episodes, `(E,)`.
+    pub episodes: Vec<Episode>,
+    /// As in [`Sampled`].
+    pub recorded: Option<Recorded>,
+    /// Their raw scores, `(E,)`.
+    pub scores: Vec<f32>,
+}
+
+impl Scored {
+    /// Reads every completion token in the training forward, under the policy that drew the episodes and
+    /// under a reference, at the temperature of sampling.
+    ///
+    /// On the fused path what was recorded while sampling has the bits of the training forward, and is
+    /// not computed a second time; the first minibatch of an update checks that it is.
+    ///
+    /// Errors: as [`crate::logprobs`].
+    pub fn compare(
+        self,
+        policy: &Decoder,
+        reference: &Decoder,
+        temperature: f32,
+        micro_tokens: usize,
+    ) -> Result<Compared> {
+        let Scored { episodes, recorded, scores } = self;
+        let (old, entropy) = match &recorded {
+            Some(Recorded { logprobs, entropy }) if policy.params().path() == Path::Fused => {
+                (logprobs.clone(), entropy.clone())
+            }
+            _ => reading::logprobs(policy, &episodes, temperature, micro_tokens)?,
+        };
+        let (reference, _) = reading::logprobs(reference, &episodes, temperature, micro_tokens)?;
+        let sampled = recorded.map_or_else(|| old.clone(), |recorded| recorded.logprobs);
+        Ok(Compared { tokens: spans(&episodes), episodes, scores, sampled, old, reference, entropy })
+    }
+}
+
+/// Where each episode's tokens lie in vectors per token, `(E,)`.
+fn spans(episodes: &[Episode]) -> Vec<Range<usize>> {
+    let mut end = 0;
+    let mut span = |episode: &Episode| {
+        let start = end;
+        end += episode.completion.len();
+        start..end
+    };
+    episodes.iter().map(&mut span).collect()
+}

@@ -1,0 +1,133 @@
+//! The commands of `instruct`, their help, and the handing over of the repository's chores.
+
+use crate::{
+    commands::{self, pipeline::Until},
+    machine,
+    terminal::{message, say},
+};
+use anyhow::{Context, Result, bail};
+use clap::{CommandFactory, Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Align a language model with human preferences: supervised fine-tuning, a reward model trained
+/// on rankings, PPO with a pretraining mix.
+#[derive(Parser)]
+#[command(name = "instruct", version, max_term_width = 100, propagate_version = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  instruct pipeline                                  the whole flow on the embedded simulation, minutes on two cores
+  instruct pipeline --config my.toml --dry-run       what a run of yours would read, hold and take
+  instruct generate --model runs/0001/ppo-ptx/model --prompt \"Name a colour.\"";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run all stages: base -> SFT -> reward model -> PPO and PPO-ptx -> evaluation
+    #[command(after_help = commands::pipeline::EXAMPLES)]
+    Pipeline(commands::pipeline::Args),
+    /// Run the flow up to supervised fine-tuning
+    #[command(after_help = commands::pipeline::SFT_EXAMPLES)]
+    Sft(commands::pipeline::Args),
+    /// Run the flow up to the reward model
+    #[command(after_help = commands::pipeline::REWARD_MODEL_EXAMPLES)]
+    RewardModel(commands::pipeline::Args),
+    /// Run the flow up to both PPO runs
+    #[command(after_help = commands::pipeline::PPO_EXAMPLES)]
+    Ppo(commands::pipeline::Args),
+    /// Run the flow up to the evaluation; what the run folder already holds is not done again
+    #[command(after_help = commands::pipeline::EVALUATE_EXAMPLES)]
+    Evaluate(commands::pipeline::Args),
+    /// Train a byte-level BPE and a small GPT-2-shaped base on plain text
+    #[command(after_help = commands::pretrain::EXAMPLES)]
+    Pretrain(commands::pretrain::Args),
+    /// Complete prompts, or chat when there is neither a prompt nor a file
+    #[command(after_help = commands::generate::EXAMPLES)]
+    Generate(commands::generate::Args),
+    /// Log-probabilities of a language model, or scores of a reward model
+    #[command(after_help = commands::score::EXAMPLES)]
+    Score(commands::score::Args),
+    /// Check or split files of records
+    #[command(after_help = commands::data::EXAMPLES)]
+    Data(commands::data::Args),
+    /// Print every key of a configuration, or explain one
+    #[command(after_help = commands::config::EXAMPLES)]
+    Config(commands::config::Args),
+    /// Say what this machine and this build offer, and what to do about what they lack
+    #[command(after_help = commands::doctor::EXAMPLES)]
+    Doctor(commands::doctor::Args),
+    /// Print completions for a shell
+    #[command(
+        after_help = "Examples:\n  instruct completions bash > ~/.local/share/bash-completion/completions/instruct"
+    )]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What `checks` does with the repository: it is not in this program, and not in its help.
+const CHORES: [&str; 7] = ["ci", "torture", "bench", "correctness", "reference", "fixtures", "gpu"];
+
+/// The program: parses the command line, runs the command, and says what went wrong.
+pub fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(chore) = arguments.first().filter(|first| CHORES.contains(&first.as_str())) {
+        return exit(hand_over(chore, &arguments));
+    }
+    instruct_kernels::settle_threads();
+    instruct_kernels::keep_freed_memory();
+    let command = Cli::parse().command;
+    // On a thread of the pool, or every parallel operation would begin by waking it and going to sleep.
+    let outcome = rayon::scope(|_| run(command));
+    machine::leave_usage();
+    exit(outcome)
+}
+
+/// Exit code 0, or the message of an error and exit code 2.
+pub fn exit(outcome: Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {}", message(&error)));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Pipeline(args) | Command::Evaluate(args) => commands::pipeline::run(&args, Until::Evaluation),
+        Command::Sft(args) => commands::pipeline::run(&args, Until::Sft),
+        Command::RewardModel(args) => commands::pipeline::run(&args, Until::RewardModel),
+        Command::Ppo(args) => commands::pipeline::run(&args, Until::Ppo),
+        Command::Pretrain(args) => commands::pretrain::run(&args),
+        Command::Generate(args) => commands::generate::run(&args),
+        Command::Score(args) => commands::score::run(&args),
+        Command::Data(args) => commands::data::run(&args),
+        Command::Config(args) => commands::config::run(&args),
+        Command::Doctor(args) => commands::doctor::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "instruct", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+/// Runs a chore of the repository through `checks`, which cargo builds when it is first asked for.
+///
+/// Errors: this is an installed program, which has no repository; the chore failed.
+fn hand_over(chore: &str, arguments: &[String]) -> Result<()> {
+    let Some(cargo) = std::env::var_os("CARGO").filter(|_| std::env::var_os("CARGO_MANIFEST_DIR").is_some()) else {
+        bail!("`{chore}` checks the repository of this program: run `cargo xtask {chore}` in a clone of it");
+    };
+    let mut checks = std::process::Command::new(cargo);
+    checks.args(["run", "--release", "--package", "instruct-checks"]);
+    // Whoever built this program for a GPU has what building the other takes.
+    checks.args(cfg!(feature = "cuda").then_some("--features=cuda")).arg("--").args(arguments);
+    let status = checks.status().context("cannot start cargo")?;
+    // It has said what went wrong.
+    std::process::exit(status.code().unwrap_or(2))
+}
