@@ -210,12 +210,12 @@ impl Run<'_> {
     }
 
     /// The reward model as PPO and the evaluation keep it.
-    pub(crate) fn open_frozen_reward_model(&self) -> Result<Decoder> {
+    fn open_frozen_reward_model(&self) -> Result<Decoder> {
         self.freeze(self.open_reward_model()?)
     }
 
     /// A model that is never trained, in the precision in which such models are kept.
-    pub(crate) fn freeze(&self, model: Decoder) -> Result<Decoder> {
+    fn freeze(&self, model: Decoder) -> Result<Decoder> {
         model.params().release_grad();
         let halves =
             available(self.config.model.frozen) == Precision::Bf16 && model.params().path() == kernels::Path::Fused;
