@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 use instruct_data::{
     Caps, Demonstration, EncodeReport, Encoder, LeakCheck, Limits, Overlong, PretrainText, Prompt, Ranking, Read,
-    Record, Split, SplitPlan, Template, Tokenizer, cap_per_user, dedup, read_reporting, text_windows,
+    Record, Renderer, Split, SplitPlan, Template, Tokenizer, cap_per_user, dedup, read_reporting, text_windows,
 };
 use instruct_kernels::{DeviceChoice, Path as KernelPath, bf16_unit, probe_device};
 use instruct_model::{Checkpoint, Config as Description, Decoder};
@@ -28,10 +28,8 @@ pub struct Base {
     pub device: Device,
     /// Its shape.
     pub description: Description,
-    /// Text to ids and back.
-    pub tokenizer: Tokenizer,
-    /// How prompts are put to it.
-    pub template: Template,
+    /// How it is talked to: conversations to ids, and back.
+    pub renderer: Renderer,
     /// Bytes that reading its weights once has left with the allocator, for the stages to take again.
     pub retained: u64,
 }
@@ -95,28 +93,37 @@ pub fn open_decoder(path: &Path, device: &Device, precision: Precision) -> Resul
 }
 
 /// Opens a language model without its weights, with its tokenizer and the template that puts prompts to
-/// it: `template` when it is not empty, else the model's own.
+/// it: `template` when it is not empty, else the model's own. `option` is what a person sets a template with.
 ///
 /// Errors: files that are absent or broken; a vocabulary larger than the model's; no template.
-pub fn open_base(path: &Path, template: &str, device: &Device) -> Result<Base> {
+pub fn open_base(path: &Path, template: &str, option: &str, device: &Device) -> Result<Base> {
     let checkpoint = Checkpoint::open(path)?;
-    let tokenizer = match checkpoint.tokenizer() {
-        Some(fields) => Tokenizer::from_gguf(fields)?,
-        None => Tokenizer::from_folder(path)?,
-    };
+    let tokenizer = open_tokenizer(&checkpoint, path)?;
     let description = checkpoint.config().clone();
-    tokenizer.check_vocab(description.vocab)?;
     let template = if !template.is_empty() {
         Template::plain(template)?
     } else if let Some(template) = Template::of(&tokenizer)? {
         template
     } else {
         bail!(
-            "{}: the model has no chat template; set `model.template`, for example \"User: {{prompt}}\\nAssistant:\"",
+            "{}: the model has no chat template; give {option}, for example \"User: {{prompt}}\\nAssistant:\"",
             path.display()
         );
     };
-    Ok(Base { path: path.to_owned(), device: device.clone(), description, tokenizer, template, retained: 0 })
+    let renderer = Renderer::new(tokenizer, template)?;
+    Ok(Base { path: path.to_owned(), device: device.clone(), description, renderer, retained: 0 })
+}
+
+/// The tokenizer of a model: from inside a GGUF file, or from beside a folder's weights.
+///
+/// Errors: files that are absent or broken; more entries than the model has rows.
+pub(crate) fn open_tokenizer(checkpoint: &Checkpoint, path: &Path) -> Result<Tokenizer> {
+    let tokenizer = match checkpoint.tokenizer() {
+        Some(fields) => Tokenizer::from_gguf(fields)?,
+        None => Tokenizer::from_folder(path)?,
+    };
+    tokenizer.check_vocab(checkpoint.config().vocab)?;
+    Ok(tokenizer)
 }
 
 impl Base {
@@ -144,7 +151,7 @@ impl Material {
         let caps = length_caps(config, &base.description)?;
         let data = &config.data;
         let plan = SplitPlan { seed: config.seed, validation: data.validation, test: data.test };
-        let mut report = Vec::new();
+        let mut report = Vec::from_iter(opened(&base.renderer));
         let demonstrations = load::<Demonstration>(&data.demonstrations, data, &plan, embedded, &mut report)?;
         let rankings = load::<Ranking>(&data.rankings, data, &plan, embedded, &mut report)?;
         let prompts = load::<Prompt>(&data.prompts, data, &plan, embedded, &mut report)?;
@@ -154,7 +161,7 @@ impl Material {
         leaks.add_split("prompts", &prompts);
         let (demonstrations, rankings, prompts) = clean(&leaks, demonstrations, rankings, prompts, &mut report);
 
-        let encoder = Encoder { tokenizer: &base.tokenizer, template: &base.template, caps, overlong: Overlong::Drop };
+        let encoder = Encoder { renderer: &base.renderer, caps, overlong: Overlong::Drop };
         let demonstrations = map(demonstrations, |records| examples(&encoder, &records, &mut report))?;
         let rankings = map(rankings, |records| groups(&encoder, records, &mut report))?;
         let prompts = map(prompts, |records| prompt_ids(&encoder, &records, &mut report))?;
@@ -198,6 +205,17 @@ impl Material {
             self.report.join("\n  ")
         )
     }
+}
+
+/// A line for a template that makes the model answer after something that written replies lack.
+fn opened(renderer: &Renderer) -> Option<String> {
+    let opened = renderer.opened();
+    (!opened.is_empty()).then(|| {
+        format!(
+            "template: its generation prompt ends with {opened:?}, which a finished turn lacks; replies are trained as \
+             they are written, after it"
+        )
+    })
 }
 
 /// The caps on prompt and completion, which together must fit the model.
@@ -331,8 +349,15 @@ fn note(kind: &str, kept: &EncodeReport, report: &mut Vec<String>) {
     let dropped = kept.long_prompts + kept.long_completions;
     if dropped > 0 {
         report.push(format!(
-            "{kind}: {} kept, {} prompts and {} completions longer than the caps left out",
-            kept.kept, kept.long_prompts, kept.long_completions
+            "{kind}: {} kept, {} prompts and {} completions longer than the caps left out, {} records with too few \
+             completions left",
+            kept.kept, kept.long_prompts, kept.long_completions, kept.incomplete
+        ));
+    }
+    if kept.special_tokens > 0 {
+        report.push(format!(
+            "{kind}: {} records spell a special token of the model, which is encoded as words",
+            kept.special_tokens
         ));
     }
 }
@@ -350,7 +375,7 @@ fn windows(
 ) -> Result<(Windows, Windows)> {
     let cut = |names: &[String]| -> Result<Vec<Vec<u32>>> {
         let texts = read_showing::<PretrainText>(&resolve(names, embedded), "text")?.records;
-        Ok(text_windows(&base.tokenizer, &texts, length)?.0)
+        Ok(text_windows(base.renderer.tokenizer(), &texts, length)?.0)
     };
     let mut train = cut(&config.data.pretraining)?;
     let held_out = match config.data.pretraining_held_out.as_slice() {

@@ -14,7 +14,7 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use instruct_data::Tokenizer;
 use instruct_kernels as kernels;
-use instruct_model::{Decoder, HeadKind, Precision as StoredAs, Sampling};
+use instruct_model::{Config as Description, Decoder, HeadKind, Precision as StoredAs, Sampling};
 use instruct_optim::Compute;
 use instruct_ppo::{self as ppo, Critic};
 use instruct_random::Source;
@@ -236,7 +236,7 @@ impl Run<'_> {
             pretraining: &self.material.windows,
             score: &score,
             decode: &decode,
-            stop: self.base.tokenizer.stops().clone(),
+            stop: self.base.renderer.stops().clone(),
             compute: self.compute(),
         };
         listener.keep_best("objective/rlhf_reward")?;
@@ -297,7 +297,7 @@ impl Run<'_> {
 
     /// How evaluations sample: as training does.
     pub(crate) fn sampling(&self) -> Sampling {
-        let stop = self.base.tokenizer.stops().clone();
+        let stop = self.base.renderer.stops().clone();
         Sampling { temperature: 1.0, ..Sampling::plain(stop, self.config.ppo.max_new_tokens) }
     }
 
@@ -324,7 +324,7 @@ impl Run<'_> {
     /// Completion ids as text, without special tokens.
     pub(crate) fn decode(&self, ids: &[u32]) -> String {
         // A vocabulary that was checked against the model decodes every id the model can draw.
-        self.base.tokenizer.decode(ids).unwrap_or_default()
+        self.base.renderer.tokenizer().decode(ids).unwrap_or_default()
     }
 
     /// What keys the draws of this run, and bounds what is computed at a time.
@@ -381,7 +381,7 @@ impl Run<'_> {
 
     /// Writes a model with the run's tokenizer.
     pub(crate) fn save(&self, model: &Decoder, folder: &Path) -> Result<()> {
-        save_model(model, &self.base.tokenizer, folder)
+        save_model(model, &self.base.renderer.exported(), folder)
     }
 
     /// Opens an artefact of this run. What lies in it is compared with its hashes, which takes a while for
@@ -458,11 +458,17 @@ fn earlier_seconds(run: &Path) -> BTreeMap<String, f64> {
     map.into_iter().filter_map(|(name, seconds)| Some((name, seconds.as_f64()?))).collect()
 }
 
-/// Writes a model folder: configuration, weights, tokenizer.
+/// Writes a model folder: configuration, weights, tokenizer. The stop ids and the padding id are the
+/// tokenizer's in every file.
 ///
 /// Errors: the disk's; a tokenizer that cannot be written.
 pub fn save_model(model: &Decoder, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
-    model.save(folder, StoredAs::F32)?;
+    let config = model.config().clone();
+    let tokenizer = tokenizer.clone().with_padding(config.vocab);
+    let eos = config.eos.union(tokenizer.stops()).copied().collect();
+    let config = Description { eos, pad: tokenizer.pad(), ..config };
+    let get = |name: &str| Ok(model.params().read(name)?);
+    instruct_model::save(folder, &config, model.head(), &get, StoredAs::F32)?;
     Ok(tokenizer.save(folder)?)
 }
 

@@ -174,22 +174,22 @@ fn sample_completions(folder: &Path, world: &World) -> Result<Vec<Sampled>> {
         .map(|t| Example { prompt: t.prompt, completion: t.completion })
         .collect();
     let mut state = State::new(decoder, &sampler_plan())?;
-    let windows = text_windows(&base.tokenizer, &documents(&world.pretraining), WINDOW)?.0;
+    let windows = text_windows(base.renderer.tokenizer(), &documents(&world.pretraining), WINDOW)?.0;
     let data = Data { demonstrations: &examples, pretraining: &windows };
     train(&mut state, &data, &sampler_plan(), sampler_compute(), &mut |event| tell("sampler", event))?;
 
     let mut requests = Vec::new();
     for (prompt, k) in ranked_prompts(world) {
-        let ids = encoder.prompt_ids(&Content::Text(prompt.prompt.clone()))?;
+        let ids = base.renderer.prompt(&Content::Text(prompt.prompt.clone()).conversation())?;
         requests.extend((0..k).map(|_| ids.clone()));
     }
     let requests: Vec<Request> = (0..).zip(requests).map(|(episode, prompt)| Request { episode, prompt }).collect();
-    let sampling = Sampling::plain(base.tokenizer.stops().clone(), MAX_NEW_TOKENS);
+    let sampling = Sampling::plain(base.renderer.stops().clone(), MAX_NEW_TOKENS);
     let mut completions =
         generate(&state.model, &requests, &sampling, Source::new(SEED, "fixtures/completions"))?.into_iter();
     let mut rows = Vec::new();
     for (prompt, k) in ranked_prompts(world) {
-        let texts = completions.by_ref().take(k).map(|c| Ok(printable(&base.tokenizer.decode(&c.ids)?)));
+        let texts = completions.by_ref().take(k).map(|c| Ok(printable(&base.renderer.tokenizer().decode(&c.ids)?)));
         let mut completions = texts.collect::<Result<Vec<String>>>()?;
         completions.retain(|text| !text.is_empty());
         rows.push(Sampled { prompt: prompt.prompt.clone(), completions });
@@ -251,13 +251,13 @@ fn rankings(world: &World, sampled: &[Sampled]) -> String {
 
 fn manifest(folder: &Path, world: &World, sampled: &[Sampled]) -> Result<Manifest> {
     let (base, decoder) = open(folder)?;
-    let held_out = text_windows(&base.tokenizer, &documents(&world.heldout), recipe().context)?.0;
+    let held_out = text_windows(base.renderer.tokenizer(), &documents(&world.heldout), recipe().context)?.0;
     let mut examples = Vec::new();
     for row in sampled.iter().step_by(6) {
-        let encoder = encoder(&base);
-        let prompt = encoder.prompt_ids(&Content::Text(row.prompt.clone()))?;
+        let conversation = Content::Text(row.prompt.clone()).conversation();
+        let prompt = base.renderer.prompt(&conversation)?;
         for text in &row.completions {
-            examples.push(Example { prompt: prompt.clone(), completion: encoder.completion_ids(text)? });
+            examples.push(Example { prompt: prompt.clone(), completion: base.renderer.reply(&conversation, text)? });
         }
     }
     let records: Vec<(String, Vec<String>)> =
@@ -374,13 +374,13 @@ fn check_models(folder: &Path, world: &World) -> Result<()> {
 
 fn open(folder: &Path) -> Result<(Base, Decoder)> {
     let path = folder.join("base");
-    let base = open_base(&path, TEMPLATE, &Device::Cpu)?;
+    let base = open_base(&path, TEMPLATE, "a template", &Device::Cpu)?;
     Ok((base, open_decoder(&path, &Device::Cpu, Precision::F32)?.1))
 }
 
 fn encoder(base: &Base) -> Encoder<'_> {
     let caps = Caps { prompt: recipe().context - MAX_NEW_TOKENS, completion: MAX_NEW_TOKENS };
-    Encoder { tokenizer: &base.tokenizer, template: &base.template, caps, overlong: Overlong::Drop }
+    Encoder { renderer: &base.renderer, caps, overlong: Overlong::Drop }
 }
 
 fn documents(texts: &[String]) -> Vec<PretrainText> {

@@ -46,12 +46,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// The scripts, and the folder that each writes to.
-const SCRIPTS: [(&str, &str); 6] = [
+const SCRIPTS: [(&str, &str); 7] = [
     ("reference.py", ""),
     ("traces.py", "traces"),
     ("pieces.py", "pieces"),
     ("optimizer.py", "optimizer"),
     ("tokenizer.py", "tokenizer"),
+    ("replies.py", "replies"),
     ("gguf_greedy.py", "gguf"),
 ];
 

@@ -264,11 +264,6 @@ pub enum Problem {
         /// The cap.
         limit: usize,
     },
-    /// The text spells a special token of the tokenizer.
-    SpecialToken {
-        /// The token spelled.
-        token: String,
-    },
 }
 
 impl fmt::Display for Problem {
@@ -321,9 +316,6 @@ impl fmt::Display for Problem {
                     f,
                     "is {tokens} tokens long, the limit is {limit}; shorten it, or choose to drop or cut long records"
                 )
-            }
-            Problem::SpecialToken { token } => {
-                write!(f, "spells the special token `{token}`; remove the record or reword it")
             }
         }
     }

@@ -3,14 +3,14 @@
 //! Labelers write prompts, demonstrations and rankings, in the formats of many projects. This crate
 //! reads them ([`read`]) and refuses what is unusable, all of it at once, by path, line and field;
 //! cleans and splits them so that no person is on two sides ([`dedup`], [`cap_per_user`],
-//! [`SplitPlan`], [`LeakCheck`]); writes them out for a model ([`Template`]) and encodes prompt and
-//! completion apart ([`Encoder`]); cuts them into micro-batches ([`micro_batches`]); and lays those end
+//! [`SplitPlan`], [`LeakCheck`]); writes them out for a model and encodes them as it was made for
+//! ([`Renderer`], [`Encoder`]); cuts them into micro-batches ([`micro_batches`]); and lays those end
 //! to end ([`Packed`]), with no padding, no mask and no position to fix up.
 //!
 //! Modules import each other in one direction, which a test checks. From the bottom they are `origin`,
 //! `leak` and `error`; `bytes` and `json`; then `entry`, `record`, `shapes` and `read`; beside these
-//! `hygiene` and `personal` on `record`, and `tokenizer` on `bytes` with `bpe`, `gguf`, `template` and
-//! `tokenize` above it.
+//! `hygiene` and `personal` on `record`, and `tokenizer` on `bytes` with `bpe`, `gguf`, `template`,
+//! `renderer` and `tokenize` above it.
 //!
 //! The crate names no device and no tensor. Sources: \[IG\] Ouyang et al. 2022, \[SF\] Stiennon et al. 2020,
 //! \[N\] the "N implementation details" replications.
@@ -27,9 +27,8 @@
 //!
 //! let rankings = read::<Ranking>(&[&path], &Limits::default())?.records;
 //! let tokenizer = train_bpe(["yes no yes no"], 260, &["<|endoftext|>"])?;
-//! let template = Template::plain("User: {prompt}\nAssistant:")?;
-//! let encoder =
-//!     Encoder { tokenizer: &tokenizer, template: &template, caps: Caps::halves(128), overlong: Overlong::Drop };
+//! let renderer = Renderer::new(tokenizer, Template::plain("User: {prompt}\nAssistant:")?)?;
+//! let encoder = Encoder { renderer: &renderer, caps: Caps::halves(128), overlong: Overlong::Drop };
 //! let (groups, report) = encoder.rankings(&rankings)?;
 //! assert_eq!(report.kept, 1);
 //!
@@ -41,7 +40,7 @@
 //! }
 //! assert_eq!(batch.segments().len(), 4);
 //! let last = batch.predictions().last().map(|prediction| prediction.target);
-//! assert_eq!(last, Some(tokenizer.eos()));
+//! assert_eq!(last, Some(renderer.end()));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -60,6 +59,7 @@ mod patience;
 mod personal;
 mod read;
 mod record;
+mod renderer;
 mod shapes;
 mod template;
 mod tokenize;
@@ -78,6 +78,7 @@ pub use crate::{
     personal::{PersonalKind, PersonalReport, find_personal, remove_personal},
     read::{Read, read, read_reporting},
     record::{Content, Conversation, Demonstration, Message, PretrainText, Prompt, Ranking, Record, Role, pairs},
+    renderer::Renderer,
     template::Template,
     tokenize::{Caps, DemonstrationTokens, EncodeReport, Encoder, Overlong, PromptTokens, RankingTokens, text_windows},
     tokenizer::Tokenizer,

@@ -1,7 +1,7 @@
 //! What people wrote: prompts, demonstrations, rankings, and plain text.
 
 use crate::{entry::Extract, origin::Origin};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A prompt, of a labeler or a user.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -58,7 +58,7 @@ impl Message {
 }
 
 /// Who speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Standing instructions.

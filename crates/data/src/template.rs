@@ -24,6 +24,7 @@ enum Kind {
 #[derive(Debug)]
 struct Chat {
     place: String,
+    source: String,
     environment: Environment<'static>,
     specials: [(&'static str, String); 3],
 }
@@ -90,7 +91,7 @@ impl Template {
             return Err(Error::template(place, problem));
         }
         let environment = environment(source).map_err(|why| describe(&place, why))?;
-        let chat = Chat { place: place.clone(), environment, specials };
+        let chat = Chat { place: place.clone(), source: source.to_owned(), environment, specials };
         let template = Template { kind: Kind::Chat(Arc::new(chat)) };
         let probe = "Will this be said?";
         let rendered = template.render_prompt(&Content::Text(probe.to_owned()).conversation())?;
@@ -113,22 +114,39 @@ impl Template {
     /// # Errors
     /// [`Error::Template`] when the template refuses the conversation or runs too long.
     pub fn render_prompt(&self, conversation: &Conversation) -> Result<String, Error> {
+        self.render(conversation, true)
+    }
+
+    /// The text of a conversation whose last message is the model's reply, with what follows one.
+    ///
+    /// # Errors
+    /// As for [`Template::render_prompt`].
+    pub fn render_whole(&self, conversation: &Conversation) -> Result<String, Error> {
+        self.render(conversation, false)
+    }
+
+    /// It as a Jinja chat template: its own text, or what renders as a plain template does, begins with BOS
+    /// where `tokenizer` puts one before texts, and ends the last reply with EOS.
+    pub fn source(&self, tokenizer: &Tokenizer) -> String {
+        match &self.kind {
+            Kind::Chat(chat) => chat.source.clone(),
+            Kind::Plain { before, after, gap } => jinja(before, after, *gap, tokenizer.prepended().is_some()),
+        }
+    }
+
+    /// Whether it writes special tokens itself, BOS among them. A plain template is text alone.
+    pub(crate) fn writes_marks(&self) -> bool {
+        matches!(self.kind, Kind::Chat(_))
+    }
+
+    fn render(&self, conversation: &Conversation, generation_prompt: bool) -> Result<String, Error> {
         match &self.kind {
             Kind::Plain { before, after, gap } => Ok(plain(&conversation.messages, before, after, *gap)),
             Kind::Chat(chat) => {
                 let (worker, messages) = (Arc::clone(chat), conversation.messages.clone());
-                let rendered = patiently(move || worker.render(&messages)).unwrap_or_else(|why| Err(failed(&why)));
-                rendered.map_err(|why| describe(&chat.place, why))
+                let rendered = patiently(move || worker.render(&messages, generation_prompt));
+                rendered.unwrap_or_else(|why| Err(failed(&why))).map_err(|why| describe(&chat.place, why))
             }
-        }
-    }
-
-    /// The completion as it is trained on and sampled: with the space that a plain template wants
-    /// before it, otherwise as it is.
-    pub fn render_completion(&self, completion: &str) -> String {
-        match self.kind {
-            Kind::Plain { gap: true, .. } if !completion.is_empty() => format!(" {}", completion.trim_start()),
-            _ => completion.to_owned(),
         }
     }
 }
@@ -149,18 +167,49 @@ fn plain(messages: &[Message], before: &str, after: &str, gap: bool) -> String {
         match message.role {
             Role::System => text.extend([message.content.as_str(), "\n\n"]),
             Role::User => text.extend([before, &message.content, after]),
-            Role::Assistant => text.extend([if gap { " " } else { "" }, message.content.as_str(), "\n"]),
+            Role::Assistant => text.extend([reply(&message.content, gap).as_str(), "\n"]),
         }
     }
     text
 }
 
+fn jinja(before: &str, after: &str, gap: bool, begins: bool) -> String {
+    let bos = if begins { "{{ bos_token }}" } else { "" };
+    let said = "message['content']";
+    let reply = match gap {
+        true => format!("{{% if {said}.lstrip() %}}{{{{ ' ' + {said}.lstrip() }}}}{{% endif %}}"),
+        false => format!("{{{{ {said} }}}}"),
+    };
+    format!(
+        "{bos}{{% for message in messages %}}{{% if message['role'] == 'system' %}}{{{{ {said} + '\\n\\n' }}}}\
+         {{% elif message['role'] == 'user' %}}{{{{ {} + {said} + {} }}}}\
+         {{% else %}}{reply}{{{{ eos_token if loop.last else '\\n' }}}}{{% endif %}}{{% endfor %}}",
+        quoted(before),
+        quoted(after)
+    )
+}
+
+/// A text as a literal of Jinja.
+fn quoted(text: &str) -> String {
+    let escaped = text.replace('\\', "\\\\").replace('\'', "\\'").replace('\n', "\\n").replace('\r', "\\r");
+    format!("'{escaped}'")
+}
+
+/// A reply behind the space that the template wants before it.
+fn reply(content: &str, gap: bool) -> String {
+    match content.trim_start() {
+        words if gap && !words.is_empty() => format!(" {words}"),
+        _ if gap => String::new(),
+        _ => content.to_owned(),
+    }
+}
+
 impl Chat {
-    fn render(&self, messages: &[Message]) -> Result<String, minijinja::Error> {
+    fn render(&self, messages: &[Message], generation_prompt: bool) -> Result<String, minijinja::Error> {
         let turn = |m: &Message| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]);
         let messages: Value = messages.iter().map(turn).collect();
         let globals = self.specials.iter().map(|(name, token)| (*name, Value::from(token.as_str())));
-        let context = [("messages", messages), ("add_generation_prompt", Value::from(true))];
+        let context = [("messages", messages), ("add_generation_prompt", Value::from(generation_prompt))];
         let context = Value::from_pairs(globals.chain(context));
         let mut text = Limited(Vec::new());
         self.environment.get_template("chat")?.render_captured_to(context, &mut text)?;
@@ -271,7 +320,8 @@ mod tests {
     fn check_plain(template: &str, turns: &[(Role, &str)], want: &str, completion: &str) {
         let template = Template::plain(template).unwrap();
         assert_eq!(template.render_prompt(&talk(turns)).unwrap(), want);
-        assert_eq!(template.render_completion("Yes."), completion);
+        let answered = [turns, &[(Assistant, "Yes.")]].concat();
+        assert_eq!(template.render_whole(&talk(&answered)).unwrap(), format!("{want}{completion}\n"));
     }
 
     use Role::{Assistant, System, User};

@@ -1,19 +1,18 @@
-//! Tokenisation of the parts: prompt and completion are encoded apart and joined as ids, so that no
-//! token straddles the boundary and the loss mask is exact.
+//! Records become ids within caps, with an account of what was left out.
 
 use crate::{
     error::{Error, Problem, Problems, RecordError},
-    record::{Content, Demonstration, PretrainText, Prompt, Ranking},
-    template::Template,
+    record::{Content, Conversation, Demonstration, PretrainText, Prompt, Ranking},
+    renderer::Renderer,
     tokenizer::Tokenizer,
 };
 
-/// The longest prompt and the longest completion (its EOS included), in tokens.
+/// The longest prompt and the longest completion (what ends it included), in tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caps {
     /// Of a prompt, template and BOS included.
     pub prompt: usize,
-    /// Of a completion, EOS included.
+    /// Of a completion, what ends it included.
     pub completion: usize,
 }
 
@@ -33,17 +32,15 @@ pub enum Overlong {
     Drop,
     /// A plain-text prompt is cut at its last newline until it fits (as \[N\] does). A prompt that never
     /// fits is left out, and so are conversations and completions that do not fit. A completion is never
-    /// cut, because an EOS after half a sentence teaches the model to stop there.
+    /// cut, because an end after half a sentence teaches the model to stop there.
     CutPrompt,
 }
 
 /// Everything that turns records into ids.
 #[derive(Clone, Copy, Debug)]
 pub struct Encoder<'a> {
-    /// Words to ids.
-    pub tokenizer: &'a Tokenizer,
-    /// Conversations to text.
-    pub template: &'a Template,
+    /// Conversations to ids.
+    pub renderer: &'a Renderer,
     /// Longest prompt and completion.
     pub caps: Caps,
     /// What to do with records that are longer.
@@ -66,7 +63,7 @@ pub struct DemonstrationTokens {
     pub record: usize,
     /// The prompt, never empty.
     pub prompt: Vec<u32>,
-    /// The completion; its last id is EOS.
+    /// The completion; its last id is a stop id.
     pub completion: Vec<u32>,
 }
 
@@ -77,7 +74,7 @@ pub struct RankingTokens {
     pub record: usize,
     /// The prompt, never empty.
     pub prompt: Vec<u32>,
-    /// The K >= 2 completions that fit, each ending with EOS.
+    /// The K >= 2 completions that fit, each ending with a stop id.
     pub completions: Vec<Vec<u32>>,
     /// Their indices in the record, for quality and flags.
     pub kept: Vec<usize>,
@@ -98,7 +95,8 @@ pub struct EncodeReport {
     pub long_completions: usize,
     /// Records left out because too few of their completions fit.
     pub incomplete: usize,
-    /// Records left out because their prompt spells a special token, which the model would obey.
+    /// Records of which the prompt or a completion spells a special token. It is encoded as words, so that the
+    /// model does not obey it.
     pub special_tokens: usize,
 }
 
@@ -109,8 +107,8 @@ impl Encoder<'_> {
     /// [`Error::Problems`] under [`Overlong::Refuse`]; any error of the template or the tokenizer.
     pub fn prompts(&self, records: &[Prompt]) -> Result<(Vec<PromptTokens>, EncodeReport), Error> {
         self.all(records, |run, record, prompt| {
-            let prompt = run.prompt(prompt)?;
-            Ok(prompt.map(|prompt| PromptTokens { record, prompt }))
+            let prompt = run.prompt(prompt, &[])?;
+            Ok(prompt.map(|prompt| PromptTokens { record, prompt: prompt.ids }))
         })
     }
 
@@ -120,10 +118,11 @@ impl Encoder<'_> {
     /// As for [`Encoder::prompts`].
     pub fn demonstrations(&self, records: &[Demonstration]) -> Result<(Vec<DemonstrationTokens>, EncodeReport), Error> {
         self.all(records, |run, record, demonstration| {
-            let Some(prompt) = run.prompt(&demonstration.prompt)? else { return Ok(None) };
-            let completion = run.completion(&demonstration.prompt, "completion", &demonstration.completion)?;
+            let text = &demonstration.completion;
+            let Some(prompt) = run.prompt(&demonstration.prompt, &[text])? else { return Ok(None) };
+            let completion = run.completion(&prompt, "completion", text)?;
             run.report.incomplete += usize::from(completion.is_none());
-            Ok(completion.map(|completion| DemonstrationTokens { record, prompt, completion }))
+            Ok(completion.map(|completion| DemonstrationTokens { record, prompt: prompt.ids, completion }))
         })
     }
 
@@ -134,11 +133,13 @@ impl Encoder<'_> {
     /// As for [`Encoder::prompts`].
     pub fn rankings(&self, records: &[Ranking]) -> Result<(Vec<RankingTokens>, EncodeReport), Error> {
         self.all(records, |run, record, ranking| {
-            let Some(prompt) = run.prompt(&ranking.prompt)? else { return Ok(None) };
+            let texts: Vec<&str> = ranking.completions.iter().map(String::as_str).collect();
+            let Some(prompt) = run.prompt(&ranking.prompt, &texts)? else { return Ok(None) };
+            let ids = prompt.ids.clone();
             let mut tokens =
-                RankingTokens { record, prompt, completions: Vec::new(), kept: Vec::new(), ranks: Vec::new() };
-            for (i, (text, &rank)) in ranking.completions.iter().zip(&ranking.ranks).enumerate() {
-                if let Some(completion) = run.completion(&ranking.prompt, &format!("completions[{i}]"), text)? {
+                RankingTokens { record, prompt: ids, completions: Vec::new(), kept: Vec::new(), ranks: Vec::new() };
+            for (i, (text, &rank)) in texts.into_iter().zip(&ranking.ranks).enumerate() {
+                if let Some(completion) = run.completion(&prompt, &format!("completions[{i}]"), text)? {
                     tokens.completions.push(completion);
                     tokens.kept.push(i);
                     tokens.ranks.push(rank);
@@ -148,24 +149,6 @@ impl Encoder<'_> {
             run.report.incomplete += usize::from(!enough);
             Ok(enough.then_some(tokens))
         })
-    }
-
-    /// The ids of one prompt, whatever its length: for a prompt typed in.
-    ///
-    /// # Errors
-    /// Any error of the template or the tokenizer.
-    pub fn prompt_ids(&self, content: &Content) -> Result<Vec<u32>, Error> {
-        self.tokenizer.encode_prompt(&self.template.render_prompt(&content.conversation())?)
-    }
-
-    /// The ids of one completion, whatever its length; the last is EOS.
-    ///
-    /// # Errors
-    /// Any error of the tokenizer.
-    pub fn completion_ids(&self, completion: &str) -> Result<Vec<u32>, Error> {
-        let mut ids = self.tokenizer.encode(&self.template.render_completion(completion))?;
-        ids.push(self.tokenizer.eos());
-        Ok(ids)
     }
 
     fn all<R, T>(
@@ -190,24 +173,29 @@ struct Run<'a> {
     problems: Vec<RecordError>,
 }
 
+/// A prompt that fits, as it was encoded.
+struct Fitting<'a> {
+    prompt: &'a Prompt,
+    conversation: Conversation,
+    ids: Vec<u32>,
+}
+
 impl Run<'_> {
-    fn prompt(&mut self, prompt: &Prompt) -> Result<Option<Vec<u32>>, Error> {
+    /// The prompt in ids, cut if need be; `completions` are looked through for special tokens too.
+    fn prompt<'a>(&mut self, prompt: &'a Prompt, completions: &[&str]) -> Result<Option<Fitting<'a>>, Error> {
+        let spells = |text: &&str| self.encoder.renderer.tokenizer().special_in(text).is_some();
+        let spelled = prompt.content.texts().iter().chain(completions).any(spells);
+        self.report.special_tokens += usize::from(spelled);
         let field = if matches!(prompt.content, Content::Text(_)) { "prompt" } else { "messages" };
-        let spelled = prompt.content.texts().into_iter().find_map(|text| self.encoder.tokenizer.special_in(text));
-        if let Some(token) = spelled {
-            let token = token.to_owned();
-            self.report.special_tokens += 1;
-            self.refuse(prompt, field, Problem::SpecialToken { token });
-            return Ok(None);
-        }
         let limit = self.encoder.caps.prompt;
-        let ids = self.encoder.prompt_ids(&prompt.content)?;
+        let conversation = prompt.content.conversation();
+        let ids = self.encoder.renderer.prompt(&conversation)?;
         if ids.is_empty() {
             self.refuse(prompt, field, Problem::Empty);
             return Ok(None);
         }
         if ids.len() <= limit {
-            return Ok(Some(ids));
+            return Ok(Some(Fitting { prompt, conversation, ids }));
         }
         let cut = match (&prompt.content, self.encoder.overlong) {
             (Content::Text(text), Overlong::CutPrompt) => self.cut(text)?,
@@ -220,33 +208,34 @@ impl Run<'_> {
                 self.refuse(prompt, field, Problem::TooLong { tokens: ids.len(), limit });
             }
         }
-        Ok(cut)
+        Ok(cut.map(|(conversation, ids)| Fitting { prompt, conversation, ids }))
     }
 
-    /// Cuts the text at its last newline, again and again, and returns its ids once they fit.
-    fn cut(&self, text: &str) -> Result<Option<Vec<u32>>, Error> {
+    /// Cuts the text at its last newline, again and again, and returns it with its ids once they fit.
+    fn cut(&self, text: &str) -> Result<Option<(Conversation, Vec<u32>)>, Error> {
         let mut rest = text;
         while let Some((shorter, _)) = rest.rsplit_once('\n') {
             rest = shorter.trim_end();
             if rest.is_empty() {
                 break;
             }
-            let ids = self.encoder.prompt_ids(&Content::Text(rest.to_owned()))?;
+            let conversation = Content::Text(rest.to_owned()).conversation();
+            let ids = self.encoder.renderer.prompt(&conversation)?;
             if ids.len() <= self.encoder.caps.prompt {
-                return Ok(Some(ids));
+                return Ok(Some((conversation, ids)));
             }
         }
         Ok(None)
     }
 
-    fn completion(&mut self, prompt: &Prompt, field: &str, text: &str) -> Result<Option<Vec<u32>>, Error> {
+    fn completion(&mut self, fitting: &Fitting<'_>, field: &str, text: &str) -> Result<Option<Vec<u32>>, Error> {
         let limit = self.encoder.caps.completion;
-        let ids = self.encoder.completion_ids(text)?;
+        let ids = self.encoder.renderer.reply(&fitting.conversation, text)?;
         if ids.len() <= limit {
             return Ok(Some(ids));
         }
         self.report.long_completions += 1;
-        self.refuse(prompt, field, Problem::TooLong { tokens: ids.len(), limit });
+        self.refuse(fitting.prompt, field, Problem::TooLong { tokens: ids.len(), limit });
         Ok(None)
     }
 

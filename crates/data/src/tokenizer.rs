@@ -1,6 +1,9 @@
 //! Words to ids and back, with people's words kept apart from the model's marks.
 
 mod outline;
+mod rendered;
+
+pub(crate) use rendered::Mark;
 
 use crate::{bytes::read_text, error::Error};
 use serde_json::{Value, json};
@@ -24,7 +27,12 @@ pub struct Tokenizer {
     words: tokenizers::Tokenizer,
     /// Recognises special tokens.
     marks: tokenizers::Tokenizer,
-    specials: BTreeMap<u32, String>,
+    /// As `words`, for text that goes on where another has ended; `None` where that is `words`.
+    continuing: Option<tokenizers::Tokenizer>,
+    /// Whether what is laid before a first word stands only at the beginning of a text.
+    leads_once: bool,
+    /// The special tokens, by id.
+    marked: Vec<Mark>,
     vocab_size: usize,
     bos: Option<u32>,
     prepend_bos: bool,
@@ -125,17 +133,17 @@ impl Tokenizer {
             inner.with_post_processor(processor);
         }
         let stops: BTreeSet<u32> = settings.stops.into_iter().chain([eos]).collect();
-        let added = inner.get_added_tokens_decoder();
-        let specials: BTreeMap<u32, String> =
-            added.into_iter().filter(|(_, token)| token.special).map(|(id, token)| (id, token.content)).collect();
         let last = inner.get_vocab(true).into_values().max();
         let mut words = inner.clone();
         words.set_encode_special_tokens(true);
+        let (continuing, leads_once) = rendered::continuing(&words).map_err(broken)?;
         Ok(Tokenizer {
             place: place.to_owned(),
             words,
+            continuing,
+            leads_once,
+            marked: rendered::marks(&inner),
             marks: inner,
-            specials,
             vocab_size: last.map_or(0, |id| id as usize + 1),
             bos,
             prepend_bos,
@@ -162,7 +170,7 @@ impl Tokenizer {
     /// As for [`Tokenizer::encode`].
     pub fn encode_prompt(&self, rendered: &str) -> Result<Vec<u32>, Error> {
         let mut encoded = self.ids(&self.marks, rendered)?;
-        if let Some(bos) = self.bos.filter(|&bos| self.prepend_bos && encoded.first() != Some(&bos)) {
+        if let Some(bos) = self.prepended().filter(|bos| encoded.first() != Some(bos)) {
             encoded.insert(0, bos);
         }
         Ok(encoded)
@@ -187,8 +195,8 @@ impl Tokenizer {
 
     /// The first special token that `text` spells.
     pub fn special_in(&self, text: &str) -> Option<&str> {
-        let spelled = self.specials.values().filter_map(|name| Some((text.find(name.as_str())?, name)));
-        spelled.min_by_key(|&(at, _)| at).map(|(_, name)| name.as_str())
+        let spelled = self.marked.iter().filter_map(|mark| Some((text.find(mark.name.as_str())?, mark)));
+        spelled.min_by_key(|&(at, _)| at).map(|(_, mark)| mark.name.as_str())
     }
 
     /// The largest id plus one: the rows that an embedding needs. A model may have more.
@@ -223,6 +231,15 @@ impl Tokenizer {
         self.bos
     }
 
+    /// The BOS that stands before every text of people's words, if one does.
+    pub(crate) fn prepended(&self) -> Option<u32> {
+        self.bos.filter(|_| self.prepend_bos)
+    }
+
+    pub(crate) fn is_special(&self, id: u32) -> bool {
+        self.marked.iter().any(|mark| mark.id == id)
+    }
+
     /// The padding token that the tokenizer declares, if it is not its EOS. Nothing here pads.
     pub fn pad(&self) -> Option<u32> {
         self.pad
@@ -246,6 +263,27 @@ impl Tokenizer {
     /// The same tokenizer with another chat template, which [`Tokenizer::files`] writes.
     pub fn with_chat_template(self, chat_template: Option<String>) -> Tokenizer {
         Tokenizer { chat_template, ..self }
+    }
+
+    /// The same tokenizer that also stops at these ids.
+    pub fn with_stops(mut self, stops: &BTreeSet<u32>) -> Tokenizer {
+        self.stops.extend(stops);
+        self
+    }
+
+    /// The same tokenizer with a padding token below `rows`, for programs that pad: never one that begins or
+    /// ends a text, because they find the last token of a text by it.
+    ///
+    /// It is the tokenizer's own where it has a sound one; else a special token that the chat template does
+    /// not write; else the last ordinary token that people do not type as it is spelled.
+    pub fn with_padding(mut self, rows: usize) -> Tokenizer {
+        let free = |id: &u32| (*id as usize) < rows && Some(*id) != self.bos && !self.stops.contains(id);
+        let written = |name: &str| self.chat_template.as_ref().is_some_and(|template| template.contains(name));
+        let unused = || self.marked.iter().filter(|mark| !written(&mark.name)).map(|mark| mark.id).find(free);
+        let ordinary = || (0..self.vocab_size as u32).rev().filter(free);
+        let odd = |id: &u32| self.token(*id).is_some_and(|name| !name.is_ascii());
+        self.pad = self.pad.filter(free).or_else(unused).or_else(|| ordinary().find(odd)).or_else(|| ordinary().next());
+        self
     }
 
     /// `tokenizer.json` and `tokenizer_config.json` as transformers' `PreTrainedTokenizerFast` reads

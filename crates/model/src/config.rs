@@ -56,6 +56,9 @@ pub struct Config {
     pub bos: Option<u32>,
     /// The ids that end a completion. A set: chat models stop at several.
     pub eos: BTreeSet<u32>,
+    /// The id that programs which pad fill batches with. Nothing here pads. Where there is none, one that neither
+    /// begins nor ends a text is written.
+    pub pad: Option<u32>,
 }
 
 /// A family of decoders: a table of names, one file each under `src/families/`.
@@ -203,6 +206,7 @@ impl Config {
             sliding_window: None,
             bos: None,
             eos: BTreeSet::new(),
+            pad: None,
         }
     }
 

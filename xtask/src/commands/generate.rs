@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("-n and --max-new-tokens must be above 0");
     }
     let device = device(args.device)?;
-    let base = open_base(&args.model, &args.template, &device)?;
+    let base = open_base(&args.model, &super::typed(&args.template), "--template", &device)?;
     let model = Talking { decoder: open_decoder(&args.model, &device, args.precision)?.1, base };
     match (&args.prompt, &args.prompts) {
         (Some(prompt), _) => {
@@ -121,7 +121,7 @@ fn complete(args: &Args, model: &Talking, prompts: &[(String, String, Content)])
         let row = serde_json::json!({
             "id": if args.n == 1 { id.clone() } else { format!("{id}#{}", index % args.n) },
             "prompt": content.texts().last(),
-            "completion": base.tokenizer.decode(&completion.ids)?,
+            "completion": base.renderer.tokenizer().decode(&completion.ids)?,
             "ids": completion.ids,
             "logprobs": completion.logprobs,
             "ended_by_eos": completion.ended_by_eos,
@@ -164,12 +164,11 @@ fn ask() -> Result<Option<String>> {
 
 fn reply(base: &Base, completions: &[Completion]) -> Result<String> {
     let completion = completions.first().context("one request gives one completion")?;
-    Ok(base.tokenizer.decode(&completion.ids)?.trim().to_owned())
+    Ok(base.renderer.tokenizer().decode(&completion.ids)?.trim().to_owned())
 }
 
 fn encode(base: &Base, content: &Content) -> Result<Vec<u32>> {
-    let rendered = base.template.render_prompt(&content.conversation())?;
-    Ok(base.tokenizer.encode_prompt(&rendered)?)
+    Ok(base.renderer.prompt(&content.conversation())?)
 }
 
 fn sampling(args: &Args, base: &Base) -> Sampling {
@@ -177,7 +176,7 @@ fn sampling(args: &Args, base: &Base) -> Sampling {
         temperature: args.temperature,
         top_k: args.top_k,
         top_p: args.top_p,
-        ..Sampling::plain(base.tokenizer.stops().clone(), args.max_new_tokens)
+        ..Sampling::plain(base.renderer.stops().clone(), args.max_new_tokens)
     }
 }
 

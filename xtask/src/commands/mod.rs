@@ -9,8 +9,17 @@ pub(crate) mod plan;
 pub(crate) mod pretrain;
 pub(crate) mod score;
 
+use crate::terminal::say;
 use anyhow::{Context, Result};
 use std::path::Path;
+
+/// A template as it was typed: a shell leaves `\n` as two characters, and no template means these.
+pub(crate) fn typed(template: &str) -> String {
+    if template.contains("\\n") {
+        say("--template: `\\n` is taken as the newline that it stands for");
+    }
+    template.replace("\\n", "\n")
+}
 
 /// Writes a whole file, so that a failure leaves the old content or none.
 ///

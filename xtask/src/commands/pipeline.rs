@@ -185,7 +185,7 @@ fn prepare(config: &Config) -> Result<(Base, Material)> {
     if let Some(machine) = machine {
         refuse(&stages_of(config, Checkpoint::open(&base)?.config(), &Texts::default()), machine)?;
     }
-    let mut base = open_base(&base, &config.model.template, &device)?;
+    let mut base = open_base(&base, &config.model.template, "`model.template`", &device)?;
     // A file of weights that cannot be read is refused before a run folder exists.
     let held = || Machine::read(config.memory.limit_mb).map_or(0, |machine| machine.held);
     let before = held();

@@ -2,11 +2,11 @@
 
 use crate::{
     config::{DeviceName, Precision},
-    prepare::{device, open_decoder},
+    prepare::{device, open_decoder, open_tokenizer},
     terminal::print,
 };
 use anyhow::{Context, Result, bail};
-use instruct_data::{Conversation, Message, Packed, Role, Template, Tokenizer, read_text};
+use instruct_data::{Conversation, Message, Packed, Renderer, Role, Template, Tokenizer, read_text};
 use instruct_kernels::token_logprob;
 use instruct_model::{Decoder, HeadKind, Pass};
 use instruct_reward_model::{Item, scores};
@@ -22,7 +22,8 @@ pub(crate) struct Args {
     /// Model folder or .gguf file: a language model or a reward model
     #[arg(long)]
     model: PathBuf,
-    /// Lines {"text": ...} or {"prompt": ..., "completion": ...}
+    /// Lines {"text": ...}, {"prompt": ..., "completion": ...} or {"messages": [...]} that end with the assistant; an
+    /// "id" is written out again
     #[arg(long)]
     input: PathBuf,
     /// Where to write; without it, standard output
@@ -37,11 +38,32 @@ pub(crate) struct Args {
     device: DeviceName,
 }
 
+/// What a line may hold. Who wrote a record and what it asks for do not change its ids.
 #[derive(Deserialize)]
-#[serde(untagged, deny_unknown_fields)]
-enum Line {
-    Text { text: String },
-    Pair { prompt: String, completion: String },
+#[serde(deny_unknown_fields)]
+struct Line {
+    id: Option<serde_json::Value>,
+    #[serde(rename = "user")]
+    _user: Option<serde_json::Value>,
+    #[serde(rename = "use_case")]
+    _use_case: Option<serde_json::Value>,
+    text: Option<String>,
+    prompt: Option<String>,
+    messages: Option<Vec<Spoken>>,
+    completion: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Spoken {
+    role: Role,
+    content: String,
+}
+
+/// What is scored.
+enum Scored {
+    Text(String),
+    Reply(Conversation, String),
 }
 
 /// A line in ids: what comes first is not scored, what comes after is.
@@ -52,31 +74,29 @@ struct Tokens {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (checkpoint, decoder) = open_decoder(&args.model, &device(args.device)?, Precision::F32)?;
-    let tokenizer = match checkpoint.tokenizer() {
-        Some(fields) => Tokenizer::from_gguf(fields)?,
-        None => Tokenizer::from_folder(&args.model)?,
-    };
-    tokenizer.check_vocab(decoder.config().vocab)?;
-    let template = match args.template.as_str() {
-        "" => Template::of(&tokenizer)?,
-        text => Some(Template::plain(text)?),
-    };
+    let tokenizer = open_tokenizer(&checkpoint, &args.model)?;
     let lines = read_lines(args)?;
+    let replies = lines.iter().any(|line| matches!(line.scored, Scored::Reply(..)));
+    // Texts need no template, and one that cannot be read must not stand in their way.
+    let renderer = replies.then(|| renderer(&tokenizer, &args.template)).transpose()?;
     let mut rows = String::new();
-    for (number, line) in &lines {
-        let tokens = encode(line, &tokenizer, template.as_ref())?;
+    for Numbered { number, id, scored } in &lines {
         let at = || format!("{}:{number}", args.input.display());
+        let tokens = encode(scored, &tokenizer, renderer.as_ref()).with_context(at)?;
         let longest = decoder.config().context;
         if tokens.prompt.len() + tokens.completion.len() > longest {
             bail!("{}: longer than the model's context of {longest} tokens; shorten it", at());
         }
-        let row = match decoder.head() {
+        let mut row = match decoder.head() {
             HeadKind::Score => score(&decoder, &tokens).with_context(at)?,
             HeadKind::LanguageModel | HeadKind::LanguageModelWithValue => {
                 logprobs(&decoder, &tokens).with_context(at)?
             }
             HeadKind::Value => bail!("{}: a value model has no score of a whole text", args.model.display()),
         };
+        if let Some(id) = id {
+            row["id"] = id.clone();
+        }
         rows.push_str(&format!("{row}\n"));
     }
     match &args.out {
@@ -86,31 +106,39 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// How conversations are put to the model: with the template that was given, else with its own, else as they
+/// are.
+fn renderer(tokenizer: &Tokenizer, template: &str) -> Result<Renderer> {
+    let template = match template {
+        "" => match Template::of(tokenizer).context("`--template` gives another one")? {
+            Some(own) => own,
+            None => Template::plain("{prompt}")?,
+        },
+        text => Template::plain(&super::typed(text))?,
+    };
+    Ok(Renderer::new(tokenizer.clone(), template)?)
+}
+
 /// Bytes of the whole input, and of one line of it.
 const INPUT_BYTES: usize = 64 << 20;
 const LINE_BYTES: usize = 4 << 20;
 
-/// Every line that is not empty, with its number; all problems at once.
-fn read_lines(args: &Args) -> Result<Vec<(usize, Line)>> {
+/// A line with its number.
+struct Numbered {
+    number: usize,
+    id: Option<serde_json::Value>,
+    scored: Scored,
+}
+
+/// Every line that is not empty; all problems at once.
+fn read_lines(args: &Args) -> Result<Vec<Numbered>> {
     let path = args.input.display();
     let text = read_text(&args.input, INPUT_BYTES)?;
     let (mut lines, mut problems) = (Vec::new(), Vec::new());
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
-        if line.len() > LINE_BYTES {
-            problems.push(format!("{path}:{number}: longer than {LINE_BYTES} bytes; divide it"));
-            continue;
-        }
-        match serde_json::from_str::<Line>(line) {
-            Ok(Line::Text { text }) if text.is_empty() => {
-                problems.push(format!("{path}:{number}: `text` is empty; fill it or remove the line"))
-            }
-            Ok(Line::Pair { completion, .. }) if completion.is_empty() => {
-                problems.push(format!("{path}:{number}: `completion` is empty; fill it or remove the line"));
-            }
-            Ok(line) => lines.push((number, line)),
-            Err(_) => problems.push(format!(
-                "{path}:{number}: write {{\"text\": ...}} or {{\"prompt\": ..., \"completion\": ...}}, both of strings"
-            )),
+        match read_line(line.trim_start_matches('\u{FEFF}')) {
+            Ok((id, scored)) => lines.push(Numbered { number, id, scored }),
+            Err(problem) => problems.push(format!("{path}:{number}: {problem}")),
         }
     }
     if !problems.is_empty() {
@@ -122,20 +150,42 @@ fn read_lines(args: &Args) -> Result<Vec<(usize, Line)>> {
     Ok(lines)
 }
 
-fn encode(line: &Line, tokenizer: &Tokenizer, template: Option<&Template>) -> Result<Tokens> {
-    Ok(match line {
-        Line::Text { text } => Tokens { prompt: Vec::new(), completion: tokenizer.encode_prompt(text)? },
-        Line::Pair { prompt, completion } => {
-            let conversation = Conversation { messages: vec![Message::new(Role::User, prompt)] };
-            let (rendered, completion) = match template {
-                Some(template) => (template.render_prompt(&conversation)?, template.render_completion(completion)),
-                None => (prompt.clone(), completion.clone()),
-            };
-            let mut completion = tokenizer.encode(&completion)?;
-            completion.push(tokenizer.eos());
-            Tokens { prompt: tokenizer.encode_prompt(&rendered)?, completion }
+/// The id and the words of a line, or what is wrong with it.
+fn read_line(line: &str) -> Result<(Option<serde_json::Value>, Scored), String> {
+    if line.len() > LINE_BYTES {
+        return Err(format!("longer than {LINE_BYTES} bytes; divide it"));
+    }
+    let Line { id, text, prompt, messages, completion, .. } =
+        serde_json::from_str(line).map_err(|why| format!("{why}; write {SHAPES}"))?;
+    let user = |prompt| vec![Message::new(Role::User, prompt)];
+    let said = |spoken: Vec<Spoken>| spoken.into_iter().map(|turn| Message::new(turn.role, turn.content)).collect();
+    let (name, words, messages) = match (text, prompt, messages.map(said), completion) {
+        (Some(text), None, None, None) => ("text", text, None),
+        (None, Some(prompt), None, Some(completion)) => ("completion", completion, Some(user(prompt))),
+        (None, None, Some(messages), Some(completion)) => ("completion", completion, Some(messages)),
+        (None, None, Some(mut messages), None) => match messages.pop_if(|last| last.role == Role::Assistant) {
+            Some(last) => ("messages", last.content, Some(messages)),
+            None => return Err("`messages` do not end with the assistant, whose words are scored; add them".to_owned()),
+        },
+        _ => return Err(format!("write {SHAPES}")),
+    };
+    match messages {
+        _ if words.is_empty() => Err(format!("`{name}` is empty; fill it or remove the line")),
+        None => Ok((id, Scored::Text(words))),
+        Some(messages) => Ok((id, Scored::Reply(Conversation { messages }, words))),
+    }
+}
+
+const SHAPES: &str = "{\"text\": ...}, {\"prompt\": ..., \"completion\": ...} or {\"messages\": [...]}, of strings";
+
+fn encode(scored: &Scored, tokenizer: &Tokenizer, renderer: Option<&Renderer>) -> Result<Tokens> {
+    match scored {
+        Scored::Text(text) => Ok(Tokens { prompt: Vec::new(), completion: tokenizer.encode_prompt(text)? }),
+        Scored::Reply(conversation, reply) => {
+            let renderer = renderer.context("replies have a renderer")?;
+            Ok(Tokens { prompt: renderer.prompt(conversation)?, completion: renderer.reply(conversation, reply)? })
         }
-    })
+    }
 }
 
 /// A reward model's score, read at the last token.

@@ -6,6 +6,7 @@ use crate::{
     read::{read, tests::shared},
     record::{Conversation, Message, Role},
     shapes::house::comparison,
+    template::Template,
 };
 
 fn tokenizer() -> Tokenizer {
@@ -18,35 +19,38 @@ fn prompt(line: usize, text: &str) -> Prompt {
 }
 
 struct Case {
-    tokenizer: Tokenizer,
-    template: Template,
+    renderer: Renderer,
 }
 
 impl Case {
     fn new() -> Case {
-        Case { tokenizer: tokenizer(), template: Template::plain("Q:{prompt}\nA:").unwrap() }
+        Case { renderer: Renderer::new(tokenizer(), Template::plain("Q:{prompt}\nA:").unwrap()).unwrap() }
     }
 
     /// Caps in bytes, nearly: this tokenizer knows two merges.
     fn encoder(&self, prompt: usize, completion: usize, overlong: Overlong) -> Encoder<'_> {
-        Encoder { tokenizer: &self.tokenizer, template: &self.template, caps: Caps { prompt, completion }, overlong }
+        Encoder { renderer: &self.renderer, caps: Caps { prompt, completion }, overlong }
+    }
+
+    fn read(&self, ids: &[u32]) -> String {
+        self.renderer.tokenizer().decode(ids).unwrap()
     }
 }
 
 #[test]
-fn parts_are_encoded_apart_and_end_with_eos() {
+fn a_demonstration_is_a_prompt_and_a_completion_that_ends() {
     let case = Case::new();
     let encoder = case.encoder(64, 64, Overlong::Refuse);
     let record = Demonstration { prompt: prompt(1, "x"), completion: "  yes".to_owned() };
     let (tokens, report) = encoder.demonstrations(&[record]).unwrap();
     let DemonstrationTokens { record: 0, prompt, completion } = &tokens[0] else { panic!("{tokens:?}") };
-    assert_eq!(case.tokenizer.decode(prompt).unwrap(), "Q:x\nA:");
-    assert_eq!(case.tokenizer.decode(completion).unwrap(), " yes");
-    assert_eq!(completion.last(), Some(&case.tokenizer.eos()));
+    assert_eq!(case.read(prompt), "Q:x\nA:");
+    assert_eq!(case.read(completion), " yes");
+    assert_eq!(completion.last(), Some(&case.renderer.end()));
     assert_eq!(report, EncodeReport { kept: 1, ..EncodeReport::default() });
     let mut batch = Packed::new();
     batch.push_pair(prompt, completion, 0, 1.0);
-    assert_eq!(batch.predictions().last().map(|p| p.target), Some(case.tokenizer.eos()), "EOS is in the loss");
+    assert_eq!(batch.predictions().last().map(|p| p.target), Some(case.renderer.end()), "EOS is in the loss");
 }
 
 #[test]
@@ -62,7 +66,7 @@ fn prompts_beyond_the_cap_are_refused_dropped_or_cut() {
     assert_eq!((report.kept, report.long_prompts, report.cut), (1, 2, 0));
     let (kept, report) = case.encoder(24, 9, Overlong::CutPrompt).prompts(&long).unwrap();
     assert_eq!((report.kept, report.long_prompts, report.cut), (2, 1, 1));
-    assert_eq!(case.tokenizer.decode(&kept[1].prompt).unwrap(), "Q:line one\nline two\nA:");
+    assert_eq!(case.read(&kept[1].prompt), "Q:line one\nline two\nA:");
     let messages = vec![Message::new(Role::User, text)];
     let talk = Prompt { content: Content::Messages(Conversation { messages }), ..prompt(4, "") };
     let (_, report) = case.encoder(24, 9, Overlong::CutPrompt).prompts(&[talk]).unwrap();
@@ -82,20 +86,23 @@ fn completions_beyond_the_cap_leave_their_group() {
     let (kept, report) = case.encoder(64, 6, Overlong::Drop).rankings(&records).unwrap();
     assert_eq!(kept.len(), 1);
     assert_eq!((&kept[0].ranks[..], &kept[0].kept[..]), (&[2, 3][..], &[0, 1][..]));
-    assert_eq!(kept[0].completions[1], [case.tokenizer.eos()], "silence is EOS alone");
+    assert_eq!(kept[0].completions[1], [case.renderer.end()], "silence is EOS alone");
     assert_eq!((report.kept, report.long_completions, report.incomplete), (1, 2, 1));
     let refused = case.encoder(64, 6, Overlong::Refuse).rankings(&records).unwrap_err().to_string();
     assert!(refused.contains("f.jsonl:1: field `completions[2]` is "), "{refused}");
 }
 
 #[test]
-fn prompts_that_spell_special_tokens_are_left_out() {
+fn records_that_spell_special_tokens_are_words_and_counted() {
     let case = Case::new();
     let records = [prompt(1, "what is <e>?"), prompt(2, "what is e?")];
-    let (kept, report) = case.encoder(64, 64, Overlong::Drop).prompts(&records).unwrap();
-    assert_eq!((kept[0].record, kept.len(), report.special_tokens), (1, 1, 1));
-    let refused = case.encoder(64, 64, Overlong::Refuse).prompts(&records).unwrap_err().to_string();
-    assert!(refused.contains("f.jsonl:1: field `prompt` spells the special token `<e>`"), "{refused}");
+    let (kept, report) = case.encoder(64, 64, Overlong::Refuse).prompts(&records).unwrap();
+    assert_eq!((kept.len(), report.kept, report.special_tokens), (2, 2, 1));
+    assert!(!kept[0].prompt.contains(&case.renderer.end()), "the model is not told that a text ends");
+    assert_eq!(case.read(&kept[0].prompt), "Q:what is <e>?\nA:");
+    let record = Demonstration { prompt: prompt(3, "x"), completion: "<e> is a mark".to_owned() };
+    let (kept, report) = case.encoder(64, 64, Overlong::Refuse).demonstrations(&[record]).unwrap();
+    assert_eq!((case.read(&kept[0].completion).as_str(), report.special_tokens), (" <e> is a mark", 1));
 }
 
 #[test]
@@ -116,14 +123,13 @@ fn the_shared_data_fits_gpt2s_context() {
         return;
     };
     let tokenizer = Tokenizer::from_folder(gpt2).unwrap();
-    let template = Template::plain("User: {prompt}\n\nAssistant:").unwrap();
-    let encoder =
-        Encoder { tokenizer: &tokenizer, template: &template, caps: Caps::halves(1024), overlong: Overlong::Drop };
+    let renderer = Renderer::new(tokenizer, Template::plain("User: {prompt}\n\nAssistant:").unwrap()).unwrap();
+    let encoder = Encoder { renderer: &renderer, caps: Caps::halves(1024), overlong: Overlong::Drop };
     let rankings = read::<Ranking>(&[oasst], &crate::Limits::default()).unwrap().records;
     let (kept, report) = encoder.rankings(&rankings).unwrap();
     assert!(kept.len() > 150 && report.special_tokens == 0, "{report:?}");
     for tokens in &kept {
-        let eos = tokenizer.eos();
+        let eos = renderer.end();
         assert!(tokens.completions.iter().all(|c| c.last() == Some(&eos) && !c[..c.len() - 1].contains(&eos)));
         assert!(tokens.prompt.len() <= 512 && tokens.completions.iter().all(|c| c.len() <= 512));
     }

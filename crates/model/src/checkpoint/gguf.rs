@@ -92,6 +92,7 @@ impl Gguf {
             tied: self.tied()?,
             bos: self.id("bos")?,
             eos: self.eos()?,
+            pad: self.id("padding")?,
             ..Config::tiny_gpt2(self.vocab()?, width, layers, heads, context)
         })
     }
@@ -126,6 +127,7 @@ impl Gguf {
             sliding_window: window,
             bos: self.id("bos")?,
             eos: self.eos()?,
+            pad: self.id("padding")?,
         })
     }
 

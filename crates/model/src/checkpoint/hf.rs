@@ -135,6 +135,7 @@ fn description(
     recorded: Option<Value>,
 ) -> Result<Map<String, Value>> {
     let table = families::table(config.family);
+    let config = &Config { pad: padding(config), ..config.clone() };
     let mut fields = table.fields(config);
     fields.extend(special_tokens(config));
     let mut set = |field: &str, value: Value| fields.insert(field.to_owned(), value);
@@ -159,8 +160,13 @@ fn description(
     Err(Error::Config { problems: vec![problem] })
 }
 
-/// The ids that begin, end and pad. We never pad; transformers finds a batch's last tokens by the
-/// padding id, so it must not be one that can end a text.
+/// The padding id: transformers finds a batch's last tokens by it, so it must not be one that can end a text.
+fn padding(config: &Config) -> Option<u32> {
+    let free = |id: &u32| (*id as usize) < config.vocab && !config.eos.contains(id) && config.bos != Some(*id);
+    config.pad.filter(free).or_else(|| (0..config.vocab as u32).find(free))
+}
+
+/// The ids that begin, end and pad.
 fn special_tokens(config: &Config) -> Map<String, Value> {
     let eos: Vec<u32> = config.eos.iter().copied().collect();
     let eos = match eos[..] {
@@ -168,8 +174,7 @@ fn special_tokens(config: &Config) -> Map<String, Value> {
         [one] => json!(one),
         _ => json!(eos),
     };
-    let pad = config.bos.into_iter().chain(0..config.vocab as u32).find(|id| !config.eos.contains(id));
-    [("bos_token_id", json!(config.bos)), ("eos_token_id", eos), ("pad_token_id", json!(pad))]
+    [("bos_token_id", json!(config.bos)), ("eos_token_id", eos), ("pad_token_id", json!(padding(config)))]
         .map(|(field, id)| (field.to_owned(), id))
         .into_iter()
         .collect()

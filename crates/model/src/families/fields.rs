@@ -81,6 +81,11 @@ impl<'a> Fields<'a> {
         self.typed(field, "a token id", |value| value.as_u64().and_then(|n| u32::try_from(n).ok()))
     }
 
+    /// The padding id. Files write -1 and other ids of no token where there is none.
+    pub(crate) fn padding(&self) -> Option<u32> {
+        self.get("pad_token_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok())
+    }
+
     /// One token id or a list of them.
     pub(crate) fn ids(&self, field: &str) -> BTreeSet<u32> {
         match self.get(field) {

@@ -33,6 +33,7 @@ fn read(fields: &Fields) -> Config {
         activation: activation(fields, "activation_function", Activation::GeluTanh),
         tied: fields.flag("tie_word_embeddings", true),
         bos: fields.id("bos_token_id"),
+        pad: fields.padding(),
         eos: fields.ids("eos_token_id"),
         ..Config::tiny_gpt2(fields.count("vocab_size"), width, fields.count("n_layer"), heads, context(fields))
     }

@@ -42,6 +42,7 @@ fn read(fields: &Fields) -> Config {
         attn_out_bias: attention_bias,
         tied: fields.flag("tie_word_embeddings", false),
         bos: fields.id("bos_token_id"),
+        pad: fields.padding(),
         eos: fields.ids("eos_token_id"),
         ..Config::tiny_gpt2(
             fields.count("vocab_size"),

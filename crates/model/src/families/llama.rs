@@ -113,6 +113,7 @@ fn read(fields: &Fields, family: Family, head_dim: Option<usize>) -> Config {
         qk_norm: false,
         sliding_window: None,
         bos: fields.id("bos_token_id"),
+        pad: fields.padding(),
         eos: fields.ids("eos_token_id"),
     }
 }
@@ -281,5 +282,6 @@ pub(crate) fn example(family: Family) -> Config {
         sliding_window: (family == Family::Mistral).then_some(3),
         bos: Some(1),
         eos: [2, 5].into(),
+        pad: Some(0),
     }
 }

@@ -1,0 +1,253 @@
+//! A conversation becomes the ids that the model was made for.
+
+use crate::{
+    error::Error,
+    record::{Conversation, Message, Role},
+    template::Template,
+    tokenizer::Tokenizer,
+};
+use std::{collections::BTreeSet, ops::Range};
+
+/// Writes conversations out for a model and encodes them: the one way from words to ids that training,
+/// scoring, sampling and chat share.
+///
+/// Prompt and reply together are the ids that transformers' `apply_chat_template` gives for the whole
+/// conversation, wherever the prompt's ids begin them. Where a token would straddle the border, the prompt
+/// ends there, as it does when the model answers, and the reply is encoded as a text that goes on.
+///
+/// A reply ends with the first stop id that the template writes after it; what the template writes after
+/// that belongs to the next turn. A template that writes none is followed by the tokenizer's EOS.
+///
+/// People's words never become special tokens, whatever they spell.
+#[derive(Clone, Debug)]
+pub struct Renderer {
+    tokenizer: Tokenizer,
+    template: Template,
+    manner: Manner,
+    end: u32,
+    stops: BTreeSet<u32>,
+}
+
+/// What a template writes around a reply, as it did for a reply that we know.
+#[derive(Clone, Debug, Default)]
+struct Manner {
+    /// What the generation prompt ends with and a finished turn lacks.
+    opened: String,
+    /// What stands between the common part and the reply.
+    lead: String,
+    /// What stands after the reply.
+    closing: String,
+    /// Whether the closing yields a stop id.
+    closes: bool,
+}
+
+/// A text that a template has written, and where people's words in it spell a special token, in bytes.
+#[derive(Debug, PartialEq, Eq)]
+struct Rendered {
+    text: String,
+    spelled: Vec<Range<usize>>,
+}
+
+impl Renderer {
+    /// A tokenizer and a template that belong together.
+    ///
+    /// # Errors
+    /// Any error of the template or the tokenizer.
+    pub fn new(tokenizer: Tokenizer, template: Template) -> Result<Renderer, Error> {
+        let mut manner = Manner::of(&template)?;
+        let mut stops = tokenizer.stops().clone();
+        let closing = tokenizer.encode_continuation(&manner.closing, &[])?;
+        let special = |id: &&u32| tokenizer.is_special(**id);
+        let end = closing.iter().find(|id| stops.contains(id)).or_else(|| closing.iter().find(special)).copied();
+        manner.closes = end.is_some();
+        let end = end.unwrap_or(tokenizer.eos());
+        stops.insert(end);
+        Ok(Renderer { tokenizer, template, manner, end, stops })
+    }
+
+    /// Words to ids.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Conversations to text.
+    pub fn template(&self) -> &Template {
+        &self.template
+    }
+
+    /// The id that ends a reply: the first stop id that the template writes after one, else its first special
+    /// token, else the tokenizer's EOS.
+    pub fn end(&self) -> u32 {
+        self.end
+    }
+
+    /// The ids at which generation stops: those of the tokenizer, and [`Renderer::end`].
+    pub fn stops(&self) -> &BTreeSet<u32> {
+        &self.stops
+    }
+
+    /// What the template's generation prompt opens and a finished turn lacks, such as a think block; empty for
+    /// most templates. Replies are trained after it, although they were written without it.
+    pub fn opened(&self) -> &str {
+        &self.manner.opened
+    }
+
+    /// The tokenizer as it is saved beside a model: with the template in it, so that transformers'
+    /// `apply_chat_template` gives these ids.
+    pub fn exported(&self) -> Tokenizer {
+        let template = self.template.source(&self.tokenizer);
+        self.tokenizer.clone().with_chat_template(Some(template)).with_stops(&self.stops)
+    }
+
+    /// The ids of a conversation that the model is to answer. A plain template's begin with BOS where the
+    /// tokenizer adds one; a chat template writes its own.
+    ///
+    /// # Errors
+    /// Any error of the template or the tokenizer.
+    pub fn prompt(&self, conversation: &Conversation) -> Result<Vec<u32>, Error> {
+        let rendered = self.rendered(conversation, Template::render_prompt)?;
+        self.encode(&rendered.text, &rendered.spelled)
+    }
+
+    /// The ids of a reply to a conversation; the last is a stop id.
+    ///
+    /// # Errors
+    /// As for [`Renderer::prompt`].
+    pub fn reply(&self, conversation: &Conversation, reply: &str) -> Result<Vec<u32>, Error> {
+        let prompt = self.rendered(conversation, Template::render_prompt)?;
+        let begin = self.encode(&prompt.text, &prompt.spelled)?;
+        let mut whole = conversation.clone();
+        whole.messages.push(Message::new(Role::Assistant, reply));
+        let mut whole = self.rendered(&whole, Template::render_whole)?;
+        if !self.manner.closes && whole.text.ends_with(&self.manner.closing) {
+            whole.text.truncate(whole.text.len() - self.manner.closing.len());
+        }
+        let mut ids = match whole.text.strip_prefix(&prompt.text) {
+            Some(rest) => {
+                let all = self.encode(&whole.text, &whole.spelled)?;
+                match all.strip_prefix(begin.as_slice()) {
+                    Some(ids) => ids.to_vec(),
+                    None => self.continued(&whole, rest.len())?,
+                }
+            }
+            None => self.continued(&whole, self.manner.rest(&prompt.text, &whole.text, reply))?,
+        };
+        match ids.iter().position(|id| self.stops.contains(id)) {
+            Some(at) => ids.truncate(at + 1),
+            None => ids.push(self.end),
+        }
+        Ok(ids)
+    }
+
+    /// The ids of the last `length` bytes.
+    fn continued(&self, whole: &Rendered, length: usize) -> Result<Vec<u32>, Error> {
+        let from = whole.text.len() - length;
+        let after = whole.spelled.iter().filter(|range| range.start >= from);
+        let spelled: Vec<Range<usize>> = after.map(|range| range.start - from..range.end - from).collect();
+        self.tokenizer.encode_continuation(&whole.text[from..], &spelled)
+    }
+
+    fn encode(&self, text: &str, spelled: &[Range<usize>]) -> Result<Vec<u32>, Error> {
+        let mut ids = self.tokenizer.encode_rendered(text, spelled)?;
+        if let Some(bos) = self.tokenizer.prepended().filter(|_| !self.template.writes_marks()) {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+
+    /// Renders the conversation with a character of no text after the first one of every spelled special
+    /// token, which no template takes for the token, and finds it again in what comes out.
+    fn rendered(
+        &self,
+        conversation: &Conversation,
+        render: fn(&Template, &Conversation) -> Result<String, Error>,
+    ) -> Result<Rendered, Error> {
+        let spells = |message: &Message| self.tokenizer.special_in(&message.content).is_some();
+        if !conversation.messages.iter().any(spells) {
+            return Ok(Rendered { text: render(&self.template, conversation)?, spelled: Vec::new() });
+        }
+        let occurs = |c: &char| conversation.messages.iter().any(|message| message.content.contains(*c));
+        let Some(sign) = PRIVATE.clone().find(|c| !occurs(c)) else {
+            return Err(Error::template("conversation", "it holds every private character of Unicode; shorten it"));
+        };
+        let mut signed = conversation.clone();
+        for message in &mut signed.messages {
+            message.content = self.sign(&message.content, sign);
+        }
+        Ok(self.unsign(&render(&self.template, &signed)?, sign))
+    }
+
+    fn sign(&self, text: &str, sign: char) -> String {
+        let mut signed = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(first) = rest.chars().next() {
+            signed.push(first);
+            let mark = self.tokenizer.longest_mark(rest).map(|mark| mark.name.as_str());
+            let (_, after) = rest.split_at(first.len_utf8());
+            rest = after;
+            if let Some(mark) = mark {
+                signed.push(sign);
+                let (within, after) = rest.split_at(mark.len() - first.len_utf8());
+                signed.push_str(within);
+                rest = after;
+            }
+        }
+        signed
+    }
+
+    fn unsign(&self, text: &str, sign: char) -> Rendered {
+        let clean = text.replace(sign, "");
+        let mut spelled = Vec::new();
+        for (number, (at, _)) in text.match_indices(sign).enumerate() {
+            let after_first = at - number * sign.len_utf8();
+            let start = clean[..after_first].char_indices().last().map_or(0, |(start, _)| start);
+            if let Some(mark) = self.tokenizer.longest_mark(&clean[start..]) {
+                spelled.push(start..start + mark.name.len());
+            }
+        }
+        Rendered { text: clean, spelled }
+    }
+}
+
+/// Characters that Unicode leaves to private use.
+const PRIVATE: std::ops::RangeInclusive<char> = '\u{E000}'..='\u{F8FF}';
+
+impl Manner {
+    /// Renders a conversation before and after a reply. A template that refuses a finished conversation is
+    /// taken to write nothing around replies.
+    fn of(template: &Template) -> Result<Manner, Error> {
+        const PROBE: &str = "Probably so";
+        let mut conversation = Conversation { messages: vec![Message::new(Role::User, "Is it so?")] };
+        let prompt = template.render_prompt(&conversation)?;
+        conversation.messages.push(Message::new(Role::Assistant, PROBE));
+        let Ok(whole) = template.render_whole(&conversation) else { return Ok(Manner::default()) };
+        let Some(at) = whole.rfind(PROBE) else { return Ok(Manner::default()) };
+        let common = common_prefix(&prompt, &whole[..at]);
+        Ok(Manner {
+            opened: prompt[common..].to_owned(),
+            lead: whole[common..at].to_owned(),
+            closing: whole[at + PROBE.len()..].to_owned(),
+            closes: false,
+        })
+    }
+
+    /// How many of the last bytes of `whole` answer a prompt that does not begin it: because the generation
+    /// prompt opens something, or because the template writes an earlier turn otherwise once it is answered.
+    fn rest(&self, prompt: &str, whole: &str, reply: &str) -> usize {
+        let before = prompt.strip_suffix(&self.opened).unwrap_or(prompt);
+        if let Some(rest) = whole.strip_prefix(before) {
+            return rest.len();
+        }
+        let said = whole.rfind(reply).or_else(|| whole.rfind(reply.trim())).unwrap_or(whole.len());
+        let lead = if whole[..said].ends_with(&self.lead) { self.lead.len() } else { 0 };
+        whole.len() - said + lead
+    }
+}
+
+/// The bytes, whole characters, that two texts begin with alike.
+fn common_prefix(a: &str, b: &str) -> usize {
+    a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum()
+}
+
+#[cfg(test)]
+mod tests;
