@@ -9,7 +9,7 @@
 //!
 //! Modules import each other in one direction, which a test checks. From the bottom they are `origin`,
 //! `leak` and `error`; `bytes` and `json`; then `entry`, `record`, `shapes` and `read`; beside these
-//! `hygiene` and `personal` on `record`, and `tokenizer` on `bytes` with `bpe`, `gguf`, `template`,
+//! `hygiene`, `personal` and `jinja` on `record`, and `tokenizer` on `bytes` with `bpe`, `gguf`, `template`,
 //! `renderer` and `tokenize` above it.
 //!
 //! The crate names no device and no tensor. Sources: \[IG\] Ouyang et al. 2022, \[SF\] Stiennon et al. 2020,
@@ -50,6 +50,7 @@ mod entry;
 mod error;
 mod gguf;
 mod hygiene;
+mod jinja;
 mod json;
 mod leak;
 mod micro;

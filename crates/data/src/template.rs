@@ -2,12 +2,10 @@
 
 use crate::{
     error::Error,
-    patience::patiently,
+    jinja::Jinja,
     record::{Content, Conversation, Message, Role},
     tokenizer::{TEMPLATE_BYTES, Tokenizer},
 };
-use minijinja::{Environment, ErrorKind, syntax::SyntaxConfig, value::Value};
-use std::sync::Arc;
 
 /// How a prompt is written out for a model.
 #[derive(Clone, Debug)]
@@ -18,23 +16,9 @@ pub struct Template {
 #[derive(Clone, Debug)]
 enum Kind {
     Plain { before: String, after: String, gap: bool },
-    Chat(Arc<Chat>),
+    Chat { jinja: Jinja, source: String },
 }
 
-#[derive(Debug)]
-struct Chat {
-    place: String,
-    source: String,
-    environment: Environment<'static>,
-    specials: [(&'static str, String); 3],
-}
-
-/// Instructions that one rendering may take, and its recursion depth: a template is a program of
-/// whoever published the model. Templates in use take a few hundred per message.
-const FUEL: u64 = 1_000_000;
-const RECURSION: usize = 64;
-/// Bytes of one rendering, the conversation included.
-const RENDERED: usize = 16 << 20;
 const PLACEHOLDER: &str = "{prompt}";
 
 impl Template {
@@ -90,9 +74,8 @@ impl Template {
             let problem = format!("more than {TEMPLATE_BYTES} bytes; name another template");
             return Err(Error::template(place, problem));
         }
-        let environment = environment(source).map_err(|why| describe(&place, why))?;
-        let chat = Chat { place: place.clone(), source: source.to_owned(), environment, specials };
-        let template = Template { kind: Kind::Chat(Arc::new(chat)) };
+        let jinja = Jinja::compile(&place, source, specials.map(|(name, token)| (name.to_owned(), token)).into())?;
+        let template = Template { kind: Kind::Chat { jinja, source: source.to_owned() } };
         let probe = "Will this be said?";
         let rendered = template.render_prompt(&Content::Text(probe.to_owned()).conversation())?;
         if !rendered.contains(probe) {
@@ -129,24 +112,20 @@ impl Template {
     /// where `tokenizer` puts one before texts, and ends the last reply with EOS.
     pub fn source(&self, tokenizer: &Tokenizer) -> String {
         match &self.kind {
-            Kind::Chat(chat) => chat.source.clone(),
-            Kind::Plain { before, after, gap } => jinja(before, after, *gap, tokenizer.prepended().is_some()),
+            Kind::Chat { source, .. } => source.clone(),
+            Kind::Plain { before, after, gap } => as_jinja(before, after, *gap, tokenizer.prepended().is_some()),
         }
     }
 
     /// Whether it writes special tokens itself, BOS among them. A plain template is text alone.
     pub(crate) fn writes_marks(&self) -> bool {
-        matches!(self.kind, Kind::Chat(_))
+        matches!(self.kind, Kind::Chat { .. })
     }
 
     fn render(&self, conversation: &Conversation, generation_prompt: bool) -> Result<String, Error> {
         match &self.kind {
             Kind::Plain { before, after, gap } => Ok(plain(&conversation.messages, before, after, *gap)),
-            Kind::Chat(chat) => {
-                let (worker, messages) = (Arc::clone(chat), conversation.messages.clone());
-                let rendered = patiently(move || worker.render(&messages, generation_prompt));
-                rendered.unwrap_or_else(|why| Err(failed(&why))).map_err(|why| describe(&chat.place, why))
-            }
+            Kind::Chat { jinja, .. } => Ok(jinja.render(&conversation.messages, generation_prompt)?.text),
         }
     }
 }
@@ -173,7 +152,7 @@ fn plain(messages: &[Message], before: &str, after: &str, gap: bool) -> String {
     text
 }
 
-fn jinja(before: &str, after: &str, gap: bool, begins: bool) -> String {
+fn as_jinja(before: &str, after: &str, gap: bool, begins: bool) -> String {
     let bos = if begins { "{{ bos_token }}" } else { "" };
     let said = "message['content']";
     let reply = match gap {
@@ -202,92 +181,6 @@ fn reply(content: &str, gap: bool) -> String {
         _ if gap => String::new(),
         _ => content.to_owned(),
     }
-}
-
-impl Chat {
-    fn render(&self, messages: &[Message], generation_prompt: bool) -> Result<String, minijinja::Error> {
-        let turn = |m: &Message| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]);
-        let messages: Value = messages.iter().map(turn).collect();
-        let globals = self.specials.iter().map(|(name, token)| (*name, Value::from(token.as_str())));
-        let context = [("messages", messages), ("add_generation_prompt", Value::from(generation_prompt))];
-        let context = Value::from_pairs(globals.chain(context));
-        let mut text = Limited(Vec::new());
-        self.environment.get_template("chat")?.render_captured_to(context, &mut text)?;
-        String::from_utf8(text.0).map_err(|e| failed(&e))
-    }
-}
-
-/// Text of at most [`RENDERED`] bytes. Fuel does not bound it: fuel is charged per instruction, and one
-/// instruction may write a list that was doubled forty times.
-struct Limited(Vec<u8>);
-
-impl std::io::Write for Limited {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.0.len() + bytes.len() > RENDERED {
-            return Err(std::io::Error::other(format!("it writes more than {RENDERED} bytes")));
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-fn failed(what: &dyn std::fmt::Display) -> minijinja::Error {
-    minijinja::Error::new(ErrorKind::BadSerialization, what.to_string())
-}
-
-fn environment(source: &str) -> Result<Environment<'static>, minijinja::Error> {
-    let mut environment = Environment::new();
-    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.set_fuel(Some(FUEL));
-    environment.set_recursion_limit(RECURSION);
-    environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-    });
-    environment.add_filter("tojson", |value: Value| python_json(&value));
-    environment.add_template_owned("chat", source.to_owned())?;
-    Ok(environment)
-}
-
-/// JSON as Python's `json.dumps` spaces it, without escaping for HTML.
-fn python_json(value: &Value) -> Result<String, minijinja::Error> {
-    let mut bytes = Limited(Vec::new());
-    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, PythonSpaces);
-    serde::Serialize::serialize(value, &mut serializer).map_err(|e| failed(&e))?;
-    String::from_utf8(bytes.0).map_err(|e| failed(&e))
-}
-
-struct PythonSpaces;
-
-impl serde_json::ser::Formatter for PythonSpaces {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, to: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { to.write_all(b", ") }
-    }
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, to: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { to.write_all(b", ") }
-    }
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, to: &mut W) -> std::io::Result<()> {
-        to.write_all(b": ")
-    }
-}
-
-/// What went wrong, in which line of the template, and what to do.
-fn describe(place: &str, error: minijinja::Error) -> Error {
-    let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    let line = error.line().map(|line| format!("line {line}: ")).unwrap_or_default();
-    let advice = match error.kind() {
-        ErrorKind::OutOfFuel => "it runs too long; name another template",
-        ErrorKind::SyntaxError => "correct it, or write `template = \"...{prompt}...\"` in the configuration",
-        ErrorKind::UnknownFunction if what.contains("strftime_now") => {
-            "it wants today's date, which would change the prompts from day to day; write the date into the template"
-        }
-        _ => "change the conversation, or name another template",
-    };
-    Error::template(place, format!("{line}{what}; {advice}"))
 }
 
 #[cfg(test)]
