@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 use candle_core::DType;
+use instruct_data::Loss;
 use instruct_optim::Compute;
 use instruct_ppo as ppo;
 use instruct_reward_model as reward_model;
@@ -94,6 +95,9 @@ pub struct ModelConfig {
     pub max_prompt: usize,
     /// Longest demonstration or ranked completion, in tokens; longer records are dropped and counted.
     pub max_completion: usize,
+    /// What demonstrations of several turns teach: `last` is the last reply, `all` every reply, `generation` what
+    /// the chat template marks. It holds for training and validation.
+    pub loss: Loss,
     /// Tokens computed at a time in training; changes memory and, in the last bits, sums.
     pub micro_tokens: usize,
     /// What the factors of matrix products are rounded to on the CPU, where its processor multiplies
@@ -191,6 +195,7 @@ impl Default for Config {
                 template: String::new(),
                 max_prompt: 1_024,
                 max_completion: 1_024,
+                loss: Loss::Last,
                 micro_tokens: Compute::default().micro_tokens,
                 precision: Precision::F32,
                 frozen: Precision::F32,

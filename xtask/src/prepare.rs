@@ -161,7 +161,7 @@ impl Material {
         leaks.add_split("prompts", &prompts);
         let (demonstrations, rankings, prompts) = clean(&leaks, demonstrations, rankings, prompts, &mut report);
 
-        let encoder = Encoder { renderer: &base.renderer, caps, overlong: Overlong::Drop };
+        let encoder = Encoder { renderer: &base.renderer, caps, overlong: Overlong::Drop, loss: config.model.loss };
         let demonstrations = map(demonstrations, |records| examples(&encoder, &records, &mut report))?;
         let rankings = map(rankings, |records| groups(&encoder, records, &mut report))?;
         let prompts = map(prompts, |records| prompt_ids(&encoder, &records, &mut report))?;

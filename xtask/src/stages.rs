@@ -464,7 +464,7 @@ fn earlier_seconds(run: &Path) -> BTreeMap<String, f64> {
 /// Errors: the disk's; a tokenizer that cannot be written.
 pub fn save_model(model: &Decoder, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
     let config = model.config().clone();
-    let tokenizer = tokenizer.clone().with_padding(config.vocab);
+    let tokenizer = tokenizer.clone().with_padding(config.vocab)?;
     let eos = config.eos.union(tokenizer.stops()).copied().collect();
     let config = Description { eos, pad: tokenizer.pad(), ..config };
     let get = |name: &str| Ok(model.params().read(name)?);

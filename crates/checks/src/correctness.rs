@@ -12,6 +12,7 @@ use std::{
 use xtask::terminal::{print, say};
 
 mod breaks;
+mod compatibility;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -28,6 +29,7 @@ pub(crate) struct Args {
 }
 
 const PAGE: &str = "docs/correctness.md";
+const COMPATIBILITY: &str = "docs/compatibility.md";
 const CLAIMS: &str = "fixtures/reference/claims.toml";
 const BREAKS: &str = "fixtures/reference/breaks.toml";
 /// What begins the part of the page that `--breaks` writes.
@@ -53,9 +55,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for claim in &absent {
         say(&format!("skipped: {} needs {}", claim.name, claim.needs.as_deref().unwrap_or_default()));
     }
-    let new = render(&claims, &measured, &versions(&root.join("fixtures/reference"))?);
+    let versions = versions(&root.join("fixtures/reference"))?;
+    let new = render(&claims, &measured, &versions);
+    let read = compatibility::render(&claims, &measured, &versions)?;
     if args.check {
         compare(table, &new, &absent)?;
+        compatibility::compare(&fs::read_to_string(root.join(COMPATIBILITY)).unwrap_or_default(), &read)?;
         breaks::check(&root, broken, &listed)?;
         print(&format!("correctness: {} claims hold, {PAGE} is up to date", measured.len()));
         return Ok(());
@@ -64,7 +69,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("the page has a row for every claim, so all of them have to be measured");
     }
     fs::write(root.join(PAGE), format!("{new}{BROKEN}{broken}"))?;
-    print(&format!("correctness: {} claims hold, written to {PAGE}", measured.len()));
+    fs::write(root.join(COMPATIBILITY), read)?;
+    print(&format!("correctness: {} claims hold, written to {PAGE} and {COMPATIBILITY}", measured.len()));
     Ok(())
 }
 
@@ -72,6 +78,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 #[serde(deny_unknown_fields)]
 struct Claims {
     group: Vec<Group>,
+    /// The sections of the page on compatibility: claims whose cases are listed one by one.
+    #[serde(default)]
+    compatibility: Vec<compatibility::Section>,
 }
 
 /// A table of the page.
@@ -100,6 +109,19 @@ struct Claim {
 impl Claims {
     fn all(&self) -> impl Iterator<Item = &Claim> {
         self.group.iter().flat_map(|group| &group.claim)
+    }
+}
+
+impl Claim {
+    /// What it is compared with, and in which version.
+    fn reference(&self, versions: &BTreeMap<String, String>) -> String {
+        let mut reference = self.reference.clone();
+        for (package, version) in versions {
+            // What follows a plus names the build, which differs between machines.
+            let version = version.split('+').next().unwrap_or(version);
+            reference = reference.replace(&format!("{{{package}}}"), &format!("{package} {version}"));
+        }
+        reference
     }
 }
 
@@ -214,12 +236,7 @@ fn render(claims: &Claims, measured: &BTreeMap<String, Measured>, versions: &BTr
         let _ = write!(page, "\n## {}\n\n", group.title);
         page += "| what is compared | with | cases | tolerance | worst | in the case | test |\n|---|---|---|---|---|---|---|\n";
         for claim in &group.claim {
-            let mut reference = claim.reference.clone();
-            for (package, version) in versions {
-                // What follows a plus names the build, which differs between machines.
-                let version = version.split('+').next().unwrap_or(version);
-                reference = reference.replace(&format!("{{{package}}}"), &format!("{package} {version}"));
-            }
+            let reference = claim.reference(versions);
             let _ = write!(page, "| `{}` {} | {reference} |", claim.name, claim.says);
             if let Some(found) = measured.get(&claim.name) {
                 let tolerance =

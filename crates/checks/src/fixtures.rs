@@ -5,7 +5,7 @@ use crate::copying::lay_copying;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 use instruct_data::{
-    Caps, Content, Demonstration, Encoder, Limits, Origin, Overlong, PretrainText, Tokenizer, read, text_windows,
+    Caps, Content, Demonstration, Encoder, Limits, Loss, Origin, Overlong, PretrainText, Tokenizer, read, text_windows,
     train_bpe,
 };
 use instruct_model::{Decoder, Request, Sampling, generate};
@@ -337,7 +337,7 @@ fn check_exact(folder: &Path, exact: &[(&str, String)]) -> Result<()> {
 }
 
 fn check_tokenizer(base: &Path, tokenizer: &Tokenizer) -> Result<()> {
-    for (name, bytes) in tokenizer.files()? {
+    for (name, bytes) in tokenizer.clone().with_padding(recipe().vocab)?.files()? {
         if fs::read(base.join(name)).map_or(true, |present| present != bytes) {
             bail!("{} is stale: run `cargo xtask fixtures` and commit the result", base.join(name).display());
         }
@@ -380,7 +380,7 @@ fn open(folder: &Path) -> Result<(Base, Decoder)> {
 
 fn encoder(base: &Base) -> Encoder<'_> {
     let caps = Caps { prompt: recipe().context - MAX_NEW_TOKENS, completion: MAX_NEW_TOKENS };
-    Encoder { renderer: &base.renderer, caps, overlong: Overlong::Drop }
+    Encoder { renderer: &base.renderer, caps, overlong: Overlong::Drop, loss: Loss::Last }
 }
 
 fn documents(texts: &[String]) -> Vec<PretrainText> {

@@ -64,13 +64,21 @@ fn make(python: &Path, folder: &Path, out: &Path) -> Result<()> {
     for (script, place) in SCRIPTS {
         execute(Command::new(python).arg(folder.join(script)).arg(out.join(place)))?;
     }
-    // Folders go out through the very code that the tests hold to what transformers makes of them.
-    let folders = tempfile::tempdir()?;
-    let write =
-        ["test", "--release", "-p", "instruct-model", "--test", "it", "--", "--ignored", "folders_for_transformers"];
-    execute(Command::new("cargo").args(write).env("INSTRUCT_OUT", folders.path()))?;
-    execute(Command::new(python).arg(folder.join("roundtrip.py")).arg(folders.path()).arg(out))
+    for (package, test, script) in WRITTEN {
+        // Folders go out through the very code that the tests hold to what transformers makes of them.
+        let folders = tempfile::tempdir()?;
+        let write = ["test", "--release", "-p", package, "--test", "it", "--", "--ignored", test];
+        execute(Command::new("cargo").args(write).env("INSTRUCT_OUT", folders.path()))?;
+        execute(Command::new(python).arg(folder.join(script)).arg(folders.path()).arg(out))?;
+    }
+    Ok(())
 }
+
+/// A package, its test that writes folders, and the script that loads them.
+const WRITTEN: [(&str, &str, &str); 2] = [
+    ("instruct-model", "folders_for_transformers", "roundtrip.py"),
+    ("xtask", "exports_for_transformers", "exports.py"),
+];
 
 /// An environment with the packages of every `versions.json`, made once.
 fn environment(folder: &Path) -> Result<PathBuf> {

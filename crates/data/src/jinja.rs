@@ -7,7 +7,8 @@ use std::{ops::Range, sync::Arc};
 /// A chat template, ready to be rendered.
 #[derive(Clone, Debug)]
 pub(crate) struct Jinja {
-    place: String,
+    /// Where it stands, for messages.
+    pub(crate) place: String,
     program: Arc<Program>,
 }
 

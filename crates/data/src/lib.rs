@@ -28,7 +28,7 @@
 //! let rankings = read::<Ranking>(&[&path], &Limits::default())?.records;
 //! let tokenizer = train_bpe(["yes no yes no"], 260, &["<|endoftext|>"])?;
 //! let renderer = Renderer::new(tokenizer, Template::plain("User: {prompt}\nAssistant:")?)?;
-//! let encoder = Encoder { renderer: &renderer, caps: Caps::halves(128), overlong: Overlong::Drop };
+//! let encoder = Encoder { renderer: &renderer, caps: Caps::halves(128), overlong: Overlong::Drop, loss: Loss::Last };
 //! let (groups, report) = encoder.rankings(&rankings)?;
 //! assert_eq!(report.kept, 1);
 //!
@@ -81,6 +81,8 @@ pub use crate::{
     record::{Content, Conversation, Demonstration, Message, PretrainText, Prompt, Ranking, Record, Role, pairs},
     renderer::Renderer,
     template::Template,
-    tokenize::{Caps, DemonstrationTokens, EncodeReport, Encoder, Overlong, PromptTokens, RankingTokens, text_windows},
+    tokenize::{
+        Caps, DemonstrationTokens, EncodeReport, Encoder, Loss, Overlong, PromptTokens, RankingTokens, text_windows,
+    },
     tokenizer::Tokenizer,
 };

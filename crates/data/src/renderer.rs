@@ -139,6 +139,33 @@ impl Renderer {
         Ok(ids)
     }
 
+    /// What the template marks as the model's in a conversation that ends with `reply`: each span behind the ids
+    /// that stand before it. A token that reaches over the edge of a span belongs to the span, as in transformers.
+    ///
+    /// # Errors
+    /// As for [`Renderer::prompt`]; the template marks nothing.
+    pub(crate) fn marked(&self, conversation: &Conversation, reply: &str) -> Result<Vec<(Vec<u32>, Vec<u32>)>, Error> {
+        let mut whole = conversation.clone();
+        whole.messages.push(Message::new(Role::Assistant, reply));
+        let (signed, sign) = self.signed(&whole)?;
+        let (text, spans) = self.template.render_marked(&signed)?;
+        let clean = |at: usize| at - sign.map_or(0, |sign| text[..at].matches(sign).count() * sign.len_utf8());
+        let spans: Vec<Range<usize>> = spans.iter().map(|span| clean(span.start)..clean(span.end)).collect();
+        let Rendered { text, spelled } = self.unsigned(text, sign);
+        let all = self.encode(&text, &spelled)?;
+        let until = |at: usize| -> Result<(usize, usize), Error> {
+            let before: Vec<Range<usize>> = spelled.iter().filter(|range| range.end <= at).cloned().collect();
+            let ids = self.encode(&text[..at], &before)?;
+            Ok((all.iter().zip(&ids).take_while(|(a, b)| a == b).count(), ids.len()))
+        };
+        let cut = |span: Range<usize>| {
+            let (begin, (end, alone)) = (until(span.start)?.0, until(span.end)?);
+            let end = if end < alone { (end + 1).min(all.len()) } else { end };
+            Ok((all[..begin].to_vec(), all[begin..end].to_vec()))
+        };
+        spans.into_iter().map(cut).collect()
+    }
+
     /// The ids of the last `length` bytes.
     fn continued(&self, whole: &Rendered, length: usize) -> Result<Vec<u32>, Error> {
         let from = whole.text.len() - length;
@@ -162,9 +189,15 @@ impl Renderer {
         conversation: &Conversation,
         render: fn(&Template, &Conversation) -> Result<String, Error>,
     ) -> Result<Rendered, Error> {
+        let (signed, sign) = self.signed(conversation)?;
+        Ok(self.unsigned(render(&self.template, &signed)?, sign))
+    }
+
+    /// The conversation with a sign in every spelled special token, and the sign, if any is spelled.
+    fn signed(&self, conversation: &Conversation) -> Result<(Conversation, Option<char>), Error> {
         let spells = |message: &Message| self.tokenizer.special_in(&message.content).is_some();
         if !conversation.messages.iter().any(spells) {
-            return Ok(Rendered { text: render(&self.template, conversation)?, spelled: Vec::new() });
+            return Ok((conversation.clone(), None));
         }
         let occurs = |c: &char| conversation.messages.iter().any(|message| message.content.contains(*c));
         let Some(sign) = PRIVATE.clone().find(|c| !occurs(c)) else {
@@ -174,7 +207,7 @@ impl Renderer {
         for message in &mut signed.messages {
             message.content = self.sign(&message.content, sign);
         }
-        Ok(self.unsign(&render(&self.template, &signed)?, sign))
+        Ok((signed, Some(sign)))
     }
 
     fn sign(&self, text: &str, sign: char) -> String {
@@ -195,7 +228,9 @@ impl Renderer {
         signed
     }
 
-    fn unsign(&self, text: &str, sign: char) -> Rendered {
+    /// A rendered text without the signs, and where they were.
+    fn unsigned(&self, text: String, sign: Option<char>) -> Rendered {
+        let Some(sign) = sign else { return Rendered { text, spelled: Vec::new() } };
         let clean = text.replace(sign, "");
         let mut spelled = Vec::new();
         for (number, (at, _)) in text.match_indices(sign).enumerate() {

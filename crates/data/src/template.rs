@@ -1,4 +1,4 @@
-//! Templates: a conversation becomes the text that ends where the completion begins.
+//! Templates: a conversation becomes the text that a model was made for.
 
 use crate::{
     error::Error,
@@ -6,6 +6,7 @@ use crate::{
     record::{Content, Conversation, Message, Role},
     tokenizer::{TEMPLATE_BYTES, Tokenizer},
 };
+use std::ops::Range;
 
 /// How a prompt is written out for a model.
 #[derive(Clone, Debug)]
@@ -114,6 +115,25 @@ impl Template {
         match &self.kind {
             Kind::Chat { source, .. } => source.clone(),
             Kind::Plain { before, after, gap } => as_jinja(before, after, *gap, tokenizer.prepended().is_some()),
+        }
+    }
+
+    /// The text of a whole conversation, and the spans of it, in bytes, that the template marks with
+    /// `{% generation %}`.
+    ///
+    /// # Errors
+    /// As for [`Template::render_prompt`]; the template marks nothing.
+    pub(crate) fn render_marked(&self, conversation: &Conversation) -> Result<(String, Vec<Range<usize>>), Error> {
+        const NEXT: &str = "marks nothing with `{% generation %}`; set `model.loss` to `last` or `all`";
+        match &self.kind {
+            Kind::Plain { .. } => Err(Error::template("plain template", NEXT)),
+            Kind::Chat { jinja, .. } => {
+                let rendered = jinja.render(&conversation.messages, false)?;
+                if rendered.generated.is_empty() {
+                    return Err(Error::template(&jinja.place, NEXT));
+                }
+                Ok((rendered.text, rendered.generated))
+            }
         }
     }
 

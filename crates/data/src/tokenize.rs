@@ -2,10 +2,11 @@
 
 use crate::{
     error::{Error, Problem, Problems, RecordError},
-    record::{Content, Conversation, Demonstration, PretrainText, Prompt, Ranking},
+    record::{Content, Conversation, Demonstration, Message, PretrainText, Prompt, Ranking, Record, Role},
     renderer::Renderer,
     tokenizer::Tokenizer,
 };
+use serde::{Deserialize, Serialize};
 
 /// The longest prompt and the longest completion (what ends it included), in tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,19 @@ pub enum Overlong {
     CutPrompt,
 }
 
+/// What a demonstration of several turns teaches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// Its last reply, to what was said before.
+    #[default]
+    Last,
+    /// Each of its replies, to what was said before that reply: as many demonstrations as there are replies.
+    All,
+    /// What the chat template marks with `{% generation %}`, each span as a demonstration of its own.
+    Generation,
+}
+
 /// Everything that turns records into ids.
 #[derive(Clone, Copy, Debug)]
 pub struct Encoder<'a> {
@@ -45,6 +59,8 @@ pub struct Encoder<'a> {
     pub caps: Caps,
     /// What to do with records that are longer.
     pub overlong: Overlong,
+    /// What demonstrations of several turns teach.
+    pub loss: Loss,
 }
 
 /// A prompt in ids.
@@ -85,7 +101,7 @@ pub struct RankingTokens {
 /// What was encoded and what was left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EncodeReport {
-    /// Records encoded.
+    /// Records encoded; of demonstrations, the replies or spans that are trained on.
     pub kept: usize,
     /// Of these, prompts that were cut.
     pub cut: usize,
@@ -107,22 +123,33 @@ impl Encoder<'_> {
     /// [`Error::Problems`] under [`Overlong::Refuse`]; any error of the template or the tokenizer.
     pub fn prompts(&self, records: &[Prompt]) -> Result<(Vec<PromptTokens>, EncodeReport), Error> {
         self.all(records, |run, record, prompt| {
-            let prompt = run.prompt(prompt, &[])?;
+            run.count_spelled(&prompt.content.texts());
+            let prompt = run.prompt(prompt)?;
             Ok(prompt.map(|prompt| PromptTokens { record, prompt: prompt.ids }))
         })
     }
 
-    /// Encodes demonstrations.
+    /// Encodes demonstrations: one for each thing that a record teaches, see [`Loss`].
     ///
     /// # Errors
-    /// As for [`Encoder::prompts`].
+    /// As for [`Encoder::prompts`]; [`Error::Template`] under [`Loss::Generation`] when the template marks nothing.
     pub fn demonstrations(&self, records: &[Demonstration]) -> Result<(Vec<DemonstrationTokens>, EncodeReport), Error> {
         self.all(records, |run, record, demonstration| {
-            let text = &demonstration.completion;
-            let Some(prompt) = run.prompt(&demonstration.prompt, &[text])? else { return Ok(None) };
-            let completion = run.completion(&prompt, "completion", text)?;
-            run.report.incomplete += usize::from(completion.is_none());
-            Ok(completion.map(|completion| DemonstrationTokens { record, prompt: prompt.ids, completion }))
+            run.count_spelled(&demonstration.texts());
+            let taught = |(prompt, completion)| DemonstrationTokens { record, prompt, completion };
+            if self.loss == Loss::Generation {
+                return Ok(run.marked(demonstration)?.into_iter().map(taught).collect());
+            }
+            let mut replies = if self.loss == Loss::All { earlier_replies(demonstration) } else { Vec::new() };
+            replies.push((demonstration.prompt.clone(), &demonstration.completion));
+            let mut kept = Vec::new();
+            for (prompt, text) in &replies {
+                let Some(prompt) = run.prompt(prompt)? else { continue };
+                let completion = run.completion(&prompt, "completion", text)?;
+                run.report.incomplete += usize::from(completion.is_none());
+                kept.extend(completion.map(|completion| taught((prompt.ids, completion))));
+            }
+            Ok(kept)
         })
     }
 
@@ -133,12 +160,12 @@ impl Encoder<'_> {
     /// As for [`Encoder::prompts`].
     pub fn rankings(&self, records: &[Ranking]) -> Result<(Vec<RankingTokens>, EncodeReport), Error> {
         self.all(records, |run, record, ranking| {
-            let texts: Vec<&str> = ranking.completions.iter().map(String::as_str).collect();
-            let Some(prompt) = run.prompt(&ranking.prompt, &texts)? else { return Ok(None) };
+            run.count_spelled(&ranking.texts());
+            let Some(prompt) = run.prompt(&ranking.prompt)? else { return Ok(None) };
             let ids = prompt.ids.clone();
             let mut tokens =
                 RankingTokens { record, prompt: ids, completions: Vec::new(), kept: Vec::new(), ranks: Vec::new() };
-            for (i, (text, &rank)) in texts.into_iter().zip(&ranking.ranks).enumerate() {
+            for (i, (text, &rank)) in ranking.completions.iter().zip(&ranking.ranks).enumerate() {
                 if let Some(completion) = run.completion(&prompt, &format!("completions[{i}]"), text)? {
                     tokens.completions.push(completion);
                     tokens.kept.push(i);
@@ -151,10 +178,10 @@ impl Encoder<'_> {
         })
     }
 
-    fn all<R, T>(
+    fn all<R, T, I: IntoIterator<Item = T>>(
         &self,
         records: &[R],
-        encode: impl Fn(&mut Run<'_>, usize, &R) -> Result<Option<T>, Error>,
+        encode: impl Fn(&mut Run<'_>, usize, &R) -> Result<I, Error>,
     ) -> Result<(Vec<T>, EncodeReport), Error> {
         let mut run = Run { encoder: self, report: EncodeReport::default(), problems: Vec::new() };
         let mut kept = Vec::new();
@@ -164,6 +191,19 @@ impl Encoder<'_> {
         run.report.kept = kept.len();
         if run.problems.is_empty() { Ok((kept, run.report)) } else { Err(Problems(run.problems).into()) }
     }
+}
+
+/// The model's turns within the prompt, each with what was said before it.
+fn earlier_replies(demonstration: &Demonstration) -> Vec<(Prompt, &String)> {
+    let Content::Messages(conversation) = &demonstration.prompt.content else { return Vec::new() };
+    let turns = conversation.messages.iter().enumerate();
+    let answers = |&(i, turn): &(usize, &Message)| i > 0 && turn.role == Role::Assistant;
+    let replies = turns.filter(answers).map(|(i, turn)| {
+        let messages = conversation.messages[..i].to_vec();
+        let prompt = Content::Messages(Conversation { messages });
+        (Prompt { content: prompt, ..demonstration.prompt.clone() }, &turn.content)
+    });
+    replies.collect()
 }
 
 /// One pass over a data set.
@@ -181,11 +221,29 @@ struct Fitting<'a> {
 }
 
 impl Run<'_> {
-    /// The prompt in ids, cut if need be; `completions` are looked through for special tokens too.
-    fn prompt<'a>(&mut self, prompt: &'a Prompt, completions: &[&str]) -> Result<Option<Fitting<'a>>, Error> {
+    fn count_spelled(&mut self, texts: &[&str]) {
         let spells = |text: &&str| self.encoder.renderer.tokenizer().special_in(text).is_some();
-        let spelled = prompt.content.texts().iter().chain(completions).any(spells);
-        self.report.special_tokens += usize::from(spelled);
+        self.report.special_tokens += usize::from(texts.iter().any(spells));
+    }
+
+    /// The spans that the template marks in the whole conversation, each behind what stands before it.
+    fn marked(&mut self, demonstration: &Demonstration) -> Result<Vec<(Vec<u32>, Vec<u32>)>, Error> {
+        let Caps { prompt: before, completion } = self.encoder.caps;
+        let conversation = demonstration.prompt.content.conversation();
+        let spans = self.encoder.renderer.marked(&conversation, &demonstration.completion)?;
+        let (fitting, long): (Vec<_>, Vec<_>) =
+            spans.into_iter().partition(|(prompt, span)| prompt.len() <= before && span.len() <= completion);
+        self.report.long_completions += long.len();
+        self.report.incomplete += usize::from(fitting.is_empty());
+        if let Some((prompt, span)) = long.first() {
+            let (tokens, limit) = if prompt.len() > before { (prompt.len(), before) } else { (span.len(), completion) };
+            self.refuse(&demonstration.prompt, "completion", Problem::TooLong { tokens, limit });
+        }
+        Ok(fitting)
+    }
+
+    /// The prompt in ids, cut if need be.
+    fn prompt<'a>(&mut self, prompt: &'a Prompt) -> Result<Option<Fitting<'a>>, Error> {
         let field = if matches!(prompt.content, Content::Text(_)) { "prompt" } else { "messages" };
         let limit = self.encoder.caps.prompt;
         let conversation = prompt.content.conversation();

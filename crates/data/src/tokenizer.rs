@@ -274,16 +274,48 @@ impl Tokenizer {
     /// The same tokenizer with a padding token below `rows`, for programs that pad: never one that begins or
     /// ends a text, because they find the last token of a text by it.
     ///
-    /// It is the tokenizer's own where it has a sound one; else a special token that the chat template does
-    /// not write; else the last ordinary token that people do not type as it is spelled.
-    pub fn with_padding(mut self, rows: usize) -> Tokenizer {
+    /// It is the tokenizer's own where that is sound; else a special token that the chat template does not
+    /// write; else a new one, `<|pad|>`, where the model has a row without a token; else an ordinary token:
+    /// the last that is half a character, or, where there is none, the last that people do not type as it is
+    /// spelled.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the new token cannot be added.
+    pub fn with_padding(mut self, rows: usize) -> Result<Tokenizer, Error> {
         let free = |id: &u32| (*id as usize) < rows && Some(*id) != self.bos && !self.stops.contains(id);
         let written = |name: &str| self.chat_template.as_ref().is_some_and(|template| template.contains(name));
         let unused = || self.marked.iter().filter(|mark| !written(&mark.name)).map(|mark| mark.id).find(free);
+        if let Some(pad) = self.pad.filter(free).or_else(unused) {
+            self.pad = Some(pad);
+            return Ok(self);
+        }
+        if self.vocab_size < rows && self.id(PAD).is_none() {
+            return self.with_special(PAD);
+        }
         let ordinary = || (0..self.vocab_size as u32).rev().filter(free);
-        let odd = |id: &u32| self.token(*id).is_some_and(|name| !name.is_ascii());
-        self.pad = self.pad.filter(free).or_else(unused).or_else(|| ordinary().find(odd)).or_else(|| ordinary().next());
-        self
+        let name = |id: &u32| self.token(*id).unwrap_or_default();
+        let half =
+            |id: &u32| name(id).chars().count() > 1 && self.decode(&[*id]).is_ok_and(|text| text.contains('\u{FFFD}'));
+        let odd = |id: &u32| !name(id).is_ascii();
+        self.pad = ordinary().find(half).or_else(|| ordinary().find(odd)).or_else(|| ordinary().next());
+        Ok(self)
+    }
+
+    /// The same tokenizer with one special token more, which is its padding.
+    fn with_special(&self, name: &str) -> Result<Tokenizer, Error> {
+        let mut inner = self.marks.clone();
+        let token = tokenizers::AddedToken::from(name, true);
+        inner.add_special_tokens([token]).map_err(|e| self.broken("add a padding token", e))?;
+        let named = |id: Option<u32>| id.and_then(|id| self.token(id));
+        let settings = Settings {
+            bos: named(self.bos),
+            eos: named(Some(self.eos)),
+            pad: Some(name.to_owned()),
+            prepend_bos: Some(self.prepend_bos),
+            stops: self.stops.iter().copied().collect(),
+            chat_template: self.chat_template.clone(),
+        };
+        Tokenizer::new(inner, settings, &self.place)
     }
 
     /// `tokenizer.json` and `tokenizer_config.json` as transformers' `PreTrainedTokenizerFast` reads
@@ -347,6 +379,8 @@ impl Tokenizer {
 const VOCABULARY_BYTES: usize = 32 << 20;
 /// Bytes of a file beside it.
 const SETTINGS_BYTES: usize = 4 << 20;
+/// The name of a padding token that is added.
+const PAD: &str = "<|pad|>";
 /// Bytes of a chat template; those in use have ten thousand.
 pub(crate) const TEMPLATE_BYTES: usize = 1 << 20;
 

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod commands;
+mod exports;
 mod guards;
 mod reliability;
 mod resume;

@@ -29,7 +29,7 @@ impl Case {
 
     /// Caps in bytes, nearly: this tokenizer knows two merges.
     fn encoder(&self, prompt: usize, completion: usize, overlong: Overlong) -> Encoder<'_> {
-        Encoder { renderer: &self.renderer, caps: Caps { prompt, completion }, overlong }
+        Encoder { renderer: &self.renderer, caps: Caps { prompt, completion }, overlong, loss: Loss::Last }
     }
 
     fn read(&self, ids: &[u32]) -> String {
@@ -124,7 +124,7 @@ fn the_shared_data_fits_gpt2s_context() {
     };
     let tokenizer = Tokenizer::from_folder(gpt2).unwrap();
     let renderer = Renderer::new(tokenizer, Template::plain("User: {prompt}\n\nAssistant:").unwrap()).unwrap();
-    let encoder = Encoder { renderer: &renderer, caps: Caps::halves(1024), overlong: Overlong::Drop };
+    let encoder = Encoder { renderer: &renderer, caps: Caps::halves(1024), overlong: Overlong::Drop, loss: Loss::Last };
     let rankings = read::<Ranking>(&[oasst], &crate::Limits::default()).unwrap().records;
     let (kept, report) = encoder.rankings(&rankings).unwrap();
     assert!(kept.len() > 150 && report.special_tokens == 0, "{report:?}");
@@ -133,4 +133,22 @@ fn the_shared_data_fits_gpt2s_context() {
         assert!(tokens.completions.iter().all(|c| c.last() == Some(&eos) && !c[..c.len() - 1].contains(&eos)));
         assert!(tokens.prompt.len() <= 512 && tokens.completions.iter().all(|c| c.len() <= 512));
     }
+}
+
+#[test]
+fn every_reply_of_a_conversation_is_a_demonstration_when_all_are_taught() {
+    let case = Case::new();
+    let said =
+        [(Role::User, "a"), (Role::Assistant, "b"), (Role::User, "c"), (Role::Assistant, "d"), (Role::User, "e")];
+    let messages = said.map(|(role, text)| Message::new(role, text)).to_vec();
+    let talk = Prompt { content: Content::Messages(Conversation { messages }), ..prompt(1, "") };
+    let records = [Demonstration { prompt: talk, completion: "f".to_owned() }];
+    let read = |loss| {
+        let (tokens, _) = Encoder { loss, ..case.encoder(64, 64, Overlong::Refuse) }.demonstrations(&records).unwrap();
+        tokens.iter().map(|t| (case.read(&t.prompt), case.read(&t.completion))).collect::<Vec<_>>()
+    };
+    let pair = |prompt: &str, completion: &str| (prompt.to_owned(), completion.to_owned());
+    let last = pair("Q:a\nA: b\nQ:c\nA: d\nQ:e\nA:", " f");
+    assert_eq!(read(Loss::All), [pair("Q:a\nA:", " b"), pair("Q:a\nA: b\nQ:c\nA:", " d"), last.clone()]);
+    assert_eq!(read(Loss::Last), [last]);
 }
