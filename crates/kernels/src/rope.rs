@@ -8,7 +8,10 @@ use crate::{
 };
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
-use std::sync::{Arc, OnceLock};
+use std::{
+    f64::consts::TAU,
+    sync::{Arc, OnceLock},
+};
 
 /// Rotates the query and key heads of `qkv (n, (H + 2 Hkv) D)` by the angles of `positions (n)`
 /// (Su et al. 2021, arXiv 2104.09864), channel i paired with channel i + rotary_dim / 2 as in
@@ -56,22 +59,64 @@ pub enum RopeScaling {
         /// Context of the pretraining before the stretch.
         original_max: usize,
     },
+    /// YaRN (Peng et al. 2023, arXiv 2309.00071, section 3), as transformers computes `rope_type = "yarn"`: pairs
+    /// that turn often within the original context are kept, those that hardly turn are divided by `factor`, and
+    /// between the two the share that is kept falls evenly from pair to pair.
+    Yarn {
+        /// The stretch of the pairs that turn least.
+        factor: f64,
+        /// Pairs that turn more often than this within the original context are kept.
+        beta_fast: f64,
+        /// Pairs that turn less often than this within the original context are stretched fully.
+        beta_slow: f64,
+        /// Whether the two bounds are widened to whole pairs.
+        truncate: bool,
+        /// Context of the pretraining before the stretch.
+        original_max: usize,
+        /// What cosines and sines are multiplied by, so that attention logits grow by its square.
+        attention_factor: f64,
+    },
 }
 
 impl RopeScaling {
-    fn apply(self, frequency: f64) -> f64 {
+    /// The frequency of pair `i` of `dim / 2`, which unscaled is `theta^(-2i / dim)`, in radians per position.
+    pub fn frequency(self, i: usize, dim: usize, theta: f64) -> f64 {
+        let frequency = unscaled(i, dim, theta);
         match self {
             RopeScaling::Linear { factor } => frequency / factor,
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max } => {
-                let turns = original_max as f64 * frequency / std::f64::consts::TAU;
+                let turns = original_max as f64 * frequency / TAU;
                 let kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
                 frequency * (kept + (1.0 - kept) / factor)
             }
+            RopeScaling::Yarn { factor, beta_fast, beta_slow, truncate, original_max, .. } => {
+                // The pair, as a fraction, that turns so often within the original context.
+                let pair = |turns: f64| dim as f64 * (original_max as f64 / (turns * TAU)).ln() / (2.0 * theta.ln());
+                let (first, last) = (pair(beta_fast), pair(beta_slow));
+                let (first, last) = if truncate { (first.floor(), last.ceil()) } else { (first, last) };
+                let (first, last) = (first.max(0.0), last.min(dim as f64 - 1.0));
+                let width = if first == last { 0.001 } else { last - first };
+                let stretched = ((i as f64 - first) / width).clamp(0.0, 1.0);
+                frequency * (1.0 - stretched + stretched / factor)
+            }
+        }
+    }
+
+    /// What cosines and sines are multiplied by.
+    fn attention_factor(self) -> f64 {
+        match self {
+            RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => 1.0,
+            RopeScaling::Yarn { attention_factor, .. } => attention_factor,
         }
     }
 }
 
-/// Cosines and sines of every position and rotated pair.
+/// `theta^(-2i / dim)`.
+fn unscaled(i: usize, dim: usize, theta: f64) -> f64 {
+    theta.powf(-2.0 * i as f64 / dim as f64)
+}
+
+/// Cosines and sines of every position and rotated pair, both times the scaling's attention factor.
 #[derive(Debug)]
 pub struct Rope {
     pairs: usize,
@@ -93,12 +138,15 @@ impl Rope {
             return Err(Error::Value { op: "rope", argument: "rotary_dim", expected, got });
         }
         let pairs = rotary_dim / 2;
-        let frequencies: Vec<f64> = (0..pairs)
-            .map(|i| theta.powf(-2.0 * i as f64 / rotary_dim as f64))
-            .map(|frequency| scaling.map_or(frequency, |scaling| scaling.apply(frequency)))
-            .collect();
+        let frequency = |i| match scaling {
+            None => unscaled(i, rotary_dim, theta),
+            Some(scaling) => scaling.frequency(i, rotary_dim, theta),
+        };
+        let frequencies: Vec<f64> = (0..pairs).map(frequency).collect();
+        let by = scaling.map_or(1.0, RopeScaling::attention_factor);
         let table = |f: fn(f64) -> f64| {
-            let row = |position: usize| frequencies.iter().map(move |frequency| f(position as f64 * frequency) as f32);
+            let row =
+                |position: usize| frequencies.iter().map(move |frequency| (by * f(position as f64 * frequency)) as f32);
             (0..max_positions).flat_map(row).collect()
         };
         Ok(Rope { pairs, cos: table(f64::cos), sin: table(f64::sin), elsewhere: OnceLock::new() })
@@ -121,7 +169,8 @@ impl Rope {
     }
 }
 
-/// The fused rotation. Its backward pass is the rotation by the negative angle, itself a rotation.
+/// The fused rotation, times the table's attention factor. Its backward pass is the rotation by the negative angle,
+/// times the same factor.
 struct Rotation {
     positions: Arc<[u32]>,
     table: Arc<Rope>,
@@ -236,14 +285,17 @@ mod tests {
     fn scaling_stretches_low_frequencies() {
         let (factor, original_max) = (8.0, 8192);
         let llama = RopeScaling::Llama3 { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max };
-        let tau = std::f64::consts::TAU;
-        let wave = |length: f64| tau / length;
-        assert_eq!(llama.apply(wave(100.0)), wave(100.0));
-        assert_eq!(llama.apply(wave(10_000.0)), wave(10_000.0) / 8.0);
+        // The last of three pairs has the wavelength that theta is chosen for.
+        let share = |scaling: RopeScaling, wavelength: f64| {
+            let theta = (wavelength / TAU).powf(1.5);
+            scaling.frequency(2, 6, theta) * wavelength / TAU
+        };
+        let near = |found: f64, wanted: f64| assert!((found - wanted).abs() < 1e-12, "{found}, wanted {wanted}");
+        near(share(llama, 100.0), 1.0);
+        near(share(llama, 10_000.0), 1.0 / 8.0);
         // Halfway between 1 and 4 turns of the original context, half of the frequency is kept.
-        let middle = 2.5 * tau / 8192.0;
-        assert!((llama.apply(middle) / middle - (0.5 + 0.5 / 8.0)).abs() < 1e-12);
-        assert_eq!(RopeScaling::Linear { factor: 4.0 }.apply(1.0), 0.25);
+        near(share(llama, 8192.0 / 2.5), 0.5 + 0.5 / 8.0);
+        near(share(RopeScaling::Linear { factor: 4.0 }, 50.0), 0.25);
     }
 
     #[test]

@@ -136,6 +136,22 @@ pub enum Scaling {
         /// Context length before the extension.
         original_context: f64,
     },
+    /// YaRN ([`instruct_kernels::RopeScaling::Yarn`]): pairs that turn often within the original context are kept,
+    /// those that hardly turn are stretched by `factor`, and attention is sharpened.
+    Yarn {
+        /// The stretch of the pairs that turn least.
+        factor: f64,
+        /// Pairs that turn more often than this are kept.
+        beta_fast: f64,
+        /// Pairs that turn less often than this are stretched fully.
+        beta_slow: f64,
+        /// Whether the two bounds are widened to whole pairs.
+        truncate: bool,
+        /// Context length before the extension.
+        original_context: f64,
+        /// What cosines and sines are multiplied by.
+        attention_factor: f64,
+    },
 }
 
 /// What stands between the MLP's two products.
@@ -313,7 +329,10 @@ impl Config {
                 format!("context ({}) times rotary dim ({dim}) exceeds {ROTARY_TABLE}", self.context),
             );
             require(theta.is_finite() && theta > 1.0, format!("rotary theta is {theta}; it must exceed 1"));
-            require(scaling.is_sound(), format!("rotary scaling {scaling:?} needs positive factors, low below high"));
+            require(
+                scaling.is_sound(),
+                format!("rotary scaling {scaling:?} needs positive factors, low below high, slow below fast"),
+            );
         }
         if problems.is_empty() { Ok(()) } else { Err(Error::Config { problems }) }
     }
@@ -366,6 +385,12 @@ impl Scaling {
                     && high_freq_factor > low_freq_factor
                     && original_context > 0.0
             }
+            Scaling::Yarn { factor, beta_fast, beta_slow, original_context, attention_factor, .. } => {
+                let positive = |x: f64| x.is_finite() && x > 0.0;
+                [factor, beta_slow, original_context, attention_factor].into_iter().all(positive)
+                    && beta_fast.is_finite()
+                    && beta_fast >= beta_slow
+            }
         }
     }
 }
@@ -417,6 +442,17 @@ mod tests {
         check(|c| c.position = rotary(1e4, 6, Scaling::None), &["rotary dim 6"]);
         check(|c| c.position = rotary(f64::NAN, 4, Scaling::None), &["rotary theta is NaN"]);
         check(|c| c.position = rotary(1e4, 4, Scaling::Linear { factor: 0.0 }), &["rotary scaling"]);
+        let yarn = |beta_fast, attention_factor| Scaling::Yarn {
+            factor: 4.0,
+            beta_fast,
+            beta_slow: 1.0,
+            truncate: true,
+            original_context: 8.0,
+            attention_factor,
+        };
+        check(|c| c.position = rotary(1e4, 4, yarn(32.0, 1.1)), &[]);
+        check(|c| c.position = rotary(1e4, 4, yarn(0.5, 1.1)), &["slow below fast"]);
+        check(|c| c.position = rotary(1e4, 4, yarn(32.0, f64::NAN)), &["positive factors"]);
     }
 
     #[test]

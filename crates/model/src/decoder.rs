@@ -400,8 +400,13 @@ impl DropKeys {
     }
 }
 
-fn rope(rotary: &Rotary, context: usize) -> Result<Rope> {
-    let scaling = match rotary.scaling {
+pub(crate) fn rope(rotary: &Rotary, context: usize) -> Result<Rope> {
+    Ok(Rope::new(rotary.dim, context, rotary.theta, rope_scaling(rotary.scaling))?)
+}
+
+/// The scaling as the kernels know it.
+pub(crate) fn rope_scaling(scaling: Scaling) -> Option<RopeScaling> {
+    match scaling {
         Scaling::None => None,
         Scaling::Linear { factor } => Some(RopeScaling::Linear { factor }),
         Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => Some(RopeScaling::Llama3 {
@@ -410,8 +415,11 @@ fn rope(rotary: &Rotary, context: usize) -> Result<Rope> {
             high_freq_factor,
             original_max: original_context as usize,
         }),
-    };
-    Ok(Rope::new(rotary.dim, context, rotary.theta, scaling)?)
+        Scaling::Yarn { factor, beta_fast, beta_slow, truncate, original_context, attention_factor } => {
+            let original_max = original_context as usize;
+            Some(RopeScaling::Yarn { factor, beta_fast, beta_slow, truncate, original_max, attention_factor })
+        }
+    }
 }
 
 fn spans(batch: &Packed) -> Vec<Span> {

@@ -130,14 +130,19 @@ pub(crate) fn rotary(fields: &Fields, head_dim: usize, theta: (&str, f64), parti
         theta: number("rope_theta", theta),
         // Cut off, not rounded, as transformers does.
         dim: (head_dim as f64 * number("partial_rotary_factor", partial)) as usize,
-        scaling: parameters.as_ref().or(fields.object("rope_scaling").as_ref()).map_or(Scaling::None, scaling),
+        scaling: parameters
+            .as_ref()
+            .or(fields.object("rope_scaling").as_ref())
+            .map_or(Scaling::None, |inner| scaling(inner, fields)),
     }
 }
 
-fn scaling(fields: &Fields) -> Scaling {
+/// What the object that names a scaling says; `outer` is the file around it.
+fn scaling(fields: &Fields, outer: &Fields) -> Scaling {
     let field = if fields.has("rope_type") { "rope_type" } else { "type" };
     match fields.text(field).unwrap_or("default") {
-        "default" => Scaling::None,
+        // Transformers stretches by `dynamic` only what is longer than the context, and nothing here is.
+        "default" | "dynamic" => Scaling::None,
         "linear" => Scaling::Linear { factor: fields.required_number("factor") },
         "llama3" => Scaling::Llama3 {
             factor: fields.required_number("factor"),
@@ -145,11 +150,40 @@ fn scaling(fields: &Fields) -> Scaling {
             high_freq_factor: fields.required_number("high_freq_factor"),
             original_context: fields.required_number("original_max_position_embeddings"),
         },
+        "yarn" => yarn(fields, outer),
         other => {
-            fields.refuse(field, &format!("is {other:?}; known are default, linear, llama3"));
+            fields.refuse(field, &format!("is {other:?}; known are default, linear, dynamic, yarn, llama3"));
             Scaling::None
         }
     }
+}
+
+/// YaRN with transformers' defaults (`_compute_yarn_parameters`). Its `mscale` and `mscale_all_dim` do nothing but
+/// make the attention factor, which is what we keep.
+fn yarn(fields: &Fields, outer: &Fields) -> Scaling {
+    let context = outer.number("max_position_embeddings", 1.0);
+    let original_context =
+        outer.number("original_max_position_embeddings", fields.number("original_max_position_embeddings", context));
+    let stretch = context / original_context;
+    let factor = if fields.has("factor") { fields.number("factor", stretch) } else { fields.required_number("factor") };
+    let set = |field: &str, default: f64| Some(fields.number(field, default)).filter(|&x| x != 0.0);
+    let usual = match (set("mscale", 0.0), set("mscale_all_dim", 0.0)) {
+        (Some(mscale), Some(all)) => yarn_magnitude(factor, mscale) / yarn_magnitude(factor, all),
+        _ => yarn_magnitude(factor, 1.0),
+    };
+    Scaling::Yarn {
+        factor,
+        beta_fast: set("beta_fast", 0.0).unwrap_or(32.0),
+        beta_slow: set("beta_slow", 0.0).unwrap_or(1.0),
+        truncate: fields.flag("truncate", true),
+        original_context,
+        attention_factor: fields.number("attention_factor", usual),
+    }
+}
+
+/// `0.1 mscale ln(factor) + 1`, and 1 where nothing is stretched (Peng et al. 2023, arXiv 2309.00071, section 3.4).
+pub(crate) fn yarn_magnitude(factor: f64, mscale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
 }
 
 /// Qwen slides only when told to, and then in the layers that `layer_types` names, or from
@@ -209,6 +243,15 @@ pub(crate) fn write_scaling(scaling: Scaling) -> Value {
             "low_freq_factor": low_freq_factor,
             "original_max_position_embeddings": original_context as u64,
             "rope_type": "llama3",
+        }),
+        Scaling::Yarn { factor, beta_fast, beta_slow, truncate, original_context, attention_factor } => json!({
+            "attention_factor": attention_factor,
+            "beta_fast": beta_fast,
+            "beta_slow": beta_slow,
+            "factor": factor,
+            "original_max_position_embeddings": original_context as u64,
+            "rope_type": "yarn",
+            "truncate": truncate,
         }),
     }
 }
@@ -283,5 +326,71 @@ pub(crate) fn example(family: Family) -> Config {
         bos: Some(1),
         eos: [2, 5].into(),
         pad: Some(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Tensor};
+    use instruct_claims::holds;
+    use instruct_kernels::{HeadLayout, rope};
+    use std::{cell::RefCell, path::Path, sync::Arc};
+
+    /// The frequency of every pair and the attention factor, from where (1, 0) comes to lie at positions 0 and 1.
+    fn turned(rotary: &Rotary) -> (Vec<f64>, f64) {
+        let pairs = rotary.dim / 2;
+        let layout = HeadLayout { heads: 1, kv_heads: 1, head_dim: rotary.dim };
+        let first: Vec<f32> = (0..3 * rotary.dim).map(|i| if i < pairs { 1.0 } else { 0.0 }).collect();
+        let x = Tensor::from_vec([first.clone(), first].concat(), (2, 3 * rotary.dim), &Device::Cpu).unwrap();
+        let table = Arc::new(crate::decoder::rope(rotary, 2).unwrap());
+        let y = rope(&x, &[0, 1], &table, layout).unwrap().to_vec2::<f32>().unwrap();
+        let angle = |i: usize| f64::from(y[1][pairs + i]).atan2(f64::from(y[1][i]));
+        ((0..pairs).map(angle).collect(), f64::from(y[0][0]))
+    }
+
+    /// The rotation that a `config.json` describes.
+    fn read(fields: &Map<String, Value>) -> Config {
+        let problems = RefCell::default();
+        let table = super::super::by_model_type(fields["model_type"].as_str().unwrap()).unwrap();
+        let config = table.config(&Fields::new(fields, &problems));
+        assert!(problems.borrow().is_empty(), "{problems:?}");
+        config
+    }
+
+    fn rotary_of(config: &Config) -> Rotary {
+        match config.position {
+            Position::Rotary(rotary) => rotary,
+            Position::Learned => panic!("learned positions"),
+        }
+    }
+
+    #[test]
+    fn scalings_of_published_folders_are_those_of_transformers() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/reference/rotations");
+        let configs = std::fs::read(folder.join("configs.json")).unwrap();
+        let configs: Map<String, Value> = serde_json::from_slice(&configs).unwrap();
+        let golden = candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).unwrap();
+        assert_eq!(golden.len(), 2 * configs.len());
+        for (name, fields) in &configs {
+            let config = read(fields.as_object().unwrap());
+            let wanted = golden[&format!("{name}.inv_freq")].to_vec1::<f32>().unwrap();
+            let factor = golden[&format!("{name}.attention_factor")].to_scalar::<f32>().unwrap();
+            let (found, magnified) = turned(&rotary_of(&config));
+            assert_eq!(found.len(), wanted.len(), "{name}");
+            let apart = found.iter().zip(&wanted).map(|(f, &w)| (f / f64::from(w) - 1.0).abs()).fold(0.0, f64::max);
+            holds("networks/rotations", name, apart, 1e-5);
+            holds(
+                "networks/rotations",
+                &format!("{name}, attention factor"),
+                (magnified / f64::from(factor) - 1.0).abs(),
+                1e-5,
+            );
+            // What is written reads back as the same rotation.
+            let mut written = super::super::table(config.family).fields(&config);
+            written.insert("model_type".to_owned(), fields["model_type"].clone());
+            written.insert("vocab_size".to_owned(), json!(config.vocab));
+            assert_eq!(rotary_of(&read(&written)), rotary_of(&config), "{name}");
+        }
     }
 }

@@ -10,7 +10,10 @@ use std::ops::Range;
 
 use serde_json::{Map, Value};
 
-pub(crate) use self::{fields::Fields, llama::qkv_rows};
+pub(crate) use self::{
+    fields::Fields,
+    llama::{qkv_rows, yarn_magnitude},
+};
 use crate::{Config, Family, HeadKind};
 
 /// One tensor on disk and where its elements stand in one of our parameters. The same list reads

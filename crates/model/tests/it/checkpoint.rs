@@ -255,8 +255,18 @@ fn descriptions_are_refused_by_field() {
     refuses("qwen3", config("quantization_config", Some(json!({}))), &["quantization_config is set"]);
     refuses(
         "llama3-tied",
+        config("rope_parameters", Some(json!({"rope_type": "longrope"}))),
+        &["rope_parameters.rope_type is \"longrope\"", "default, linear, dynamic, yarn, llama3"],
+    );
+    refuses(
+        "llama3-tied",
         config("rope_parameters", Some(json!({"rope_type": "yarn"}))),
-        &["rope_parameters.rope_type is \"yarn\""],
+        &["rope_parameters.factor is missing"],
+    );
+    refuses(
+        "llama3-tied",
+        config("rope_parameters", Some(json!({"rope_type": "yarn", "factor": 2.0, "beta_fast": 0.5}))),
+        &["rotary scaling Yarn", "slow below fast"],
     );
     refuses(
         "llama-1-to-1",

@@ -237,6 +237,11 @@ fn llama3_tied_stretched_rotation() {
 }
 
 #[test]
+fn llama_stretched_by_yarn() {
+    check("llama-yarn");
+}
+
+#[test]
 fn llama_a_key_for_every_query() {
     check("llama-1-to-1");
 }
