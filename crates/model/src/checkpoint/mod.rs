@@ -151,6 +151,21 @@ fn open_file(path: &Path, next: &'static str) -> Result<File> {
     File::open(path).map_err(Error::io("read", path, next))
 }
 
+/// The values as they are, once none of them is infinite or not a number: with such a weight every output is one too,
+/// and nothing after this could say which it was.
+///
+/// # Errors
+/// [`Error::Format`] that names file and tensor.
+fn finite(path: &Path, name: &str, values: Vec<f32>) -> Result<Vec<f32>> {
+    // Without an early end a chunk is compared in a few instructions.
+    let broken = |chunk: &[f32]| chunk.iter().fold(false, |broken, x| broken | !x.is_finite());
+    let Some(at) = values.chunks(4096).position(broken) else { return Ok(values) };
+    let (at, value) = (at * 4096..).zip(&values[at * 4096..]).find(|(_, x)| !x.is_finite()).unwrap_or((0, &f32::NAN));
+    Err(Error::format(path, format!("{name} holds {value} at element {at}, which is no finite number"), BROKEN))
+}
+
+const BROKEN: &str = "make the file again from the model before it overflowed or was merged, or use another model";
+
 fn shape_of(config: &Config, head: HeadKind, name: &str) -> Option<Vec<usize>> {
     config.specs(head).into_iter().find(|(known, _)| known == name).map(|(_, shape)| shape)
 }

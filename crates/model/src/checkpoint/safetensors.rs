@@ -102,11 +102,12 @@ impl Store for Shards {
             file.read_exact(bytes)
         };
         fill(&mut bytes).map_err(Error::io("read", &stored.file, COPY_AGAIN))?;
-        Ok(match stored.dtype {
+        let values = match stored.dtype {
             Dtype::F16 => chunks(&bytes).map(|b| f16::from_le_bytes(b).to_f32()).collect(),
             Dtype::BF16 => chunks(&bytes).map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
             _ => chunks(&bytes).map(f32::from_le_bytes).collect(),
-        })
+        };
+        super::finite(&stored.file, name, values)
     }
 }
 

@@ -353,6 +353,20 @@ fn harmless_extras_and_bare_trunks_open() {
 }
 
 #[test]
+fn weights_that_are_no_numbers_are_refused_by_name() {
+    for (broken, says) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
+        let folder = tempfile::tempdir().unwrap();
+        copy_folder(&fixtures().join("gpt2-tied"), folder.path());
+        let name = "transformer.h.1.mlp.c_fc.weight";
+        retensor(|map| map.get_mut(name).unwrap().1[7] = broken)(folder.path());
+        let message = Checkpoint::open(folder.path()).unwrap().tensors().unwrap_err().to_string();
+        for part in [WEIGHTS, &format!("{name} holds {says} at element 7"), "make the file again"] {
+            assert!(message.contains(part), "no {part:?} in: {message}");
+        }
+    }
+}
+
+#[test]
 fn damaged_files_are_refused() {
     let cut = |at: usize| {
         move |f: &Path| {
