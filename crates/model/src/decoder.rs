@@ -104,9 +104,14 @@ impl Decoder {
     /// The same trunk under another head, whose own parameters take their initial values: how a
     /// reward model starts from a language model, and a value model from a reward model (where the
     /// scalar head is kept too).
+    ///
+    /// Errors: a decoder whose matrices are held in bf16, from which they cannot be read.
     pub fn with_head(&self, head: HeadKind, seed: u64) -> Result<Decoder> {
         let other =
             Decoder::zeros(self.config.clone(), head, self.params.device(), self.params.path(), self.params.compute())?;
+        for slot in other.params.slots() {
+            self.has(&slot.name)?;
+        }
         other.params.fill(|slot, values| match self.params.read(&slot.name) {
             Ok(known) => values.copy_from_slice(&known),
             Err(_) => other.config.initial(&slot.name, seed, values),
@@ -114,17 +119,35 @@ impl Decoder {
         Ok(other)
     }
 
-    /// Takes over every weight that `other` has under the same name. A value head that only one of them has is left
-    /// out.
+    /// Takes over every weight that `other` has under the same name. A head that only one of them has is left out.
     ///
-    /// Errors: a shape that differs.
+    /// Errors: a shape that differs; a parameter that `other` lacks and that belongs to no such head; matrices of
+    /// either that are held in bf16.
     pub fn copy_from(&self, other: &Decoder) -> Result<()> {
-        for slot in self.params.slots() {
-            if let Ok(values) = other.params.read(&slot.name) {
-                self.params.set(&slot.name, &values)?;
+        for (name, _) in self.config.specs(self.head) {
+            self.has(&name)?;
+            if other.has(&name)? {
+                self.params.set(&name, &other.params.read(&name)?)?;
             }
         }
         Ok(())
+    }
+
+    /// Whether a parameter is here to be read and set; it is not where it belongs to a head that this decoder does
+    /// not have.
+    ///
+    /// Errors: any other parameter that is absent, and one that is held in bf16.
+    fn has(&self, name: &str) -> Result<bool> {
+        let of_another_head = match name {
+            "lm_head.weight" => !self.head.is_language(),
+            "score.weight" | "score.bias" => !self.head.is_scalar(),
+            _ => false,
+        };
+        if of_another_head || self.params.slots().iter().any(|slot| slot.name == name) {
+            return Ok(!of_another_head);
+        }
+        self.params.get(name)?;
+        Err(Error::HeldInBf16 { name: name.to_owned() })
     }
 
     fn over(config: Config, head: HeadKind, params: Params) -> Result<Decoder> {

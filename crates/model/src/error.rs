@@ -66,6 +66,23 @@ pub enum Error {
         /// The head there is.
         head: HeadKind,
     },
+    /// The values of a matrix that is held in bf16 were asked for, or were to be replaced.
+    #[error("{name} is held in bf16, for inference alone; open the model again and use that one")]
+    HeldInBf16 {
+        /// The parameter.
+        name: String,
+    },
+    /// A model gave logits from which no token can be drawn.
+    #[error(
+        "episode {episode}, token {token}: the logits are not finite, so that no token can be drawn from them; \
+         compute in f32, or use weights from before the training failed"
+    )]
+    Logits {
+        /// The episode.
+        episode: u64,
+        /// The number of the token that was to be drawn, from 0.
+        token: usize,
+    },
     /// A request that cannot be generated.
     #[error("episode {episode}: {problem}")]
     Request {

@@ -83,7 +83,7 @@ pub struct Completion {
 /// `source.at([episode, t])`.
 ///
 /// Errors: an empty prompt, or one that leaves no room in the context; a temperature or a top-p
-/// outside its range.
+/// outside its range; logits that are not finite.
 pub fn generate(
     decoder: &Decoder,
     requests: &[Request],
@@ -195,7 +195,11 @@ impl<'a> Batch<'a> {
         running.par_iter_mut().enumerate().try_for_each(|(i, running)| -> Result<()> {
             let row = rows.get(i)?;
             let Completion { episode, ids, logprobs, entropies, .. } = &mut running.completion;
-            let uniform = source.at([*episode, ids.len() as u64]).uniform();
+            if !row.iter().all(|logit| logit.is_finite()) {
+                return Err(Error::Logits { episode: *episode, token: ids.len() });
+            }
+            // The probabilities of many tokens of a large vocabulary lie below 2^-24, the grain of an `f32` draw.
+            let uniform = source.at([*episode, ids.len() as u64]).uniform_f64();
             // The arithmetic of the training forward, so that both give the same bits.
             let softmax = kernels::RowSoftmax::new(&row, sampling.scale());
             let id = choose(&row, &softmax, sampling, uniform);
@@ -264,7 +268,7 @@ impl Rows {
 
 /// The token that `uniform` in `[0, 1)` falls on, by inversion over ids in ascending order (over
 /// the kept ones when truncated).
-fn choose(logits: &[f32], softmax: &kernels::RowSoftmax, sampling: &Sampling, uniform: f32) -> u32 {
+fn choose(logits: &[f32], softmax: &kernels::RowSoftmax, sampling: &Sampling, uniform: f64) -> u32 {
     if sampling.temperature == 0.0 {
         return (0..logits.len()).fold(0, |best, id| if logits[id] > logits[best] { id } else { best }) as u32;
     }
@@ -296,9 +300,10 @@ fn kept(logits: &[f32], sampling: &Sampling, numerators: &[f32]) -> Option<Vec<u
     Some(order)
 }
 
-fn invert(ids: impl Iterator<Item = usize> + Clone, numerators: &[f32], uniform: f32) -> usize {
+/// The id on which `uniform` falls, where every id takes its numerator of the line. Both sums add in `f64`, id after id.
+fn invert(ids: impl Iterator<Item = usize> + Clone, numerators: &[f32], uniform: f64) -> usize {
     let total: f64 = ids.clone().map(|id| f64::from(numerators[id])).sum();
-    let target = f64::from(uniform) * total;
+    let target = uniform * total;
     let (mut sum, mut last) = (0.0, 0);
     for id in ids {
         let w = f64::from(numerators[id]);
@@ -329,7 +334,7 @@ mod tests {
         let mut shares = vec![0.0; logits.len()];
         for i in 0..n {
             let softmax = kernels::RowSoftmax::new(logits, sampling.scale());
-            let id = choose(logits, &softmax, &sampling, (f32::from(i) + 0.5) / f32::from(n));
+            let id = choose(logits, &softmax, &sampling, (f64::from(i) + 0.5) / f64::from(n));
             shares[id as usize] += 1.0 / f64::from(n);
         }
         for (share, wanted) in shares.iter().zip(wanted) {
@@ -383,7 +388,22 @@ mod tests {
         let plain = Sampling::plain([].into(), 1);
         let choose = |logits: &[f32], uniform| choose(logits, &kernels::RowSoftmax::new(logits, 1.0), &plain, uniform);
         assert_eq!(choose(&LOGITS, 0.0), 0);
-        assert_eq!(choose(&LOGITS, 1.0 - f32::EPSILON / 2.0), 3);
-        assert_eq!(choose(&[0.0, f32::NEG_INFINITY], 1.0 - f32::EPSILON / 2.0), 0);
+        assert_eq!(choose(&LOGITS, 1.0 - f64::EPSILON / 2.0), 3);
+        assert_eq!(choose(&[0.0, f32::NEG_INFINITY], 1.0 - f64::EPSILON / 2.0), 0);
+    }
+
+    /// A token that is drawn once in 500 million times has its place between two that are drawn otherwise.
+    #[test]
+    fn a_rare_token_has_its_place_on_the_line() {
+        let logits = [0.0, -20.0, 0.0];
+        let plain = Sampling::plain([].into(), 1);
+        let softmax = kernels::RowSoftmax::new(&logits, 1.0);
+        let choose = |uniform: f64| choose(&logits, &softmax, &plain, uniform);
+        let rare = f64::exp(-20.0);
+        let (begins, ends) = (1.0 / (2.0 + rare), (1.0 + rare) / (2.0 + rare));
+        assert!(ends - begins < 0.5 / f64::from(1 << 24));
+        for (uniform, wanted) in [(begins - 1e-12, 0), (begins + 1e-12, 1), (ends - 1e-12, 1), (ends + 1e-12, 2)] {
+            assert_eq!(choose(uniform), wanted, "{uniform}");
+        }
     }
 }

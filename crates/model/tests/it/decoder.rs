@@ -276,6 +276,15 @@ fn what_does_not_fit_is_refused() {
         if wider.validate().is_ok() {
             refused(random(&wider, HeadKind::Score, Path::Fused).copy_from(&score), "embed.weight");
         }
+        let held = language.held_in_bf16().unwrap();
+        let held_in_bf16 = "is held in bf16, for inference alone; open the model again";
+        refused(held.with_head(HeadKind::Score, 1), held_in_bf16);
+        refused(language.copy_from(&held), held_in_bf16);
+        refused(held.copy_from(&language), held_in_bf16);
+        if !config.tied {
+            let tied = random(&Config { tied: true, ..config.clone() }, HeadKind::LanguageModel, Path::Fused);
+            refused(language.copy_from(&tied), "lm_head.weight");
+        }
         let broken = Config { kv_heads: 5, ..config.clone() };
         let made = |config, dtype| Decoder::zeros(config, HeadKind::Score, &Device::Cpu, Path::Fused, dtype);
         refused(made(broken, DType::F32), "kv_heads (5) does not divide heads");

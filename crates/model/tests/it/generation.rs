@@ -5,7 +5,7 @@ use candle_core::DType;
 use instruct_claims::{holds, worst};
 use instruct_data::Packed;
 use instruct_kernels::{self as kernels, Path};
-use instruct_model::{Completion, Decoder, HeadKind, Pass, Request, Sampling, generate};
+use instruct_model::{Completion, Decoder, Error, HeadKind, Pass, Request, Sampling, generate};
 use instruct_random::Source;
 use std::collections::BTreeMap;
 
@@ -242,4 +242,11 @@ fn what_cannot_be_generated_is_refused() {
     assert!(found.contains("this needs a language head"), "{found}");
     let language = random(&config, HeadKind::LanguageModel, Path::Fused);
     assert!(generate(&language, &[], &sampling(1.0), Source::new(1, "sampling")).unwrap().is_empty());
+    for broken in [f32::NAN, f32::INFINITY] {
+        language.params().set("norm.weight", &[broken; 18]).unwrap();
+        for temperature in [0.0, 1.0] {
+            let found = generate(&language, &request, &sampling(temperature), Source::new(1, "sampling")).unwrap_err();
+            assert!(matches!(found, Error::Logits { episode: 1, token: 0 }), "{found}");
+        }
+    }
 }
