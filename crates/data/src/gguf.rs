@@ -5,7 +5,7 @@ use crate::{
     tokenizer::{Parts, Settings, Tokenizer, byte_level},
 };
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The `tokenizer.*` metadata of a GGUF file; each field says its key. The caller reads the file.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,11 +31,13 @@ pub struct GgufTokenizer {
     pub eos: Option<u32>,
     /// `tokenizer.ggml.eot_token_id`: ends a turn; one more id to stop at.
     pub eot: Option<u32>,
+    /// `tokenizer.ggml.eom_token_id`: ends a message that calls a tool; one more id to stop at.
+    pub eom: Option<u32>,
     /// `tokenizer.ggml.unknown_token_id`.
     pub unknown: Option<u32>,
     /// `tokenizer.ggml.padding_token_id`.
     pub padding: Option<u32>,
-    /// `tokenizer.ggml.add_bos_token`; by default true for `llama` and for Llama 3's `pre`.
+    /// `tokenizer.ggml.add_bos_token`; by default true for `llama` and for the `pre` names of Llama 3.
     pub add_bos: Option<bool>,
     /// `tokenizer.ggml.add_space_prefix`; by default true for `llama`.
     pub add_space_prefix: Option<bool>,
@@ -46,6 +48,43 @@ pub struct GgufTokenizer {
 const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
+
+const FOLDER: &str = "use the model's Hugging Face folder instead";
+
+/// How tokens are spelled that end a turn or a text, whichever model they belong to, as in llama.cpp: older
+/// converters name the end of the text alone, and chat templates end turns with another token.
+const ENDS: [&str; 13] = [
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<end_of_utterance>",
+    "<EOT>",
+    "[EOT]",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<eos>",
+    "</s>",
+    "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>",
+];
+
+impl GgufTokenizer {
+    /// The ids that end a completion: those that the metadata names, and the added tokens that are spelled like the
+    /// end of a turn or of a text. Such a spelling among the ordinary tokens is a word.
+    pub fn stops(&self) -> BTreeSet<u32> {
+        let ends = |&(id, ref token): &(u32, &String)| {
+            matches!(self.kind(id), CONTROL | USER_DEFINED) && ENDS.contains(&token.as_str())
+        };
+        let spelled = (0..).zip(&self.tokens).filter(ends).map(|(id, _)| id);
+        [self.eos, self.eot, self.eom].into_iter().flatten().chain(spelled).collect()
+    }
+
+    /// What kind of token it is, 1 where nothing is said of it.
+    fn kind(&self, id: u32) -> i32 {
+        self.token_types.get(id as usize).copied().unwrap_or(1)
+    }
+}
 
 impl Tokenizer {
     /// Builds the tokenizer that the metadata describes.
@@ -68,14 +107,21 @@ impl Tokenizer {
                 Err(Error::tokenizer(gguf.path.display(), problem))
             }
         };
+        for (key, id) in [("eot_token_id", gguf.eot), ("eom_token_id", gguf.eom)] {
+            name(key, id)?;
+        }
+        if gguf.eos.is_none() && !gguf.tokens.iter().any(|token| token == "<|endoftext|>") {
+            let problem = format!("`tokenizer.ggml.eos_token_id` is missing; {FOLDER}");
+            return Err(Error::tokenizer(gguf.path.display(), problem));
+        }
         let sentencepiece = gguf.model == "llama";
-        let llama3 = matches!(gguf.pre.as_deref(), Some("llama-bpe" | "llama3" | "llama-v3"));
+        let llama3 = gguf.pre.as_deref().and_then(Words::of) == Some(Words::Llama3);
         let settings = Settings {
             bos: name("bos_token_id", gguf.bos)?,
             eos: name("eos_token_id", gguf.eos)?,
             pad: name("padding_token_id", gguf.padding)?,
             prepend_bos: Some(gguf.add_bos.unwrap_or(sentencepiece || llama3)),
-            stops: gguf.eot.into_iter().collect(),
+            stops: gguf.stops().into_iter().collect(),
             chat_template: gguf.chat_template.clone(),
         };
         let unknown = name("unknown_token_id", gguf.unknown)?;
@@ -122,19 +168,16 @@ fn vocabulary(gguf: &GgufTokenizer) -> BTreeMap<String, u32> {
 /// user-defined ones are not.
 fn added(gguf: &GgufTokenizer) -> Vec<(u32, String, bool)> {
     let vocab = vocabulary(gguf);
-    let kind = |id: u32| gguf.token_types.get(id as usize).copied().unwrap_or(1);
-    let special = |id: u32| kind(id) == CONTROL || (kind(id) == UNKNOWN && gguf.model == "llama");
-    let added = vocab.into_iter().filter(|&(_, id)| special(id) || kind(id) == USER_DEFINED);
+    let special = |id: u32| gguf.kind(id) == CONTROL || (gguf.kind(id) == UNKNOWN && gguf.model == "llama");
+    let added = vocab.into_iter().filter(|&(_, id)| special(id) || gguf.kind(id) == USER_DEFINED);
     added.map(|(token, id)| (id, token, special(id))).collect()
 }
 
 fn byte_level_parts(gguf: &GgufTokenizer) -> Result<Parts, Error> {
     let pre = gguf.pre.as_deref().unwrap_or("default");
-    let Some((normalizer, pre_tokenizer)) = word_splitter(pre) else {
-        let problem = format!(
-            "`tokenizer.ggml.pre` is `{pre}`, which is not among gpt-2, default, olmo, mpt, smollm, starcoder, refact, \
-             command-r, llama-bpe, llama3, qwen2, stablelm2, dbrx; use the model's tokenizer.json instead"
-        );
+    let Some(words) = Words::of(pre) else {
+        let known = WORDS.map(|(_, names)| names.replace(' ', ", ")).join(", ");
+        let problem = format!("`tokenizer.ggml.pre` is `{pre}`, which is not among {known}; {FOLDER}");
         return Err(Error::tokenizer(gguf.path.display(), problem));
     };
     let split = |(i, merge): (usize, &String)| match merge.split_once(' ') {
@@ -145,21 +188,57 @@ fn byte_level_parts(gguf: &GgufTokenizer) -> Result<Parts, Error> {
         }
     };
     let merges = gguf.merges.iter().enumerate().map(split).collect::<Result<_, _>>()?;
-    let ignore_merges = matches!(pre, "llama-bpe" | "llama3" | "llama-v3");
+    let ignore_merges = words == Words::Llama3;
+    let (normalizer, pre_tokenizer) = words.splitter();
     Ok(Parts { merges, ignore_merges, ..Parts::byte_level(normalizer, pre_tokenizer) })
 }
 
-/// Normalizer and pre-tokenizer of a `pre` name.
-fn word_splitter(pre: &str) -> Option<(Value, Value)> {
-    let digits = json!({ "type": "Digits", "individual_digits": true });
-    Some(match pre {
-        "gpt-2" | "gpt2" | "default" | "olmo" | "mpt" => (json!(null), byte_level(true)),
-        "smollm" | "starcoder" | "refact" | "command-r" => (json!(null), sequence(digits, byte_level(true))),
-        "llama-bpe" | "llama3" | "llama-v3" | "dbrx" => (json!(null), sequence(words("{1,3}"), byte_level(false))),
-        "qwen2" => (json!({ "type": "NFC" }), sequence(words(""), byte_level(false))),
-        "stablelm2" => (json!(null), sequence(words(""), byte_level(false))),
-        _ => return None,
-    })
+/// How text is split into words before BPE.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Words {
+    /// GPT-2's pattern.
+    Gpt2,
+    /// GPT-2's pattern, every digit a word.
+    Gpt2Digits,
+    /// GPT-4's pattern, with up to three digits in a word.
+    Gpt4,
+    /// The same, and a word that is a token is never put together from others; a sequence begins with BOS.
+    Llama3,
+    /// GPT-4's pattern, every digit a word.
+    Gpt4Digits,
+    /// The same, after Unicode's composition.
+    Qwen2,
+}
+
+/// The names of `tokenizer.ggml.pre` by what they mean. llama.cpp has one pattern for all names of a line
+/// (`llama_vocab_pre_type` in its `src/llama-vocab.cpp`). Its names of encoders are left out, and so is `pixtral`: its
+/// words are not those of Llama 3, as which llama.cpp takes them.
+const WORDS: [(Words, &str); 6] = [
+    (Words::Gpt2, "gpt-2 gpt2 default olmo mpt phi-2 gigachat a.x-4.0 mellum exaone4 jais trillion granite-docling"),
+    (Words::Gpt2Digits, "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2"),
+    (Words::Gpt4, "dbrx smaug-bpe glm4 chatglm-bpe"),
+    (Words::Llama3, "llama-bpe llama3 llama-v3 falcon3 falcon-h1 midm-2.0 lfm2"),
+    (Words::Gpt4Digits, "stablelm2 hunyuan solar-open grok-2"),
+    (Words::Qwen2, "qwen2 deepseek-r1-qwen kormo megrez"),
+];
+
+impl Words {
+    /// What a `pre` name means.
+    fn of(pre: &str) -> Option<Words> {
+        WORDS.into_iter().find(|(_, names)| names.split(' ').any(|name| name == pre)).map(|(words, _)| words)
+    }
+
+    /// Normalizer and pre-tokenizer.
+    fn splitter(self) -> (Value, Value) {
+        let digits = json!({ "type": "Digits", "individual_digits": true });
+        match self {
+            Words::Gpt2 => (json!(null), byte_level(true)),
+            Words::Gpt2Digits => (json!(null), sequence(digits, byte_level(true))),
+            Words::Gpt4 | Words::Llama3 => (json!(null), sequence(gpt4_words("{1,3}"), byte_level(false))),
+            Words::Gpt4Digits => (json!(null), sequence(gpt4_words(""), byte_level(false))),
+            Words::Qwen2 => (json!({ "type": "NFC" }), sequence(gpt4_words(""), byte_level(false))),
+        }
+    }
 }
 
 fn sequence(first: Value, second: Value) -> Value {
@@ -168,7 +247,7 @@ fn sequence(first: Value, second: Value) -> Value {
 
 /// The word pattern of GPT-4's tokenizer. Llama 3 and Qwen2 share it, except for the number of digits in
 /// a word.
-fn words(digits: &str) -> Value {
+fn gpt4_words(digits: &str) -> Value {
     let pattern = [
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
         r"[^\r\n\p{L}\p{N}]?\p{L}+",

@@ -225,6 +225,11 @@ fn gguf_names_say_how_numbers_split() {
         ("smollm", "1234 a", &["1", "2", "3", "4", "\u{120}a"]),
         ("llama-bpe", "1234 a", &["123", "4", "\u{120}a"]),
         ("qwen2", "1234 a", &["1", "2", "3", "4", "\u{120}a"]),
+        ("deepseek-r1-qwen", "1234 a", &["1", "2", "3", "4", "\u{120}a"]),
+        ("stablelm2", "1234 a", &["1", "2", "3", "4", "\u{120}a"]),
+        ("smaug-bpe", "1234 a", &["123", "4", "\u{120}a"]),
+        ("codeshell", "1234 a", &["1", "2", "3", "4", "\u{120}a"]),
+        ("gigachat", "1234 a", &["123", "4", "\u{120}a"]),
     ] {
         let tokenizer = Tokenizer::from_gguf(&byte_level_gguf(pre)).unwrap();
         let ids = tokenizer.encode(text).unwrap();
@@ -245,6 +250,38 @@ fn gguf_names_say_how_numbers_split() {
     assert_eq!(Tokenizer::from_gguf(&long).unwrap().encode("1231").unwrap(), [261]);
 }
 
+/// llama.cpp's `llama_vocab_pre_type`: some names mean a BOS that is not spelled out, and words that are tokens already.
+#[test]
+fn gguf_names_of_llama_3_begin_sequences_and_keep_whole_words() {
+    for (pre, whole) in [("llama-bpe", true), ("llama-v3", true), ("falcon3", true), ("lfm2", true), ("dbrx", false)] {
+        let mut gguf = byte_level_gguf(pre);
+        gguf.tokens.push("xyz".to_owned());
+        gguf.token_types.push(1);
+        gguf.bos = Some(260);
+        let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+        assert_eq!(tokenizer.encode("xyz").unwrap().len(), if whole { 1 } else { 3 }, "{pre}");
+        assert_eq!(tokenizer.encode_prompt("a").unwrap().len(), if whole { 2 } else { 1 }, "{pre}");
+    }
+}
+
+#[test]
+fn gguf_stops_are_what_is_named_and_what_is_spelled_like_an_end() {
+    let with = |token: &str, kind: i32| {
+        let mut gguf = byte_level_gguf("gpt-2");
+        gguf.tokens.push(token.to_owned());
+        gguf.token_types.push(kind);
+        Tokenizer::from_gguf(&gguf).unwrap().stops().clone()
+    };
+    assert_eq!(with("<|im_end|>", 3), [260, 261].into());
+    assert_eq!(with("<|eot_id|>", 4), [260, 261].into());
+    assert_eq!(with("<end_of_turn>", 3), [260, 261].into());
+    // Such a spelling among the ordinary tokens is a word, and another mark does not end a turn.
+    assert_eq!(with("</s>", 1), [260].into());
+    assert_eq!(with("<|im_start|>", 3), [260].into());
+    let named = GgufTokenizer { eot: Some(7), eom: Some(8), ..byte_level_gguf("gpt-2") };
+    assert_eq!(*Tokenizer::from_gguf(&named).unwrap().stops(), [7, 8, 260].into());
+}
+
 #[test]
 fn unusable_gguf_metadata_names_its_key() {
     let good = byte_level_gguf("gpt-2");
@@ -256,7 +293,9 @@ fn unusable_gguf_metadata_names_its_key() {
         (GgufTokenizer { merges: vec!["ab".into()], ..good.clone() }, "`tokenizer.ggml.merges[0]` is `ab`"),
         (GgufTokenizer { merges: vec!["x yz".into()], ..good.clone() }, "do not fit"),
         (GgufTokenizer { eos: Some(9999), ..good.clone() }, "`eos_token_id` is 9999"),
-        (GgufTokenizer { eos: None, ..good }, "no `eos_token` is named"),
+        (GgufTokenizer { eot: Some(9998), ..good.clone() }, "`eot_token_id` is 9998"),
+        (GgufTokenizer { eom: Some(9997), ..good.clone() }, "`eom_token_id` is 9997"),
+        (GgufTokenizer { eos: None, ..good }, "`tokenizer.ggml.eos_token_id` is missing; use the model's Hugging Face"),
     ];
     for (gguf, want) in bad {
         let message = Tokenizer::from_gguf(&gguf).unwrap_err().to_string();

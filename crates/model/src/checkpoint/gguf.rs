@@ -2,7 +2,7 @@
 //! description, and the tokenizer comes out as plain data.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     ops::Range,
     path::{Path, PathBuf},
@@ -13,9 +13,10 @@ use candle_core::{Device, quantized::gguf_file::TensorInfo};
 use super::{
     Checkpoint, Expected, Store,
     gguf_head::{DAMAGED, Head, Value},
+    gguf_rope::ROPE_FREQS,
 };
 use crate::{
-    Activation, Config, Error, Family, HeadKind, Norm, Position, Result, Rotary, Scaling,
+    Activation, Config, Error, Family, HeadKind, Norm, Position, Result,
     families::{Order, Piece, qkv_rows},
 };
 use instruct_data::GgufTokenizer;
@@ -23,17 +24,19 @@ use instruct_data::GgufTokenizer;
 /// Opens a GGUF file of architecture `llama` (Mistral's too), `qwen2`, `qwen3` or `gpt2`.
 pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
     let mut gguf = Gguf::open(path)?;
-    let config = gguf.config()?;
+    gguf.is_whole()?;
+    let tokenizer = gguf.tokenizer()?;
+    let config = Config { eos: tokenizer.stops(), ..gguf.config()? };
+    config.validate().map_err(|why| Error::format(path, why.to_string(), DAMAGED))?;
     let pieces = Expected {
         config: &config,
         head: HeadKind::LanguageModel,
         pieces: pieces(&config),
         prefix: "",
-        harmless: &|_| false,
+        harmless: &|name| name == ROPE_FREQS && config.position != Position::Learned,
         unembedding: UNEMBEDDING,
     }
     .resolve(&gguf)?;
-    let tokenizer = gguf.tokenizer()?;
     if tokenizer.tokens.len() > config.vocab {
         let problem = format!(
             "tokenizer.ggml.tokens has {} entries, and {EMBEDDING} {} rows",
@@ -49,11 +52,12 @@ pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
 
 const EMBEDDING: &str = "token_embd.weight";
 const UNEMBEDDING: &str = "output.weight";
-const OTHER: &str = "use the model's Hugging Face folder instead";
+pub(super) const OTHER: &str = "use the model's Hugging Face folder instead";
 
+/// A file whose head has been read.
 #[derive(Debug)]
-struct Gguf {
-    path: PathBuf,
+pub(super) struct Gguf {
+    pub(super) path: PathBuf,
     metadata: BTreeMap<String, Value>,
     tensors: BTreeMap<String, TensorInfo>,
     data: u64,
@@ -66,6 +70,7 @@ impl Gguf {
         Ok(Gguf { path: path.to_owned(), metadata, tensors, data })
     }
 
+    /// What the metadata describes, but for the ids that end a completion.
     fn config(&self) -> Result<Config> {
         let architecture = self.text("general.architecture")?.unwrap_or_default();
         let family = match architecture.as_str() {
@@ -78,8 +83,24 @@ impl Gguf {
                 return Err(Error::format(&self.path, problem, "use a model of a known family"));
             }
         };
-        let config = if family == Family::Gpt2 { self.gpt2()? } else { self.llama(&architecture, family)? };
-        config.validate().map(|()| config).map_err(|why| Error::format(&self.path, why.to_string(), DAMAGED))
+        if family == Family::Gpt2 { self.gpt2() } else { self.llama(&architecture, family) }
+    }
+
+    /// Refuses a part of a model that was split over several files.
+    fn is_whole(&self) -> Result<()> {
+        match self.optional_count("split.count")? {
+            Some(parts) if parts > 1 => {
+                let part = self.optional_count("split.no")?.unwrap_or(0).saturating_add(1);
+                let problem = format!("this is part {part} of a model in {parts} files (split.count)");
+                Err(Error::format(&self.path, problem, "join them with llama-gguf-split --merge, and give the result"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the head says of a tensor.
+    pub(super) fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(name)
     }
 
     fn gpt2(&self) -> Result<Config> {
@@ -91,7 +112,6 @@ impl Gguf {
             norm: Norm::Layer { eps: self.number("gpt2.attention.layer_norm_epsilon")?.unwrap_or(1e-5) },
             tied: self.tied()?,
             bos: self.id("bos")?,
-            eos: self.eos()?,
             pad: self.id("padding")?,
             ..Config::tiny_gpt2(self.vocab()?, width, layers, heads, context)
         })
@@ -104,6 +124,7 @@ impl Gguf {
         let head_dim = self.optional_count(&key("attention.key_length"))?.unwrap_or(width / heads.max(1));
         let kv_heads = self.optional_count(&key("attention.head_count_kv"))?.unwrap_or(heads);
         let window = self.optional_count(&key("attention.sliding_window"))?.filter(|&w| w > 0);
+        let context = self.count(&key("context_length"))?;
         Ok(Config {
             // Mistral's files say llama; only its window tells them apart.
             family: if family == Family::Llama && window.is_some() { Family::Mistral } else { family },
@@ -114,9 +135,9 @@ impl Gguf {
             kv_heads,
             head_dim,
             inner: self.count(&key("feed_forward_length"))?,
-            context: self.count(&key("context_length"))?,
+            context,
             norm: Norm::Rms { eps: self.number(&key("attention.layer_norm_rms_epsilon"))?.unwrap_or(1e-6) },
-            position: Position::Rotary(self.rotary(architecture, head_dim)?),
+            position: Position::Rotary(self.rotary(architecture, head_dim, context)?),
             activation: Activation::SwiGlu,
             parallel_residual: false,
             qkv_bias: self.tensors.contains_key("blk.0.attn_q.bias"),
@@ -126,27 +147,9 @@ impl Gguf {
             qk_norm: family == Family::Qwen3,
             sliding_window: window,
             bos: self.id("bos")?,
-            eos: self.eos()?,
+            eos: BTreeSet::new(),
             pad: self.id("padding")?,
         })
-    }
-
-    fn rotary(&self, architecture: &str, head_dim: usize) -> Result<Rotary> {
-        let key = |name: &str| format!("{architecture}.rope.{name}");
-        let dim = self.optional_count(&key("dimension_count"))?.unwrap_or(head_dim);
-        if dim != head_dim {
-            let problem = format!("{} is {dim}, not the head dimension {head_dim}", key("dimension_count"));
-            return Err(Error::format(&self.path, problem, OTHER));
-        }
-        let scaling = match self.text(&key("scaling.type"))?.as_deref() {
-            None | Some("none") => Scaling::None,
-            Some("linear") => Scaling::Linear { factor: self.number(&key("scaling.factor"))?.unwrap_or(1.0) },
-            Some(kind) => {
-                let problem = format!("{} is {kind:?}; known are none and linear", key("scaling.type"));
-                return Err(Error::format(&self.path, problem, OTHER));
-            }
-        };
-        Ok(Rotary { theta: self.number(&key("freq_base"))?.unwrap_or(10_000.0), dim, scaling })
     }
 
     /// Converters that quantise a tied head on its own leave two tensors that differ: then the
@@ -165,10 +168,6 @@ impl Gguf {
         rows.ok_or_else(|| Error::Tensors { path: self.path.clone(), problems: vec![format!("missing: {EMBEDDING}")] })
     }
 
-    fn eos(&self) -> Result<std::collections::BTreeSet<u32>> {
-        Ok(self.id("eos")?.into_iter().chain(self.id("eot")?).collect())
-    }
-
     /// Takes the tokenizer out of the metadata. Its lists are long, and nothing else asks for them.
     fn tokenizer(&mut self) -> Result<GgufTokenizer> {
         let key = |name: &str| format!("tokenizer.ggml.{name}");
@@ -184,6 +183,7 @@ impl Gguf {
             bos: self.id("bos")?,
             eos: self.id("eos")?,
             eot: self.id("eot")?,
+            eom: self.id("eom")?,
             unknown: self.id("unknown")?,
             padding: self.id("padding")?,
             add_bos: self.field(&key("add_bos_token"), "true or false", flag)?,
@@ -202,16 +202,16 @@ impl Gguf {
         self.optional_count(key)?.ok_or_else(missing)
     }
 
-    fn optional_count(&self, key: &str) -> Result<Option<usize>> {
+    pub(super) fn optional_count(&self, key: &str) -> Result<Option<usize>> {
         let whole = |value: &Value| number(value).filter(|n| *n >= 0.0 && n.fract() == 0.0).map(|n| n as usize);
         self.field(key, "a count", whole)
     }
 
-    fn number(&self, key: &str) -> Result<Option<f64>> {
+    pub(super) fn number(&self, key: &str) -> Result<Option<f64>> {
         self.field(key, "a number", number)
     }
 
-    fn text(&self, key: &str) -> Result<Option<String>> {
+    pub(super) fn text(&self, key: &str) -> Result<Option<String>> {
         self.field(key, "a text", |value| if let Value::Text(text) = value { Some(text.clone()) } else { None })
     }
 
@@ -257,7 +257,7 @@ impl Store for Gguf {
             .get(name)
             .ok_or_else(|| Error::Tensors { path: self.path.clone(), problems: vec![format!("missing: {name}")] })?;
         let mut file = File::open(&self.path).map_err(Error::io("read", &self.path, super::NEXT))?;
-        dequantised(info, &mut file, self.data).map_err(fail)
+        super::finite(&self.path, name, dequantised(info, &mut file, self.data).map_err(fail)?)
     }
 }
 

@@ -75,9 +75,10 @@ impl Head {
     pub(super) fn read(path: &Path, file: File) -> Result<Head> {
         let io = |source| Error::io("read", path, super::NEXT)(source);
         let length = file.metadata().map_err(io)?.len();
-        let mut bytes = Bytes { reader: BufReader::new(file), at: 0, length, wide: true, elements: 0 };
+        let reader = BufReader::new(file);
+        let mut bytes = Bytes { reader, at: 0, length, wide: true, elements: 0, next: DAMAGED };
         let read = bytes.head();
-        read.map_err(|problem| Error::format(path, format!("byte {}: {problem}", bytes.at), DAMAGED))
+        read.map_err(|problem| Error::format(path, format!("byte {}: {problem}", bytes.at), bytes.next))
     }
 }
 
@@ -93,6 +94,8 @@ struct Bytes {
     wide: bool,
     /// Elements of lists read so far.
     elements: u64,
+    /// What to do about the problem that ends the reading.
+    next: &'static str,
 }
 
 impl Bytes {
@@ -192,7 +195,9 @@ impl Bytes {
         shape.reverse();
         let kind = self.u32(&name)?;
         let Some(dtype) = dtype(kind) else {
-            return Err(format!("{name} has the unknown or unsupported type {kind}"));
+            self.next = "use a file of these kinds, or the model's Hugging Face folder";
+            let kind = unread(kind).map_or(format!("of the unknown kind {kind}"), |kind| format!("of the kind {kind}"));
+            return Err(format!("{name} is {kind}; read are {READ}"));
         };
         let offset = u64::from_le_bytes(self.take(&name)?);
         // Candle counts elements without looking for overflow.
@@ -293,7 +298,38 @@ fn alignment(metadata: &BTreeMap<String, Value>) -> Parsed<u64> {
     }
 }
 
-/// ggml's numbers of the types that candle widens.
+/// The kinds of values that are read, for messages.
+const READ: &str = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K";
+
+/// ggml's name of a kind of values that is not read.
+fn unread(number: u32) -> Option<&'static str> {
+    Some(match number {
+        16 => "IQ2_XXS",
+        17 => "IQ2_XS",
+        18 => "IQ3_XXS",
+        19 => "IQ1_S",
+        20 => "IQ4_NL",
+        21 => "IQ3_S",
+        22 => "IQ2_S",
+        23 => "IQ4_XS",
+        24 => "I8",
+        25 => "I16",
+        26 => "I32",
+        27 => "I64",
+        28 => "F64",
+        29 => "IQ1_M",
+        31 => "Q4_0_4_4",
+        32 => "Q4_0_4_8",
+        33 => "Q4_0_8_8",
+        34 => "TQ1_0",
+        35 => "TQ2_0",
+        39 => "MXFP4",
+        40 => "NVFP4",
+        _ => return None,
+    })
+}
+
+/// ggml's numbers of the kinds that candle widens.
 fn dtype(number: u32) -> Option<GgmlDType> {
     Some(match number {
         0 => GgmlDType::F32,

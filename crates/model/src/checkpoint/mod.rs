@@ -4,6 +4,7 @@
 mod fold;
 mod gguf;
 mod gguf_head;
+mod gguf_rope;
 mod hf;
 mod safetensors;
 

@@ -11,7 +11,10 @@ use candle_core::{
 };
 use instruct_claims::holds;
 use instruct_kernels::Path::Fused;
-use instruct_model::{Checkpoint, Config, Decoder, Family, HeadKind, Precision, Request, Sampling, generate, save};
+use instruct_model::{
+    Checkpoint, Config, Decoder, Family, HeadKind, Position, Precision, Request, Rotary, Sampling, Scaling, generate,
+    save,
+};
 use instruct_random::Source;
 use sha2::{Digest, Sha256};
 
@@ -96,7 +99,32 @@ fn converted(folder: &Path, config: &Config) -> Named {
         }
         (rename(&name, &LLAMA_NAMES), (shape, values))
     };
-    weights.flat_map(|file| tensors(&file)).map(convert).collect()
+    let stretch = rotary(config).and_then(|rotary| match rotary.scaling {
+        Scaling::Llama3 { factor, original_context, .. } => Some(factors(&rotary, factor, original_context)),
+        _ => None,
+    });
+    let stretch = stretch.map(|factors| ("rope_freqs.weight".to_owned(), (vec![factors.len()], factors)));
+    weights.flat_map(|file| tensors(&file)).map(convert).chain(stretch).collect()
+}
+
+fn rotary(config: &Config) -> Option<Rotary> {
+    match config.position {
+        Position::Rotary(rotary) => Some(rotary),
+        Position::Learned => None,
+    }
+}
+
+/// What the converter writes for Llama 3's rule with a low factor of 1 and a high one of 4, pair after pair.
+fn factors(rotary: &Rotary, factor: f64, context: f64) -> Vec<f32> {
+    let of = |i: usize| {
+        let wavelength = std::f64::consts::TAU * rotary.theta.powf(2.0 * i as f64 / rotary.dim as f64);
+        match context / wavelength {
+            turns if turns > 4.0 => 1.0,
+            turns if turns < 1.0 => factor,
+            turns => 1.0 / ((1.0 - (turns - 1.0) / 3.0) / factor + (turns - 1.0) / 3.0),
+        }
+    };
+    (0..rotary.dim / 2).map(|i| of(i) as f32).collect()
 }
 
 fn metadata(config: &Config, architecture: &str) -> Vec<(String, Value)> {
@@ -129,7 +157,15 @@ fn metadata(config: &Config, architecture: &str) -> Vec<(String, Value)> {
     add("attention.layer_norm_rms_epsilon", Value::F32(1e-6));
     add("attention.key_length", number(config.head_dim));
     add("rope.dimension_count", number(config.head_dim));
-    add("rope.freq_base", Value::F32(10_000.0));
+    let Some(rotary) = rotary(config) else { return list };
+    add("rope.freq_base", Value::F32(rotary.theta as f32));
+    if let Scaling::Yarn { factor, beta_fast, beta_slow, original_context, .. } = rotary.scaling {
+        add("rope.scaling.type", Value::String("yarn".to_owned()));
+        add("rope.scaling.factor", Value::F32(factor as f32));
+        add("rope.scaling.original_context_length", number(original_context as usize));
+        add("rope.scaling.yarn_beta_fast", Value::F32(beta_fast as f32));
+        add("rope.scaling.yarn_beta_slow", Value::F32(beta_slow as f32));
+    }
     if let Some(window) = config.sliding_window {
         add("attention.sliding_window", number(window));
     }
@@ -178,6 +214,8 @@ fn check(folder: &Path, architecture: &str, dtype: GgmlDType, tolerance: f32) {
 #[test]
 fn converted_files_give_the_folders_model() {
     check(&fixtures().join("llama-untied"), "llama", GgmlDType::F32, 0.0);
+    check(&fixtures().join("llama3-tied"), "llama", GgmlDType::F32, 0.0);
+    check(&fixtures().join("llama-yarn"), "llama", GgmlDType::F32, 0.0);
     check(&fixtures().join("mistral"), "llama", GgmlDType::F32, 0.0);
     check(&fixtures().join("qwen2-tied"), "qwen2", GgmlDType::F32, 0.0);
     check(&fixtures().join("qwen3"), "qwen3", GgmlDType::F32, 0.0);
@@ -213,9 +251,8 @@ fn quantised_weights_become_floats() {
     check(folder.path(), "llama", GgmlDType::Q6K, 3e-3);
 }
 
-/// Writes the Qwen2 case after a change and expects a message with all of `expected`.
-#[track_caller]
-fn refuses(change: impl FnOnce(&mut Vec<(String, Value)>, &mut Named), expected: &[&str]) {
+/// Writes the Qwen2 case after a change, opens it and reads all of it.
+fn opened(change: impl FnOnce(&mut Vec<(String, Value)>, &mut Named)) -> instruct_model::Result<Checkpoint> {
     let folder = fixtures().join("qwen2-tied");
     let config = Checkpoint::open(&folder).unwrap().config().clone();
     let (mut keys, mut named) = (metadata(&config, "qwen2"), converted(&folder, &config));
@@ -223,7 +260,14 @@ fn refuses(change: impl FnOnce(&mut Vec<(String, Value)>, &mut Named), expected:
     let temporary = tempfile::tempdir().unwrap();
     let file = temporary.path().join("model.gguf");
     write(&file, &keys, &named, GgmlDType::F32);
-    let message = match Checkpoint::open(&file) {
+    let checkpoint = Checkpoint::open(&file)?;
+    checkpoint.tensors().map(|_| checkpoint)
+}
+
+/// Expects a message with all of `expected` about the Qwen2 case after a change.
+#[track_caller]
+fn refuses(change: impl FnOnce(&mut Vec<(String, Value)>, &mut Named), expected: &[&str]) {
+    let message = match opened(change) {
         Ok(_) => panic!("it opened"),
         Err(error) => error.to_string(),
     };
@@ -248,7 +292,12 @@ fn foreign_and_lying_files_are_refused() {
     refuses(set("qwen2.block_count", Value::U32(u32::MAX)), &["layers is 4294967295"]);
     refuses(set("qwen2.block_count", Value::U32(4)), &["missing: blk.3.attn_q.weight"]);
     refuses(set("qwen2.block_count", Value::U32(2)), &["unexpected: blk.2.attn_q.weight"]);
-    refuses(set("qwen2.rope.scaling.type", Value::String("yarn".into())), &["\"yarn\"", "Hugging Face folder"]);
+    let longrope = Value::String("longrope".into());
+    refuses(set("qwen2.rope.scaling.type", longrope), &["\"longrope\"", "linear and yarn", "Hugging Face folder"]);
+    refuses(set("qwen2.rope.dimension_count", Value::U32(2)), &["rope.dimension_count is 2, not the head dimension 4"]);
+    refuses(set("qwen2.rope.scaling.attn_factor", Value::F32(1.5)), &["scaling.attn_factor is 1.5", "yarn alone"]);
+    refuses(set("split.count", Value::U16(3)), &["part 1 of a model in 3 files", "llama-gguf-split --merge"]);
+    refuses(set("qwen2.rope.scale_linear", Value::F32(-2.0)), &["rotary scaling Linear { factor: -2.0 }"]);
     refuses(set("qwen2.attention.head_count", Value::I32(-2)), &["attention.head_count is an integer, not a count"]);
     refuses(set("tokenizer.ggml.bos_token_id", Value::U32(53)), &["special token 53"]);
     refuses(
@@ -257,8 +306,144 @@ fn foreign_and_lying_files_are_refused() {
     );
     refuses(|keys, _| keys.retain(|(key, _)| key != "qwen2.embedding_length"), &["lacks qwen2.embedding_length"]);
     refuses(|_, named| drop(named.remove("token_embd.weight")), &["missing: token_embd.weight"]);
-    let factors = (vec![2], vec![1.0, 8.0]);
-    refuses(|_, named| drop(named.insert("rope_freqs.weight".to_owned(), factors)), &["unexpected: rope_freqs.weight"]);
+    let table = |factors: Vec<f32>| {
+        move |_: &mut Vec<(String, Value)>, named: &mut Named| {
+            named.insert("rope_freqs.weight".to_owned(), (vec![factors.len()], factors));
+        }
+    };
+    refuses(table(vec![3.0, 2.0]), &["rope_freqs.weight holds factors of another stretch", "Hugging Face folder"]);
+    refuses(table(vec![1.0, 2.0, 4.0]), &["rope_freqs.weight is [3], not [2]"]);
+    refuses(table(vec![f32::NAN, 2.0]), &["rope_freqs.weight holds NaN at element 0"]);
+    let twice = |keys: &mut Vec<(String, Value)>, named: &mut Named| {
+        set("qwen2.rope.scale_linear", Value::F32(2.0))(keys, named);
+        table(vec![1.0, 8.0])(keys, named);
+    };
+    refuses(twice, &["rope_freqs.weight stands beside a stretch by qwen2.rope.scaling"]);
+    let yarn = |name: &str, value: Value| {
+        let key = format!("qwen2.rope.scaling.{name}");
+        move |keys: &mut Vec<(String, Value)>, named: &mut Named| {
+            set("qwen2.rope.scaling.type", Value::String("yarn".to_owned()))(keys, named);
+            set("qwen2.rope.scaling.factor", Value::F32(4.0))(keys, named);
+            set(&key, value)(keys, named);
+        }
+    };
+    refuses(yarn("yarn_ext_factor", Value::F32(0.5)), &["yarn_ext_factor is 0.5; only the usual 1 is computed"]);
+    refuses(yarn("yarn_attn_factor", Value::F32(1.0)), &["yarn_attn_factor is 1; only the usual 1.13"]);
+}
+
+/// The keys of a stretch with the defaults of llama.cpp.
+#[test]
+fn stretches_are_read_from_every_key() {
+    let text = |text: &str| Value::String(text.to_owned());
+    let check = |entries: &[(&str, Value)], wanted: Scaling| {
+        let change = |keys: &mut Vec<(String, Value)>, named: &mut Named| {
+            for (key, value) in entries {
+                set(&format!("qwen2.rope.{key}"), value.clone())(keys, named);
+            }
+        };
+        let found = rotary(opened(change).unwrap().config()).unwrap().scaling;
+        assert_eq!(found, wanted, "{entries:?}");
+    };
+    let float = Value::F32;
+    check(&[("scale_linear", float(4.0))], Scaling::Linear { factor: 4.0 });
+    check(&[("scaling.factor", float(4.0))], Scaling::Linear { factor: 4.0 });
+    check(&[("scaling.factor", float(2.0)), ("scale_linear", float(4.0))], Scaling::Linear { factor: 2.0 });
+    check(&[("scaling.factor", float(0.0))], Scaling::None);
+    check(&[("scaling.type", text("linear"))], Scaling::None);
+    check(&[("scaling.type", text("none")), ("scaling.factor", float(4.0))], Scaling::None);
+    let yarn = |entries: &[(&str, Value)], change: &dyn Fn(&mut Scaling)| {
+        let magnitude = 0.1 * 4f64.ln() + 1.0;
+        let mut wanted = Scaling::Yarn {
+            factor: 4.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate: true,
+            original_context: 32.0,
+            attention_factor: magnitude,
+        };
+        change(&mut wanted);
+        check(&[&[("scaling.type", text("yarn")), ("scaling.factor", float(4.0))], entries].concat(), wanted);
+    };
+    yarn(&[], &|_| ());
+    let usual = float(1.138_629_4);
+    yarn(&[("scaling.yarn_ext_factor", float(1.0)), ("scaling.yarn_attn_factor", usual)], &|_| ());
+    yarn(&[("scaling.yarn_ext_factor", float(-1.0)), ("scaling.yarn_beta_slow", float(-1.0))], &|_| ());
+    yarn(&[("scaling.original_context_length", Value::U32(8))], &|scaling| {
+        let Scaling::Yarn { original_context, .. } = scaling else { return };
+        *original_context = 8.0;
+    });
+    yarn(&[("scaling.yarn_beta_fast", float(16.0)), ("scaling.yarn_beta_slow", float(2.0))], &|scaling| {
+        let Scaling::Yarn { beta_fast, beta_slow, .. } = scaling else { return };
+        (*beta_fast, *beta_slow) = (16.0, 2.0);
+    });
+    yarn(&[("scaling.yarn_log_multiplier", float(0.5)), ("scaling.attn_factor", float(2.0))], &|scaling| {
+        let Scaling::Yarn { attention_factor, .. } = scaling else { return };
+        *attention_factor *= 2.0 / (0.05 * 4f64.ln() + 1.0);
+    });
+}
+
+/// A stretch that only a table tells goes out in the words of `config.json`.
+#[test]
+fn a_table_of_factors_is_exported() {
+    let table = |_: &mut Vec<(String, Value)>, named: &mut Named| {
+        let rotary = Rotary { theta: 1e4, dim: 4, scaling: Scaling::None };
+        named.insert("rope_freqs.weight".to_owned(), (vec![2], factors(&rotary, 32.0, 16.0)));
+    };
+    let checkpoint = opened(table).unwrap();
+    let wanted = Scaling::Llama3 { factor: 32.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 16.0 };
+    assert_eq!(rotary(checkpoint.config()).unwrap().scaling, wanted);
+    let folder = tempfile::tempdir().unwrap();
+    let weights = |name: &str| {
+        Ok(vec![
+            0.5;
+            checkpoint
+                .config()
+                .specs(HeadKind::LanguageModel)
+                .into_iter()
+                .find(|(known, _)| known == name)
+                .unwrap()
+                .1
+                .iter()
+                .product()
+        ])
+    };
+    save(folder.path(), checkpoint.config(), HeadKind::LanguageModel, &weights, Precision::F32).unwrap();
+    assert_eq!(Checkpoint::open(folder.path()).unwrap().config(), checkpoint.config());
+}
+
+/// Kinds of quantisation that are not read have names, and the file is not at fault.
+#[test]
+fn other_quantisations_are_named() {
+    let folder = fixtures().join("qwen2-tied");
+    let config = Checkpoint::open(&folder).unwrap().config().clone();
+    let temporary = tempfile::tempdir().unwrap();
+    let file = temporary.path().join("model.gguf");
+    write(&file, &metadata(&config, "qwen2"), &converted(&folder, &config), GgmlDType::F32);
+    let original = fs::read(&file).unwrap();
+    // Name, number of dimensions, two dimensions, kind.
+    let name = b"blk.0.attn_q.weight";
+    let at = original.windows(name.len()).position(|bytes| bytes == name).unwrap() + name.len() + 4 + 16;
+    for (number, kind) in
+        [(20u32, "of the kind IQ4_NL"), (23, "of the kind IQ4_XS"), (39, "MXFP4"), (77, "unknown kind 77")]
+    {
+        let mut bytes = original.clone();
+        bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
+        fs::write(&file, bytes).unwrap();
+        let message = Checkpoint::open(&file).unwrap_err().to_string();
+        for part in [kind, "blk.0.attn_q.weight", "Q4_K", "use a file of these kinds", "model.gguf"] {
+            assert!(message.contains(part), "no {part:?} in: {message}");
+        }
+        assert!(!message.contains("download"), "{message}");
+    }
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_refused_by_name() {
+    for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let name = "blk.1.ffn_up.weight";
+        let change = |_: &mut Vec<(String, Value)>, named: &mut Named| named.get_mut(name).unwrap().1[5] = broken;
+        refuses(change, &[&format!("{name} holds {broken} at element 5"), "make the file again"]);
+    }
 }
 
 #[test]
