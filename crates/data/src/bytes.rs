@@ -47,7 +47,7 @@ impl Default for Limits {
     }
 }
 
-/// A small file as text, held whole: UTF-8 with at most `most` bytes. A byte order mark is dropped.
+/// A small file as text, held whole: UTF-8 with at most `most` bytes. Byte order marks before it are dropped.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::NotAFile`] for folders, pipes and devices, [`Error::TooLarge`], and
@@ -84,7 +84,7 @@ pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Box<dyn BufRead>, Err
 /// The first bytes of files in formats that are not unpacked here. No text begins with them.
 const OTHERS: [(&[u8], &str); 3] = [(b"BZh", "bzip2"), (b"\xFD7zXZ\0", "xz"), (b"PK\x03\x04", "zip")];
 
-/// The whole file as text, with the byte order mark removed, or what is wrong with it and on which
+/// The whole file as text, without the byte order marks before it, or what is wrong with it and on which
 /// line.
 pub(crate) fn whole(path: &Path, limits: &Limits) -> Result<Result<String, (usize, Problem)>, Error> {
     // How much a compressed file holds is not known, so room for the limit is made; room that is not
@@ -96,8 +96,8 @@ pub(crate) fn whole(path: &Path, limits: &Limits) -> Result<Result<String, (usiz
 type Each<'a> = dyn FnMut(usize, Result<&str, Problem>) -> ControlFlow<()> + 'a;
 
 /// Calls `each` with every line that is not blank, numbered from 1, until `each` breaks. Line ends are
-/// `\n` or `\r\n`; a byte order mark before the first line is ignored. A line that is too long is the
-/// last one.
+/// `\n` or `\r\n`. A byte order mark before a line is ignored: files that are put together keep theirs.
+/// A line that is too long is the last one.
 pub(crate) fn lines(path: &Path, limits: &Limits, each: &mut Each<'_>) -> Result<(), Error> {
     let mut reader = open(path, limits)?;
     let (mut line, mut number) = (Vec::new(), 0);
@@ -167,7 +167,8 @@ fn checked(bytes: Vec<u8>) -> Result<String, (usize, Problem)> {
     }
 }
 
-/// Bytes as text: UTF-8 without NUL; `first` says that a byte order mark may stand before them.
+/// Bytes as text: UTF-8 without NUL, and without the byte order marks before it. `first` says that a file
+/// begins with them, so that they may tell that it is UTF-16.
 fn text(bytes: &[u8], first: bool) -> Result<&str, Problem> {
     let text = std::str::from_utf8(bytes).map_err(|e| Problem::Utf8 {
         column: e.valid_up_to() + 1,
@@ -176,7 +177,7 @@ fn text(bytes: &[u8], first: bool) -> Result<&str, Problem> {
     if text.contains('\0') {
         return Err(Problem::Nul);
     }
-    Ok(if first { text.strip_prefix('\u{FEFF}').unwrap_or(text) } else { text })
+    Ok(text.trim_start_matches('\u{FEFF}'))
 }
 
 /// How many bytes have been read.

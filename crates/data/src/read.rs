@@ -87,6 +87,7 @@ fn read_file<T: Record>(
     if is_text(path) {
         match bytes::whole(path, limits)? {
             Ok(text) => {
+                let text = without_marks(text);
                 let mut values =
                     documents(&text).into_iter().map(|(line, text)| (line, serde_json::json!({ "text": text })));
                 let _ = values.try_for_each(|(line, value)| file.take(line, Ok(value)));
@@ -188,6 +189,11 @@ fn first_byte(path: &Path, limits: &Limits) -> Result<Option<u8>, Error> {
         }
         reader.consume(skipped);
     }
+}
+
+/// The text without the byte order marks before its lines, which files that are put together keep.
+fn without_marks(text: String) -> String {
+    if text.contains("\n\u{FEFF}") { text.replace("\n\u{FEFF}", "\n") } else { text }
 }
 
 /// The documents of a plain text with the line on which each starts.

@@ -220,6 +220,27 @@ fn problems_of_all_files_come_together() {
     );
 }
 
+/// `cat` leaves the mark of each file that a Windows editor saved at the start of a line.
+#[test]
+fn byte_order_marks_before_lines_say_nothing() {
+    let texts = |name: &str, text: &str| -> Vec<(usize, String)> {
+        let records = read_bytes::<PretrainText>(name, text.as_bytes()).unwrap().records;
+        records.into_iter().map(|record| (record.origin.line, record.text)).collect()
+    };
+    let (a, b) = ("a\u{FEFF}b".to_owned(), "\u{FEFF}c".to_owned());
+    let lines = "\u{FEFF}{\"text\":\"a\u{FEFF}b\"}\n\u{FEFF}\r\n\u{FEFF}\u{FEFF}{\"text\":\"\u{FEFF}c\"}\r\n";
+    assert_eq!(texts("f.jsonl", lines), [(1, a), (3, b)], "a mark inside a string stays");
+    let wiki = "\u{FEFF} = A = \n\n x\u{FEFF}y \n\u{FEFF} = B = \n";
+    let articles = [(1, " = A = \n\n x\u{FEFF}y \n".to_owned()), (4, " = B = \n".to_owned())];
+    assert_eq!(texts("f.txt", wiki), articles);
+    // Only the start of a file tells that it is UTF-16.
+    check_refused::<Prompt>(
+        "f.jsonl",
+        b"{\"prompt\":\"a\"}\n\xFF\xFE{\0}\0",
+        &["f.jsonl:2: invalid UTF-8 at byte 1; save the file as UTF-8"],
+    );
+}
+
 #[test]
 fn arrays_keep_their_line_numbers() {
     let bytes = "\u{FEFF}[\n {\"prompt\":\"a\"},\n\n {\"prompt\":\n  \"b\"}\n ,{\"prompt\":1}]\n";
