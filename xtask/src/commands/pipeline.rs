@@ -35,7 +35,8 @@ pub(crate) const EVALUATE_EXAMPLES: &str = "Examples:
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Configuration file; without one, the embedded default (configs/fixtures.toml)
+    /// Configuration file; without one, the run's own with --resume, else the embedded default
+    /// (configs/fixtures.toml)
     #[arg(long)]
     config: Option<PathBuf>,
     /// Overrides one key, for example --set ppo.episodes=256 (may be repeated)
@@ -93,10 +94,33 @@ pub(crate) fn run(args: &Args, until: Until) -> Result<()> {
 }
 
 fn load(args: &Args) -> Result<Config> {
-    match &args.config {
-        Some(path) => Config::read(path, &args.settings),
-        None => Config::load(embedded::DEFAULT_CONFIG, "embedded configs/fixtures.toml", &args.settings),
+    match (&args.config, &args.run) {
+        (Some(path), _) => Config::read(path, &args.settings),
+        (None, Some(run)) if args.resume => Config::read(&own_config(run, args.seeds)?, &args.settings),
+        (None, _) => Config::load(embedded::DEFAULT_CONFIG, "embedded configs/fixtures.toml", &args.settings),
     }
+}
+
+/// The file that holds the configuration of the run in `folder`; of a run over several seeds that of its
+/// first seed, from which the others count on.
+fn own_config(folder: &Path, seeds: u64) -> Result<PathBuf> {
+    let path = if seeds <= 1 { folder.to_owned() } else { first_seed(folder).unwrap_or_else(|| folder.to_owned()) };
+    let path = path.join("config.toml");
+    if path.is_file() {
+        return Ok(path);
+    }
+    bail!(
+        "--resume: {} does not exist, so there is no run whose configuration could be taken; name the configuration \
+         with --config, or begin a run without --resume",
+        path.display()
+    )
+}
+
+/// The folder of the lowest seed.
+fn first_seed(folder: &Path) -> Option<PathBuf> {
+    let names = std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let lowest = names.filter_map(|name| name.strip_prefix("seed-")?.parse::<u64>().ok()).min()?;
+    Some(folder.join(format!("seed-{lowest}")))
 }
 
 /// `runs/` with the next free number: no clock, no collision.

@@ -73,6 +73,31 @@ fn zero(path: &Path) {
 }
 
 #[test]
+fn a_run_continues_under_its_own_configuration() {
+    let folder = finished();
+    let config = folder.path().join("run/config.toml");
+    let own = fs::read_to_string(&config).unwrap();
+    let resume = ["sft", "--run", "run", "--resume"];
+    said(&xtask(folder.path(), &resume), 0, &[]);
+    let other = xtask(folder.path(), &[&resume[..], &["--set", "sft-baseline.epochs=2"]].concat());
+    said(&other, 2, &["- sft-baseline.epochs = 1", "+ sft-baseline.epochs = 2", "--adopt"]);
+    assert!(!String::from_utf8_lossy(&other.stderr).contains("embedded:"), "{other:?}");
+    assert_eq!(fs::read_to_string(&config).unwrap(), own);
+    // Of several seeds the lowest tells, because the others count on from it.
+    for seed in [3, 10] {
+        let seed_folder = folder.path().join(format!("seeds/seed-{seed}"));
+        fs::create_dir_all(&seed_folder).unwrap();
+        fs::write(seed_folder.join("config.toml"), own.replace("seed = 1\n", &format!("seed = {seed}\n"))).unwrap();
+    }
+    let seeds = xtask(folder.path(), &["sft", "--run", "seeds", "--resume", "--seeds", "2", "--dry-run"]);
+    said(&seeds, 0, &[]);
+    assert!(String::from_utf8_lossy(&seeds.stdout).contains("seed = 3\n"), "{seeds:?}");
+    let nowhere = xtask(folder.path(), &["pipeline", "--run", "nowhere", "--resume"]);
+    said(&nowhere, 2, &["--resume: nowhere/config.toml does not exist", "--config", "without --resume"]);
+    assert!(!folder.path().join("nowhere").exists());
+}
+
+#[test]
 fn a_damaged_checkpoint_is_named_and_passed_over() {
     let folder = finished();
     let artefact = folder.path().join("run/sft-init");
