@@ -147,6 +147,8 @@ pub fn tokenizer(bytes: &[u8]) {
         "chat_template.jinja",
         "vocab.json",
         "merges.txt",
+        "config.json",
+        "added_tokens.json",
     ];
     folder.put_parts(&names, bytes);
     match Tokenizer::from_folder(folder.path()) {

@@ -107,7 +107,7 @@ struct Input {
     name: String,
     /// A committed file or folder of fixtures/bad.
     file: Option<String>,
-    /// A folder of the repository whose files lie under those of `file`.
+    /// A folder of the repository whose files lie under those of `file`, or beside what is made.
     over: Option<String>,
     /// What is not committed.
     make: Option<Make>,
@@ -289,7 +289,11 @@ enum Placed {
 /// Puts the input on the desk.
 fn place(input: &Input, desk: &Path, repository: &Path) -> Result<Placed> {
     let Some(file) = &input.file else {
-        return make(input.make.as_ref().context("neither `file` nor `make`")?, desk);
+        let made = input.make.as_ref().context("neither `file` nor `make`")?;
+        if let (Some(over), Make::Text(Text { file, .. })) = (&input.over, made) {
+            copy(&repository.join(over), desk.join(file).parent().context("it is to be made in a folder")?)?;
+        }
+        return make(made, desk);
     };
     let from = repository.join("fixtures/bad").join(file);
     let name = from.file_name().and_then(|name| name.to_str()).context("the file has no name")?.to_owned();

@@ -16,6 +16,11 @@ pub(crate) fn parse(text: &str, most: usize) -> Result<Value, Problem> {
     value.and_then(|value| deserializer.end().map(|()| value)).map_err(|e| malformed(&e, e.column()))
 }
 
+/// Reads a value of a larger document, made of at most `most` values.
+pub(crate) fn value<'de, D: Deserializer<'de>>(deserializer: D, most: usize) -> Result<Value, D::Error> {
+    Strict { left: &Cell::new(most), most }.deserialize(deserializer)
+}
+
 /// Calls `each` with every element of a JSON array and the line on which it starts, until `each` breaks.
 pub(crate) fn parse_array(
     text: &str,

@@ -1,17 +1,20 @@
 //! Words to ids and back, with people's words kept apart from the model's marks.
 
+mod added;
 mod outline;
+mod pair;
 mod rendered;
 
 pub(crate) use rendered::Mark;
 
 use crate::{bytes::read_text, error::Error};
+use outline::{Outline, Pieces};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
 };
-use tokenizers::{Model, ModelWrapper, PostProcessorWrapper, processors::template::TemplateProcessing};
+use tokenizers::{AddedToken, Model, ModelWrapper, PostProcessorWrapper, processors::template::TemplateProcessing};
 
 /// A model's tokenizer: byte-pair encoding, special tokens, and where sequences begin and end.
 ///
@@ -19,6 +22,9 @@ use tokenizers::{Model, ModelWrapper, PostProcessorWrapper, processors::template
 /// whatever they spell; a rendered chat template ([`Tokenizer::encode_prompt`]) does. There is no
 /// padding anywhere in the workspace, and a PAD that a tokenizer declares to be its EOS is ignored,
 /// so PAD is never EOS.
+///
+/// Fine-tunes add tokens (`[PAD]`) for which the model has no embedding row. Such a token is never
+/// encoded: words spell it, and a template that writes it is refused.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     /// The file or folder it came from, for messages.
@@ -31,9 +37,11 @@ pub struct Tokenizer {
     continuing: Option<tokenizers::Tokenizer>,
     /// Whether what is laid before a first word stands only at the beginning of a text.
     leads_once: bool,
-    /// The special tokens, by id.
+    /// The tokens that people's words must not become: special ones, and those without a row.
     marked: Vec<Mark>,
     vocab_size: usize,
+    /// Ids from here on have no embedding row, as far as the folder tells; none is encoded.
+    rows: usize,
     bos: Option<u32>,
     prepend_bos: bool,
     eos: u32,
@@ -55,38 +63,33 @@ pub(crate) struct Settings {
 }
 
 impl Tokenizer {
-    /// Loads a model folder: `tokenizer.json`, or GPT-2's `vocab.json` and `merges.txt`
-    /// (`encoder.json` and `vocab.bpe` in its first release); then, where they exist,
-    /// `tokenizer_config.json`, `special_tokens_map.json`, `generation_config.json` and
-    /// `chat_template.jinja`.
+    /// Loads a model folder: `tokenizer.json`, or the `vocab.json` and `merges.txt` of a tokenizer written
+    /// in Python (`encoder.json` and `vocab.bpe` in GPT-2's first release); then, where they exist,
+    /// `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`, `config.json`,
+    /// `generation_config.json` and `chat_template.jinja`.
     ///
-    /// The vocabulary is byte-pair encoding, of at most 32 MiB and about two million JSON values; the
-    /// files around it may have 4 MiB, a chat template 1 MiB.
+    /// The added tokens are those of all these files, as transformers 5 puts them together. The ids that
+    /// stop are those of `generation_config.json`, else of `config.json`, and EOS. Without `tokenizer.json`
+    /// the `tokenizer_class` says how text is split into words: `GPT2Tokenizer`, `CodeGenTokenizer`,
+    /// `GPTNeoXTokenizer` or `Qwen2Tokenizer`.
+    ///
+    /// The vocabulary is byte-pair encoding, of at most 48 MiB, 524,288 entries and 1,048,576 merges (twice
+    /// Gemma's); the files around it may have 4 MiB, a chat template 1 MiB.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::NotAFile`], [`Error::TooLarge`], [`Error::Problems`] and
-    /// [`Error::Tokenizer`], naming the file and the key.
+    /// [`Error::Tokenizer`], naming the file and the key; [`Error::Vocabulary`] when `config.json` gives the
+    /// model fewer embedding rows than the vocabulary has entries.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Tokenizer, Error> {
         let folder = folder.as_ref();
-        let settings = settings(folder)?;
+        let files = Files::read(folder)?;
         let whole = folder.join("tokenizer.json");
-        if whole.is_file() {
-            let text = read_text(&whole, VOCABULARY_BYTES)?;
-            let inner = load(&text).map_err(|problem| {
-                let problem = format!("no tokenizer that can be read: {problem}; fetch it again, or use another model");
-                Error::tokenizer(whole.display(), problem)
-            })?;
-            return Tokenizer::new(inner, settings, &folder.display().to_string());
-        }
-        let pairs = [("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")];
-        let present = |(vocab, merges): &(&str, &str)| folder.join(vocab).is_file() && folder.join(merges).is_file();
-        match pairs.into_iter().find(present) {
-            Some((vocab, merges)) => from_pair(&folder.join(vocab), &folder.join(merges), settings),
-            None => {
-                let problem = "holds neither tokenizer.json nor vocab.json with merges.txt; name a model folder";
-                Err(Error::tokenizer(folder.display(), problem))
-            }
-        }
+        let (inner, place) = if whole.is_file() {
+            (from_whole(&whole, &files)?, folder.display().to_string())
+        } else {
+            pair::read(folder, &files)?
+        };
+        Tokenizer::new(inner, files.settings(folder)?, &place)?.within(files.rows())
     }
 
     /// A byte-level tokenizer whose ids are the positions in `tokens`, then in `specials` (the first
@@ -112,12 +115,9 @@ impl Tokenizer {
             let problem = format!("`unk_token` is `{unknown}`, which the vocabulary lacks; correct it");
             return Err(Error::tokenizer(place, problem));
         }
-        // A published file may carry somebody's batch settings, which would cut or pad in silence.
-        inner.with_truncation(None).map_err(broken)?;
-        inner.with_padding(None);
         let id = |name: &Option<String>| name.as_deref().and_then(|name| inner.token_to_id(name));
         let bos = id(&settings.bos);
-        let Some(eos) = id(&settings.eos).or_else(|| inner.token_to_id("<|endoftext|>")) else {
+        let Some(eos) = inner.token_to_id(settings.eos.as_deref().unwrap_or("<|endoftext|>")) else {
             let problem = match settings.eos {
                 Some(name) => format!("`eos_token` is `{name}`, which the vocabulary lacks; correct it"),
                 None => "no `eos_token` is named; add tokenizer_config.json with one".to_owned(),
@@ -145,6 +145,7 @@ impl Tokenizer {
             marked: rendered::marks(&inner),
             marks: inner,
             vocab_size: last.map_or(0, |id| id as usize + 1),
+            rows: usize::MAX,
             bos,
             prepend_bos,
             eos,
@@ -167,7 +168,7 @@ impl Tokenizer {
     /// a BOS, the ids begin with exactly one, even when the template wrote it too.
     ///
     /// # Errors
-    /// As for [`Tokenizer::encode`].
+    /// As for [`Tokenizer::encode`]; the text spells a token for which the model has no embedding row.
     pub fn encode_prompt(&self, rendered: &str) -> Result<Vec<u32>, Error> {
         let mut encoded = self.ids(&self.marks, rendered)?;
         if let Some(bos) = self.prepended().filter(|bos| encoded.first() != Some(bos)) {
@@ -193,26 +194,31 @@ impl Tokenizer {
         self.marks.decode(ids, false).map_err(|e| self.broken("decode", e))
     }
 
-    /// The first special token that `text` spells.
+    /// The first special token, or token without an embedding row, that `text` spells.
     pub fn special_in(&self, text: &str) -> Option<&str> {
         let spelled = self.marked.iter().filter_map(|mark| Some((text.find(mark.name.as_str())?, mark)));
         spelled.min_by_key(|&(at, _)| at).map(|(_, mark)| mark.name.as_str())
     }
 
-    /// The largest id plus one: the rows that an embedding needs. A model may have more.
+    /// The largest id plus one: the rows that an embedding needs for every token. A model may have more, or
+    /// none for tokens that were added later.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }
 
-    /// Refuses a model with fewer embedding rows than the tokenizer has entries.
+    /// Refuses a model whose embedding has no row for a token that may be encoded: one of the vocabulary,
+    /// or EOS, or a BOS that begins sequences.
     ///
     /// # Errors
-    /// [`Error::Vocabulary`] with both numbers.
+    /// [`Error::Vocabulary`] with both numbers; [`Error::Tokenizer`] naming the token.
     pub fn check_vocab(&self, rows: usize) -> Result<(), Error> {
-        if self.vocab_size <= rows {
-            Ok(())
-        } else {
-            Err(Error::Vocabulary { place: self.place.clone(), tokenizer: self.vocab_size, model: rows })
+        if self.vocab_size.min(self.rows) > rows {
+            return Err(Error::Vocabulary { place: self.place.clone(), tokenizer: self.vocab_size, model: rows });
+        }
+        let needed = [Some(self.eos), self.bos.filter(|_| self.prepend_bos)];
+        match needed.into_iter().flatten().find(|&id| id as usize >= rows) {
+            Some(id) => Err(self.without_row(id, rows)),
+            None => Ok(()),
         }
     }
 
@@ -221,7 +227,8 @@ impl Tokenizer {
         self.eos
     }
 
-    /// The ids at which generation stops: EOS, and what `generation_config.json` or the GGUF adds.
+    /// The ids at which generation stops: EOS, and what `generation_config.json`, else `config.json`, or the
+    /// GGUF adds.
     pub fn stops(&self) -> &BTreeSet<u32> {
         &self.stops
     }
@@ -240,7 +247,8 @@ impl Tokenizer {
         self.marked.iter().any(|mark| mark.id == id)
     }
 
-    /// The padding token that the tokenizer declares, if it is not its EOS. Nothing here pads.
+    /// The padding token that the tokenizer declares, if it is not its EOS and has an embedding row. Nothing
+    /// here pads.
     pub fn pad(&self) -> Option<u32> {
         self.pad
     }
@@ -315,7 +323,7 @@ impl Tokenizer {
             stops: self.stops.iter().copied().collect(),
             chat_template: self.chat_template.clone(),
         };
-        Tokenizer::new(inner, settings, &self.place)
+        Tokenizer::new(inner, settings, &self.place)?.within(self.rows)
     }
 
     /// `tokenizer.json` and `tokenizer_config.json` as transformers' `PreTrainedTokenizerFast` reads
@@ -363,7 +371,32 @@ impl Tokenizer {
 
     fn ids(&self, tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<Vec<u32>, Error> {
         let encoding = tokenizer.encode_fast(text, false).map_err(|e| self.broken("encode", e))?;
-        Ok(encoding.get_ids().to_vec())
+        match encoding.get_ids().iter().find(|&&id| id as usize >= self.rows) {
+            Some(&id) => Err(self.without_row(id, self.rows)),
+            None => Ok(encoding.get_ids().to_vec()),
+        }
+    }
+
+    /// The same tokenizer for a model with so many embedding rows: words spell what lies beyond them.
+    fn within(mut self, rows: usize) -> Result<Tokenizer, Error> {
+        self.rows = rows;
+        let added = self.marks.get_added_tokens_decoder();
+        let beyond: BTreeMap<u32, AddedToken> = added.into_iter().filter(|(id, _)| *id as usize >= rows).collect();
+        for words in std::iter::once(&mut self.words).chain(&mut self.continuing) {
+            let spelled = beyond.values().map(|token| token.clone().special(true));
+            let changed = words.add_tokens(spelled).map(drop);
+            changed.map_err(|e| Error::tokenizer(&self.place, format!("cannot add tokens: {e}; fetch them again")))?;
+        }
+        self.marked.extend(beyond.into_iter().filter(|(_, token)| !token.special).map(Mark::from));
+        self.pad = self.pad.filter(|&pad| (pad as usize) < rows);
+        Ok(self)
+    }
+
+    fn without_row(&self, id: u32, rows: usize) -> Error {
+        let name = self.name_of(Some(id));
+        let next = "leave it out of the template, or use a model that was trained with it";
+        let problem = format!("`{name}` is token {id}, and the model has {rows} embedding rows; {next}");
+        Error::tokenizer(&self.place, problem)
     }
 
     fn broken(&self, action: &str, why: tokenizers::Error) -> Error {
@@ -375,8 +408,8 @@ impl Tokenizer {
     }
 }
 
-/// Bytes of a vocabulary with its merges: three times those of Qwen3.
-const VOCABULARY_BYTES: usize = 32 << 20;
+/// Bytes of a vocabulary with its merges; Gemma's has 34 million.
+const VOCABULARY_BYTES: usize = 48 << 20;
 /// Bytes of a file beside it.
 const SETTINGS_BYTES: usize = 4 << 20;
 /// The name of a padding token that is added.
@@ -384,10 +417,20 @@ const PAD: &str = "<|pad|>";
 /// Bytes of a chat template; those in use have ten thousand.
 pub(crate) const TEMPLATE_BYTES: usize = 1 << 20;
 
-/// A `tokenizer.json`, or what is wrong with it.
-fn load(text: &str) -> Result<tokenizers::Tokenizer, String> {
-    outline::check(text.as_bytes())?;
-    tokenizers::Tokenizer::from_bytes(text).map_err(|e| e.to_string())
+/// The tokenizer of a `tokenizer.json`, with the tokens that the files beside it add.
+fn from_whole(path: &Path, files: &Files) -> Result<tokenizers::Tokenizer, Error> {
+    let text = read_text(path, VOCABULARY_BYTES)?;
+    let unusable = |problem| {
+        let problem = format!("no tokenizer that can be read: {problem}; fetch it again, or use another model");
+        Error::tokenizer(path.display(), problem)
+    };
+    let outline = Outline::read(&text).map_err(unusable)?;
+    let place = path.parent().unwrap_or(path).display().to_string();
+    // Before all of it is built, which takes several times the memory.
+    files.check_largest(outline.largest(), &place)?;
+    let mut inner = outline.complete(text).map_err(unusable)?;
+    files.add_tokens(&mut inner, &place, &[])?;
+    Ok(inner)
 }
 
 /// Puts the BOS before every sequence, for those who load our `tokenizer.json` elsewhere.
@@ -401,35 +444,81 @@ fn bos_processor(inner: &tokenizers::Tokenizer, bos: Option<u32>) -> tokenizers:
     Ok(Some(processor.into()))
 }
 
-/// Reads what stands beside the vocabulary. All files are optional; one that is there must be JSON.
-fn settings(folder: &Path) -> Result<Settings, Error> {
-    let read = |name: &str| -> Result<Value, Error> {
-        let path = folder.join(name);
-        if !path.is_file() {
-            return Ok(Value::Null);
+/// The JSON files that stand beside the vocabulary. All are optional; one that is there must be an object.
+struct Files {
+    /// `tokenizer_config.json`.
+    config: Value,
+    /// `special_tokens_map.json`.
+    map: Value,
+    /// `added_tokens.json`.
+    added: Value,
+    /// `config.json`, the model's.
+    model: Value,
+    /// `generation_config.json`.
+    generation: Value,
+}
+
+impl Files {
+    fn read(folder: &Path) -> Result<Files, Error> {
+        let read = |name: &str| -> Result<Value, Error> {
+            let path = folder.join(name);
+            if !path.is_file() {
+                return Ok(Value::Null);
+            }
+            let text = read_text(&path, SETTINGS_BYTES)?;
+            let object: serde_json::Map<String, Value> = serde_json::from_str(&text)
+                .map_err(|e| Error::tokenizer(path.display(), format!("no JSON object ({e}); fetch the file again")))?;
+            Ok(object.into())
+        };
+        Ok(Files {
+            config: read("tokenizer_config.json")?,
+            map: read("special_tokens_map.json")?,
+            added: read("added_tokens.json")?,
+            model: read("config.json")?,
+            generation: read("generation_config.json")?,
+        })
+    }
+
+    fn settings(&self, folder: &Path) -> Result<Settings, Error> {
+        let name = |key: &str| self.named(key).and_then(token_name);
+        let jinja = folder.join("chat_template.jinja");
+        let chat_template = if jinja.is_file() {
+            Some(read_text(&jinja, TEMPLATE_BYTES)?)
+        } else {
+            named_template(&self.config["chat_template"])
+        };
+        Ok(Settings {
+            bos: name("bos_token"),
+            eos: name("eos_token"),
+            pad: name("pad_token"),
+            prepend_bos: self.config["add_bos_token"].as_bool(),
+            stops: self.stops(),
+            chat_template,
+        })
+    }
+
+    /// The ids at which transformers' `generate` stops: those of the first file that names any.
+    fn stops(&self) -> Vec<u32> {
+        let files = [&self.generation, &self.model, &self.model["text_config"]];
+        let named = files.map(|file| token_ids(&file["eos_token_id"]));
+        named.into_iter().find(|ids| !ids.is_empty()).unwrap_or_default()
+    }
+
+    /// Embedding rows of the model; without a limit where `config.json` names none.
+    fn rows(&self) -> usize {
+        let rows = |file: &Value| file["vocab_size"].as_u64();
+        let rows = rows(&self.model).or_else(|| rows(&self.model["text_config"]));
+        rows.and_then(|rows| usize::try_from(rows).ok()).unwrap_or(usize::MAX)
+    }
+
+    /// Refuses a vocabulary whose `largest` id has no embedding row.
+    fn check_largest(&self, largest: Option<u32>, place: &str) -> Result<(), Error> {
+        let (tokenizer, model) = (largest.map_or(0, |id| id as usize + 1), self.rows());
+        if tokenizer <= model {
+            return Ok(());
         }
-        let text = read_text(&path, SETTINGS_BYTES)?;
-        let object: serde_json::Map<String, Value> = serde_json::from_str(&text)
-            .map_err(|e| Error::tokenizer(path.display(), format!("no JSON object ({e}); fetch the file again")))?;
-        Ok(object.into())
-    };
-    let (config, map) = (read("tokenizer_config.json")?, read("special_tokens_map.json")?);
-    let generation = read("generation_config.json")?;
-    let name = |key: &str| token_name(&config[key]).or_else(|| token_name(&map[key]));
-    let jinja = folder.join("chat_template.jinja");
-    let chat_template = if jinja.is_file() {
-        Some(read_text(&jinja, TEMPLATE_BYTES)?)
-    } else {
-        named_template(&config["chat_template"])
-    };
-    Ok(Settings {
-        bos: name("bos_token"),
-        eos: name("eos_token"),
-        pad: name("pad_token"),
-        prepend_bos: config["add_bos_token"].as_bool(),
-        stops: token_ids(&generation["eos_token_id"]),
-        chat_template,
-    })
+        Err(Error::Vocabulary { place: place.to_owned(), tokenizer, model })
+    }
 }
 
 /// A token as `"<s>"` or `{"content": "<s>", ...}`.
@@ -458,33 +547,7 @@ fn named_template(value: &Value) -> Option<String> {
     }
 }
 
-/// GPT-2's two files: a JSON object of ids, and one merge a line after a version line.
-fn from_pair(vocab: &Path, merges: &Path, settings: Settings) -> Result<Tokenizer, Error> {
-    let text = read_text(vocab, VOCABULARY_BYTES)?;
-    let ids: BTreeMap<String, u32> = serde_json::from_str(&text)
-        .map_err(|e| Error::tokenizer(vocab.display(), format!("no object of ids ({e}); fetch the file again")))?;
-    let text = read_text(merges, VOCABULARY_BYTES)?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with("#version"));
-    let split = |(number, line): (usize, &str)| match line.split_once(' ') {
-        Some((left, right)) if !right.contains(' ') => Ok((left.to_owned(), right.to_owned())),
-        _ => {
-            let place = format!("{}:{}", merges.display(), number + 1);
-            Err(Error::tokenizer(place, "no merge of two tokens; fetch the file again"))
-        }
-    };
-    let merges = lines.map(split).collect::<Result<_, _>>()?;
-    let end = ids.get("<|endoftext|>").map(|&id| (id, "<|endoftext|>".to_owned(), true));
-    let parts = Parts {
-        vocab: ids,
-        merges,
-        added: end.into_iter().collect(),
-        ..Parts::byte_level(json!(null), byte_level(true))
-    };
-    let place = vocab.display().to_string();
-    Tokenizer::new(parts.build(&place)?, settings, &place)
-}
-
-/// The stages of a byte-pair tokenizer, on the way to `tokenizer.json`.
+/// The stages of a byte-pair tokenizer.
 pub(crate) struct Parts {
     pub(crate) vocab: BTreeMap<String, u32>,
     pub(crate) merges: Vec<(String, String)>,
@@ -518,40 +581,22 @@ impl Parts {
         }
     }
 
-    /// Goes through `tokenizer.json`, so that what is used here is what is saved.
     pub(crate) fn build(mut self, place: &str) -> Result<tokenizers::Tokenizer, Error> {
         self.added.sort_unstable();
-        let added = |(id, content, special): &(u32, String, bool)| {
-            json!({
-                "id": id, "content": content, "special": special,
-                "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-            })
-        };
-        let added_tokens: Vec<Value> = self.added.iter().map(added).collect();
+        let token =
+            |(_, content, special): &(u32, String, bool)| AddedToken::from(content.clone(), *special).normalized(false);
+        let added = self.added.iter().map(token).collect();
         self.vocab.extend(self.added.into_iter().map(|(id, content, _)| (content, id)));
-        let whole = json!({
-            "version": "1.0",
-            "truncation": null,
-            "padding": null,
-            "added_tokens": added_tokens,
-            "normalizer": self.normalizer,
-            "pre_tokenizer": self.pre_tokenizer,
-            "post_processor": null,
-            "decoder": self.decoder,
-            "model": {
-                "type": "BPE",
-                "dropout": null,
-                "unk_token": self.unknown,
-                "continuing_subword_prefix": null,
-                "end_of_word_suffix": null,
-                "fuse_unk": self.byte_fallback,
-                "byte_fallback": self.byte_fallback,
-                "ignore_merges": self.ignore_merges,
-                "vocab": self.vocab,
-                "merges": self.merges,
-            },
-        });
-        load(&whole.to_string())
+        let pieces = Pieces {
+            vocab: self.vocab.into_iter().collect(),
+            merges: self.merges,
+            model: outline::Model::of(self.unknown, self.byte_fallback, self.ignore_merges),
+            added,
+            normalizer: self.normalizer,
+            pre_tokenizer: self.pre_tokenizer,
+            decoder: self.decoder,
+        };
+        Outline::assemble(pieces)
             .map_err(|e| Error::tokenizer(place, format!("vocabulary and merges do not fit ({e}); fetch them again")))
     }
 }

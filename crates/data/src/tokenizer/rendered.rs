@@ -43,6 +43,9 @@ impl Tokenizer {
         let words = |piece: Range<usize>| self.ids(if piece.start == 0 { first } else { later }, &text[piece]);
         while let Some((mark, id)) = self.next_mark(text, begun, spelled) {
             ids.extend(words(begun..mark.start)?);
+            if id as usize >= self.rows {
+                return Err(self.without_row(id, self.rows));
+            }
             ids.push(id);
             begun = mark.end;
         }
@@ -84,12 +87,16 @@ pub(crate) struct Mark {
     pub(super) takes_right: bool,
 }
 
+impl From<(u32, tokenizers::AddedToken)> for Mark {
+    fn from((id, token): (u32, tokenizers::AddedToken)) -> Mark {
+        Mark { id, name: token.content, takes_left: token.lstrip, takes_right: token.rstrip }
+    }
+}
+
 /// The special tokens of a tokenizer, by id.
 pub(super) fn marks(inner: &tokenizers::Tokenizer) -> Vec<Mark> {
     let added = inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special);
-    let mut marks: Vec<Mark> = added
-        .map(|(id, token)| Mark { id, name: token.content, takes_left: token.lstrip, takes_right: token.rstrip })
-        .collect();
+    let mut marks: Vec<Mark> = added.map(Mark::from).collect();
     marks.sort_unstable_by_key(|mark| mark.id);
     marks
 }

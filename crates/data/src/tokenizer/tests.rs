@@ -100,6 +100,182 @@ fn hashes(tokenizer: &Tokenizer, lines: &[&str]) -> Hashes {
     Hashes { ids: hex(ids), text: hex(text) }
 }
 
+/// A folder, and what transformers' `AutoTokenizer` makes of it (`fixtures/reference/tokenizer.py`).
+#[derive(serde::Deserialize)]
+struct Case {
+    name: String,
+    files: BTreeMap<String, String>,
+    added: BTreeMap<u32, AddedToken>,
+    texts: Vec<Encoded>,
+}
+
+/// The ids of a text as a template and as people's words.
+#[derive(serde::Deserialize)]
+struct Encoded {
+    text: String,
+    marks: Vec<u32>,
+    words: Vec<u32>,
+}
+
+#[test]
+fn folders_are_read_as_transformers_reads_them() {
+    #[derive(serde::Deserialize)]
+    struct Golden {
+        contents: BTreeMap<String, String>,
+        folders: Vec<Case>,
+    }
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/reference/tokenizer/folders.json");
+    let golden: Golden = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();
+    assert!(golden.folders.len() > 10);
+    for case in golden.folders {
+        let files = case.files.iter().map(|(name, content)| (name.as_str(), golden.contents[content].as_str()));
+        let folder = folder(&files.collect::<Vec<_>>());
+        let first = Tokenizer::from_folder(folder.path()).unwrap();
+        check_case(&case, &first);
+        // What is saved loads alike, whatever it was made of.
+        let saved = tempfile::tempdir().unwrap();
+        first.save(saved.path()).unwrap();
+        check_case(&case, &Tokenizer::from_folder(saved.path()).unwrap());
+    }
+}
+
+#[track_caller]
+fn check_case(case: &Case, tokenizer: &Tokenizer) {
+    let added: BTreeMap<u32, AddedToken> = tokenizer.marks.get_added_tokens_decoder().into_iter().collect();
+    assert_eq!(added, case.added, "{}", case.name);
+    for Encoded { text, marks, words } in &case.texts {
+        assert_eq!(tokenizer.encode_prompt(text).unwrap(), *marks, "{}: {text:?}", case.name);
+        assert_eq!(tokenizer.encode(text).unwrap(), *words, "{}: {text:?} as words", case.name);
+    }
+}
+
+#[track_caller]
+fn check_stops(files: &[(&str, &str)], want: &[u32]) {
+    let whole = json_of(&small());
+    let folder = folder(&[&[("tokenizer.json", whole.as_str())], files].concat());
+    let stops = Tokenizer::from_folder(folder.path()).unwrap().stops().clone();
+    assert_eq!(stops.into_iter().collect::<Vec<_>>(), want, "{files:?}");
+}
+
+#[test]
+fn generation_stops_at_the_ids_of_the_file_that_is_heard_and_at_eos() {
+    let two = ("config.json", r#"{"eos_token_id":[4,3]}"#);
+    check_stops(&[], &[259]);
+    check_stops(&[two], &[3, 4, 259]);
+    check_stops(&[("config.json", r#"{"text_config":{"eos_token_id":5}}"#)], &[5, 259]);
+    check_stops(&[two, ("generation_config.json", r#"{"eos_token_id":6}"#)], &[6, 259]);
+    for silent in [r#"{"bos_token_id":1}"#, r#"{"eos_token_id":null}"#, r#"{"eos_token_id":[]}"#] {
+        check_stops(&[two, ("generation_config.json", silent)], &[3, 4, 259]);
+    }
+}
+
+/// The tokenizer of [`small`], whose last entries are the special tokens 259 to 261, beside `files`.
+fn beside(files: &[(&str, &str)]) -> Result<Tokenizer, Error> {
+    let whole = json_of(&small());
+    let folder = folder(&[&[("tokenizer.json", whole.as_str())], files].concat());
+    Tokenizer::from_folder(folder.path())
+}
+
+#[track_caller]
+fn check_says<T: std::fmt::Debug>(outcome: Result<T, Error>, parts: &[&str]) {
+    let message = outcome.unwrap_err().to_string();
+    for part in parts {
+        assert!(message.contains(part), "`{part}` is not in: {message}");
+    }
+}
+
+#[test]
+fn tokens_without_an_embedding_row_are_spelled_or_refused() {
+    let rows = ("config.json", r#"{"vocab_size":261}"#);
+    let pad = ("tokenizer_config.json", r#"{"pad_token":"<pad>"}"#);
+    let tokenizer = beside(&[rows, pad]).unwrap();
+    tokenizer.check_vocab(261).unwrap();
+    assert_eq!((tokenizer.pad(), tokenizer.special_in("a<pad>")), (None, Some("<pad>")));
+    let ids = tokenizer.encode("aa<pad>").unwrap();
+    assert!(ids.iter().all(|&id| id < 259) && tokenizer.decode(&ids).unwrap() == "aa<pad>", "{ids:?}");
+    check_says(tokenizer.encode_prompt("<s>aa<pad>"), &["`<pad>` is token 261", "261 embedding rows", "template"]);
+    assert_eq!(tokenizer.encode_prompt("<s>").unwrap(), [260]);
+    // A token that is no special one would else be found in people's words.
+    let tool = r#"{"added_tokens_decoder":{"262":{"content":"<tool>","special":false}}}"#;
+    let files = [("config.json", r#"{"vocab_size":262}"#), ("tokenizer_config.json", tool)];
+    let tokenizer = beside(&files).unwrap();
+    tokenizer.check_vocab(262).unwrap();
+    assert!(tokenizer.encode("<tool>").unwrap().iter().all(|&id| id < 259));
+    check_says(tokenizer.encode_prompt("<tool>"), &["`<tool>` is token 262"]);
+    // The same model with one more row.
+    let files = [("config.json", r#"{"vocab_size":263}"#), ("tokenizer_config.json", tool)];
+    assert_eq!(beside(&files).unwrap().encode("<tool>").unwrap(), [262]);
+}
+
+#[test]
+fn a_model_has_a_row_for_all_that_it_needs() {
+    let rows = ("config.json", r#"{"vocab_size":261}"#);
+    let needed = |config: &str| beside(&[rows, ("tokenizer_config.json", config)]).unwrap().check_vocab(261);
+    check_says(needed(r#"{"eos_token":"<pad>"}"#), &["`<pad>` is token 261", "261 embedding rows"]);
+    check_says(needed(r#"{"bos_token":"<pad>","add_bos_token":true}"#), &["`<pad>` is token 261"]);
+    needed(r#"{"bos_token":"<pad>","add_bos_token":false}"#).unwrap();
+    check_says(beside(&[("config.json", r#"{"vocab_size":200}"#)]), &["259 entries", "200 embedding rows"]);
+    check_says(beside(&[]).unwrap().check_vocab(261), &["262 entries", "261 embedding rows"]);
+    check_says(beside(&[rows]).unwrap().check_vocab(260), &["262 entries", "260 embedding rows"]);
+}
+
+#[test]
+fn added_tokens_that_contradict_themselves_are_named() {
+    let decoder = |decoder: &str| {
+        let config = format!(r#"{{"added_tokens_decoder":{decoder}}}"#);
+        beside(&[("tokenizer_config.json", config.as_str())])
+    };
+    check_says(decoder(r#"{"300":{"content":"<tool>"}}"#), &["`<tool>` is to be 300", "262"]);
+    check_says(decoder(r#"{"x":{"content":"<tool>"}}"#), &["`added_tokens_decoder`", "`x`"]);
+    check_says(decoder(r#"{"262":{"content":""}}"#), &["`262` is no token"]);
+    check_says(beside(&[("added_tokens.json", r#"{"<tool>":-1}"#)]), &["added_tokens.json: `<tool>`"]);
+    // What the vocabulary has keeps its id.
+    assert_eq!(decoder(r#"{"7":{"content":"<s>","special":true}}"#).unwrap().id("<s>"), Some(260));
+}
+
+/// Transformers 5.23 forgets it, and words that spell the token become it.
+#[test]
+fn a_token_that_a_list_calls_special_is_special() {
+    let map = ("special_tokens_map.json", r#"{"additional_special_tokens":["<tool>",{"content":"<more>"}]}"#);
+    let tokenizer = beside(&[map, ("added_tokens.json", r#"{"<tool>":262,"<other>":263}"#)]).unwrap();
+    assert_eq!(["<tool>", "<other>", "<more>"].map(|token| tokenizer.id(token)), [Some(262), Some(263), Some(264)]);
+    assert_eq!(tokenizer.encode_prompt("<more><tool>").unwrap(), [264, 262]);
+    assert!(tokenizer.encode("<more><tool>").unwrap().iter().all(|&id| id < 259));
+}
+
+#[test]
+fn kinds_of_models_and_classes_that_are_not_read_are_named() {
+    let model = |model: &str| format!(r#"{{"version":"1.0","added_tokens":[],"model":{model}}}"#);
+    for (kind, text) in [
+        ("Unigram", r#"{"type":"Unigram","unk_id":0,"vocab":[["a",0.0],["b",-1.5]]}"#),
+        ("Unigram", r#"{"vocab":[["a",0.0]],"unk_id":0,"type":"Unigram"}"#),
+        ("WordPiece", r####"{"type":"WordPiece","continuing_subword_prefix":"##","vocab":{"a":0}}"####),
+        ("WordLevel", r#"{"type":"WordLevel","unk_token":"a","vocab":{"a":0}}"#),
+    ] {
+        let want = format!("`model.type` is `{kind}`; `BPE` is read");
+        check_refused(&[("tokenizer.json", &model(text))], &want);
+    }
+    let many =
+        r#"{"type":"BPE","vocab":{"a":0,"aa":1},"merges":["MANY"]}"#.replace("MANY", &["a a"; 17].join(r#"",""#));
+    check_refused(&[("tokenizer.json", &model(&many))], "`model.merges` are 17, more than the 16 that 2 entries may");
+    let other = r#"{"version":"2.0","model":null}"#;
+    check_refused(&[("tokenizer.json", other)], "`version` is `2.0`; `1.0` is read");
+    let pair = [("vocab.json", r#"{"a":0,"<|endoftext|>":1}"#), ("merges.txt", "#version: 0.2\n")];
+    for (file, text, want) in [
+        (
+            "tokenizer_config.json",
+            r#"{"tokenizer_class":"RobertaTokenizer"}"#,
+            "`tokenizer_class` is `RobertaTokenizer`",
+        ),
+        ("config.json", r#"{"tokenizer_class":"LlamaTokenizerFast"}"#, "`tokenizer_class` is `LlamaTokenizerFast`"),
+        ("config.json", r#"{"model_type":"llama"}"#, "models of type `llama` have no words of their own"),
+    ] {
+        check_refused(&[&pair[..], &[(file, text)]].concat(), want);
+    }
+    let folder = folder(&pair);
+    assert_eq!(Tokenizer::from_folder(folder.path()).unwrap().encode_prompt("a<|endoftext|>").unwrap(), [0, 1]);
+}
+
 #[test]
 fn what_is_saved_is_what_is_loaded() {
     let config = r#"{"eos_token":{"content":"<|endoftext|>"},"bos_token":"<s>","pad_token":"<pad>","add_bos_token":true,

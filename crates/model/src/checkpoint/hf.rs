@@ -1,7 +1,11 @@
 //! Folders as transformers reads and writes them: `config.json`, `generation_config.json`,
 //! `model.safetensors` or shards with an index.
 
-use std::{cell::RefCell, collections::BTreeMap, path::Path};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use half::bf16;
 use safetensors::Dtype;
@@ -244,8 +248,8 @@ fn read_object(path: &Path) -> Result<Map<String, Value>> {
     serde_json::from_str(&text).map_err(|why| Error::format(path, format!("this is no JSON object: {why}"), EXPORT))
 }
 
-/// What `config.json` and `generation_config.json` say. Chat models stop at ids that only the
-/// latter lists.
+/// What `config.json` and `generation_config.json` say. Where the latter lists the ids that end a text,
+/// they are those at which transformers' `generate` stops, and the former's are not.
 fn describe(folder: &Path, path: &Path, object: &Map<String, Value>) -> Result<(Config, HeadKind, &'static Table)> {
     let problems = RefCell::new(Vec::new());
     let fields = Fields::new(object, &problems);
@@ -260,15 +264,19 @@ fn describe(folder: &Path, path: &Path, object: &Map<String, Value>) -> Result<(
     let mut config = table.config(&fields);
     let head = head(&fields);
     let generation = folder.join(GENERATION);
+    let mut stops = BTreeSet::new();
     if generation.exists() {
         let object = read_object(&generation)?;
-        config.eos.extend(Fields::new(&object, &problems).ids("eos_token_id"));
+        stops = Fields::new(&object, &problems).ids("eos_token_id");
+        // Both files must name ids of the vocabulary, whichever is heard.
+        config.eos.extend(&stops);
     }
     let mut problems = problems.into_inner();
     if problems.is_empty() {
         // Stand-ins for missing fields would only add nonsense here.
         match config.validate() {
-            Ok(()) => return Ok((config, head, table)),
+            Ok(()) if stops.is_empty() => return Ok((config, head, table)),
+            Ok(()) => return Ok((Config { eos: stops, ..config }, head, table)),
             Err(Error::Config { problems: more }) => problems = more,
             Err(other) => return Err(other),
         }

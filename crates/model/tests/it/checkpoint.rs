@@ -229,6 +229,38 @@ fn retensor(
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
+/// The ids that end a text according to the description, and according to the tokenizer of the same folder,
+/// whose EOS is 2.
+#[track_caller]
+fn check_ends(config: Value, generation: Option<Value>, want: &[u32]) {
+    let folder = tempfile::tempdir().unwrap();
+    copy_folder(&fixtures().join("gpt2-tied"), folder.path());
+    edit("config.json", "eos_token_id", Some(config))(folder.path());
+    match generation {
+        Some(eos) => edit("generation_config.json", "eos_token_id", Some(eos))(folder.path()),
+        None => fs::remove_file(folder.path().join("generation_config.json")).unwrap(),
+    }
+    let tokenizer = json!({
+        "version": "1.0", "added_tokens": [],
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "<|endoftext|>": 2}, "merges": []},
+    });
+    fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let mut ends = Checkpoint::open(folder.path()).unwrap().config().eos.clone();
+    assert_eq!(ends.iter().copied().collect::<Vec<_>>(), want);
+    ends.insert(2);
+    assert_eq!(*instruct_data::Tokenizer::from_folder(folder.path()).unwrap().stops(), ends);
+}
+
+#[test]
+fn texts_end_at_the_ids_of_the_file_that_transformers_hears() {
+    check_ends(json!([7, 5]), None, &[5, 7]);
+    check_ends(json!([7, 5]), Some(Value::Null), &[5, 7]);
+    check_ends(json!([7, 5]), Some(json!([])), &[5, 7]);
+    check_ends(json!([7, 5]), Some(json!(9)), &[9]);
+    check_ends(Value::Null, Some(json!([9, 8])), &[8, 9]);
+    refuses("gpt2-tied", edit("generation_config.json", "eos_token_id", Some(json!(51))), &["special token 51"]);
+}
+
 #[test]
 fn descriptions_are_refused_by_field() {
     let config = |field, value| edit("config.json", field, value);
