@@ -224,7 +224,7 @@ impl Run<'_> {
 
     fn train_ppo(&self, artefact: Artefact, gamma_ptx: f64, frozen: &Frozen) -> Result<()> {
         let plan = ppo::Plan { gamma_ptx, ..self.config.ppo.clone() };
-        let (policy, value) = self.policy_and_value(&plan)?;
+        let (policy, value) = kernels::give_freed_memory_back(|| self.policy_and_value(&plan))?;
         let mut state = ppo::State::new(policy, value, &plan)?;
         let mut listener = self.listen(artefact, &mut state)?;
         let prompts: Vec<Vec<u32>> = self.material.prompts.train.iter().map(|p| p.ids.clone()).collect();
@@ -241,14 +241,13 @@ impl Run<'_> {
         };
         listener.keep_best("objective/rlhf_reward")?;
         let mut best = |artefact: &mut Artefact, name: &str, step: u64, state: &ppo::State| -> Result<()> {
-            let policy = state.policy.with_head(HeadKind::LanguageModel, self.config.seed)?;
-            artefact.commit_named(name, step, |folder| Ok(self.save(&policy, folder)?))?;
+            artefact.commit_named(name, step, |folder| Ok(self.save_policy(&state.policy, folder)?))?;
             Ok(())
         };
         let trained = ppo::train(&mut state, &task, &plan, &mut |event| listener.handle(event, &mut best));
         trained.map_err(|error| listener.stopped(self.dir.path(), error))?;
         let artefact = self.finished(listener, state.iteration, plan.iterations())?;
-        self.export(artefact, state)
+        kernels::give_freed_memory_back(|| self.export(artefact, state))
     }
 
     /// The policy that PPO starts from, and a value model where the plan wants one of its own.
@@ -270,8 +269,7 @@ impl Run<'_> {
         let raw = policy.with_head(HeadKind::LanguageModel, self.config.seed)?;
         if let Some(ema) = ema {
             ema.copy_into(policy.params())?;
-            let averaged = policy.with_head(HeadKind::LanguageModel, self.config.seed)?;
-            artefact.commit_named(EMA, iteration, |folder| Ok(self.save(&averaged, folder)?))?;
+            artefact.commit_named(EMA, iteration, |folder| Ok(self.save_policy(&policy, folder)?))?;
         }
         artefact.finish(iteration, |folder| Ok(self.save(&raw, folder)?))?;
         Ok(())
@@ -379,6 +377,16 @@ impl Run<'_> {
         Ok(open_decoder(folder, &self.base.device, self.config.model.precision)?.1)
     }
 
+    /// Writes a policy without the value head that it may have.
+    fn save_policy(&self, policy: &Decoder, folder: &Path) -> Result<()> {
+        match policy.head() {
+            HeadKind::LanguageModel => self.save(policy, folder),
+            _ => kernels::give_freed_memory_back(|| {
+                self.save(&policy.with_head(HeadKind::LanguageModel, self.config.seed)?, folder)
+            }),
+        }
+    }
+
     /// Writes a model with the run's tokenizer.
     pub(crate) fn save(&self, model: &Decoder, folder: &Path) -> Result<()> {
         save_model(model, &self.base.renderer.exported(), folder)
@@ -395,7 +403,8 @@ impl Run<'_> {
     /// A listener over `artefact`, and `state` where its newest checkpoint left it.
     fn listen<S: Saved>(&self, mut artefact: Artefact, state: &mut S) -> Result<StageListener> {
         artefact.keep_last(self.config.checkpoints.keep);
-        StageListener::new(artefact, self.config.checkpoints.every, state)
+        // What is read passes through buffers as large as those of the state.
+        kernels::give_freed_memory_back(|| StageListener::new(artefact, self.config.checkpoints.every, state))
     }
 
     /// The artefact of a stage that ran to its end; an error that says how to resume otherwise.

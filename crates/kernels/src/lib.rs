@@ -61,7 +61,7 @@
 
 pub use activation::{Nonlinearity, gelu_erf, gelu_tanh, swiglu};
 #[cfg(feature = "mimalloc")]
-pub use allocator::keep_freed_memory;
+pub use allocator::{give_freed_memory_back, keep_freed_memory};
 pub use attention::{attention, attention_composed};
 pub use bf16::bf16_unit;
 pub use branch::Branch;
