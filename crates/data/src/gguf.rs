@@ -73,7 +73,7 @@ impl GgufTokenizer {
     /// The ids that end a completion: those that the metadata names, and the added tokens that are spelled like the
     /// end of a turn or of a text. Such a spelling among the ordinary tokens is a word.
     pub fn stops(&self) -> BTreeSet<u32> {
-        let ends = |&(id, ref token): &(u32, &String)| {
+        let ends = |&(id, token): &(u32, &String)| {
             matches!(self.kind(id), CONTROL | USER_DEFINED) && ENDS.contains(&token.as_str())
         };
         let spelled = (0..).zip(&self.tokens).filter(ends).map(|(id, _)| id);

@@ -103,6 +103,9 @@ impl Gguf {
 /// the context that it stretches.
 fn scaling_of(factors: &[f64], theta: f64, dim: usize) -> Option<Scaling> {
     let factor = factors.iter().copied().fold(0.0, f64::max);
+    if factor <= 0.0 || !factor.is_finite() {
+        return None;
+    }
     let (low_freq_factor, high_freq_factor) = (1.0, 4.0);
     let frequency = |i: usize| theta.powf(-2.0 * i as f64 / dim as f64);
     let between = factors.iter().enumerate().filter(|&(_, &f)| f > 1.0 && f < factor);
