@@ -50,8 +50,14 @@ pub struct Config {
     pub tied: bool,
     /// Whether queries and keys are RMS-normalised per head before the rotation (Qwen3).
     pub qk_norm: bool,
-    /// With `Some(w)` a token attends to itself and the `w - 1` tokens before it (Mistral).
+    /// With `Some(w)` a token attends to itself and the `w - 1` tokens before it (Mistral), in every
+    /// layer but those of `full_attention`.
     pub sliding_window: Option<usize>,
+    /// Layers that attend to all earlier tokens although others have a window (Qwen).
+    pub full_attention: BTreeSet<usize>,
+    /// Layers that rotate nothing, so that they see no positions (SmolLM3: Yang et al. 2025, arXiv
+    /// 2501.18795).
+    pub unrotated: BTreeSet<usize>,
     /// The id that begins a sequence, where the model has one.
     pub bos: Option<u32>,
     /// The ids that end a completion. A set: chat models stop at several.
@@ -74,6 +80,8 @@ pub enum Family {
     Qwen2,
     /// Qwen3: Llama with QK-norm and a head dimension of its own.
     Qwen3,
+    /// SmolLM3: Llama with layers that see no positions.
+    SmolLm3,
 }
 
 /// The normalisation of a decoder. Its `eps` is added to the variance (or mean square).
@@ -175,6 +183,9 @@ impl HeadKind {
 /// as their file, and nothing but this bounds the table.
 const ROTARY_TABLE: usize = 1 << 27;
 
+/// The most blocks that a decoder may have.
+pub(crate) const MOST_LAYERS: usize = 1 << 10;
+
 /// Name and shape of one parameter.
 pub type NamedShape = (String, Vec<usize>);
 
@@ -201,6 +212,8 @@ impl Config {
             tied: true,
             qk_norm: false,
             sliding_window: None,
+            full_attention: BTreeSet::new(),
+            unrotated: BTreeSet::new(),
             bos: None,
             eos: BTreeSet::new(),
         }
@@ -214,6 +227,19 @@ impl Config {
     /// The scale of attention logits, `1/sqrt(D)`.
     pub fn attention_scale(&self) -> f64 {
         1.0 / (self.head_dim as f64).sqrt()
+    }
+
+    /// The window of a layer, see [`Config::sliding_window`]; `None` where it attends to all earlier tokens.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.sliding_window.filter(|_| !self.full_attention.contains(&layer))
+    }
+
+    /// The rotation of a layer; `None` where it sees no positions, or learned ones.
+    pub fn rotary(&self, layer: usize) -> Option<Rotary> {
+        match self.position {
+            Position::Rotary(rotary) if !self.unrotated.contains(&layer) => Some(rotary),
+            _ => None,
+        }
     }
 
     /// Name and shape of every parameter of the decoder with this head, sorted by name. Matrices
@@ -296,6 +322,18 @@ impl Config {
         let (Norm::Layer { eps } | Norm::Rms { eps }) = self.norm;
         require(eps > 0.0 && eps < 1.0, format!("norm eps is {eps}; it must lie between 0 and 1"));
         require(self.sliding_window != Some(0), "sliding_window is 0; leave it out for full attention".to_owned());
+        for (field, layers) in [("full_attention", &self.full_attention), ("unrotated", &self.unrotated)] {
+            let last = layers.last().copied().unwrap_or(0);
+            require(last < self.layers, format!("{field} names layer {last} of {}", self.layers));
+        }
+        require(
+            self.full_attention.is_empty() || self.sliding_window.is_some() && self.full_attention.len() < self.layers,
+            "full_attention names layers, but no other layer has a window".to_owned(),
+        );
+        require(
+            self.unrotated.is_empty() || self.position != Position::Learned,
+            "unrotated names layers of a model whose positions are learned".to_owned(),
+        );
         for id in self.bos.iter().chain(&self.eos) {
             require((*id as usize) < vocab, format!("special token {id} lies outside the vocabulary of {vocab}"));
         }
@@ -320,7 +358,7 @@ impl Config {
         [
             ("vocab", self.vocab, 1 << 24),
             ("width", self.width, 1 << 20),
-            ("layers", self.layers, 1 << 10),
+            ("layers", self.layers, MOST_LAYERS),
             ("heads", self.heads, 1 << 12),
             ("kv_heads", self.kv_heads, 1 << 12),
             ("head_dim", self.head_dim, 1 << 14),

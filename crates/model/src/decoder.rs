@@ -23,7 +23,6 @@ pub struct Decoder {
     norm: NormParams,
     unembed: Option<Param>,
     scalar: Option<Affine>,
-    rope: Option<Arc<Rope>>,
 }
 
 /// Whether a forward pass is to be differentiated, and with what noise.
@@ -51,6 +50,8 @@ pub struct Dropout {
 
 #[derive(Debug)]
 struct Block {
+    window: Option<usize>,
+    rope: Option<Arc<Rope>>,
     attn_norm: NormParams,
     qkv: Affine,
     head_norms: Option<(Param, Param)>,
@@ -129,11 +130,9 @@ impl Decoder {
 
     fn over(config: Config, head: HeadKind, params: Params) -> Result<Decoder> {
         let get = |name: &str| params.get(name);
-        let blocks = (0..config.layers).map(|i| Block::over(&config, &params, i)).collect::<Result<_>>()?;
-        let rope = match config.position {
-            Position::Learned => None,
-            Position::Rotary(rotary) => Some(Arc::new(rope(&rotary, config.context)?)),
-        };
+        let mut ropes = Ropes::default();
+        let block = |i| Block::over(&config, &params, i, ropes.get(config.rotary(i), config.context)?);
+        let blocks = (0..config.layers).map(block).collect::<Result<_>>()?;
         Ok(Decoder {
             embed: get("embed.weight")?,
             position: (config.position == Position::Learned).then(|| get("position.weight")).transpose()?,
@@ -145,7 +144,6 @@ impl Decoder {
                 (true, false) => Some(get("lm_head.weight")?),
             },
             scalar: head.is_scalar().then(|| Affine::over(&params, "score", true)).transpose()?,
-            rope,
             config,
             head,
             params,
@@ -199,8 +197,8 @@ impl Decoder {
         let keys = DropKeys::new(batch, pass);
         kernels::kept_awake(|| {
             let x = self.enter(batch.ids(), batch.positions(), sentinel)?;
-            self.blocks(x, batch.positions(), wanted, keys, &mut |_, qkv| {
-                Ok(qkv.attention(&spans, self.layout(), scale, self.config.sliding_window)?)
+            self.blocks(x, batch.positions(), wanted, keys, &mut |layer, qkv| {
+                Ok(qkv.attention(&spans, self.layout(), scale, self.blocks[layer].window)?)
             })
         })
     }
@@ -221,7 +219,8 @@ impl Decoder {
         let x = self.enter(ids, &positions, None)?;
         let some = read.iter().copied().ne(0..ids.len() as u32).then_some(read);
         self.blocks(x, &positions, some, DropKeys::none(), &mut |layer, qkv| {
-            Ok(qkv.map(|qkv| kernels::cached_attention(qkv, layer, cache, rows, scale, self.config.sliding_window))?)
+            let window = self.blocks[layer].window;
+            Ok(qkv.map(|qkv| kernels::cached_attention(qkv, layer, cache, rows, scale, window))?)
         })
     }
 
@@ -304,7 +303,7 @@ impl Decoder {
         if let Some((q, k)) = &block.head_norms {
             qkv = qkv.head_norm(q, k, self.norm.eps, self.layout())?;
         }
-        match &self.rope {
+        match &block.rope {
             Some(rope) => Ok(qkv.rope(positions, rope, self.layout())?),
             None => Ok(qkv),
         }
@@ -312,7 +311,7 @@ impl Decoder {
 }
 
 impl Block {
-    fn over(config: &Config, params: &Params, i: usize) -> Result<Block> {
+    fn over(config: &Config, params: &Params, i: usize, rope: Option<Arc<Rope>>) -> Result<Block> {
         let name = |part: &str| format!("layers.{i}.{part}");
         let (up, nonlinearity) = match config.activation {
             Activation::SwiGlu => ("gate_up", Nonlinearity::SwiGlu),
@@ -324,6 +323,8 @@ impl Block {
         let head_norms =
             || -> Result<_> { Ok((params.get(&name("q_norm.weight"))?, params.get(&name("k_norm.weight"))?)) };
         Ok(Block {
+            window: config.window(i),
+            rope,
             attn_norm: NormParams::over(config, params, &name("attn_norm"))?,
             qkv: Affine::over(params, &name("qkv"), config.qkv_bias)?,
             head_norms: config.qk_norm.then(head_norms).transpose()?,
@@ -397,6 +398,22 @@ impl DropKeys {
         let source = source.fork(site);
         let keys: Vec<DropKey> = self.rows.iter().map(|&at| (source, at)).collect();
         Ok(x.dropout(rate, &keys)?)
+    }
+}
+
+/// One table for all layers that rotate alike.
+#[derive(Default)]
+struct Ropes(Vec<(Rotary, Arc<Rope>)>);
+
+impl Ropes {
+    fn get(&mut self, rotary: Option<Rotary>, context: usize) -> Result<Option<Arc<Rope>>> {
+        let Some(rotary) = rotary else { return Ok(None) };
+        if let Some((_, table)) = self.0.iter().find(|(known, _)| *known == rotary) {
+            return Ok(Some(table.clone()));
+        }
+        let table = Arc::new(rope(&rotary, context)?);
+        self.0.push((rotary, table.clone()));
+        Ok(Some(table))
     }
 }
 

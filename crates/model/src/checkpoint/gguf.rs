@@ -2,7 +2,7 @@
 //! description, and the tokenizer comes out as plain data.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     ops::Range,
     path::{Path, PathBuf},
@@ -16,11 +16,11 @@ use super::{
 };
 use crate::{
     Activation, Config, Error, Family, HeadKind, Norm, Position, Result, Rotary, Scaling,
-    families::{Order, Piece, qkv_rows},
+    families::{Order, Piece, qkv_rows, unrotated},
 };
 use instruct_data::GgufTokenizer;
 
-/// Opens a GGUF file of architecture `llama` (Mistral's too), `qwen2`, `qwen3` or `gpt2`.
+/// Opens a GGUF file of architecture `llama` (Mistral's too), `qwen2`, `qwen3`, `smollm3` or `gpt2`.
 pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
     let mut gguf = Gguf::open(path)?;
     let config = gguf.config()?;
@@ -72,9 +72,11 @@ impl Gguf {
             "llama" => Family::Llama,
             "qwen2" => Family::Qwen2,
             "qwen3" => Family::Qwen3,
+            "smollm3" => Family::SmolLm3,
             "gpt2" => Family::Gpt2,
             other => {
-                let problem = format!("general.architecture is {other:?}; known are llama, qwen2, qwen3, gpt2");
+                let problem =
+                    format!("general.architecture is {other:?}; known are llama, qwen2, qwen3, smollm3, gpt2");
                 return Err(Error::format(&self.path, problem, "use a model of a known family"));
             }
         };
@@ -100,32 +102,29 @@ impl Gguf {
         let key = |name: &str| format!("{architecture}.{name}");
         let width = self.count(&key("embedding_length"))?;
         let heads = self.count(&key("attention.head_count"))?;
+        let (layers, context) = (self.count(&key("block_count"))?, self.count(&key("context_length"))?);
         let head_dim = self.optional_count(&key("attention.key_length"))?.unwrap_or(width / heads.max(1));
         let kv_heads = self.optional_count(&key("attention.head_count_kv"))?.unwrap_or(heads);
         let window = self.optional_count(&key("attention.sliding_window"))?.filter(|&w| w > 0);
         Ok(Config {
             // Mistral's files say llama; only its window tells them apart.
             family: if family == Family::Llama && window.is_some() { Family::Mistral } else { family },
-            vocab: self.vocab()?,
-            width,
-            layers: self.count(&key("block_count"))?,
-            heads,
             kv_heads,
             head_dim,
             inner: self.count(&key("feed_forward_length"))?,
-            context: self.count(&key("context_length"))?,
             norm: Norm::Rms { eps: self.number(&key("attention.layer_norm_rms_epsilon"))?.unwrap_or(1e-6) },
             position: Position::Rotary(self.rotary(architecture, head_dim)?),
             activation: Activation::SwiGlu,
-            parallel_residual: false,
             qkv_bias: self.tensors.contains_key("blk.0.attn_q.bias"),
             attn_out_bias: self.tensors.contains_key("blk.0.attn_output.bias"),
             mlp_bias: self.tensors.contains_key("blk.0.ffn_up.bias"),
             tied: self.tied()?,
             qk_norm: family == Family::Qwen3,
             sliding_window: window,
+            unrotated: if family == Family::SmolLm3 { unrotated(layers) } else { BTreeSet::new() },
             bos: self.id("bos")?,
             eos: self.eos()?,
+            ..Config::tiny_gpt2(self.vocab()?, width, layers, heads, context)
         })
     }
 
@@ -163,7 +162,7 @@ impl Gguf {
         rows.ok_or_else(|| Error::Tensors { path: self.path.clone(), problems: vec![format!("missing: {EMBEDDING}")] })
     }
 
-    fn eos(&self) -> Result<std::collections::BTreeSet<u32>> {
+    fn eos(&self) -> Result<BTreeSet<u32>> {
         Ok(self.id("eos")?.into_iter().chain(self.id("eot")?).collect())
     }
 
@@ -320,7 +319,7 @@ fn layer_pieces(config: &Config, layer: usize, pieces: &mut Vec<Piece>) {
     }
     // The converter interleaves Llama's halves for a rotation of neighbours, and leaves Qwen's.
     let rotated = match config.family {
-        Family::Llama | Family::Mistral => Order::Interleaved { head_dim },
+        Family::Llama | Family::Mistral | Family::SmolLm3 => Order::Interleaved { head_dim },
         _ => Order::Same,
     };
     let [queries, keys, values] = qkv_rows(config);

@@ -10,7 +10,10 @@ use std::ops::Range;
 
 use serde_json::{Map, Value};
 
-pub(crate) use self::{fields::Fields, llama::qkv_rows};
+pub(crate) use self::{
+    fields::Fields,
+    llama::{qkv_rows, unrotated},
+};
 use crate::{Config, Family, HeadKind};
 
 /// One tensor on disk and where its elements stand in one of our parameters. The same list reads
@@ -142,8 +145,8 @@ pub(crate) struct Table {
 /// class: it loads the language model and mentions the two tensors.
 pub(crate) const VALUE_BESIDE: &str = "v_head.summary";
 
-const TABLES: [&Table; 6] =
-    [&gpt2::GPT2, &gpt_neox::GPT_NEOX, &llama::LLAMA, &llama::MISTRAL, &llama::QWEN2, &llama::QWEN3];
+const TABLES: [&Table; 7] =
+    [&gpt2::GPT2, &gpt_neox::GPT_NEOX, &llama::LLAMA, &llama::MISTRAL, &llama::QWEN2, &llama::QWEN3, &llama::SMOLLM3];
 
 /// The table of a family.
 pub(crate) fn table(family: Family) -> &'static Table {
@@ -154,6 +157,7 @@ pub(crate) fn table(family: Family) -> &'static Table {
         Family::Mistral => &llama::MISTRAL,
         Family::Qwen2 => &llama::QWEN2,
         Family::Qwen3 => &llama::QWEN3,
+        Family::SmolLm3 => &llama::SMOLLM3,
     }
 }
 
@@ -257,8 +261,8 @@ mod tests {
 
     #[test]
     fn every_parameter_is_covered_exactly_once() {
-        use Family::{Gpt2, GptNeox, Llama, Mistral, Qwen2, Qwen3};
-        for family in [Gpt2, GptNeox, Llama, Mistral, Qwen2, Qwen3] {
+        use Family::{Gpt2, GptNeox, Llama, Mistral, Qwen2, Qwen3, SmolLm3};
+        for family in [Gpt2, GptNeox, Llama, Mistral, Qwen2, Qwen3, SmolLm3] {
             let config = match family {
                 Gpt2 => Config::tiny_gpt2(11, 12, 2, 3, 8),
                 GptNeox => gpt_neox::example(),

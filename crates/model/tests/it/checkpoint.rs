@@ -52,6 +52,37 @@ fn neox_rotates_as_much_as_either_spelling_says() {
     assert_eq!(rotary(&pythia), (700.0, 6), "6.4, cut off");
 }
 
+/// The layers of a description that have a window and those that rotate, after some changes of `config.json`.
+#[track_caller]
+fn layers(case: &str, changes: &[(&str, Option<Value>)], windows: &[usize], rotations: &[usize]) {
+    let folder = tempfile::tempdir().unwrap();
+    copy_folder(&fixtures().join(case), folder.path());
+    for (field, value) in changes {
+        edit("config.json", field, value.clone())(folder.path());
+    }
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let config = checkpoint.config();
+    let which = |has: &dyn Fn(usize) -> bool| (0..config.layers).filter(|&layer| has(layer)).collect::<Vec<_>>();
+    assert_eq!(which(&|layer| config.window(layer).is_some()), windows, "{changes:?}: windows");
+    assert_eq!(which(&|layer| config.rotary(layer).is_some()), rotations, "{changes:?}: rotations");
+}
+
+#[test]
+fn kinds_of_layers_are_read_in_every_spelling() {
+    layers("qwen2-mixed", &[], &[2], &[0, 1, 2]);
+    let bare = ("layer_types", None);
+    layers("qwen2-mixed", std::slice::from_ref(&bare), &[2], &[0, 1, 2]);
+    layers("qwen2-mixed", &[bare.clone(), ("max_window_layers", Some(json!(1)))], &[1, 2], &[0, 1, 2]);
+    layers("qwen2-mixed", &[bare.clone(), ("max_window_layers", None)], &[], &[0, 1, 2]);
+    layers("qwen2-mixed", &[("use_sliding_window", Some(json!(false)))], &[], &[0, 1, 2]);
+    layers("smollm3", &[], &[2, 3], &[0, 1, 3]);
+    layers("smollm3", std::slice::from_ref(&bare), &[2], &[0, 1, 3]);
+    layers("smollm3", &[("use_sliding_window", None)], &[], &[0, 1, 3]);
+    let unlisted = ("no_rope_layers", None);
+    layers("smollm3", &[unlisted.clone(), ("no_rope_layer_interval", None)], &[2, 3], &[0, 1, 2]);
+    layers("smollm3", &[unlisted, ("no_rope_layer_interval", Some(json!(2))), bare], &[1, 3], &[0, 2]);
+}
+
 #[test]
 fn the_same_weights_give_the_same_bytes() {
     let original = Checkpoint::open(fixtures().join("qwen3")).unwrap();
@@ -270,12 +301,12 @@ fn descriptions_are_refused_by_field() {
         config("rope_parameters", Some(json!({"partial_rotary_factor": 0.4}))),
         &["rotary dim 3 must be even"],
     );
-    let sliding = |folder: &Path| {
-        config("use_sliding_window", Some(json!(true)))(folder);
-        config("layer_types", None)(folder);
-        config("max_window_layers", Some(json!(1)))(folder);
-    };
-    refuses("qwen2-tied", sliding, &["use_sliding_window concerns 2 of 3 layers"]);
+    let types = |types: Value| move |folder: &Path| config("layer_types", Some(types))(folder);
+    refuses("qwen2-mixed", types(json!(["full_attention"])), &["layer_types lists 1 layers of 3"]);
+    let chunked = json!(["full_attention", "chunked_attention", "sliding_attention"]);
+    refuses("qwen2-mixed", types(chunked), &["layer_types lists \"chunked_attention\"; known are full_attention"]);
+    refuses("smollm3", config("no_rope_layers", Some(json!([1, 0]))), &["no_rope_layers lists 2 layers of 4"]);
+    refuses("smollm3", config("no_rope_layers", Some(json!([1, 0, 2, 1]))), &["no_rope_layers lists 2; known are"]);
     let two = |folder: &Path| {
         config("n_embd", None)(folder);
         config("vocab_size", Some(json!(-1)))(folder);

@@ -87,7 +87,7 @@ fn converted(folder: &Path, config: &Config) -> Named {
             }
             return (rename(&name, &GPT2_NAMES), (shape, values));
         }
-        let permuted = matches!(config.family, Family::Llama | Family::Mistral);
+        let permuted = matches!(config.family, Family::Llama | Family::Mistral | Family::SmolLm3);
         if permuted && name.contains("q_proj") {
             values = permute(&values, shape[0], config.heads);
         }

@@ -28,7 +28,7 @@ fn fixtures() -> PathBuf {
 }
 
 /// The cases in it.
-const CASES: [&str; 12] = [
+const CASES: [&str; 14] = [
     "gpt2-tied",
     "gpt2-untied",
     "gpt2-odd-heads",
@@ -41,6 +41,8 @@ const CASES: [&str; 12] = [
     "qwen3",
     "neox-parallel",
     "neox-sequential",
+    "smollm3",
+    "qwen2-mixed",
 ];
 
 /// Tensors by name, with their shapes.

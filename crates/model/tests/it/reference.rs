@@ -270,3 +270,13 @@ fn neox_attention_and_mlp_in_parallel() {
 fn neox_attention_before_mlp() {
     check("neox-sequential");
 }
+
+#[test]
+fn smollm3_layers_without_positions() {
+    check("smollm3");
+}
+
+#[test]
+fn qwen2_some_layers_with_a_window() {
+    check("qwen2-mixed");
+}
