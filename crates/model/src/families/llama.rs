@@ -11,6 +11,7 @@ use crate::{Activation, Config, Family, Norm, Position, Rotary, Scaling, config:
 pub(crate) static LLAMA: Table = Table {
     model_type: "llama",
     class: "Llama",
+    classifier: None,
     language: "ForCausalLM",
     value_head: "score",
     unembedding: "lm_head.weight",
@@ -114,30 +115,22 @@ fn read(fields: &Fields, family: Family, absent: Absent) -> Config {
         // Transformers ignores the field in these families, so the weights' author did not mean it.
         fields.refuse("partial_rotary_factor", "is not 1; this family rotates whole heads");
     }
+    let context = fields.count("max_position_embeddings");
     Config {
         family,
-        vocab: fields.count("vocab_size"),
-        width,
-        layers: fields.count("num_hidden_layers"),
-        heads,
         kv_heads: fields.count_opt("num_key_value_heads").unwrap_or(heads),
         head_dim,
         inner: fields.count("intermediate_size"),
-        context: fields.count("max_position_embeddings"),
         norm: Norm::Rms { eps: fields.number("rms_norm_eps", 1e-6) },
         position: Position::Rotary(rotary),
         activation: Activation::SwiGlu,
-        parallel_residual: false,
         qkv_bias: false,
         attn_out_bias: false,
         mlp_bias: false,
         tied: fields.flag("tie_word_embeddings", absent.tied),
-        qk_norm: false,
-        sliding_window: None,
-        full_attention: BTreeSet::new(),
-        unrotated: BTreeSet::new(),
         bos: fields.id("bos_token_id"),
         eos: fields.ids("eos_token_id"),
+        ..Config::tiny_gpt2(fields.count("vocab_size"), width, fields.count("num_hidden_layers"), heads, context)
     }
 }
 
@@ -169,7 +162,7 @@ pub(crate) fn rotary(fields: &Fields, head_dim: usize, theta: (&str, f64), parti
     }
 }
 
-fn scaling(fields: &Fields) -> Scaling {
+pub(super) fn scaling(fields: &Fields) -> Scaling {
     let field = if fields.has("rope_type") { "rope_type" } else { "type" };
     match fields.text(field).unwrap_or("default") {
         "default" => Scaling::None,
@@ -253,10 +246,7 @@ fn with_smollm3_layers(fields: &Fields, config: Config) -> Config {
             flags.filter(|(_, flag)| is_zero(fields, flag)).map(|(layer, _)| layer).collect()
         }
         None => {
-            let interval = fields.count_opt("no_rope_layer_interval").unwrap_or(NO_ROPE_INTERVAL);
-            if interval == 0 {
-                fields.refuse("no_rope_layer_interval", "is 0; leave it out for 4");
-            }
+            let interval = interval(fields, "no_rope_layer_interval", NO_ROPE_INTERVAL);
             every(interval, config.layers)
         }
     };
@@ -274,8 +264,17 @@ pub(crate) fn unrotated(layers: usize) -> BTreeSet<usize> {
     every(NO_ROPE_INTERVAL, layers)
 }
 
+/// After how many layers one of the other kind comes.
+pub(super) fn interval(fields: &Fields, field: &str, default: usize) -> usize {
+    let interval = fields.count_opt(field).unwrap_or(default);
+    if interval == 0 {
+        fields.refuse(field, &format!("is 0; leave it out for {default}"));
+    }
+    interval
+}
+
 /// The last of every `interval` layers.
-pub(super) fn every(interval: usize, layers: usize) -> BTreeSet<usize> {
+pub(crate) fn every(interval: usize, layers: usize) -> BTreeSet<usize> {
     (0..layers.min(MOST_LAYERS)).filter(|layer| (layer + 1).is_multiple_of(interval)).collect()
 }
 
@@ -305,8 +304,7 @@ fn write_qwen(config: &Config) -> Map<String, Value> {
     fields
 }
 
-fn write(config: &Config) -> Map<String, Value> {
-    let (Norm::Layer { eps } | Norm::Rms { eps }) = config.norm;
+pub(super) fn write(config: &Config) -> Map<String, Value> {
     let mut fields = Map::new();
     let mut set = |field: &str, value: Value| fields.insert(field.to_owned(), value);
     set("hidden_size", json!(config.width));
@@ -316,7 +314,7 @@ fn write(config: &Config) -> Map<String, Value> {
     set("num_hidden_layers", json!(config.layers));
     set("intermediate_size", json!(config.inner));
     set("max_position_embeddings", json!(config.context));
-    set("rms_norm_eps", json!(eps));
+    set("rms_norm_eps", json!(config.norm.eps()));
     set("hidden_act", json!("silu"));
     set("attention_dropout", json!(0.0));
     if let Position::Rotary(rotary) = config.position {
@@ -340,7 +338,7 @@ pub(crate) fn write_scaling(scaling: Scaling) -> Value {
     }
 }
 
-fn trunk(config: &Config) -> Vec<Piece> {
+pub(super) fn trunk(config: &Config) -> Vec<Piece> {
     let mut pieces = vec![Piece::whole("embed_tokens.weight", "embed.weight", config.vocab)];
     for layer in 0..config.layers {
         layer_pieces(config, layer, &mut pieces);
@@ -367,7 +365,13 @@ fn layer_pieces(config: &Config, layer: usize, pieces: &mut Vec<Piece>) {
         add("self_attn.k_norm", "k_norm", 0..head_dim, false);
     }
     add("self_attn.o_proj", "attn_out", 0..width, config.attn_out_bias);
-    add("post_attention_layernorm", "mlp_norm", 0..width, false);
+    if config.post_norms {
+        add("post_attention_layernorm", "attn_post_norm", 0..width, false);
+        add("pre_feedforward_layernorm", "mlp_norm", 0..width, false);
+        add("post_feedforward_layernorm", "mlp_post_norm", 0..width, false);
+    } else {
+        add("post_attention_layernorm", "mlp_norm", 0..width, false);
+    }
     add("mlp.gate_proj", "gate_up", 0..inner, config.mlp_bias);
     add("mlp.up_proj", "gate_up", inner..2 * inner, config.mlp_bias);
     add("mlp.down_proj", "down", 0..width, config.mlp_bias);

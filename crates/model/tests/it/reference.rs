@@ -280,3 +280,13 @@ fn smollm3_layers_without_positions() {
 fn qwen2_some_layers_with_a_window() {
     check("qwen2-mixed");
 }
+
+#[test]
+fn gemma2_caps_and_norms_after_each_half() {
+    check("gemma2");
+}
+
+#[test]
+fn gemma3_two_rotations_and_two_kinds_of_layer() {
+    check("gemma3");
+}
