@@ -18,6 +18,8 @@ pub enum Nonlinearity {
     GeluErf,
     /// [`swiglu`], which halves the width.
     SwiGlu,
+    /// [`geglu`], which halves the width.
+    GeGlu,
 }
 
 /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))` of `x (n, I)`: `(n, I)`, the approximation that
@@ -44,10 +46,23 @@ pub fn swiglu(x: &Tensor) -> Result<Tensor> {
     Branch::of(x).activation(Nonlinearity::SwiGlu)?.alone()
 }
 
+/// `gelu(gate) * up` of `x (n, 2I)`, whose first I channels are the gate, with the GELU of [`gelu_tanh`]: `(n, I)`
+/// (Shazeer 2020, arXiv 2002.05202, equation 5), what Gemma uses.
+///
+/// Errors: `x` is not a matrix of an even number of columns.
+pub fn geglu(x: &Tensor) -> Result<Tensor> {
+    Branch::of(x).activation(Nonlinearity::GeGlu)?.alone()
+}
+
 impl Nonlinearity {
+    /// Whether the first half of what goes in multiplies the second.
+    pub(crate) fn is_gated(self) -> bool {
+        matches!(self, Nonlinearity::SwiGlu | Nonlinearity::GeGlu)
+    }
+
     /// Channels that come out where `width` go in.
     pub(crate) fn output(self, width: usize) -> usize {
-        if self == Nonlinearity::SwiGlu { width / 2 } else { width }
+        if self.is_gated() { width / 2 } else { width }
     }
 
     /// The function on slices: rows of `width` elements.
@@ -55,7 +70,8 @@ impl Nonlinearity {
         match self {
             Nonlinearity::GeluTanh => map(GeluTanh, x),
             Nonlinearity::GeluErf => map(GeluErf, x),
-            Nonlinearity::SwiGlu => swiglu_forward(x, width / 2),
+            Nonlinearity::SwiGlu => gated(Silu, x, width / 2),
+            Nonlinearity::GeGlu => gated(GeluTanh, x, width / 2),
         }
     }
 
@@ -64,26 +80,29 @@ impl Nonlinearity {
         match self {
             Nonlinearity::GeluTanh => map_slope(GeluTanh, x, dy),
             Nonlinearity::GeluErf => map_slope(GeluErf, x, dy),
-            Nonlinearity::SwiGlu => swiglu_backward(x, dy, width / 2),
+            Nonlinearity::SwiGlu => gated_slope(Silu, x, dy, width / 2),
+            Nonlinearity::GeGlu => gated_slope(GeluTanh, x, dy, width / 2),
         }
     }
 }
 
 impl Branch {
-    /// [`gelu_tanh`], [`gelu_erf`] or [`swiglu`].
+    /// [`gelu_tanh`], [`gelu_erf`], [`swiglu`] or [`geglu`].
     pub fn activation(self, function: Nonlinearity) -> Result<Branch> {
         let (n, width) = self.dims("activation", "x")?;
-        if function == Nonlinearity::SwiGlu && !width.is_multiple_of(2) {
+        if function.is_gated() && !width.is_multiple_of(2) {
             let expected = "a matrix of an even number of columns".to_owned();
-            return Err(Error::Shape { op: "swiglu", argument: "x", expected, got: vec![n, width] });
+            return Err(Error::Shape { op: "activation", argument: "x", expected, got: vec![n, width] });
         }
         if self.is_fused() {
             return Ok(self.step(n, Activation { function, width }));
         }
+        let (gate, up) = (|x: &Tensor| x.narrow(1, 0, width / 2), |x: &Tensor| x.narrow(1, width / 2, width / 2));
         self.map(|x| match function {
             Nonlinearity::GeluTanh => Ok(x.gelu()?),
             Nonlinearity::GeluErf => Ok(x.gelu_erf()?),
-            Nonlinearity::SwiGlu => Ok((x.narrow(1, 0, width / 2)?.silu()? * x.narrow(1, width / 2, width / 2)?)?),
+            Nonlinearity::SwiGlu => Ok((gate(x)?.silu()? * up(x)?)?),
+            Nonlinearity::GeGlu => Ok((gate(x)?.gelu()? * up(x)?)?),
         })
     }
 }
@@ -250,29 +269,48 @@ impl Function for GeluErf {
     }
 }
 
-fn swiglu_forward(x: &[f32], half: usize) -> Vec<f32> {
+/// `f(gate) * up` of rows of `half` gates and as many ups.
+fn gated<F: Function>(f: F, x: &[f32], half: usize) -> Vec<f32> {
     let rows = |first: usize, y: &mut [f32]| {
         let x = &x[2 * first * half..][..2 * y.len()];
-        Level::best().run(SwiGluForward { x, half, y })
+        Level::best().run(GatedForward { f, x, half, y })
     };
     op::build_blocks(x.len() / 2, half, rows).0
 }
 
-fn swiglu_backward(x: &[f32], dy: &[f32], half: usize) -> Vec<f32> {
+fn gated_slope<F: Function>(f: F, x: &[f32], dy: &[f32], half: usize) -> Vec<f32> {
     let rows = |first: usize, dx: &mut [f32]| {
         let (x, dy) = (&x[2 * first * half..][..dx.len()], &dy[first * half..][..dx.len() / 2]);
-        Level::best().run(SwiGluBackward { x, dy, half, dx })
+        Level::best().run(GatedBackward { f, x, dy, half, dx })
     };
     op::build_blocks(x.len(), 2 * half, rows).0
 }
 
-struct SwiGluForward<'a> {
+/// `x sigmoid(x)`, whose slope is `s (1 + x (1 - s))` with `s = sigmoid(x)`.
+#[derive(Clone, Copy)]
+struct Silu;
+
+impl Function for Silu {
+    #[inline(always)]
+    fn value<L: Lanes>(self, lanes: L, x: L::V) -> L::V {
+        lanes.mul(x, lanes.sigmoid(x))
+    }
+
+    #[inline(always)]
+    fn slope<L: Lanes>(self, lanes: L, x: L::V) -> L::V {
+        let (s, one) = (lanes.sigmoid(x), lanes.splat(1.0));
+        lanes.mul(s, lanes.mul_add(x, lanes.sub(one, s), one))
+    }
+}
+
+struct GatedForward<'a, F> {
+    f: F,
     x: &'a [f32],
     half: usize,
     y: &'a mut [f32],
 }
 
-impl Kernel for SwiGluForward<'_> {
+impl<F: Function> Kernel for GatedForward<'_, F> {
     type Output = ();
 
     #[inline(always)]
@@ -280,37 +318,35 @@ impl Kernel for SwiGluForward<'_> {
         for (x, y) in self.x.chunks_exact(2 * self.half).zip(self.y.chunks_exact_mut(self.half)) {
             let (gates, ups) = x.split_at(self.half);
             for at in (0..self.half).step_by(LANES) {
-                let gate = load(lanes, gates, at, 0.0);
-                let silu = lanes.mul(gate, lanes.sigmoid(gate));
-                store(lanes, lanes.mul(silu, load(lanes, ups, at, 0.0)), y, at);
+                let opened = self.f.value(lanes, load(lanes, gates, at, 0.0));
+                store(lanes, lanes.mul(opened, load(lanes, ups, at, 0.0)), y, at);
             }
         }
     }
 }
 
-struct SwiGluBackward<'a> {
+struct GatedBackward<'a, F> {
+    f: F,
     x: &'a [f32],
     dy: &'a [f32],
     half: usize,
     dx: &'a mut [f32],
 }
 
-impl Kernel for SwiGluBackward<'_> {
+impl<F: Function> Kernel for GatedBackward<'_, F> {
     type Output = ();
 
-    /// With `s = sigmoid(gate)`: `d up = dy gate s` and `d gate = dy up s (1 + gate (1 - s))`.
+    /// `d up = dy f(gate)` and `d gate = dy up f'(gate)`.
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let (half, one) = (self.half, lanes.splat(1.0));
+        let half = self.half;
         let rows = self.x.chunks_exact(2 * half).zip(self.dx.chunks_exact_mut(2 * half));
         for ((x, dx), dy) in rows.zip(self.dy.chunks_exact(half)) {
             let ((gates, ups), (dgates, dups)) = (x.split_at(half), dx.split_at_mut(half));
             for at in (0..half).step_by(LANES) {
                 let (gate, up, dy) = (load(lanes, gates, at, 0.0), load(lanes, ups, at, 0.0), load(lanes, dy, at, 0.0));
-                let s = lanes.sigmoid(gate);
-                store(lanes, lanes.mul(dy, lanes.mul(gate, s)), dups, at);
-                let slope = lanes.mul(s, lanes.mul_add(gate, lanes.sub(one, s), one));
-                store(lanes, lanes.mul(dy, lanes.mul(up, slope)), dgates, at);
+                store(lanes, lanes.mul(dy, self.f.value(lanes, gate)), dups, at);
+                store(lanes, lanes.mul(dy, lanes.mul(up, self.f.slope(lanes, gate))), dgates, at);
             }
         }
     }
@@ -331,8 +367,9 @@ mod tests {
             ("gelu_tanh", Nonlinearity::GeluTanh),
             ("gelu_erf", Nonlinearity::GeluErf),
             ("swiglu", Nonlinearity::SwiGlu),
+            ("geglu", Nonlinearity::GeGlu),
         ] {
-            if kind != Nonlinearity::SwiGlu || width.is_multiple_of(2) {
+            if !kind.is_gated() || width.is_multiple_of(2) {
                 let case = Case { op, rows, width, x, parameters: &[] };
                 check(
                     &case,

@@ -5,7 +5,10 @@
 //! over keys in order. Rows are computed several at once only to reuse loads; which rows, and what
 //! else is in the batch, changes no bit. Keys outside a row's reach enter as exact zeros.
 
-use crate::simd::{Kernel, LANES, Lanes, Vector};
+use crate::{
+    Scoring,
+    simd::{Kernel, LANES, Lanes, Vector},
+};
 use std::ops::Range;
 
 /// Rows whose probabilities the backward pass keeps before it adds them to the keys' gradients.
@@ -138,8 +141,8 @@ pub(crate) struct Scratch {
 pub(crate) struct Attend<'a, F> {
     /// Channels per head.
     pub(crate) dim: usize,
-    /// Factor of the scores.
-    pub(crate) scale: f32,
+    /// How products become scores.
+    pub(crate) scoring: Scoring,
     /// Keys, by [`PutTransposed`].
     pub(crate) keys: &'a [Vector],
     /// Values, by [`PutRows`].
@@ -178,7 +181,7 @@ impl<F: FnMut(usize, &[f32], ScoreNormaliser)> Attend<'_, F> {
         grow(&mut scratch.queries, self.dim);
         let side_by_side = &mut scratch.queries[..self.dim];
         transpose_rows(lanes, queries.iter().map(|query| query.channels), side_by_side);
-        scale_row(lanes, side_by_side, self.scale);
+        scale_row(lanes, side_by_side, self.scoring.scale);
         let reach = reach(queries.iter().map(|query| &query.seen));
         let stride = reach.len();
         grow(&mut scratch.weights, R * stride);
@@ -188,6 +191,9 @@ impl<F: FnMut(usize, &[f32], ScoreNormaliser)> Attend<'_, F> {
         let mut normalisers = [ScoreNormaliser::default(); R];
         for (r, normaliser) in normalisers.iter_mut().enumerate() {
             let row = &mut scratch.weights[r * stride..][..stride];
+            if let Some(cap) = self.scoring.softcap {
+                cap_row(lanes, row, cap);
+            }
             *normaliser = softmax(lanes, row, within(&queries[r].seen, &reach));
         }
 
@@ -217,8 +223,8 @@ pub(crate) struct Gradient {
 pub(crate) struct AttendBackward<'a, F> {
     /// Channels per head.
     pub(crate) dim: usize,
-    /// Factor of the scores.
-    pub(crate) scale: f32,
+    /// How products become scores.
+    pub(crate) scoring: Scoring,
     /// Keys, by [`PutTransposed`].
     pub(crate) keys: &'a [Vector],
     /// Keys, by [`PutRows`].
@@ -298,7 +304,7 @@ impl<F: FnMut(usize, &[f32])> AttendBackward<'_, F> {
         grow(&mut scratch.queries, self.dim);
         let side_by_side = &mut scratch.queries[..self.dim];
         transpose_rows(lanes, (first..first + R).map(|i| get_row(self.queries, i, self.dim)), side_by_side);
-        scale_row(lanes, side_by_side, self.scale);
+        scale_row(lanes, side_by_side, self.scoring.scale);
         let products = Products { queries: side_by_side, keys: self.keys, blocks: reach.clone() };
         products.write::<L, R, N>(lanes, weights, stride);
         transpose_rows(lanes, (first..first + R).map(|i| get_row(self.grads, i, self.dim)), side_by_side);
@@ -309,7 +315,14 @@ impl<F: FnMut(usize, &[f32])> AttendBackward<'_, F> {
             let (weights, slopes) = (&mut weights[r * stride..], &mut slopes[r * stride..]);
             let at = (first + r) * width..(first + r + 1) * width;
             let delta = dot(lanes, &self.outs[at.clone()], &self.grads[at]);
-            score_slopes(lanes, &mut weights[..reach.len()], &mut slopes[..reach.len()], row, delta, &reach);
+            let (weights, slopes) = (&mut weights[..reach.len()], &mut slopes[..reach.len()]);
+            if let Some(cap) = self.scoring.softcap {
+                cap_row(lanes, weights, cap);
+                bend_row(lanes, slopes, delta, weights, cap);
+                score_slopes(lanes, weights, slopes, row, 0.0, &reach);
+            } else {
+                score_slopes(lanes, weights, slopes, row, delta, &reach);
+            }
         }
 
         let keys = rows[R - 1].seen.end - reach.start * LANES;
@@ -317,7 +330,7 @@ impl<F: FnMut(usize, &[f32])> AttendBackward<'_, F> {
         grow(&mut scratch.out, R * width);
         weights.combine::<L, R, N>(lanes, &self.key_rows[reach.start * LANES * width..], width, &mut scratch.out);
         for r in 0..R {
-            scale_row(lanes, &mut scratch.out[r * width..][..width], self.scale);
+            scale_row(lanes, &mut scratch.out[r * width..][..width], self.scoring.scale);
             (self.put)(first + r, get_row(&scratch.out, r, self.dim));
         }
         R
@@ -348,7 +361,7 @@ impl<F: FnMut(usize, &[f32])> AttendBackward<'_, F> {
             let grads = Spread { weights, stride, rows: &self.grads[at..], count: seeing.len(), width, scale: 1.0 };
             grads.add::<L, R, N>(lanes, &mut self.value_grads[key * width..]);
             let weights = &self.scratch.slopes.as_flattened()[from..];
-            let queries = Spread { weights, rows: &self.queries[at..], scale: self.scale, ..grads };
+            let queries = Spread { weights, rows: &self.queries[at..], scale: self.scoring.scale, ..grads };
             queries.add::<L, R, N>(lanes, &mut self.key_grads[key * width..]);
         }
     }
@@ -388,6 +401,27 @@ fn scale_row<L: Lanes>(lanes: L, row: &mut [Vector], scale: f32) {
     let scale = lanes.splat(scale);
     for vector in row {
         lanes.store(lanes.mul(lanes.load(vector), scale), vector);
+    }
+}
+
+/// `cap tanh(score / cap)`.
+#[inline(always)]
+fn cap_row<L: Lanes>(lanes: L, scores: &mut [Vector], cap: f32) {
+    let cap = lanes.splat(cap);
+    for scores in scores {
+        lanes.store(lanes.softcap(lanes.load(scores), cap), scores);
+    }
+}
+
+/// Takes `delta` off the gradients of the probabilities, and multiplies them by the slopes of their capped scores,
+/// `1 - (capped / cap)^2`: what [`score_slopes`] then makes of them, with a delta of 0, are slopes of scores without
+/// their cap.
+#[inline(always)]
+fn bend_row<L: Lanes>(lanes: L, grads: &mut [Vector], delta: f32, capped: &[Vector], cap: f32) {
+    let (delta, cap) = (lanes.splat(delta), lanes.splat(cap));
+    for (grads, capped) in grads.iter_mut().zip(capped) {
+        let slope = lanes.softcap_slope(lanes.load(capped), cap);
+        lanes.store(lanes.mul(lanes.sub(lanes.load(grads), delta), slope), grads);
     }
 }
 

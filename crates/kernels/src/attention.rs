@@ -1,6 +1,6 @@
 //! Causal attention over packed sequences, some of which share a prefix.
 
-use crate::{Branch, Error, HeadLayout, Result, Span, op, simd::Level};
+use crate::{Branch, Error, HeadLayout, Result, Scoring, Span, op, simd::Level};
 use candle_core::Tensor;
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
@@ -19,10 +19,10 @@ pub fn attention(
     qkv: &Tensor,
     spans: &Arc<[Span]>,
     layout: HeadLayout,
-    scale: f32,
+    scoring: impl Into<Scoring>,
     window: Option<usize>,
 ) -> Result<Tensor> {
-    Branch::of(qkv).attention(spans, layout, scale, window)?.alone()
+    Branch::of(qkv).attention(spans, layout, scoring, window)?.alone()
 }
 
 impl Branch {
@@ -31,13 +31,14 @@ impl Branch {
         self,
         spans: &Arc<[Span]>,
         layout: HeadLayout,
-        scale: f32,
+        scoring: impl Into<Scoring>,
         window: Option<usize>,
     ) -> Result<Branch> {
+        let scoring = scoring.into();
         if self.is_fused() {
-            return fused::attention_at(Level::best(), self, spans, layout, scale, window);
+            return fused::attention_at(Level::best(), self, spans, layout, scoring, window);
         }
-        self.map(|qkv| attention_composed(qkv, spans, layout, scale, window))
+        self.map(|qkv| attention_composed(qkv, spans, layout, scoring, window))
     }
 }
 
@@ -54,6 +55,11 @@ pub(crate) fn check(
     }
     op::check_shape(op, "qkv", &[rows, columns], &[rows, layout.qkv_dim()])?;
     Ok(rows)
+}
+
+/// Refuses a soft cap that is not above 0.
+pub(crate) fn check_softcap(op: &'static str, scoring: Scoring) -> Result<()> {
+    scoring.softcap.map_or(Ok(()), |cap| op::check_positive(op, "softcap", cap))
 }
 
 /// Refuses a layout whose query heads cannot be divided among its key heads.

@@ -264,9 +264,9 @@ mod tests {
     use super::*;
     use crate::memory;
     use crate::{
-        FeedForward, HeadLayout, Nonlinearity, Params, Path, Rope, Span, Spec, attention, check::normals,
-        check::numbers, dropout, embedding, gather_rows, gelu_erf, gelu_tanh, head_norm, layer_norm, linear, rms_norm,
-        rope, swiglu,
+        FeedForward, Gain, HeadLayout, Nonlinearity, Params, Path, Rope, Span, Spec, attention, check::normals,
+        check::numbers, dropout, embedding, gather_rows, geglu, gelu_erf, gelu_tanh, head_norm, layer_norm, linear,
+        rms_norm, rope, swiglu,
     };
     use candle_core::{DType, Device};
     use instruct_random::Source;
@@ -371,13 +371,37 @@ mod tests {
         }
     }
 
+    /// Gemma norms what a branch adds, too, with gains that are stored less 1, and caps its scores.
+    #[test]
+    fn a_branch_may_end_in_a_norm() {
+        let scoring = crate::Scoring { scale: 0.4, softcap: Some(0.6) };
+        let branch = |branch: Branch, params: &Params| {
+            let get = |name| Gain::one_plus(&params.get(name).unwrap());
+            let qkv = branch.rms_norm(get("gain"), 1e-5)?.linear(&params.get("qkv").unwrap(), None)?;
+            let attended =
+                qkv.head_norm(get("q"), get("k"), 1e-6, LAYOUT)?.attention(&spans(), LAYOUT, scoring, None)?;
+            let out = attended.at(&[69, 3, 3])?.linear(&params.get("out").unwrap(), None)?;
+            out.rms_norm(get("down_bias"), 1e-5)?.added()
+        };
+        let apart = |x: &Tensor, params: &Params| {
+            let get = |name| Gain::one_plus(&params.get(name).unwrap());
+            let qkv = linear(&rms_norm(x, get("gain"), 1e-5)?, &params.get("qkv").unwrap(), None)?;
+            let qkv = head_norm(&qkv, get("q"), get("k"), 1e-6, LAYOUT)?;
+            let attended = gather_rows(&attention(&qkv, &spans(), LAYOUT, scoring, None)?, &[69, 3, 3])?;
+            let out = linear(&attended, &params.get("out").unwrap(), None)?;
+            Ok((gather_rows(x, &[69, 3, 3])? + rms_norm(&out, get("down_bias"), 1e-5)?)?)
+        };
+        check(branch, apart);
+    }
+
     #[test]
     fn feed_forward_half_of_a_block() {
         type Function = fn(&Tensor) -> Result<Tensor>;
-        let functions: [(_, Function, _); 3] = [
+        let functions: [(_, Function, _); 4] = [
             (Nonlinearity::GeluTanh, gelu_tanh, "down"),
             (Nonlinearity::GeluErf, gelu_erf, "down"),
             (Nonlinearity::SwiGlu, swiglu, "gated_down"),
+            (Nonlinearity::GeGlu, geglu, "gated_down"),
         ];
         for (nonlinearity, function, down) in functions {
             let layer = |params: &Params| {
@@ -486,6 +510,10 @@ mod tests {
             let own = memory::norm(N, WIDTH).saved + memory::attention(N, LAYOUT).saved;
             check_kept(branch.linear(&get("out"), None).unwrap(), held.saved - own);
         }
+        // A norm at the end reads what comes out of the projection.
+        let normed = Branch::of(&x).layer_norm(&get("gain"), &get("bias"), 1e-5).unwrap().linear(&get("out"), None);
+        let own = memory::norm(N, WIDTH).saved;
+        check_kept(normed.unwrap().rms_norm(&get("gain"), 1e-5).unwrap(), memory::norm_of_result(N, WIDTH) - own);
         let layer = FeedForward {
             up: get("up"),
             up_bias: None,

@@ -1,9 +1,9 @@
 //! Keys and values of the tokens decoded so far, and attention over them.
 
 use crate::{
-    Error, HeadLayout, Result,
+    Error, HeadLayout, Result, Scoring,
     attend::{Attend, PutRows, Query, put_transposed, seen, vectors},
-    attention::{Columns, Sequence, Split, check, check_layout, compose, for_each},
+    attention::{Columns, Sequence, Split, check, check_layout, check_softcap, compose, for_each},
     op,
     shared::Shared,
     simd::{LANES, Level, Vector},
@@ -24,16 +24,18 @@ pub fn cached_attention(
     layer: usize,
     cache: &mut KvCache,
     rows: &[CacheRow],
-    scale: f32,
+    scoring: impl Into<Scoring>,
     window: Option<usize>,
 ) -> Result<Tensor> {
+    let scoring = scoring.into();
+    check_softcap("cached_attention", scoring)?;
     let n = check("cached_attention", op::dims2("cached_attention", "qkv", qkv)?, cache.layout, window)?;
     op::check_shape("cached_attention", "rows", &[rows.len()], &[n])?;
     cache.claim(layer, rows)?;
     let (qkv, layout, capacity) = (qkv.detach().contiguous()?, cache.layout, cache.capacity);
     match cache.storage_for(&qkv)? {
-        Storage::Fused(layers) => attend(&mut layers[layer], &qkv, rows, layout, scale, window),
-        Storage::Composed(layers) => layers[layer].attend(&qkv, rows, capacity, layout, scale, window),
+        Storage::Fused(layers) => attend(&mut layers[layer], &qkv, rows, layout, scoring, window),
+        Storage::Composed(layers) => layers[layer].attend(&qkv, rows, capacity, layout, scoring, window),
     }
 }
 
@@ -202,7 +204,7 @@ fn attend(
     qkv: &Tensor,
     rows: &[CacheRow],
     layout: HeadLayout,
-    scale: f32,
+    scoring: Scoring,
     window: Option<usize>,
 ) -> Result<Tensor> {
     let qkv = op::Elements::of(qkv)?;
@@ -238,7 +240,7 @@ fn attend(
             let (row, head) = places[query];
             shared.slice((row * heads + head) * dim, dim).copy_from_slice(result);
         };
-        Level::best().run(Attend { dim, scale, keys, values, queries: &queries, put, scratch });
+        Level::best().run(Attend { dim, scoring, keys, values, queries: &queries, put, scratch });
     });
     Ok(Tensor::from_vec(out, (rows.len(), layout.out_dim()), &Device::Cpu)?)
 }
@@ -278,7 +280,7 @@ impl Composed {
         rows: &[CacheRow],
         capacity: usize,
         layout: HeadLayout,
-        scale: f32,
+        scoring: Scoring,
         window: Option<usize>,
     ) -> Result<Tensor> {
         let Split { q, k, v } = Split::of(qkv, layout)?;
@@ -293,7 +295,7 @@ impl Composed {
             let rows = own.into_iter().map(|row| row as u32).collect();
             Sequence { rows, positions, keys: keys.map(|key| key as u32).collect() }
         });
-        compose(&q, &self.keys, &self.values, sequences.collect(), layout, scale, window)
+        compose(&q, &self.keys, &self.values, sequences.collect(), layout, scoring, window)
     }
 }
 
@@ -333,20 +335,46 @@ mod tests {
         (heads, kv_heads, head_dim): (usize, usize, usize),
         window: Option<usize>,
     ) {
+        // A cap that bends these scores, and none.
+        for softcap in [None, Some(0.7 * size * size)] {
+            check_scoring(
+                (claim, size),
+                lengths,
+                step,
+                (heads, kv_heads, head_dim),
+                window,
+                Scoring { scale: SCALE, softcap },
+            );
+        }
+    }
+
+    #[track_caller]
+    fn check_scoring(
+        (claim, size): (&str, f32),
+        lengths: &[usize],
+        step: usize,
+        (heads, kv_heads, head_dim): (usize, usize, usize),
+        window: Option<usize>,
+        scoring: Scoring,
+    ) {
         let layout = HeadLayout { heads, kv_heads, head_dim };
         let starts: Vec<usize> = (0..lengths.len()).map(|i| lengths[..i].iter().sum()).collect();
         let spans: Arc<[Span]> =
             starts.iter().zip(lengths).map(|(&start, len)| Span { rows: start..start + len, prefix: None }).collect();
         let qkv = (projections(lengths.iter().sum(), layout) * f64::from(size)).unwrap();
         let wide: Vec<f64> = numbers(&qkv).into_iter().map(f64::from).collect();
-        let defined = definitions::attention(&wide, &spans, layout, f64::from(SCALE), window);
-        let composed = decode(&qkv.to_dtype(DType::F64).unwrap(), lengths, step, layout, window, KvCache::composed);
-        let case = format!("cached_attention {lengths:?} by {step}, {heads}:{kv_heads} of {head_dim}, {window:?}");
+        let defined = definitions::attention(&wide, &spans, layout, scoring, window);
+        let composed =
+            decode(&qkv.to_dtype(DType::F64).unwrap(), lengths, step, layout, scoring, window, KvCache::composed);
+        let case = format!(
+            "cached_attention {lengths:?} by {step}, {heads}:{kv_heads} of {head_dim}, {window:?}, cap {:?}",
+            scoring.softcap
+        );
         let (floor, tolerance) = if size < 1.0 { (1e-43, 5e-4) } else { (0.05, 1e-5) };
         for level in Level::available() {
             on(level, 2, false, || {
-                let decoded = decode(&qkv, lengths, step, layout, window, |cache| cache);
-                let trained = numbers(&attention(&qkv, &spans, layout, SCALE, window).unwrap());
+                let decoded = decode(&qkv, lengths, step, layout, scoring, window, |cache| cache);
+                let trained = numbers(&attention(&qkv, &spans, layout, scoring, window).unwrap());
                 let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
                 assert_eq!(bits(&decoded), bits(&trained), "{case}, {level:?}");
                 holds(claim, &format!("{case}, {level:?}"), relative(&decoded, &composed, floor), tolerance);
@@ -361,6 +389,7 @@ mod tests {
         lengths: &[usize],
         step: usize,
         layout: HeadLayout,
+        scoring: Scoring,
         window: Option<usize>,
         kind: impl Fn(KvCache) -> KvCache,
     ) -> Vec<f32> {
@@ -374,7 +403,7 @@ mod tests {
             let rows: Vec<CacheRow> = (0..lengths.len()).flat_map(own).collect();
             let flat: Vec<u32> = rows.iter().map(|row| (starts[row.slot] + row.position) as u32).collect();
             let picked = qkv.index_select(&Tensor::new(&*flat, &Device::Cpu).unwrap(), 0).unwrap();
-            let decoded = numbers(&cached_attention(&picked, 1, &mut cache, &rows, SCALE, window).unwrap());
+            let decoded = numbers(&cached_attention(&picked, 1, &mut cache, &rows, scoring, window).unwrap());
             for (row, decoded) in flat.iter().zip(decoded.chunks(layout.out_dim())) {
                 out[*row as usize * layout.out_dim()..][..layout.out_dim()].copy_from_slice(decoded);
             }
@@ -406,7 +435,7 @@ mod tests {
         let qkv = Tensor::from_vec(values, (rows, width), &Device::Cpu).unwrap();
         let wide: Vec<f64> = numbers(&qkv).into_iter().map(f64::from).collect();
         let spans = [Span { rows: 0..rows, prefix: None }];
-        let defined = definitions::attention(&wide, &spans, layout, 1.0, None);
+        let defined = definitions::attention(&wide, &spans, layout, 1.0.into(), None);
         for level in Level::available() {
             let decoded = on(level, 1, false, || {
                 let mut cache = KvCache::new(1, 1, rows, layout, &Device::Cpu).unwrap();

@@ -2,7 +2,7 @@
 //! nothing with the fused nor with the composed ones. Central differences of these are the gradients
 //! that tests expect.
 
-use crate::{HeadLayout, Nonlinearity, Span};
+use crate::{HeadLayout, Nonlinearity, Scoring, Span};
 
 pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
@@ -29,6 +29,11 @@ pub(crate) fn norm(x: &[f64], gain: &[f64], bias: Option<&[f64]>, eps: f64) -> V
         unit.enumerate().map(|(i, u)| gain[i] * u + bias.map_or(0.0, |b| b[i])).collect::<Vec<f64>>()
     };
     x.chunks(gain.len()).flat_map(row).collect()
+}
+
+/// The gain whose parameter this is, where it is stored less 1.
+pub(crate) fn one_plus(stored: &[f64]) -> Vec<f64> {
+    stored.iter().map(|w| 1.0 + w).collect()
 }
 
 /// RMS norm of the query heads and of the key heads.
@@ -74,20 +79,29 @@ fn sigmoid(x: f64) -> f64 {
 }
 
 pub(crate) fn activation(kind: Nonlinearity, x: &[f64], width: usize) -> Vec<f64> {
-    let gelu = |f: fn(f64) -> f64| x.iter().map(|x| x * f(*x)).collect();
+    let gelu_tanh = |x: f64| {
+        let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+        0.5 * x * (1.0 + inner.tanh())
+    };
+    let each = |f: &dyn Fn(f64) -> f64| x.iter().map(|x| f(*x)).collect();
+    let gated = |f: &dyn Fn(f64) -> f64| {
+        let row = |x: &[f64]| {
+            let (gate, up) = x.split_at(width / 2);
+            gate.iter().zip(up).map(|(gate, up)| f(*gate) * up).collect::<Vec<f64>>()
+        };
+        x.chunks(width).flat_map(row).collect()
+    };
     match kind {
-        Nonlinearity::GeluTanh => {
-            gelu(|x| 0.5 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh()))
-        }
-        Nonlinearity::GeluErf => gelu(|x| 0.5 * (1.0 + erf(x / 2f64.sqrt()))),
-        Nonlinearity::SwiGlu => {
-            let row = |x: &[f64]| {
-                let (gate, up) = x.split_at(width / 2);
-                gate.iter().zip(up).map(|(g, u)| g * sigmoid(*g) * u).collect::<Vec<f64>>()
-            };
-            x.chunks(width).flat_map(row).collect()
-        }
+        Nonlinearity::GeluTanh => each(&gelu_tanh),
+        Nonlinearity::GeluErf => each(&|x| 0.5 * x * (1.0 + erf(x / 2f64.sqrt()))),
+        Nonlinearity::SwiGlu => gated(&|x| x * sigmoid(x)),
+        Nonlinearity::GeGlu => gated(&gelu_tanh),
     }
+}
+
+/// `cap tanh(x / cap)`.
+pub(crate) fn softcap(x: f64, cap: Option<f64>) -> f64 {
+    cap.map_or(x, |cap| cap * (x / cap).tanh())
 }
 
 /// The logarithms of the softmax of one row of logits.
@@ -97,9 +111,9 @@ pub(crate) fn log_softmax(logits: &[f64]) -> Vec<f64> {
     logits.iter().map(|z| z - log_sum).collect()
 }
 
-/// For each prediction its log-probability under `softmax(hidden[row] wᵀ / temperature)`.
+/// For each prediction its log-probability under `softmax(cap(hidden[row] wᵀ) / temperature)`.
 pub(crate) fn logprobs(
-    (hidden, w): (&[f64], &[f64]),
+    (hidden, w, cap): (&[f64], &[f64], Option<f64>),
     width: usize,
     picked: &[u32],
     targets: &[u32],
@@ -107,7 +121,7 @@ pub(crate) fn logprobs(
 ) -> Vec<f64> {
     let logprob = |(&row, &target): (&u32, &u32)| {
         let logits = linear(&hidden[row as usize * width..][..width], w, None, width);
-        log_softmax(&logits.iter().map(|z| z / temperature).collect::<Vec<f64>>())[target as usize]
+        log_softmax(&logits.iter().map(|z| softcap(*z, cap) / temperature).collect::<Vec<f64>>())[target as usize]
     };
     picked.iter().zip(targets).map(logprob).collect()
 }
@@ -117,11 +131,12 @@ pub(crate) fn attention(
     qkv: &[f64],
     spans: &[Span],
     layout: HeadLayout,
-    scale: f64,
+    scoring: Scoring,
     window: Option<usize>,
 ) -> Vec<f64> {
     let HeadLayout { heads, kv_heads, head_dim: dim } = layout;
     let part = |row: usize, head: usize| &qkv[row * layout.qkv_dim() + head * dim..][..dim];
+    let score = |product: f64| softcap(f64::from(scoring.scale) * product, scoring.softcap.map(f64::from));
     let mut out = Vec::new();
     for span in spans {
         let keys: Vec<usize> = span.prefix.clone().into_iter().flatten().chain(span.rows.clone()).collect();
@@ -130,7 +145,7 @@ pub(crate) fn attention(
             let last = keys.iter().position(|key| *key == row).unwrap();
             let keys = &keys[window.map_or(0, |window| (last + 1).saturating_sub(window))..=last];
             let scores: Vec<f64> =
-                keys.iter().map(|key| scale * dot(part(row, head), part(*key, heads + kv_head))).collect();
+                keys.iter().map(|key| score(dot(part(row, head), part(*key, heads + kv_head)))).collect();
             let weights = log_softmax(&scores);
             let value = |d: usize| -> f64 {
                 let terms = keys.iter().zip(&weights);

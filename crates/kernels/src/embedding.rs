@@ -14,36 +14,58 @@ use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 ///
 /// Errors: a table that is not a matrix; an id that is not below V.
 pub fn embedding(ids: &[u32], table: &Param, sentinel: Option<&Tensor>) -> Result<Tensor> {
+    scaled_embedding(ids, table, 1.0, sentinel)
+}
+
+/// [`embedding`] times `scale`, which is rounded to the dtype of the table, as transformers rounds Gemma's root of C.
+///
+/// Errors: as [`embedding`].
+pub fn scaled_embedding(ids: &[u32], table: &Param, scale: f64, sentinel: Option<&Tensor>) -> Result<Tensor> {
     let (rows, width) = op::matrix("embedding", "table", table)?;
     op::check_indices("embedding", "ids", ids, rows)?;
     if table.path() == Path::Composed {
-        return composed(ids, table, sentinel.is_some());
+        return composed(ids, table, scale, sentinel.is_some());
     }
-    let lookup = Lookup { ids: ids.into(), table: table.clone(), width };
+    let lookup = Lookup { ids: ids.into(), table: table.clone(), scale: scale as f32, width };
     Ok(match sentinel {
         Some(sentinel) => sentinel.apply_op1(lookup)?,
         None => Tensor::from_vec(lookup.rows()?, (ids.len(), width), &Device::Cpu)?,
     })
 }
 
-fn composed(ids: &[u32], table: &Param, tracked: bool) -> Result<Tensor> {
+fn composed(ids: &[u32], table: &Param, scale: f64, tracked: bool) -> Result<Tensor> {
     let table = table.value(tracked)?;
-    select_rows(table, Tensor::new(ids, table.device())?, table.dtype())
+    let rows = select_rows(table, Tensor::new(ids, table.device())?, table.dtype())?;
+    if scale == 1.0 {
+        return Ok(rows);
+    }
+    // Candle multiplies by a number of the tensor's dtype, except in bf16 on a GPU.
+    let scale = Tensor::new(scale, table.device())?.to_dtype(table.dtype())?;
+    Ok(rows.broadcast_mul(&scale)?)
 }
 
 /// Its argument in the graph is the sentinel, since the table itself is untracked.
 struct Lookup {
     ids: Box<[u32]>,
     table: Param,
+    scale: f32,
     width: usize,
 }
 
 impl Lookup {
     fn rows(&self) -> candle_core::Result<Vec<f32>> {
-        Ok(match self.table.held() {
+        let rows = match self.table.held() {
             Some(held) => self.ids.iter().flat_map(|&id| held.row(id as usize)).collect(),
             None => op::gather(&self.table.elements()?, &self.ids, self.width),
-        })
+        };
+        Ok(self.scaled(rows))
+    }
+
+    fn scaled(&self, mut rows: Vec<f32>) -> Vec<f32> {
+        if self.scale != 1.0 {
+            rows.iter_mut().for_each(|x| *x *= self.scale);
+        }
+        rows
     }
 }
 
@@ -61,7 +83,9 @@ impl CustomOp1 for Lookup {
     fn bwd(&self, _sentinel: &Tensor, _rows: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         let grad = Elements::of(&grad)?;
-        self.table.accumulate(|table| op::scatter_add(table.numbers(), &self.ids, &grad, self.width));
+        let scaled = (self.scale != 1.0).then(|| self.scaled(grad.to_vec()));
+        let grad = scaled.as_deref().unwrap_or(&grad);
+        self.table.accumulate(|table| op::scatter_add(table.numbers(), &self.ids, grad, self.width));
         Ok(None)
     }
 }
@@ -88,6 +112,16 @@ mod tests {
         check(&case, op, |v| {
             let looked_up = definitions::rows(&v["table"], ids, width);
             v["x"].iter().zip(looked_up).map(|(x, y)| x + y).collect()
+        });
+        // The root of three is no number of either dtype.
+        let scale = 3f64.sqrt();
+        let op = |x: &Tensor, p: &crate::Params| {
+            let sentinel = x.track_op().then(|| p.sentinel());
+            Ok((x + scaled_embedding(ids, &p.get("table")?, scale, sentinel)?)?)
+        };
+        check(&Case { op: "scaled_embedding", ..case }, op, |v| {
+            let looked_up = definitions::rows(&v["table"], ids, width);
+            v["x"].iter().zip(looked_up).map(|(x, y)| x + scale * y).collect()
         });
     }
 

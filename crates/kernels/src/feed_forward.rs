@@ -6,7 +6,7 @@ use candle_core::Tensor;
 /// The parameters of a feed-forward layer of width C and inner width I.
 #[derive(Clone, Debug)]
 pub struct FeedForward {
-    /// `(I, C)`, or `(2I, C)` with the gate first for [`Nonlinearity::SwiGlu`].
+    /// `(I, C)`, or `(2I, C)` with the gate first for [`Nonlinearity::SwiGlu`] and [`Nonlinearity::GeGlu`].
     pub up: Param,
     /// As long as `up` has rows.
     pub up_bias: Option<Param>,
@@ -80,9 +80,10 @@ mod tests {
         row(X::Normal(1.0), 9, 17, 66, Nonlinearity::GeluErf);
         row(X::Normal(1.0), 70, 33, 130, Nonlinearity::SwiGlu);
         row(X::Normal(1.0), 130, 40, 160, Nonlinearity::GeluTanh);
-        for kind in [Nonlinearity::GeluTanh, Nonlinearity::GeluErf, Nonlinearity::SwiGlu] {
+        row(X::Normal(1.0), 70, 33, 130, Nonlinearity::GeGlu);
+        for kind in [Nonlinearity::GeluTanh, Nonlinearity::GeluErf, Nonlinearity::SwiGlu, Nonlinearity::GeGlu] {
             // A gate multiplies two projections.
-            row(X::Extreme(if kind == Nonlinearity::SwiGlu { 1e2 } else { 1e4 }), 5, 7, 22, kind);
+            row(X::Extreme(if kind.is_gated() { 1e2 } else { 1e4 }), 5, 7, 22, kind);
             row(X::Denormal, 5, 7, 22, kind);
         }
     }

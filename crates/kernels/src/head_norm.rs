@@ -1,7 +1,7 @@
-//! Root-mean-square norm of every query and key head: Qwen3's QK-norm.
+//! Root-mean-square norm of every query and key head: the QK-norm of Qwen3 and Gemma 3.
 
 use crate::{
-    Branch, HeadLayout, Param, Path, Result,
+    Branch, Gain, HeadLayout, Path, Result,
     branch::{Reads, Step},
     norm::{self, Moments},
     op, rms_norm,
@@ -14,42 +14,52 @@ use candle_core::Tensor;
 /// technical report, arXiv 2505.09388, section 2).
 ///
 /// Errors: shapes that do not fit each other.
-pub fn head_norm(qkv: &Tensor, q_gain: &Param, k_gain: &Param, eps: f64, layout: HeadLayout) -> Result<Tensor> {
+pub fn head_norm(
+    qkv: &Tensor,
+    q_gain: impl Into<Gain>,
+    k_gain: impl Into<Gain>,
+    eps: f64,
+    layout: HeadLayout,
+) -> Result<Tensor> {
     Branch::of(qkv).head_norm(q_gain, k_gain, eps, layout)?.alone()
 }
 
 impl Branch {
     /// [`head_norm()`].
-    pub fn head_norm(self, q_gain: &Param, k_gain: &Param, eps: f64, layout: HeadLayout) -> Result<Branch> {
+    pub fn head_norm(
+        self,
+        q_gain: impl Into<Gain>,
+        k_gain: impl Into<Gain>,
+        eps: f64,
+        layout: HeadLayout,
+    ) -> Result<Branch> {
+        let (q_gain, k_gain) = (q_gain.into(), k_gain.into());
         let (rows, width) = self.dims("head_norm", "qkv")?;
         op::check_shape("head_norm", "qkv", &[rows, width], &[rows, layout.qkv_dim()])?;
-        op::check_shape("head_norm", "q_gain", q_gain.shape(), &[layout.head_dim])?;
-        op::check_shape("head_norm", "k_gain", k_gain.shape(), &[layout.head_dim])?;
-        match q_gain.path() {
-            Path::Fused => {
-                let (q_gain, k_gain) = (q_gain.clone(), k_gain.clone());
-                Ok(self.step(rows, HeadNorm { q_gain, k_gain, eps: eps as f32, layout }))
-            }
-            Path::Composed => self.map(|qkv| composed(qkv, q_gain, k_gain, eps, layout)),
+        op::check_shape("head_norm", "q_gain", q_gain.param().shape(), &[layout.head_dim])?;
+        op::check_shape("head_norm", "k_gain", k_gain.param().shape(), &[layout.head_dim])?;
+        match q_gain.param().path() {
+            Path::Fused => Ok(self.step(rows, HeadNorm { q_gain, k_gain, eps: eps as f32, layout })),
+            Path::Composed => self.map(|qkv| composed(qkv, &q_gain, &k_gain, eps, layout)),
         }
     }
 }
 
-fn composed(qkv: &Tensor, q_gain: &Param, k_gain: &Param, eps: f64, layout: HeadLayout) -> Result<Tensor> {
+fn composed(qkv: &Tensor, q_gain: &Gain, k_gain: &Gain, eps: f64, layout: HeadLayout) -> Result<Tensor> {
     let HeadLayout { heads, kv_heads, head_dim } = layout;
-    let (n, tracked) = (qkv.dim(0)?, qkv.track_op());
+    let n = qkv.dim(0)?;
     let part = |first: usize, count: usize| qkv.narrow(1, first * head_dim, count * head_dim);
-    let normed = |first: usize, count: usize, gain: &Param| -> Result<Tensor> {
+    let normed = |first: usize, count: usize, gain: &Gain| -> Result<Tensor> {
         let heads = part(first, count)?.reshape((n, count, head_dim))?;
-        Ok(rms_norm::composed(&heads, gain.value(tracked)?, eps)?.reshape((n, count * head_dim))?)
+        Ok(rms_norm::composed(&heads, gain, eps)?.reshape((n, count * head_dim))?)
     };
     let (q, k) = (normed(0, heads, q_gain)?, normed(heads, kv_heads, k_gain)?);
     Ok(Tensor::cat(&[q, k, part(heads + kv_heads, kv_heads)?], 1)?)
 }
 
 struct HeadNorm {
-    q_gain: Param,
-    k_gain: Param,
+    q_gain: Gain,
+    k_gain: Gain,
     eps: f32,
     layout: HeadLayout,
 }
@@ -60,7 +70,8 @@ impl Step for HeadNorm {
     }
 
     fn forward(&self, x: &[f32], _keep: bool) -> candle_core::Result<Vec<f32>> {
-        let gains = (&*self.q_gain.elements()?, &*self.k_gain.elements()?);
+        let (q_gain, k_gain) = (self.q_gain.numbers()?, self.k_gain.numbers()?);
+        let gains = (&*q_gain, &*k_gain);
         let (width, eps) = (self.layout.qkv_dim(), self.eps);
         let (y, _) = op::build_blocks(x.len(), width, |first, y| {
             let x = &x[first * width..][..y.len()];
@@ -70,15 +81,16 @@ impl Step for HeadNorm {
     }
 
     fn backward(&self, x: &[f32], _y: &[f32], dy: &[f32]) -> candle_core::Result<Vec<f32>> {
-        let gains = (&*self.q_gain.elements()?, &*self.k_gain.elements()?);
+        let (q_gain, k_gain) = (self.q_gain.numbers()?, self.k_gain.numbers()?);
+        let gains = (&*q_gain, &*k_gain);
         let (width, eps) = (self.layout.qkv_dim(), self.eps);
         let (dx, partial) = op::build_blocks(dy.len(), width, |first, dx| {
             let here = first * width..first * width + dx.len();
             let (x, dy) = (&x[here.clone()], &dy[here]);
             Level::best().run(Backward { x, dy, gains, eps, layout: self.layout, dx })
         });
-        self.q_gain.accumulate(|gain| partial.iter().for_each(|(q, _)| op::add(gain.numbers(), q)));
-        self.k_gain.accumulate(|gain| partial.iter().for_each(|(_, k)| op::add(gain.numbers(), k)));
+        self.q_gain.param().accumulate(|gain| partial.iter().for_each(|(q, _)| op::add(gain.numbers(), q)));
+        self.k_gain.param().accumulate(|gain| partial.iter().for_each(|(_, k)| op::add(gain.numbers(), k)));
         Ok(dx)
     }
 
@@ -165,6 +177,14 @@ mod tests {
         let case = Case { op, rows, width: layout.qkv_dim(), x, parameters: &parameters };
         let op = |x: &Tensor, p: &crate::Params| head_norm(x, &p.get("q_gain")?, &p.get("k_gain")?, 1e-6, layout);
         check(&case, op, |v| definitions::head_norm(&v["x"], &v["q_gain"], &v["k_gain"], 1e-6, layout));
+        let name = &format!("{}, 1 + gain", case.op);
+        let op = |x: &Tensor, p: &crate::Params| {
+            head_norm(x, Gain::one_plus(&p.get("q_gain")?), Gain::one_plus(&p.get("k_gain")?), 1e-6, layout)
+        };
+        check(&Case { op: name, ..case }, op, |v| {
+            let [q_gain, k_gain] = ["q_gain", "k_gain"].map(|name| definitions::one_plus(&v[name]));
+            definitions::head_norm(&v["x"], &q_gain, &k_gain, 1e-6, layout)
+        });
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Layer normalisation that trains, unlike Candle's fused one.
 
 use crate::{
-    Branch, Param, Path, Result,
+    Branch, Gain, Param, Path, Result,
     branch::{Reads, Step},
     norm::{self, Moments},
     op,
@@ -26,7 +26,7 @@ impl Branch {
         op::check_shape("layer_norm", "gain", gain.shape(), &[width])?;
         op::check_shape("layer_norm", "bias", bias.shape(), &[width])?;
         match gain.path() {
-            Path::Fused => Ok(self.step(rows, Norm::new(gain, Some(bias), eps, width))),
+            Path::Fused => Ok(self.step(rows, Norm::new(gain.into(), Some(bias), eps, width))),
             Path::Composed => self.map(|x| composed(x, gain, bias, eps)),
         }
     }
@@ -43,7 +43,7 @@ fn composed(x: &Tensor, gain: &Param, bias: &Param, eps: f64) -> Result<Tensor> 
 
 /// Layer norm, or RMS norm when it has no bias and is not centred.
 pub(crate) struct Norm {
-    gain: Param,
+    gain: Gain,
     bias: Option<Param>,
     eps: f32,
     width: usize,
@@ -51,8 +51,8 @@ pub(crate) struct Norm {
 }
 
 impl Norm {
-    pub(crate) fn new(gain: &Param, bias: Option<&Param>, eps: f64, width: usize) -> Norm {
-        Norm { gain: gain.clone(), bias: bias.cloned(), eps: eps as f32, width, moments: OnceLock::new() }
+    pub(crate) fn new(gain: Gain, bias: Option<&Param>, eps: f64, width: usize) -> Norm {
+        Norm { gain, bias: bias.cloned(), eps: eps as f32, width, moments: OnceLock::new() }
     }
 }
 
@@ -63,7 +63,7 @@ impl Step for Norm {
 
     fn forward(&self, x: &[f32], keep: bool) -> candle_core::Result<Vec<f32>> {
         let (width, eps) = (self.width, self.eps);
-        let gain = &*self.gain.elements()?;
+        let gain = &*self.gain.numbers()?;
         let bias = self.bias.as_ref().map(|bias| bias.elements()).transpose()?;
         let bias = bias.as_deref();
         let (y, moments) = op::build_blocks(x.len(), width, |first, y| {
@@ -79,7 +79,7 @@ impl Step for Norm {
 
     fn backward(&self, x: &[f32], _y: &[f32], dy: &[f32]) -> candle_core::Result<Vec<f32>> {
         let width = self.width;
-        let gain = &*self.gain.elements()?;
+        let gain = &*self.gain.numbers()?;
         let Some(moments) = self.moments.get() else {
             candle_core::bail!("norm: a backward pass before its forward pass");
         };
@@ -88,7 +88,7 @@ impl Step for Norm {
             let (x, dy, moments) = (&x[here.clone()], &dy[here], &moments[first..]);
             Level::best().run(Backward { x, dy, moments, gain, centred: self.bias.is_some(), dx })
         });
-        self.gain.accumulate(|dgain| partial.iter().for_each(|partial| op::add(dgain.numbers(), partial)));
+        self.gain.param().accumulate(|dgain| partial.iter().for_each(|partial| op::add(dgain.numbers(), partial)));
         if let Some(bias) = &self.bias {
             bias.accumulate(|dbias| op::add(dbias.numbers(), &op::column_sums(dy, width)));
         }

@@ -12,6 +12,23 @@ pub struct Span {
     pub prefix: Option<Range<usize>>,
 }
 
+/// How a query and a key become a score: `scale q . k`, with a soft cap c `c tanh(scale q . k / c)`, which keeps
+/// it between -c and c (Gemma 2, arXiv 2408.00118, section 2).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scoring {
+    /// Factor of the product.
+    pub scale: f32,
+    /// What no score exceeds; above 0.
+    pub softcap: Option<f32>,
+}
+
+impl From<f32> for Scoring {
+    /// Without a cap.
+    fn from(scale: f32) -> Scoring {
+        Scoring { scale, softcap: None }
+    }
+}
+
 /// How the channels of a fused projection `(n, (H + 2 Hkv) D)` are cut: all query heads, then all
 /// key heads, then all value heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

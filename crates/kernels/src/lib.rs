@@ -59,7 +59,7 @@
 //! There are no CUDA kernels yet: with the `cuda` feature the composed path runs there. Master
 //! weights and gradients live on the host on every path.
 
-pub use activation::{Nonlinearity, gelu_erf, gelu_tanh, swiglu};
+pub use activation::{Nonlinearity, geglu, gelu_erf, gelu_tanh, swiglu};
 #[cfg(feature = "mimalloc")]
 pub use allocator::{give_freed_memory_back, keep_freed_memory};
 pub use attention::{attention, attention_composed};
@@ -70,14 +70,15 @@ pub use decode::{CacheRow, KvCache, cached_attention};
 pub use denormals::{denormals_flushed, flush_denormals_everywhere};
 pub use device::{DeviceChoice, probe_device};
 pub use dropout::{DropKey, dropout};
-pub use embedding::embedding;
+pub use embedding::{embedding, scaled_embedding};
 pub use error::{Error, Result};
 pub use feed_forward::{FeedForward, feed_forward};
+pub use gain::Gain;
 pub use gather::gather_rows;
 pub use head_norm::head_norm;
 pub use layer_norm::layer_norm;
-pub use layout::{HeadLayout, Span};
-pub use linear::{linear, logits};
+pub use layout::{HeadLayout, Scoring, Span};
+pub use linear::linear;
 pub use logprob::{RowSoftmax, token_logprob, token_nll, token_nll_backward};
 pub use on_device::{Comparison, Differences, compare_on};
 pub use parameters::{BLOCK, Param, Params, Path, Slot, Spec};
@@ -85,6 +86,7 @@ pub use rms_norm::rms_norm;
 pub use rope::{Rope, RopeScaling, rope};
 pub use simd::{cpu_level, widened};
 pub use threads::{kept_awake, settle_threads};
+pub use unembedding::{Unembedding, logits};
 
 mod activation;
 #[cfg(feature = "mimalloc")]
@@ -106,6 +108,7 @@ mod embedding;
 mod error;
 mod feed_forward;
 mod few_rows;
+mod gain;
 mod gather;
 mod gemm;
 mod head_norm;
@@ -125,5 +128,6 @@ mod shared;
 mod simd;
 mod threads;
 mod transposed;
+mod unembedding;
 mod weights;
 mod wide;

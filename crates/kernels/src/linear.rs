@@ -36,14 +36,6 @@ impl Branch {
     }
 }
 
-/// Unembeds every row: `hidden (n, C)`, `w (V, C)` to `(n, V)`. Meant for decoding, where the next
-/// token is drawn from all of them; losses use [`crate::token_nll`] and [`crate::token_logprob`].
-///
-/// Errors: shapes that do not fit each other.
-pub fn logits(hidden: &Tensor, w: &Param) -> Result<Tensor> {
-    linear(hidden, w, None)
-}
-
 fn composed(x: &Tensor, w: &Param, b: Option<&Param>) -> Result<Tensor> {
     let tracked = x.track_op();
     let product = x.matmul(&w.value(tracked)?.t()?)?;
@@ -102,9 +94,9 @@ mod tests {
         let case = Case { op, rows, width: input, x, parameters: &parameters };
         let biased = |x: &Tensor, p: &crate::Params| linear(x, &p.get("w")?, Some(&p.get("b")?));
         check(&case, biased, |v| definitions::linear(&v["x"], &v["w"], Some(&v["b"]), input));
-        let op = &format!("logits of {output}");
+        let op = &format!("linear to {output} without a bias");
         let case = Case { op, parameters: &parameters[..1], ..case };
-        check(&case, |x, p| logits(x, &p.get("w")?), |v| definitions::linear(&v["x"], &v["w"], None, input));
+        check(&case, |x, p| linear(x, &p.get("w")?, None), |v| definitions::linear(&v["x"], &v["w"], None, input));
     }
 
     #[test]

@@ -5,11 +5,12 @@
 //! log-probabilities (and, where the loss is known, into gradients), and are gone.
 
 use crate::{
-    Param, Params, Path, Result,
+    Params, Path, Result, Unembedding,
     matrix::Matrix,
     norm::{load, store},
     op::{self, Elements},
     simd::{Kernel, LANES, Lanes, Level},
+    unembedding,
     weights::Weights,
     wide::{select_rows, wide},
 };
@@ -24,11 +25,19 @@ use rayon::prelude::*;
 /// the entropy is reported, not optimised (Ouyang et al. 2022 have no entropy bonus). Several
 /// predictions may read one row.
 ///
-/// Errors: shapes that do not fit each other; an index out of range; a temperature that is not
+/// W is an [`Unembedding`], whose cap, if it has one, bends the products before the temperature divides them.
+///
+/// Errors: shapes that do not fit each other; an index out of range; a temperature or a cap that is not
 /// positive.
-pub fn token_logprob(hidden: &Tensor, w: &Param, rows: &[u32], targets: &[u32], temperature: f32) -> Result<Tensor> {
-    let head = Head::new("token_logprob", hidden, w, rows, targets, temperature)?;
-    match w.path() {
+pub fn token_logprob(
+    hidden: &Tensor,
+    w: impl Into<Unembedding>,
+    rows: &[u32],
+    targets: &[u32],
+    temperature: f32,
+) -> Result<Tensor> {
+    let head = Head::new("token_logprob", hidden, w.into(), rows, targets, temperature)?;
+    match head.w.table.path() {
         Path::Fused => op::apply(hidden, TokenLogprob(head)),
         Path::Composed => head.composed(hidden),
     }
@@ -40,10 +49,16 @@ pub fn token_logprob(hidden: &Tensor, w: &Param, rows: &[u32], targets: &[u32], 
 /// [`token_nll_backward`] spares a quarter of the head's work.
 ///
 /// Errors: shapes that do not fit each other; an index out of range.
-pub fn token_nll(hidden: &Tensor, w: &Param, rows: &[u32], targets: &[u32], weights: &[f32]) -> Result<Tensor> {
-    let head = Head::new("token_nll", hidden, w, rows, targets, 1.0)?;
+pub fn token_nll(
+    hidden: &Tensor,
+    w: impl Into<Unembedding>,
+    rows: &[u32],
+    targets: &[u32],
+    weights: &[f32],
+) -> Result<Tensor> {
+    let head = Head::new("token_nll", hidden, w.into(), rows, targets, 1.0)?;
     op::check_shape("token_nll", "weights", &[weights.len()], &[rows.len()])?;
-    if w.path() == Path::Fused {
+    if head.w.table.path() == Path::Fused {
         return op::apply(hidden, TokenNll { head, weights: weights.into() });
     }
     let log_probabilities = head.composed(hidden)?.narrow(1, 0, 1)?.squeeze(1)?;
@@ -52,7 +67,7 @@ pub fn token_nll(hidden: &Tensor, w: &Param, rows: &[u32], targets: &[u32], weig
 }
 
 /// [`token_nll`] and the backward pass from it in one call: adds every gradient to those of `params`, of
-/// which `w` is one, and returns the loss.
+/// which the table of `w` is one, and returns the loss.
 ///
 /// The slope at the end of a graph is known to be 1, so a chunk of logits turns into gradients at once, and the
 /// table's are added where they belong. (If the loss were a tensor that somebody may yet scale, they would have to be
@@ -64,12 +79,13 @@ pub fn token_nll(hidden: &Tensor, w: &Param, rows: &[u32], targets: &[u32], weig
 pub fn token_nll_backward(
     params: &Params,
     hidden: &Tensor,
-    w: &Param,
+    w: impl Into<Unembedding>,
     rows: &[u32],
     targets: &[u32],
     weights: &[f32],
 ) -> Result<f32> {
-    if w.path() == Path::Composed || !hidden.track_op() {
+    let w = w.into();
+    if w.table.path() == Path::Composed || !hidden.track_op() {
         let loss = token_nll(hidden, w, rows, targets, weights)?;
         params.backward(&loss)?;
         return Ok(loss.to_dtype(DType::F32)?.to_scalar()?);
@@ -128,7 +144,7 @@ pub(crate) fn chunk(vocabulary: usize, precision: DType) -> usize {
 
 /// The unembedding, and what is asked of it.
 struct Head {
-    w: Param,
+    w: Unembedding,
     rows: Box<[u32]>,
     targets: Box<[u32]>,
     /// One over the temperature.
@@ -150,28 +166,27 @@ impl Head {
     fn new(
         op: &'static str,
         hidden: &Tensor,
-        w: &Param,
+        w: Unembedding,
         rows: &[u32],
         targets: &[u32],
         temperature: f32,
     ) -> Result<Head> {
         let (n, width) = op::dims2(op, "hidden", hidden)?;
-        let (vocabulary, _) = op::matrix(op, "w", w)?;
-        op::check_shape(op, "w", w.shape(), &[vocabulary, width])?;
+        let vocabulary = w.check(op, width)?;
         op::check_shape(op, "targets", &[targets.len()], &[rows.len()])?;
         op::check_indices(op, "rows", rows, n)?;
         op::check_indices(op, "targets", targets, vocabulary)?;
         op::check_positive(op, "temperature", temperature)?;
         let (rows, targets) = (rows.into(), targets.into());
-        Ok(Head { w: w.clone(), rows, targets, scale: 1.0 / temperature, width, vocabulary })
+        Ok(Head { w, rows, targets, scale: 1.0 / temperature, width, vocabulary })
     }
 
     /// [`token_logprob`] from plain Candle operations.
     fn composed(&self, hidden: &Tensor) -> Result<Tensor> {
         let device = hidden.device();
         let picked = select_rows(hidden, Tensor::new(&*self.rows, device)?, hidden.dtype())?;
-        let logits = picked.matmul(&self.w.value(hidden.track_op())?.t()?)?;
-        let logits = logits.to_dtype(wide(logits.dtype()))?;
+        let logits = picked.matmul(&self.w.table.value(hidden.track_op())?.t()?)?;
+        let logits = self.w.capped(logits.to_dtype(wide(logits.dtype()))?)?;
         // The greatest comes off before the temperature rounds what is large.
         let greatest = logits.detach().max_keepdim(D::Minus1)?;
         let logits = (logits.broadcast_sub(&greatest)? * f64::from(self.scale))?;
@@ -192,7 +207,8 @@ impl Head {
         let most = chunk(self.vocabulary, w.precision());
         for (i, rows) in self.rows.chunks(most).enumerate() {
             let hidden = op::gather(hidden, rows, self.width);
-            let logits = w.logits(&hidden);
+            let mut logits = w.logits(&hidden);
+            self.w.cap(&mut logits);
             f(Chunk { first: i * most, hidden, logits, stride: w.stride() })?;
         }
         Ok(())
@@ -219,6 +235,12 @@ impl Head {
         row[self.targets[m] as usize] -= slope;
     }
 
+    /// The slopes of the logits' cap, row by row as they stand; empty without a cap. The softmax takes the place of
+    /// the logits, and these cannot be had from it.
+    fn cap_slopes(&self, logits: &[f32]) -> Vec<f32> {
+        self.w.softcap.map_or(Vec::new(), |cap| unembedding::slopes(logits, cap))
+    }
+
     /// Log-probability and entropy of each prediction.
     fn logprobs(&self, hidden: &[f32]) -> candle_core::Result<Vec<[f32; 2]>> {
         let w = self.weights()?;
@@ -239,12 +261,14 @@ impl Head {
     ) -> candle_core::Result<(Vec<f32>, Vec<f32>)> {
         let w = self.weights()?;
         let (mut dhidden, mut logprobs) = (op::zeros(hidden.len()), Vec::with_capacity(self.rows.len()));
-        let accumulated = self.w.accumulate(|dw| {
+        let accumulated = self.w.table.accumulate(|dw| {
             self.for_each_chunk(hidden, &w, |mut chunk| {
+                let bends = self.cap_slopes(&chunk.logits);
                 logprobs.extend(self.softmax(&mut chunk, |m, row, sums, logprob| {
                     self.differentiate(m, row, sums, slope(m));
                     logprob
                 }));
+                op::multiply(&mut chunk.logits, &bends);
                 let rows = &self.rows[chunk.first..][..chunk.hidden.len() / self.width];
                 let gradients = Matrix::apart(&chunk.logits, rows.len(), self.vocabulary, chunk.stride);
                 op::scatter_add(&mut dhidden, rows, &w.backward(gradients)?, self.width);
@@ -257,7 +281,7 @@ impl Head {
     }
 
     fn weights(&self) -> candle_core::Result<Weights<'_>> {
-        Weights::of(&self.w, self.rows.len())
+        Weights::of(&self.w.table, self.rows.len())
     }
 }
 
@@ -410,8 +434,7 @@ mod tests {
     use crate::{
         Params, Spec,
         check::{Case, X, check, normals, numbers},
-        definitions,
-        linear::logits,
+        definitions, logits,
     };
     use candle_core::{DType, Device};
     use instruct_claims::{holds, relative};
@@ -419,20 +442,30 @@ mod tests {
 
     #[track_caller]
     fn row(x: X, rows: usize, width: usize, vocabulary: usize, predictions: usize) {
+        // A cap that bends ordinary logits, and none.
+        for softcap in [None, Some(1.5)] {
+            row_with_cap(x, rows, width, vocabulary, predictions, softcap);
+        }
+    }
+
+    #[track_caller]
+    fn row_with_cap(x: X, rows: usize, width: usize, vocabulary: usize, predictions: usize, softcap: Option<f32>) {
+        let cap = softcap.map(f64::from);
+        let capped = |p: &Params| Ok::<_, crate::Error>(Unembedding { table: p.get("w")?, softcap });
         let mut draws = Source::new(5, "predictions").at([predictions as u64]);
         let mut below = |n: usize| (0..predictions).map(|_| draws.below(n as u64) as u32).collect::<Vec<u32>>();
         let (picked, targets) = (below(rows), below(vocabulary));
         let weights = normals("weights", predictions);
-        let sizes = format!("of {vocabulary}, {predictions} predictions");
+        let sizes = format!("of {vocabulary}, {predictions} predictions, cap {softcap:?}");
         let shape = [vocabulary, width];
         let parameters = [("w", &shape[..])];
         let op = &format!("token_nll {sizes}");
         let case = Case { op, rows, width, x, parameters: &parameters };
         check(
             &case,
-            |x, p| token_nll(x, &p.get("w")?, &picked, &targets, &weights),
+            |x, p| token_nll(x, capped(p)?, &picked, &targets, &weights),
             |v| {
-                let logprobs = definitions::logprobs((&v["x"], &v["w"]), width, &picked, &targets, 1.0);
+                let logprobs = definitions::logprobs((&v["x"], &v["w"], cap), width, &picked, &targets, 1.0);
                 vec![-logprobs.iter().zip(&weights).map(|(l, w)| l * f64::from(*w)).sum::<f64>()]
             },
         );
@@ -441,10 +474,10 @@ mod tests {
             check(
                 &Case { op, ..case },
                 // Differences would see the entropy, whose gradient is deliberately missing.
-                |x, p| Ok(token_logprob(x, &p.get("w")?, &picked, &targets, temperature)?.narrow(1, 0, 1)?),
+                |x, p| Ok(token_logprob(x, capped(p)?, &picked, &targets, temperature)?.narrow(1, 0, 1)?),
                 |v| {
                     definitions::logprobs(
-                        (&v["x"], &v["w"]),
+                        (&v["x"], &v["w"], cap),
                         width,
                         &picked,
                         &targets,
@@ -484,7 +517,7 @@ mod tests {
         check(&case, op, |v| {
             let embedded = definitions::rows(&v["w"], &ids, 5);
             let hidden: Vec<f64> = v["x"].iter().zip(embedded).map(|(x, y)| x + y).collect();
-            let logprobs = definitions::logprobs((&hidden, &v["w"]), 5, &rows, &targets, 1.0);
+            let logprobs = definitions::logprobs((&hidden, &v["w"], None), 5, &rows, &targets, 1.0);
             vec![-logprobs.iter().zip(weights).map(|(l, w)| l * f64::from(w)).sum::<f64>()]
         });
     }
@@ -517,7 +550,7 @@ mod tests {
         }
     }
 
-    fn fused(w: &[f32], vocabulary: usize) -> (Params, Param) {
+    fn fused(w: &[f32], vocabulary: usize) -> (Params, crate::Param) {
         let spec = Spec::new("w", [vocabulary, w.len() / vocabulary]);
         let params = Params::zeros(vec![spec], &Device::Cpu, Path::Fused, DType::F32).unwrap();
         params.set("w", w).unwrap();
@@ -585,13 +618,16 @@ mod tests {
         let hidden = Tensor::from_vec(normals("hidden", 600 * width), (600, width), &Device::Cpu).unwrap();
         let rows: Vec<u32> = (0..600).collect();
         let targets: Vec<u32> = rows.iter().map(|row| row * 7 % 300).collect();
-        let batch = token_logprob(&hidden, &w, &rows, &targets, 0.9).unwrap().to_vec2::<f32>().unwrap();
-        for row in [0, 1, 255, 256, 511, 512, 599] {
-            let alone = logits(&hidden.narrow(0, row, 1).unwrap(), &w).unwrap();
-            let alone = numbers(&alone);
-            let softmax = RowSoftmax::new(&alone, 0.9);
-            let found = [softmax.logprob(alone[targets[row] as usize]), softmax.entropy()];
-            assert_eq!(found.map(f32::to_bits), [batch[row][0], batch[row][1]].map(f32::to_bits));
+        for softcap in [None, Some(5.0)] {
+            let w = Unembedding { table: w.clone(), softcap };
+            let batch = token_logprob(&hidden, &w, &rows, &targets, 0.9).unwrap().to_vec2::<f32>().unwrap();
+            for row in [0, 1, 255, 256, 511, 512, 599] {
+                let alone = logits(&hidden.narrow(0, row, 1).unwrap(), &w).unwrap();
+                let alone = numbers(&alone);
+                let softmax = RowSoftmax::new(&alone, 0.9);
+                let found = [softmax.logprob(alone[targets[row] as usize]), softmax.entropy()];
+                assert_eq!(found.map(f32::to_bits), [batch[row][0], batch[row][1]].map(f32::to_bits));
+            }
         }
     }
 }

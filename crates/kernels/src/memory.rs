@@ -53,6 +53,12 @@ pub fn norm(n: usize, width: usize) -> Held {
     Held { saved: floats(2 * n), ..map(n, width, width) }
 }
 
+/// What an RMS norm at the end of a branch of width C adds to what the branch saves: what it reads, and two moments a
+/// row.
+pub fn norm_of_result(n: usize, width: usize) -> u64 {
+    floats(n * width) + norm(n, width).saved
+}
+
 /// [`crate::linear()`] from `input` to `output` columns.
 pub fn linear(n: usize, input: usize, output: usize) -> Held {
     map(n, input, output)
@@ -138,6 +144,11 @@ pub fn token_logprob(n: usize, predictions: usize, width: usize, vocabulary: usi
     let (chunk, table) = (chunk(predictions, width, vocabulary, compute), packed(width * vocabulary, compute));
     let backward = (floats(n * width) + chunk + 2 * table).max(floats(3 * n * width));
     Held { result: floats(2 * predictions), saved: 0, forward: chunk + table, backward }
+}
+
+/// What the soft cap of an unembedding adds to either of the two above for a moment: its slopes beside a chunk of logits.
+pub fn capped(predictions: usize, vocabulary: usize, compute: DType) -> u64 {
+    floats(predictions.min(crate::logprob::chunk(vocabulary, compute)) * vocabulary)
 }
 
 /// Bytes of this many weights, packed for one kind of product: 0 unless products round their factors to bf16.

@@ -2,9 +2,10 @@
 //! the CPU; this is how a program checks the same operations on a GPU.
 
 use crate::{
-    CacheRow, DropKey, FeedForward, HeadLayout, KvCache, Nonlinearity, Params, Path, Result, Rope, Span, Spec,
-    attention, cached_attention, dropout, embedding, feed_forward, gather_rows, gelu_erf, gelu_tanh, head_norm,
-    layer_norm, linear, rms_norm, rope, swiglu, token_logprob, token_nll, wide::wide,
+    CacheRow, DropKey, FeedForward, Gain, HeadLayout, KvCache, Nonlinearity, Params, Path, Result, Rope, Scoring, Span,
+    Spec, Unembedding, attention, cached_attention, dropout, embedding, feed_forward, gather_rows, geglu, gelu_erf,
+    gelu_tanh, head_norm, layer_norm, linear, rms_norm, rope, scaled_embedding, swiglu, token_logprob, token_nll,
+    wide::wide,
 };
 use candle_core::{DType, Device, Tensor};
 use instruct_random::Source;
@@ -188,6 +189,9 @@ fn cases() -> Vec<Case> {
     add("embedding", "one row 4,096 times", &[("table", &[3, 24])], |p| {
         embedding(&[1; 4096], &p.get("table")?, Some(p.sentinel()))
     });
+    add("scaled_embedding", "", &[("table", &[50, 24])], |p| {
+        scaled_embedding(&indices(ROWS, 50), &p.get("table")?, 24f64.sqrt(), Some(p.sentinel()))
+    });
     add("gather_rows", "some several times", &[("x", &[ROWS, 24])], |p| gather_rows(&x(p)?, &indices(70, ROWS)));
     add("gather_rows", "one row 4,096 times", &[("x", &[3, 24])], |p| gather_rows(&x(p)?, &[1; 4096]));
     add("linear", "with a bias", &[("x", &[ROWS, 24]), ("w", &[40, 24]), ("b", &[40])], |p| {
@@ -198,6 +202,9 @@ fn cases() -> Vec<Case> {
         layer_norm(&x(p)?, &p.get("gain")?, &p.get("bias")?, EPS)
     });
     add("rms_norm", "", &[("x", &[ROWS, 24]), ("gain", &[24])], |p| rms_norm(&x(p)?, &p.get("gain")?, EPS));
+    add("rms_norm", "1 + gain", &[("x", &[ROWS, 24]), ("gain", &[24])], |p| {
+        rms_norm(&x(p)?, Gain::one_plus(&p.get("gain")?), EPS)
+    });
     add("head_norm", "", &[("x", &[ROWS, QKV]), ("q", &[8]), ("k", &[8])], |p| {
         head_norm(&x(p)?, &p.get("q")?, &p.get("k")?, EPS, LAYOUT)
     });
@@ -210,9 +217,13 @@ fn cases() -> Vec<Case> {
     add("attention", "a shared prefix", &[("x", &[ROWS, QKV])], |p| attention(&x(p)?, &spans(), LAYOUT, 0.3, None));
     add("attention", "a window", &[("x", &[ROWS, QKV])], |p| attention(&x(p)?, &spans(), LAYOUT, 0.3, Some(5)));
     add("cached_attention", "", &[("x", &[ROWS, QKV])], decode);
+    add("attention", "capped", &[("x", &[ROWS, QKV])], |p| {
+        attention(&x(p)?, &spans(), LAYOUT, Scoring { scale: 0.3, softcap: Some(0.5) }, None)
+    });
     add("gelu_tanh", "", &[("x", &[ROWS, 24])], |p| gelu_tanh(&x(p)?));
     add("gelu_erf", "", &[("x", &[ROWS, 24])], |p| gelu_erf(&x(p)?));
     add("swiglu", "", &[("x", &[ROWS, 24])], |p| swiglu(&x(p)?));
+    add("geglu", "", &[("x", &[ROWS, 24])], |p| geglu(&x(p)?));
     let shapes: Shapes =
         &[("x", &[ROWS, 24]), ("up", &[48, 24]), ("up_bias", &[48]), ("down", &[24, 48]), ("down_bias", &[24])];
     add("feed_forward", "GELU", shapes, |p| feed_forward(&x(p)?, &layer(p, Nonlinearity::GeluTanh)?));
@@ -225,6 +236,10 @@ fn cases() -> Vec<Case> {
     });
     add("token_nll", "", &[("x", &[ROWS, 24]), ("w", &[300, 24])], |p| {
         token_nll(&x(p)?, &p.get("w")?, &indices(70, ROWS), &indices(70, 300), &normals("weights", 70)?)
+    });
+    add("token_nll", "capped", &[("x", &[ROWS, 24]), ("w", &[300, 24])], |p| {
+        let w = Unembedding { table: p.get("w")?, softcap: Some(3.0) };
+        token_nll(&x(p)?, w, &indices(70, ROWS), &indices(70, 300), &normals("weights", 70)?)
     });
     cases
 }

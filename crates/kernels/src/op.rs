@@ -94,6 +94,18 @@ pub(crate) fn build_blocks<R: Send>(
     (out, results)
 }
 
+/// Applies `f` to blocks of a multiple of `width` elements, in parallel.
+pub(crate) fn for_each_block(x: &mut [f32], width: usize, f: impl Fn(&mut [f32]) + Sync + Send) {
+    x.par_chunks_mut((ROWS * width).max(1)).for_each(f);
+}
+
+/// `x *= y`, element by element, in parallel. An empty `y` leaves `x` as it is.
+pub(crate) fn multiply(x: &mut [f32], y: &[f32]) {
+    const LEN: usize = 1 << 14;
+    let blocks = x.par_chunks_mut(LEN).zip(y.par_chunks(LEN));
+    blocks.for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x *= y));
+}
+
 /// The same memory, filled with zeros.
 fn zeroed(x: &mut [MaybeUninit<f32>]) -> &mut [f32] {
     x.fill(MaybeUninit::new(0.0));

@@ -131,6 +131,33 @@ pub(crate) trait Lanes: Copy {
         self.div(one, self.add(one, self.exp(self.sub(self.splat(0.0), x))))
     }
 
+    /// The hyperbolic tangent within 2 units in the last place, by the two branches of Cephes' `tanhf` (Moshier 1989).
+    #[inline(always)]
+    fn tanh(self, x: Self::V) -> Self::V {
+        let (one, two) = (self.splat(1.0), self.splat(2.0));
+        let size = self.max(x, self.sub(self.splat(0.0), x));
+        let power = self.exp(self.mul(size, two));
+        let far = self.sub(one, self.div(two, self.add(power, one)));
+        let far = self.if_less(x, self.splat(0.0), self.sub(self.splat(0.0), far), far);
+        let square = self.mul(x, x);
+        let tail = [2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1];
+        let near = self.mul(self.polynomial(square, -5.704_988_7e-3, tail), square);
+        self.if_less(size, self.splat(0.625), self.mul_add(near, x, x), far)
+    }
+
+    /// `cap tanh(x / cap)`, between `-cap` and `cap`.
+    #[inline(always)]
+    fn softcap(self, x: Self::V, cap: Self::V) -> Self::V {
+        self.mul(cap, self.tanh(self.div(x, cap)))
+    }
+
+    /// The slope of [`Lanes::softcap`] where its value is `capped`.
+    #[inline(always)]
+    fn softcap_slope(self, capped: Self::V, cap: Self::V) -> Self::V {
+        let t = self.div(capped, cap);
+        self.sub(self.splat(1.0), self.mul(t, t))
+    }
+
     /// The polynomial in `x` with the leading coefficient first, by Horner's rule.
     #[inline(always)]
     fn polynomial<const N: usize>(self, x: Self::V, leading: f32, rest: [f32; N]) -> Self::V {
@@ -628,8 +655,20 @@ mod tests {
         }
     }
 
+    #[derive(Clone, Copy)]
+    struct Tanh;
+    impl Map for Tanh {
+        #[inline(always)]
+        fn map<L: Lanes>(&self, lanes: L, v: L::V) -> L::V {
+            lanes.tanh(v)
+        }
+    }
+
     #[test]
     fn functions_are_accurate_at_every_level() {
+        check(Tanh, f64::tanh, -10.0..10.0, 2.0);
+        check(Tanh, f64::tanh, -0.7..0.7, 2.0);
+        check(Tanh, f64::tanh, 0.0..1e-36, 2.0);
         check(Exp, f64::exp, -87.0..88.0, 2.0);
         check(Exp, f64::exp, -1.0..1.0, 2.0);
         check(Sigmoid, |x| 1.0 / (1.0 + (-x).exp()), -80.0..20.0, 4.0);
@@ -643,6 +682,10 @@ mod tests {
             level.run(Each(&mut x, Exp));
             assert_eq!(x[..6], [0.0, 0.0, 1.0, inf, inf, inf], "{level:?}");
             assert!(x[6].is_nan(), "{level:?}");
+            let mut x = [-inf, -1e4, 0.0, 1e4, inf, nan];
+            level.run(Each(&mut x, Tanh));
+            assert_eq!(x[..5], [-1.0, -1.0, 0.0, 1.0, 1.0], "{level:?}");
+            assert!(x[5].is_nan(), "{level:?}");
             let mut x = [-inf, -1e4, 0.0, 1e4, inf, nan];
             level.run(Each(&mut x, Sigmoid));
             assert_eq!(x[..5], [0.0, 0.0, 0.5, 1.0, 1.0], "{level:?}");

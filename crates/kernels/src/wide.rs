@@ -169,7 +169,7 @@ fn row_sum(x: &Tensor) -> candle_core::Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use crate::{
-        Branch, HeadLayout, Params, Path, Result, Span, Spec, attention,
+        Branch, Gain, HeadLayout, Params, Path, Result, Scoring, Span, Spec, attention,
         attention::{Sequence, Split, compose_in_blocks},
         check::{normals, numbers},
         embedding, gather_rows, head_norm, layer_norm, linear, rms_norm, token_logprob, token_nll,
@@ -264,7 +264,7 @@ mod tests {
         };
         check(("x", &wanted), &rows, &params, |x, _| {
             let Split { q, k, v } = Split::of(x, ONE_HEAD)?;
-            compose_in_blocks(1, &q, &k, &v, (0..=TERMS as u32).map(sequence).collect(), ONE_HEAD, 1.0, None)
+            compose_in_blocks(1, &q, &k, &v, (0..=TERMS as u32).map(sequence).collect(), ONE_HEAD, 1.0.into(), None)
         });
     }
 
@@ -288,8 +288,11 @@ mod tests {
         check(&|x, p| linear(x, &p.get("w")?, Some(&p.get("bias")?)));
         check(&|x, p| layer_norm(x, &p.get("gain")?, &p.get("bias")?, 1e-5));
         check(&|x, p| rms_norm(x, &p.get("gain")?, 1e-5));
+        check(&|x, p| rms_norm(x, Gain::one_plus(&p.get("gain")?), 1e-5));
         check(&|x, p| head_norm(x, &p.get("head")?, &p.get("head")?, 1e-5, LAYOUT));
         check(&|x, _| attention(x, &spans, LAYOUT, 0.4, Some(9)));
+        let capped = Scoring { scale: 0.4, softcap: Some(0.7) };
+        check(&|x, _| attention(x, &spans, LAYOUT, capped, None));
         check(&|x, p| token_logprob(x, &p.get("w")?, &rows, &rows.iter().map(|row| row % 24).collect::<Vec<_>>(), 0.7));
     }
 

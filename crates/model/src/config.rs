@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// `C` for `width`, `H` for `heads`, `D` for `head_dim`, `I` for `inner` below.
 ///
 /// All families share the pre-norm residual block `x += attention(norm(x)); x += mlp(norm(x))`, or
-/// its parallel form, with attention logits scaled by `1/sqrt(D)`, so only what differs stands here.
+/// its parallel form, so only what differs stands here.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Which family's names and `config.json` the model is read and written with.
@@ -31,8 +31,13 @@ pub struct Config {
     pub inner: usize,
     /// Longest sequence, in tokens.
     pub context: usize,
+    /// What the embedding is multiplied by before the first block: 1, or the root of `C` (Gemma).
+    pub embed_scale: f64,
     /// Normalisation before attention, before the MLP and after the last block.
     pub norm: Norm,
+    /// Whether what attention and MLP add is normalised, too, `x += norm'(attention(norm(x)))` (Gemma 2:
+    /// arXiv 2408.00118, section 2).
+    pub post_norms: bool,
     /// How positions enter.
     pub position: Position,
     /// What stands between the MLP's two products.
@@ -48,10 +53,24 @@ pub struct Config {
     pub mlp_bias: bool,
     /// Whether the language head is the embedding itself.
     pub tied: bool,
-    /// Whether queries and keys are RMS-normalised per head before the rotation (Qwen3).
+    /// Whether queries and keys are RMS-normalised per head before the rotation (Qwen3, Gemma 3).
     pub qk_norm: bool,
-    /// With `Some(w)` a token attends to itself and the `w - 1` tokens before it (Mistral).
+    /// Attention logits are divided by the root of this number; `None` is `D`.
+    pub query_scalar: Option<f64>,
+    /// With `Some(c)` attention logits z become `c tanh(z / c)` (Gemma 2).
+    pub attention_softcap: Option<f64>,
+    /// The same of token logits.
+    pub final_softcap: Option<f64>,
+    /// With `Some(w)` a token attends to itself and the `w - 1` tokens before it (Mistral), in every
+    /// layer but those of `full_attention`.
     pub sliding_window: Option<usize>,
+    /// Layers that attend to all earlier tokens although others have a window (Gemma, Qwen).
+    pub full_attention: BTreeSet<usize>,
+    /// Layers that rotate nothing, so that they see no positions (SmolLM3: Yang et al. 2025, arXiv
+    /// 2501.18795).
+    pub unrotated: BTreeSet<usize>,
+    /// The rotation of layers with a window, where it is another than that of `position` (Gemma 3).
+    pub local_rotary: Option<Rotary>,
     /// The id that begins a sequence, where the model has one.
     pub bos: Option<u32>,
     /// The ids that end a completion. A set: chat models stop at several.
@@ -77,6 +96,12 @@ pub enum Family {
     Qwen2,
     /// Qwen3: Llama with QK-norm and a head dimension of its own.
     Qwen3,
+    /// SmolLM3: Llama with layers that see no positions.
+    SmolLm3,
+    /// Gemma 2: a scaled embedding, norms around attention and MLP, GeGLU, a window in every other layer, soft caps.
+    Gemma2,
+    /// The text models of Gemma 3: Gemma 2 with QK-norm in the place of caps, and two rotations.
+    Gemma3,
 }
 
 /// The normalisation of a decoder. Its `eps` is added to the variance (or mean square).
@@ -92,6 +117,19 @@ pub enum Norm {
         /// Added to the mean square.
         eps: f64,
     },
+    /// RMSNorm whose gain is 1 plus the parameter (Gemma). Files hold the parameter, and it starts at 0.
+    RmsOnePlus {
+        /// Added to the mean square.
+        eps: f64,
+    },
+}
+
+impl Norm {
+    /// What is added to the variance or the mean square.
+    pub fn eps(&self) -> f64 {
+        let (Norm::Layer { eps } | Norm::Rms { eps } | Norm::RmsOnePlus { eps }) = *self;
+        eps
+    }
 }
 
 /// How positions enter a decoder.
@@ -163,6 +201,15 @@ pub enum Activation {
     GeluErf,
     /// `silu(gate) * up` (Shazeer 2020).
     SwiGlu,
+    /// `gelu(gate) * up` with the tanh approximation.
+    GeGlu,
+}
+
+impl Activation {
+    /// Whether a gate multiplies the first product, which then has `2 I` rows.
+    pub fn is_gated(self) -> bool {
+        matches!(self, Activation::SwiGlu | Activation::GeGlu)
+    }
 }
 
 /// What reads the hidden states.
@@ -194,6 +241,9 @@ impl HeadKind {
 /// as their file, and nothing but this bounds the table.
 const ROTARY_TABLE: usize = 1 << 27;
 
+/// The most blocks that a decoder may have.
+pub(crate) const MOST_LAYERS: usize = 1 << 10;
+
 /// Name and shape of one parameter.
 pub type NamedShape = (String, Vec<usize>);
 
@@ -210,7 +260,9 @@ impl Config {
             head_dim: width / heads.max(1),
             inner: width.saturating_mul(4),
             context,
+            embed_scale: 1.0,
             norm: Norm::Layer { eps: 1e-5 },
+            post_norms: false,
             position: Position::Learned,
             activation: Activation::GeluTanh,
             parallel_residual: false,
@@ -219,7 +271,13 @@ impl Config {
             mlp_bias: true,
             tied: true,
             qk_norm: false,
+            query_scalar: None,
+            attention_softcap: None,
+            final_softcap: None,
             sliding_window: None,
+            full_attention: BTreeSet::new(),
+            unrotated: BTreeSet::new(),
+            local_rotary: None,
             bos: None,
             eos: BTreeSet::new(),
             pad: None,
@@ -231,9 +289,24 @@ impl Config {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
 
-    /// The scale of attention logits, `1/sqrt(D)`.
+    /// The scale of attention logits, `1/sqrt(D)` unless [`Config::query_scalar`] says otherwise.
     pub fn attention_scale(&self) -> f64 {
-        1.0 / (self.head_dim as f64).sqrt()
+        1.0 / self.query_scalar.unwrap_or(self.head_dim as f64).sqrt()
+    }
+
+    /// The window of a layer, see [`Config::sliding_window`]; `None` where it attends to all earlier tokens.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.sliding_window.filter(|_| !self.full_attention.contains(&layer))
+    }
+
+    /// The rotation of a layer; `None` where it sees no positions, or learned ones.
+    pub fn rotary(&self, layer: usize) -> Option<Rotary> {
+        match self.position {
+            Position::Rotary(rotary) if !self.unrotated.contains(&layer) => {
+                Some(self.local_rotary.filter(|_| self.window(layer).is_some()).unwrap_or(rotary))
+            }
+            _ => None,
+        }
     }
 
     /// Name and shape of every parameter of the decoder with this head, sorted by name. Matrices
@@ -267,10 +340,11 @@ impl Config {
         }
         linear(&format!("{layer}.attn_out"), self.width, attended, self.attn_out_bias, specs);
         self.norm_specs(&format!("{layer}.mlp_norm"), specs);
-        let (up, rows) = match self.activation {
-            Activation::SwiGlu => ("gate_up", 2 * self.inner),
-            Activation::GeluTanh | Activation::GeluErf => ("up", self.inner),
-        };
+        if self.post_norms {
+            self.norm_specs(&format!("{layer}.attn_post_norm"), specs);
+            self.norm_specs(&format!("{layer}.mlp_post_norm"), specs);
+        }
+        let (up, rows) = if self.activation.is_gated() { ("gate_up", 2 * self.inner) } else { ("up", self.inner) };
         linear(&format!("{layer}.{up}"), rows, self.width, self.mlp_bias, specs);
         linear(&format!("{layer}.down"), self.width, self.inner, self.mlp_bias, specs);
     }
@@ -313,13 +387,39 @@ impl Config {
                 self.width, self.family
             ),
         );
-        let (Norm::Layer { eps } | Norm::Rms { eps }) = self.norm;
+        let eps = self.norm.eps();
         require(eps > 0.0 && eps < 1.0, format!("norm eps is {eps}; it must lie between 0 and 1"));
         require(self.sliding_window != Some(0), "sliding_window is 0; leave it out for full attention".to_owned());
+        for (field, layers) in [("full_attention", &self.full_attention), ("unrotated", &self.unrotated)] {
+            let last = layers.last().copied().unwrap_or(0);
+            require(last < self.layers, format!("{field} names layer {last} of {}", self.layers));
+        }
+        require(
+            self.full_attention.is_empty() || self.sliding_window.is_some() && self.full_attention.len() < self.layers,
+            "full_attention names layers, but no other layer has a window".to_owned(),
+        );
+        require(
+            self.unrotated.is_empty() || self.position != Position::Learned,
+            "unrotated names layers of a model whose positions are learned".to_owned(),
+        );
         for id in self.bos.iter().chain(&self.eos) {
             require((*id as usize) < vocab, format!("special token {id} lies outside the vocabulary of {vocab}"));
         }
-        if let Position::Rotary(Rotary { theta, dim, scaling }) = self.position {
+        require(
+            self.local_rotary.is_none() || self.position != Position::Learned && self.sliding_window.is_some(),
+            "local_rotary is set, but no layer has both a rotation and a window".to_owned(),
+        );
+        for (field, number) in [
+            ("embed_scale", Some(self.embed_scale)),
+            ("query_scalar", self.query_scalar),
+            ("attention_softcap", self.attention_softcap),
+            ("final_softcap", self.final_softcap),
+        ] {
+            // As an f32 it must be neither 0 nor infinite.
+            let sound = number.is_none_or(|number| (1e-6..=1e12).contains(&number));
+            require(sound, format!("{field} is {}; it must lie between 1e-6 and 1e12", number.unwrap_or(0.0)));
+        }
+        for Rotary { theta, dim, scaling } in self.rotations() {
             require(
                 dim > 0 && dim <= head_dim && dim.is_multiple_of(2),
                 format!("rotary dim {dim} must be even and at most head_dim ({head_dim})"),
@@ -337,13 +437,19 @@ impl Config {
         if problems.is_empty() { Ok(()) } else { Err(Error::Config { problems }) }
     }
 
+    /// The rotation of `position` and the local one, as far as there are any.
+    fn rotations(&self) -> impl Iterator<Item = Rotary> {
+        let whole = if let Position::Rotary(rotary) = self.position { Some(rotary) } else { None };
+        whole.into_iter().chain(self.local_rotary)
+    }
+
     /// Every count with the most it may be: above every published model, and low enough that no
     /// product of them overflows and that a lying file cannot ask for endless parameters.
     fn counts(&self) -> [(&'static str, usize, usize); 8] {
         [
             ("vocab", self.vocab, 1 << 24),
             ("width", self.width, 1 << 20),
-            ("layers", self.layers, 1 << 10),
+            ("layers", self.layers, MOST_LAYERS),
             ("heads", self.heads, 1 << 12),
             ("kv_heads", self.kv_heads, 1 << 12),
             ("head_dim", self.head_dim, 1 << 14),
@@ -356,12 +462,14 @@ impl Config {
     /// that they do not depend on which other parameters exist.
     ///
     /// GPT-2's rule (Radford et al. 2019): matrices N(0, 0.02), those that write into the residual
-    /// stream divided by `sqrt(2 * layers)`, gains 1, biases 0. A scalar head is N(0, 1/(C + 1))
+    /// stream divided by `sqrt(2 * layers)`, gains 1 (parameters that 1 is added to 0), biases 0. A scalar head is N(0, 1/(C + 1))
     /// in the sense of standard deviation `1/sqrt(C + 1)` (Ziegler et al. 2019).
     pub fn initial(&self, name: &str, seed: u64, values: &mut [f32]) {
         let deviation = match name {
             _ if name.ends_with(".bias") => return values.fill(0.0),
-            _ if name.ends_with("norm.weight") => return values.fill(1.0),
+            _ if name.ends_with("norm.weight") => {
+                return values.fill(if matches!(self.norm, Norm::RmsOnePlus { .. }) { 0.0 } else { 1.0 });
+            }
             "score.weight" => 1.0 / (self.width as f64 + 1.0).sqrt(),
             _ if name.ends_with(".attn_out.weight") || name.ends_with(".down.weight") => {
                 0.02 / (2.0 * self.layers as f64).sqrt()

@@ -4,8 +4,8 @@ use crate::{Activation, Config, Error, HeadKind, Norm, Position, Result, Rotary,
 use candle_core::{DType, Device, Tensor};
 use instruct_data::Packed;
 use instruct_kernels::{
-    self as kernels, Branch, CacheRow, DropKey, FeedForward, HeadLayout, KvCache, Nonlinearity, Param, Params, Path,
-    Rope, RopeScaling, Span, Spec,
+    self as kernels, Branch, CacheRow, DropKey, FeedForward, Gain, HeadLayout, KvCache, Nonlinearity, Param, Params,
+    Path, Rope, RopeScaling, Scoring, Span, Spec, Unembedding,
 };
 use instruct_random::Source;
 use std::sync::Arc;
@@ -21,9 +21,8 @@ pub struct Decoder {
     position: Option<Param>,
     blocks: Vec<Block>,
     norm: NormParams,
-    unembed: Option<Param>,
+    unembed: Option<Unembedding>,
     scalar: Option<Affine>,
-    rope: Option<Arc<Rope>>,
 }
 
 /// Whether a forward pass is to be differentiated, and with what noise.
@@ -51,12 +50,16 @@ pub struct Dropout {
 
 #[derive(Debug)]
 struct Block {
+    window: Option<usize>,
+    rope: Option<Arc<Rope>>,
     attn_norm: NormParams,
     qkv: Affine,
-    head_norms: Option<(Param, Param)>,
+    head_norms: Option<(Gain, Gain)>,
     attn_out: Affine,
+    attn_post_norm: Option<NormParams>,
     mlp_norm: NormParams,
     mlp: FeedForward,
+    mlp_post_norm: Option<NormParams>,
 }
 
 #[derive(Debug)]
@@ -66,10 +69,9 @@ struct Affine {
 }
 
 #[derive(Debug)]
-struct NormParams {
-    gain: Param,
-    bias: Option<Param>,
-    eps: f64,
+enum NormParams {
+    Layer { gain: Param, bias: Param, eps: f64 },
+    Rms { gain: Gain, eps: f64 },
 }
 
 impl Decoder {
@@ -152,23 +154,16 @@ impl Decoder {
 
     fn over(config: Config, head: HeadKind, params: Params) -> Result<Decoder> {
         let get = |name: &str| params.get(name);
-        let blocks = (0..config.layers).map(|i| Block::over(&config, &params, i)).collect::<Result<_>>()?;
-        let rope = match config.position {
-            Position::Learned => None,
-            Position::Rotary(rotary) => Some(Arc::new(rope(&rotary, config.context)?)),
-        };
+        let mut ropes = Ropes::default();
+        let block = |i| Block::over(&config, &params, i, ropes.get(config.rotary(i), config.context)?);
+        let blocks = (0..config.layers).map(block).collect::<Result<_>>()?;
         Ok(Decoder {
             embed: get("embed.weight")?,
             position: (config.position == Position::Learned).then(|| get("position.weight")).transpose()?,
             blocks,
             norm: NormParams::over(&config, &params, "norm")?,
-            unembed: match (head.is_language(), config.tied) {
-                (false, _) => None,
-                (true, true) => Some(get("embed.weight")?),
-                (true, false) => Some(get("lm_head.weight")?),
-            },
+            unembed: head.is_language().then(|| unembedding(&config, &params)).transpose()?,
             scalar: head.is_scalar().then(|| Affine::over(&params, "score", true)).transpose()?,
-            rope,
             config,
             head,
             params,
@@ -218,12 +213,12 @@ impl Decoder {
         self.check_context(batch.positions())?;
         let sentinel = (!matches!(pass, Pass::Infer)).then(|| self.params.sentinel());
         let spans: Arc<[Span]> = spans(batch).into();
-        let scale = self.config.attention_scale() as f32;
+        let scoring = self.scoring();
         let keys = DropKeys::new(batch, pass);
         kernels::kept_awake(|| {
             let x = self.enter(batch.ids(), batch.positions(), sentinel)?;
-            self.blocks(x, batch.positions(), wanted, keys, &mut |_, qkv| {
-                Ok(qkv.attention(&spans, self.layout(), scale, self.config.sliding_window)?)
+            self.blocks(x, batch.positions(), wanted, keys, &mut |layer, qkv| {
+                Ok(qkv.attention(&spans, self.layout(), scoring, self.blocks[layer].window)?)
             })
         })
     }
@@ -240,11 +235,12 @@ impl Decoder {
             let (index, bound) = (read[at], ids.len());
             return Err(kernels::Error::Index { op: "extend", argument: "read", at, index, bound }.into());
         }
-        let scale = self.config.attention_scale() as f32;
+        let scoring = self.scoring();
         let x = self.enter(ids, &positions, None)?;
         let some = read.iter().copied().ne(0..ids.len() as u32).then_some(read);
         self.blocks(x, &positions, some, DropKeys::none(), &mut |layer, qkv| {
-            Ok(qkv.map(|qkv| kernels::cached_attention(qkv, layer, cache, rows, scale, self.config.sliding_window))?)
+            let window = self.blocks[layer].window;
+            Ok(qkv.map(|qkv| kernels::cached_attention(qkv, layer, cache, rows, scoring, window))?)
         })
     }
 
@@ -253,10 +249,10 @@ impl Decoder {
         Ok(KvCache::new(self.config.layers, slots, capacity, self.layout(), self.params.device())?)
     }
 
-    /// The unembedding `(V, C)`, for the losses of [`instruct_kernels`] and for decoding.
+    /// The unembedding `(V, C)` and its soft cap, for the losses of [`instruct_kernels`] and for decoding.
     ///
     /// Errors: the head is a scalar one.
-    pub fn unembedding(&self) -> Result<&Param> {
+    pub fn unembedding(&self) -> Result<&Unembedding> {
         self.unembed.as_ref().ok_or(Error::WrongHead { wanted: "a language head", head: self.head })
     }
 
@@ -274,6 +270,11 @@ impl Decoder {
         HeadLayout { heads, kv_heads, head_dim }
     }
 
+    fn scoring(&self) -> Scoring {
+        let softcap = self.config.attention_softcap.map(|cap| cap as f32);
+        Scoring { scale: self.config.attention_scale() as f32, softcap }
+    }
+
     fn check_context(&self, positions: &[u32]) -> Result<()> {
         match positions.iter().max() {
             Some(&last) if last as usize >= self.config.context => {
@@ -284,7 +285,7 @@ impl Decoder {
     }
 
     fn enter(&self, ids: &[u32], positions: &[u32], sentinel: Option<&Tensor>) -> Result<Tensor> {
-        let x = kernels::embedding(ids, &self.embed, sentinel)?;
+        let x = kernels::scaled_embedding(ids, &self.embed, self.config.embed_scale, sentinel)?;
         match &self.position {
             Some(table) => Ok((x + kernels::embedding(positions, table, sentinel)?)?),
             None => Ok(x),
@@ -308,10 +309,11 @@ impl Decoder {
                 keys = keys.at(rows);
                 entered = entered.map(|x| kernels::gather_rows(&x, rows)).transpose()?;
             }
-            x = keys.drop(block.attn_out.forward(attended)?, site)?.added()?;
+            let attended = normed(&block.attn_post_norm, block.attn_out.forward(attended)?)?;
+            x = keys.drop(attended, site)?.added()?;
             let fed = |read: &Tensor| {
                 let fed = block.mlp_norm.forward(Branch::of(read))?.feed_forward(&block.mlp)?;
-                keys.drop(fed, site + 1)
+                keys.drop(normed(&block.mlp_post_norm, fed)?, site + 1)
             };
             x = match entered {
                 Some(entered) => (x + fed(&entered)?.alone()?)?,
@@ -325,9 +327,9 @@ impl Decoder {
     fn project(&self, block: &Block, x: &Tensor, positions: &[u32]) -> Result<Branch> {
         let mut qkv = block.qkv.forward(block.attn_norm.forward(Branch::of(x))?)?;
         if let Some((q, k)) = &block.head_norms {
-            qkv = qkv.head_norm(q, k, self.norm.eps, self.layout())?;
+            qkv = qkv.head_norm(q, k, self.config.norm.eps(), self.layout())?;
         }
-        match &self.rope {
+        match &block.rope {
             Some(rope) => Ok(qkv.rope(positions, rope, self.layout())?),
             None => Ok(qkv),
         }
@@ -335,24 +337,31 @@ impl Decoder {
 }
 
 impl Block {
-    fn over(config: &Config, params: &Params, i: usize) -> Result<Block> {
+    fn over(config: &Config, params: &Params, i: usize, rope: Option<Arc<Rope>>) -> Result<Block> {
         let name = |part: &str| format!("layers.{i}.{part}");
         let (up, nonlinearity) = match config.activation {
             Activation::SwiGlu => ("gate_up", Nonlinearity::SwiGlu),
             Activation::GeluTanh => ("up", Nonlinearity::GeluTanh),
             Activation::GeluErf => ("up", Nonlinearity::GeluErf),
+            Activation::GeGlu => ("gate_up", Nonlinearity::GeGlu),
         };
         let up = Affine::over(params, &name(up), config.mlp_bias)?;
         let down = Affine::over(params, &name("down"), config.mlp_bias)?;
         let head_norms =
-            || -> Result<_> { Ok((params.get(&name("q_norm.weight"))?, params.get(&name("k_norm.weight"))?)) };
+            || -> Result<_> { Ok((gain(config, params, &name("q_norm"))?, gain(config, params, &name("k_norm"))?)) };
+        let post_norm =
+            |part: &str| config.post_norms.then(|| NormParams::over(config, params, &name(part))).transpose();
         Ok(Block {
+            window: config.window(i),
+            rope,
             attn_norm: NormParams::over(config, params, &name("attn_norm"))?,
             qkv: Affine::over(params, &name("qkv"), config.qkv_bias)?,
             head_norms: config.qk_norm.then(head_norms).transpose()?,
             attn_out: Affine::over(params, &name("attn_out"), config.attn_out_bias)?,
+            attn_post_norm: post_norm("attn_post_norm")?,
             mlp_norm: NormParams::over(config, params, &name("mlp_norm"))?,
             mlp: FeedForward { up: up.weight, up_bias: up.bias, nonlinearity, down: down.weight, down_bias: down.bias },
+            mlp_post_norm: post_norm("mlp_post_norm")?,
         })
     }
 }
@@ -371,19 +380,40 @@ impl Affine {
 
 impl NormParams {
     fn over(config: &Config, params: &Params, name: &str) -> Result<NormParams> {
-        let gain = params.get(&format!("{name}.weight"))?;
         Ok(match config.norm {
-            Norm::Layer { eps } => NormParams { gain, bias: Some(params.get(&format!("{name}.bias"))?), eps },
-            Norm::Rms { eps } => NormParams { gain, bias: None, eps },
+            Norm::Layer { eps } => {
+                let [gain, bias] = ["weight", "bias"].map(|part| params.get(&format!("{name}.{part}")));
+                NormParams::Layer { gain: gain?, bias: bias?, eps }
+            }
+            Norm::Rms { eps } | Norm::RmsOnePlus { eps } => NormParams::Rms { gain: gain(config, params, name)?, eps },
         })
     }
 
     fn forward(&self, x: Branch) -> Result<Branch> {
-        Ok(match &self.bias {
-            Some(bias) => x.layer_norm(&self.gain, bias, self.eps)?,
-            None => x.rms_norm(&self.gain, self.eps)?,
+        Ok(match self {
+            NormParams::Layer { gain, bias, eps } => x.layer_norm(gain, bias, *eps)?,
+            NormParams::Rms { gain, eps } => x.rms_norm(gain, *eps)?,
         })
     }
+}
+
+/// The gain of the RMS norm of this name.
+fn gain(config: &Config, params: &Params, name: &str) -> Result<Gain> {
+    let param = params.get(&format!("{name}.weight"))?;
+    Ok(if matches!(config.norm, Norm::RmsOnePlus { .. }) { Gain::one_plus(&param) } else { Gain::from(&param) })
+}
+
+/// The branch after a norm that some families lack.
+fn normed(norm: &Option<NormParams>, branch: Branch) -> Result<Branch> {
+    match norm {
+        Some(norm) => norm.forward(branch),
+        None => Ok(branch),
+    }
+}
+
+fn unembedding(config: &Config, params: &Params) -> Result<Unembedding> {
+    let table = params.get(if config.tied { "embed.weight" } else { "lm_head.weight" })?;
+    Ok(Unembedding { table, softcap: config.final_softcap.map(|cap| cap as f32) })
 }
 
 /// The dropout keys of a batch's rows, without the site.
@@ -420,6 +450,22 @@ impl DropKeys {
         let source = source.fork(site);
         let keys: Vec<DropKey> = self.rows.iter().map(|&at| (source, at)).collect();
         Ok(x.dropout(rate, &keys)?)
+    }
+}
+
+/// One table for all layers that rotate alike.
+#[derive(Default)]
+struct Ropes(Vec<(Rotary, Arc<Rope>)>);
+
+impl Ropes {
+    fn get(&mut self, rotary: Option<Rotary>, context: usize) -> Result<Option<Arc<Rope>>> {
+        let Some(rotary) = rotary else { return Ok(None) };
+        if let Some((_, table)) = self.0.iter().find(|(known, _)| *known == rotary) {
+            return Ok(Some(table.clone()));
+        }
+        let table = Arc::new(rope(&rotary, context)?);
+        self.0.push((rotary, table.clone()));
+        Ok(Some(table))
     }
 }
 

@@ -1,6 +1,6 @@
 //! One decoder, driven by a description, that reads and writes what transformers does.
 //!
-//! GPT-2, GPT-NeoX, Llama, Mistral, Qwen2 and Qwen3 differ in a table of names and a handful of
+//! GPT-2, GPT-NeoX, Llama, Mistral, Qwen2, Qwen3, SmolLM3, Gemma 2 and Gemma 3 differ in a table of names and a handful of
 //! choices, so there is one forward pass ([`Decoder::hidden`]) over packed batches, one decoding
 //! loop ([`generate`]) over a key-value cache, and one [`Config`] that says which choices. A family
 //! is a table in one file. There is no loss here.

@@ -204,19 +204,21 @@ fn nodes(config: &Config, n: usize, read: usize, dropout: bool) -> Vec<Held> {
 
 fn attention(config: &Config, n: usize, read: Option<usize>, dropout: bool) -> Held {
     let held = kernels::attention_branch(n, read, config.width, layout(config), config.qk_norm);
-    Held { saved: held.saved + keys(config, read.unwrap_or(n), dropout), ..held }
+    Held { saved: held.saved + at_the_end(config, read.unwrap_or(n), dropout), ..held }
 }
 
 /// The feed-forward branch. Where residuals are parallel, Candle adds it to the stream in a node of its own.
 fn fed(config: &Config, n: usize, dropout: bool) -> Vec<Held> {
     let held = feed_forward(config, n);
-    let mut nodes = vec![Held { saved: held.saved + keys(config, n, dropout), ..held }];
+    let mut nodes = vec![Held { saved: held.saved + at_the_end(config, n, dropout), ..held }];
     nodes.extend(config.parallel_residual.then(|| kernels::add(n, config.width)));
     nodes
 }
 
-fn keys(config: &Config, n: usize, dropout: bool) -> u64 {
-    if dropout { kernels::dropout(n, config.width).saved } else { 0 }
+/// What the steps after the last projection of a branch save: those that some families or passes lack.
+fn at_the_end(config: &Config, n: usize, dropout: bool) -> u64 {
+    let norm = if config.post_norms { kernels::norm_of_result(n, config.width) } else { 0 };
+    norm + if dropout { kernels::dropout(n, config.width).saved } else { 0 }
 }
 
 fn feed_forward(config: &Config, n: usize) -> Held {
@@ -224,6 +226,7 @@ fn feed_forward(config: &Config, n: usize) -> Held {
         Activation::SwiGlu => (2 * config.inner, Nonlinearity::SwiGlu),
         Activation::GeluTanh => (config.inner, Nonlinearity::GeluTanh),
         Activation::GeluErf => (config.inner, Nonlinearity::GeluErf),
+        Activation::GeGlu => (2 * config.inner, Nonlinearity::GeGlu),
     };
     kernels::feed_forward_branch(n, config.width, inner, nonlinearity)
 }
@@ -231,11 +234,21 @@ fn feed_forward(config: &Config, n: usize) -> Held {
 /// The readout of hidden states that were computed for the rows it reads alone, each of which it reads once.
 fn readout(config: &Config, readout: Readout) -> Held {
     let (width, vocab) = (config.width, config.vocab);
+    let if_capped = |bytes: u64| if config.final_softcap.is_some() { bytes } else { 0 };
     match readout {
-        Readout::Likelihood(n, compute) => kernels::token_nll_backward(n, n, width, vocab, compute),
-        Readout::Logprob(n, compute) => kernels::token_logprob(n, n, width, vocab, compute),
+        Readout::Likelihood(n, compute) => {
+            let held = kernels::token_nll_backward(n, n, width, vocab, compute);
+            Held { forward: held.forward + if_capped(kernels::capped(n, vocab, compute)), ..held }
+        }
+        Readout::Logprob(n, compute) => {
+            let held = kernels::token_logprob(n, n, width, vocab, compute);
+            Held { backward: held.backward + if_capped(kernels::capped(n, vocab, compute)), ..held }
+        }
         Readout::Scalar(n) => kernels::gather_rows(n, n, width),
-        Readout::Logits(n) => Held { forward: floats(n * vocab), ..kernels::linear(n, width, vocab) },
+        Readout::Logits(n) => {
+            let once = floats(n * vocab);
+            Held { forward: once + if_capped(once), ..kernels::linear(n, width, vocab) }
+        }
     }
 }
 
@@ -299,6 +312,17 @@ mod tests {
         check_graph(&gpt2);
         check_graph(&llama);
         check_graph(&Config { qk_norm: true, ..llama.clone() });
+        let gemma = Config {
+            norm: Norm::RmsOnePlus { eps: 1e-5 },
+            post_norms: true,
+            activation: Activation::GeGlu,
+            attention_softcap: Some(2.0),
+            sliding_window: Some(3),
+            full_attention: [1].into(),
+            embed_scale: 4.0,
+            ..llama.clone()
+        };
+        check_graph(&gemma);
         check_graph(&Config { parallel_residual: true, activation: Activation::GeluErf, ..llama });
     }
 
@@ -312,6 +336,23 @@ mod tests {
         assert_eq!(learner.clone().decoding(DType::F32), learner);
         assert_eq!(learner.clone().decoding(DType::BF16).total(), 22 * params as u64);
         assert_eq!(Buffers::frozen("reference", &config, HeadKind::LanguageModel, 2).total(), 2 * params as u64);
+    }
+
+    #[test]
+    fn what_gemma_adds_is_counted() {
+        let plain = Config::tiny_gpt2(300, 16, 3, 4, 24);
+        let normed = Config { post_norms: true, ..plain.clone() };
+        let capped = Config { final_softcap: Some(2.0), ..plain.clone() };
+        let kept = |config: &Config| recorded(config, 10, false, Readout::Likelihood(4, DType::F32)).kept;
+        // Two norms a layer, which the last layer computes for the rows that are read.
+        let rows = 2 * (2 * 10 + 4);
+        assert_eq!(kept(&normed) - kept(&plain), floats(rows * (16 + 2)));
+        for (kind, chunk) in [(Readout::Likelihood(4, DType::F32), 4), (Readout::Logits(4), 4)] {
+            let forward = |config: &Config| readout(config, kind).forward;
+            assert_eq!(forward(&capped) - forward(&plain), floats(chunk * 300), "{kind:?}");
+        }
+        let backward = |config: &Config| readout(config, Readout::Logprob(400, DType::F32)).backward;
+        assert_eq!(backward(&capped) - backward(&plain), floats(256 * 300));
     }
 
     #[test]

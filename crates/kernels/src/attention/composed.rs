@@ -1,8 +1,8 @@
 //! Attention from plain Candle operations: gathered into padded blocks, masked, scattered back.
 
-use super::{check, groups};
+use super::{check, check_softcap, groups};
 use crate::{
-    HeadLayout, Result, Span,
+    HeadLayout, Result, Scoring, Span,
     attend::seen,
     op,
     wide::{for_sums, select_rows, wide},
@@ -16,9 +16,11 @@ pub fn attention_composed(
     qkv: &Tensor,
     spans: &Arc<[Span]>,
     layout: HeadLayout,
-    scale: f32,
+    scoring: impl Into<Scoring>,
     window: Option<usize>,
 ) -> Result<Tensor> {
+    let scoring = scoring.into();
+    check_softcap("attention", scoring)?;
     let rows = check("attention", op::dims2("attention", "qkv", qkv)?, layout, window)?;
     let mut sequences = Vec::new();
     for group in groups(spans, rows)? {
@@ -29,7 +31,7 @@ pub fn attention_composed(
         }));
     }
     let Split { q, k, v } = Split::of(qkv, layout)?;
-    compose(&q, &k, &v, sequences, layout, scale, window)
+    compose(&q, &k, &v, sequences, layout, scoring, window)
 }
 
 /// The three parts of a projection.
@@ -72,10 +74,10 @@ pub(crate) fn compose(
     v: &Tensor,
     sequences: Vec<Sequence>,
     layout: HeadLayout,
-    scale: f32,
+    scoring: Scoring,
     window: Option<usize>,
 ) -> Result<Tensor> {
-    compose_in_blocks(MOST_SCORES, q, k, v, sequences, layout, scale, window)
+    compose_in_blocks(MOST_SCORES, q, k, v, sequences, layout, scoring, window)
 }
 
 /// [`compose`] with at most `most` scores in a block, or those of one sequence.
@@ -86,7 +88,7 @@ pub(crate) fn compose_in_blocks(
     v: &Tensor,
     mut sequences: Vec<Sequence>,
     layout: HeadLayout,
-    scale: f32,
+    scoring: Scoring,
     window: Option<usize>,
 ) -> Result<Tensor> {
     // The gradients of a prefix add up over the sequences that continue it, which may lie in several blocks.
@@ -108,7 +110,7 @@ pub(crate) fn compose_in_blocks(
             sequence.rows.iter().enumerate().for_each(|(i, row)| places[*row as usize] = (rows + i) as u32);
             rows += padded;
         }
-        parts.push(compose_block(q, &k, &v, block, layout, scale, window)?);
+        parts.push(compose_block(q, &k, &v, block, layout, scoring, window)?);
         left = rest;
     }
     if parts.is_empty() {
@@ -125,7 +127,7 @@ fn compose_block(
     v: &Tensor,
     sequences: &[Sequence],
     layout: HeadLayout,
-    scale: f32,
+    scoring: Scoring,
     window: Option<usize>,
 ) -> Result<Tensor> {
     let HeadLayout { heads, kv_heads, head_dim } = layout;
@@ -146,7 +148,11 @@ fn compose_block(
 
     let dtype = wide(q.dtype());
     let mask = mask(sequences, queries, keys, window, q.device())?.to_dtype(dtype)?;
-    let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)?.to_dtype(dtype)? * f64::from(scale))?;
+    let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)?.to_dtype(dtype)? * f64::from(scoring.scale))?;
+    let scores = match scoring.softcap.map(f64::from) {
+        Some(cap) => ((scores / cap)?.tanh()? * cap)?,
+        None => scores,
+    };
     let scores = scores.reshape((count, kv_heads, group, queries, keys))?.broadcast_add(&mask)?;
     // The maximum cancels in the quotient: without its own gradient the backward pass is shorter.
     let exp = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;

@@ -1,9 +1,9 @@
 //! Attention on the CPU: one task per group of spans and key head, the backward pass recomputing
 //! what the forward pass did not keep.
 
-use super::{Group, check, groups};
+use super::{Group, check, check_softcap, groups};
 use crate::{
-    Branch, HeadLayout, Result, Span,
+    Branch, HeadLayout, Result, Scoring, Span,
     attend::{
         Attend, AttendBackward, Gradient, PutRows, PutTransposed, Query, ScoreNormaliser, Scratch, get_row, seen,
         vectors,
@@ -26,13 +26,14 @@ pub(super) fn attention_at(
     qkv: Branch,
     spans: &Arc<[Span]>,
     layout: HeadLayout,
-    scale: f32,
+    scoring: Scoring,
     window: Option<usize>,
 ) -> Result<Branch> {
+    check_softcap("attention", scoring)?;
     let rows = check("attention", qkv.dims("attention", "qkv")?, layout, window)?;
     let groups = groups(spans, rows)?;
     let tasks = tasks(&groups, layout);
-    Ok(qkv.step(rows, Attention { level, groups, tasks, layout, scale, window, normalisers: OnceLock::new() }))
+    Ok(qkv.step(rows, Attention { level, groups, tasks, layout, scoring, window, normalisers: OnceLock::new() }))
 }
 
 /// (group, key head) pairs, the most work first so that no thread starts it last.
@@ -49,7 +50,7 @@ struct Attention {
     groups: Vec<Group>,
     tasks: Vec<(usize, usize)>,
     layout: HeadLayout,
-    scale: f32,
+    scoring: Scoring,
     window: Option<usize>,
     /// Of the forward pass, `(n, H)`.
     normalisers: OnceLock<Vec<ScoreNormaliser>>,
@@ -96,7 +97,7 @@ impl Attention {
                 normalisers.slice(at, 1)[0] = normaliser;
             };
             let (keys, values, queries) = (&keys, &values, &queries);
-            self.level.run(Attend { dim, scale: self.scale, keys, values, queries, put, scratch: &mut *scratch });
+            self.level.run(Attend { dim, scoring: self.scoring, keys, values, queries, put, scratch: &mut *scratch });
         }
     }
 
@@ -153,7 +154,7 @@ impl Attention {
         };
         self.level.run(AttendBackward {
             dim,
-            scale: self.scale,
+            scoring: self.scoring,
             keys: &runs.keys,
             key_rows: &runs.key_rows,
             values: &runs.values,

@@ -2,7 +2,7 @@
 
 use super::{Columns, attention, attention_composed, fused::attention_at};
 use crate::{
-    Branch, HeadLayout, Params, Result, Span,
+    Branch, HeadLayout, Params, Result, Scoring, Span,
     check::{self, X},
     definitions,
     simd::Level,
@@ -20,6 +20,7 @@ struct Case {
     window: Option<usize>,
     /// Standard size of the projections: 1 for ordinary scores, 100 for scores of 1e4.
     size: f32,
+    softcap: Option<f32>,
 }
 
 impl Case {
@@ -33,15 +34,15 @@ impl Case {
                 end += length;
             }
         }
-        Case { spans, layout: HeadLayout { heads, kv_heads, head_dim }, window, size: 1.0 }
+        Case { spans, layout: HeadLayout { heads, kv_heads, head_dim }, window, size: 1.0, softcap: None }
     }
 
     fn rows(&self) -> usize {
         self.spans.last().map_or(0, |span| span.rows.end)
     }
 
-    fn scale(&self) -> f32 {
-        1.0 / (self.layout.head_dim as f32).sqrt()
+    fn scoring(&self) -> Scoring {
+        Scoring { scale: 1.0 / (self.layout.head_dim as f32).sqrt(), softcap: self.softcap }
     }
 
     fn numbers(&self, seed: u64, width: usize) -> Vec<f32> {
@@ -65,7 +66,8 @@ impl Case {
 /// The output and the gradient of the projections, in `f64`, as the formulas are written.
 fn oracle(case: &Case) -> (Vec<f64>, Vec<f64>) {
     let HeadLayout { heads, kv_heads, head_dim: dim } = case.layout;
-    let (columns, scale) = (Columns(case.layout), f64::from(case.scale()));
+    let Scoring { scale, softcap } = case.scoring();
+    let (columns, scale, cap) = (Columns(case.layout), f64::from(scale), softcap.map(f64::from));
     let widen = |x: Vec<f32>| x.into_iter().map(f64::from).collect::<Vec<f64>>();
     let (qkv, out_grad) = (widen(case.qkv()), widen(case.out_grad()));
     let (mut out, mut grad) = (vec![0.0; out_grad.len()], vec![0.0; qkv.len()]);
@@ -80,6 +82,7 @@ fn oracle(case: &Case) -> (Vec<f64>, Vec<f64>) {
             let (q, at) = (columns.query(row, head), (row * heads + head) * dim);
             let scores: Vec<f64> =
                 keys.iter().map(|key| scale * dot(&qkv[q.clone()], &qkv[columns.key(*key, kv_head)])).collect();
+            let scores: Vec<f64> = scores.into_iter().map(|score| definitions::softcap(score, cap)).collect();
             let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = scores.iter().map(|score| (score - max).exp()).sum();
             let p: Vec<f64> = scores.iter().map(|score| (score - max).exp() / sum).collect();
@@ -87,7 +90,8 @@ fn oracle(case: &Case) -> (Vec<f64>, Vec<f64>) {
             let p_grad: Vec<f64> = keys.iter().map(|key| dot(out_grad, &qkv[columns.value(*key, kv_head)])).collect();
             let mean = dot(&p, &p_grad);
             for (i, key) in keys.iter().enumerate() {
-                let slope = scale * p[i] * (p_grad[i] - mean);
+                let bend = cap.map_or(1.0, |cap| 1.0 - (scores[i] / cap).powi(2));
+                let slope = scale * bend * p[i] * (p_grad[i] - mean);
                 for d in 0..dim {
                     out[at + d] += p[i] * qkv[columns.value(*key, kv_head).start + d];
                     grad[columns.value(*key, kv_head).start + d] += p[i] * out_grad[d];
@@ -128,15 +132,15 @@ fn close(what: &str, got: &[f64], want: &[f64], tolerance: f64) {
 #[track_caller]
 fn check_to(case: &Case, forward: f64, backward: f64) {
     let (out, grad) = oracle(case);
-    let (spans, layout, scale, window) = (case.spans(), case.layout, case.scale(), case.window);
+    let (spans, layout, scoring, window) = (case.spans(), case.layout, case.scoring(), case.window);
     for level in Level::available() {
         let got =
-            run(case, DType::F32, |qkv| attention_at(level, Branch::of(qkv), &spans, layout, scale, window)?.alone());
+            run(case, DType::F32, |qkv| attention_at(level, Branch::of(qkv), &spans, layout, scoring, window)?.alone());
         close(&format!("{level:?} output"), &got.0, &out, forward);
         close(&format!("{level:?} gradient"), &got.1, &grad, backward);
     }
     for (dtype, factor) in [(DType::F32, 1.0), (DType::F64, 1e-5)] {
-        let got = run(case, dtype, |qkv| attention_composed(qkv, &spans, layout, scale, window));
+        let got = run(case, dtype, |qkv| attention_composed(qkv, &spans, layout, scoring, window));
         close(&format!("composed {dtype:?} output"), &got.0, &out, forward * factor);
         close(&format!("composed {dtype:?} gradient"), &got.1, &grad, backward * factor);
     }
@@ -144,7 +148,9 @@ fn check_to(case: &Case, forward: f64, backward: f64) {
 
 #[track_caller]
 fn check(groups: &[&[usize]], heads: (usize, usize, usize), window: Option<usize>) {
-    check_to(&Case::new(groups, heads, window), 1e-5, 1e-4);
+    for softcap in [None, Some(0.4)] {
+        check_to(&Case { softcap, ..Case::new(groups, heads, window) }, 1e-5, 1e-4);
+    }
 }
 
 #[test]
@@ -188,8 +194,10 @@ fn extreme_scores() {
     // Scores of 1e4 carry an error of 1e-3, which is a relative error of the probabilities.
     let case = Case { size: 100.0, ..Case::new(&[&[60], &[20, 9, 31]], (2, 2, 32), None) };
     check_to(&case, 2e-3, 2e-2);
+    // Beyond their cap they are all alike.
+    check_to(&Case { softcap: Some(50.0), ..case }, 2e-3, 2e-2);
     let case = Case { size: 1e4, ..Case::new(&[&[50]], (1, 1, 1), None) };
-    let (out, _) = run(&case, DType::F32, |x| attention(x, &case.spans(), case.layout, case.scale(), None));
+    let (out, _) = run(&case, DType::F32, |x| attention(x, &case.spans(), case.layout, case.scoring(), None));
     assert!(out.iter().all(|x| x.is_finite()));
 }
 
@@ -205,8 +213,10 @@ fn a_saturated_softmax_picks_its_key() {
     }
     let qkv = Tensor::from_vec(qkv, (40, 12), &Device::Cpu).unwrap();
     for level in Level::available() {
-        let out =
-            attention_at(level, Branch::of(&qkv), &case.spans(), case.layout, 0.5, None).unwrap().alone().unwrap();
+        let out = attention_at(level, Branch::of(&qkv), &case.spans(), case.layout, 0.5.into(), None)
+            .unwrap()
+            .alone()
+            .unwrap();
         let out: Vec<Vec<f32>> = out.to_vec2().unwrap();
         assert!(out[3..].iter().all(|row| row[0] == 3.0), "{level:?}: {out:?}");
     }
@@ -216,7 +226,7 @@ fn a_saturated_softmax_picks_its_key() {
 fn bf16_is_close() {
     let case = Case::new(&[&[20, 9, 31], &[12]], (4, 2, 16), Some(25));
     let (out, grad) = oracle(&case);
-    let got = run(&case, DType::BF16, |x| attention(x, &case.spans(), case.layout, case.scale(), case.window));
+    let got = run(&case, DType::BF16, |x| attention(x, &case.spans(), case.layout, case.scoring(), case.window));
     close("output", &got.0, &out, 2e-2);
     close("gradient", &got.1, &grad, 2e-2);
 }
@@ -228,10 +238,13 @@ fn row(x: X, groups: &[&[usize]], heads: (usize, usize, usize), window: Option<u
     let (rows, spans) = (groups.concat().iter().sum(), Arc::from(spans));
     // A power of two, which leaves exact scores exact.
     let scale = 1.0 / (layout.head_dim as f32).sqrt().log2().round().exp2();
-    let op = &format!("attention {groups:?}, {heads:?} heads, window {window:?}");
-    let case = check::Case { op, rows, width: layout.qkv_dim(), x, parameters: &[] };
-    let op = |x: &Tensor, _: &Params| attention(x, &spans, layout, scale, window);
-    check::check(&case, op, |v| definitions::attention(&v["x"], &spans, layout, f64::from(scale), window));
+    for softcap in [None, Some(0.75)] {
+        let scoring = Scoring { scale, softcap };
+        let op = &format!("attention {groups:?}, {heads:?} heads, window {window:?}, cap {softcap:?}");
+        let case = check::Case { op, rows, width: layout.qkv_dim(), x, parameters: &[] };
+        let op = |x: &Tensor, _: &Params| attention(x, &spans, layout, scoring, window);
+        check::check(&case, op, |v| definitions::attention(&v["x"], &spans, layout, scoring, window));
+    }
 }
 
 #[test]
@@ -266,7 +279,7 @@ fn sharing_a_prefix_changes_no_bit() {
     for level in Level::available() {
         let run = |case: &Case, qkv: &Tensor| {
             let branch = Branch::of(qkv);
-            let out = attention_at(level, branch, &case.spans(), case.layout, case.scale(), case.window).unwrap();
+            let out = attention_at(level, branch, &case.spans(), case.layout, case.scoring(), case.window).unwrap();
             bits(&out.alone().unwrap())
         };
         let (shared, alone) = (run(&shared, &qkv), run(&alone, &copied));
@@ -280,7 +293,7 @@ fn the_number_of_threads_changes_no_bit() {
     let case = Case::new(&[&[19, 30, 5], &[60], &[33, 20], &[90]], (4, 2, 24), None);
     let on = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| run(&case, DType::F32, |x| attention(x, &case.spans(), case.layout, case.scale(), None)))
+        pool.install(|| run(&case, DType::F32, |x| attention(x, &case.spans(), case.layout, case.scoring(), None)))
     };
     assert_eq!(on(1), on(3));
 }

@@ -16,12 +16,13 @@ use super::{
     gguf_rope::ROPE_FREQS,
 };
 use crate::{
-    Activation, Config, Error, Family, HeadKind, Norm, Position, Result,
-    families::{Order, Piece, qkv_rows},
+    Activation, Config, Error, Family, HeadKind, Norm, Position, Result, Rotary, Scaling,
+    families::{Order, Piece, every, qkv_rows, query_scalar, unrotated},
 };
 use instruct_data::GgufTokenizer;
 
-/// Opens a GGUF file of architecture `llama` (Mistral's too), `qwen2`, `qwen3` or `gpt2`.
+/// Opens a GGUF file of architecture `llama` (Mistral's too), `qwen2`, `qwen3`, `smollm3`,
+/// `gemma2`, `gemma3` or `gpt2`.
 pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
     let mut gguf = Gguf::open(path)?;
     gguf.is_whole()?;
@@ -77,13 +78,22 @@ impl Gguf {
             "llama" => Family::Llama,
             "qwen2" => Family::Qwen2,
             "qwen3" => Family::Qwen3,
+            "smollm3" => Family::SmolLm3,
+            "gemma2" => Family::Gemma2,
+            "gemma3" => Family::Gemma3,
             "gpt2" => Family::Gpt2,
             other => {
-                let problem = format!("general.architecture is {other:?}; known are llama, qwen2, qwen3, gpt2");
+                let problem = format!(
+                    "general.architecture is {other:?}; known are llama, qwen2, qwen3, smollm3, gemma2, gemma3, gpt2"
+                );
                 return Err(Error::format(&self.path, problem, "use a model of a known family"));
             }
         };
-        if family == Family::Gpt2 { self.gpt2() } else { self.llama(&architecture, family) }
+        match family {
+            Family::Gpt2 => self.gpt2(),
+            Family::Gemma2 | Family::Gemma3 => self.gemma(&architecture, family),
+            _ => self.llama(&architecture, family),
+        }
     }
 
     /// Refuses a part of a model that was split over several files.
@@ -121,34 +131,61 @@ impl Gguf {
         let key = |name: &str| format!("{architecture}.{name}");
         let width = self.count(&key("embedding_length"))?;
         let heads = self.count(&key("attention.head_count"))?;
+        let (layers, context) = (self.count(&key("block_count"))?, self.count(&key("context_length"))?);
         let head_dim = self.optional_count(&key("attention.key_length"))?.unwrap_or(width / heads.max(1));
         let kv_heads = self.optional_count(&key("attention.head_count_kv"))?.unwrap_or(heads);
         let window = self.optional_count(&key("attention.sliding_window"))?.filter(|&w| w > 0);
-        let context = self.count(&key("context_length"))?;
         Ok(Config {
             // Mistral's files say llama; only its window tells them apart.
             family: if family == Family::Llama && window.is_some() { Family::Mistral } else { family },
-            vocab: self.vocab()?,
-            width,
-            layers: self.count(&key("block_count"))?,
-            heads,
             kv_heads,
             head_dim,
             inner: self.count(&key("feed_forward_length"))?,
-            context,
             norm: Norm::Rms { eps: self.number(&key("attention.layer_norm_rms_epsilon"))?.unwrap_or(1e-6) },
             position: Position::Rotary(self.rotary(architecture, head_dim, context)?),
             activation: Activation::SwiGlu,
-            parallel_residual: false,
             qkv_bias: self.tensors.contains_key("blk.0.attn_q.bias"),
             attn_out_bias: self.tensors.contains_key("blk.0.attn_output.bias"),
             mlp_bias: self.tensors.contains_key("blk.0.ffn_up.bias"),
             tied: self.tied()?,
-            qk_norm: family == Family::Qwen3,
+            qk_norm: matches!(family, Family::Qwen3 | Family::Gemma3),
             sliding_window: window,
+            unrotated: if family == Family::SmolLm3 { unrotated(layers) } else { BTreeSet::new() },
             bos: self.id("bos")?,
-            eos: BTreeSet::new(),
             pad: self.id("padding")?,
+            ..Config::tiny_gpt2(self.vocab()?, width, layers, heads, context)
+        })
+    }
+
+    /// What is not in these files llama.cpp knows by the architecture: the layers without a window, the rotation of
+    /// those with one, and, by the number of layers, by what the largest of each generation scales its queries.
+    fn gemma(&self, architecture: &str, family: Family) -> Result<Config> {
+        let config = self.llama(architecture, family)?;
+        let key = |name: &str| format!("{architecture}.{name}");
+        let number = |name: &str| self.number(&key(name));
+        let (period, largest) = if family == Family::Gemma2 { (2, 46) } else { (6, 62) };
+        let per_head = config.width / config.heads.max(1);
+        let scalar = if config.layers == largest { per_head } else { config.head_dim };
+        let (attention, last) = (number("attn_logit_softcapping")?, number("final_logit_softcapping")?);
+        let caps = match family {
+            Family::Gemma2 => (attention.or(Some(50.0)), last.or(Some(30.0))),
+            _ => (attention, last),
+        };
+        let window = config.sliding_window.unwrap_or(4096);
+        let full = every(period, config.layers);
+        let local = Rotary { theta: 10_000.0, dim: config.head_dim, scaling: Scaling::None };
+        Ok(Config {
+            embed_scale: (config.width as f64).sqrt(),
+            norm: Norm::RmsOnePlus { eps: config.norm.eps() },
+            post_norms: true,
+            activation: Activation::GeGlu,
+            query_scalar: query_scalar(scalar as f64, config.head_dim),
+            attention_softcap: caps.0,
+            final_softcap: caps.1,
+            sliding_window: Some(window),
+            full_attention: full,
+            local_rotary: (family == Family::Gemma3).then_some(local),
+            ..config
         })
     }
 
@@ -289,11 +326,10 @@ fn pieces(config: &Config) -> Vec<Piece> {
         layer_pieces(config, layer, &mut pieces);
     }
     let layer_norm = matches!(config.norm, Norm::Layer { .. });
-    pieces.extend(
-        parts(layer_norm)
-            .iter()
-            .map(|part| Piece::whole(format!("output_norm.{part}"), format!("norm.{part}"), config.width)),
-    );
+    pieces.extend(parts(layer_norm).iter().map(|part| Piece {
+        order: norm_order(config),
+        ..Piece::whole(format!("output_norm.{part}"), format!("norm.{part}"), config.width)
+    }));
     if !config.tied {
         pieces.push(Piece::whole(UNEMBEDDING, "lm_head.weight", config.vocab));
     }
@@ -311,8 +347,13 @@ fn layer_pieces(config: &Config, layer: usize, pieces: &mut Vec<Piece>) {
     };
     let &Config { width, inner, head_dim, qkv_bias, mlp_bias, .. } = config;
     let layer_norm = matches!(config.norm, Norm::Layer { .. });
-    add("attn_norm", "attn_norm", 0..width, layer_norm, Order::Same);
-    add("ffn_norm", "mlp_norm", 0..width, layer_norm, Order::Same);
+    let norm = norm_order(config);
+    add("attn_norm", "attn_norm", 0..width, layer_norm, norm);
+    add("ffn_norm", "mlp_norm", 0..width, layer_norm, norm);
+    if config.post_norms {
+        add("post_attention_norm", "attn_post_norm", 0..width, layer_norm, norm);
+        add("post_ffw_norm", "mlp_post_norm", 0..width, layer_norm, norm);
+    }
     add("attn_output", "attn_out", 0..width, config.attn_out_bias, Order::Same);
     add("ffn_down", "down", 0..width, mlp_bias, Order::Same);
     if config.family == Family::Gpt2 {
@@ -322,7 +363,7 @@ fn layer_pieces(config: &Config, layer: usize, pieces: &mut Vec<Piece>) {
     }
     // The converter interleaves Llama's halves for a rotation of neighbours, and leaves Qwen's.
     let rotated = match config.family {
-        Family::Llama | Family::Mistral => Order::Interleaved { head_dim },
+        Family::Llama | Family::Mistral | Family::SmolLm3 => Order::Interleaved { head_dim },
         _ => Order::Same,
     };
     let [queries, keys, values] = qkv_rows(config);
@@ -330,11 +371,16 @@ fn layer_pieces(config: &Config, layer: usize, pieces: &mut Vec<Piece>) {
     add("attn_k", "qkv", keys, qkv_bias, rotated);
     add("attn_v", "qkv", values, qkv_bias, Order::Same);
     if config.qk_norm {
-        add("attn_q_norm", "q_norm", 0..head_dim, false, Order::Same);
-        add("attn_k_norm", "k_norm", 0..head_dim, false, Order::Same);
+        add("attn_q_norm", "q_norm", 0..head_dim, false, norm);
+        add("attn_k_norm", "k_norm", 0..head_dim, false, norm);
     }
     add("ffn_gate", "gate_up", 0..inner, mlp_bias, Order::Same);
     add("ffn_up", "gate_up", inner..2 * inner, mlp_bias, Order::Same);
+}
+
+/// The converter adds the 1 that Gemma's gains are stored without.
+fn norm_order(config: &Config) -> Order {
+    if matches!(config.norm, Norm::RmsOnePlus { .. }) { Order::OnePlus } else { Order::Same }
 }
 
 fn parts(biased: bool) -> &'static [&'static str] {

@@ -70,6 +70,11 @@ impl<'a> Fields<'a> {
         self.typed(field, "a text", Value::as_str)
     }
 
+    /// The list under `field`, where present.
+    pub(crate) fn list(&self, field: &str) -> Option<&'a Vec<Value>> {
+        self.typed(field, "a list", Value::as_array)
+    }
+
     /// The object under `field`, where present.
     pub(crate) fn object(&self, field: &str) -> Option<Fields<'a>> {
         let object = self.typed(field, "an object", Value::as_object)?;

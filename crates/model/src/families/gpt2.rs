@@ -8,6 +8,7 @@ use crate::{Activation, Config, Norm, Position};
 pub(crate) static GPT2: Table = Table {
     model_type: "gpt2",
     class: "GPT2",
+    classifier: None,
     language: "LMHeadModel",
     value_head: "classifier",
     unembedding: "lm_head.weight",
@@ -63,7 +64,6 @@ pub(crate) fn activation_name(activation: Activation) -> &'static str {
 }
 
 fn write(config: &Config) -> Map<String, Value> {
-    let (Norm::Layer { eps } | Norm::Rms { eps }) = config.norm;
     let mut fields = Map::new();
     let mut set = |field: &str, value: Value| fields.insert(field.to_owned(), value);
     set("n_embd", json!(config.width));
@@ -71,7 +71,7 @@ fn write(config: &Config) -> Map<String, Value> {
     set("n_inner", json!(config.inner));
     set("n_layer", json!(config.layers));
     set("n_positions", json!(config.context));
-    set("layer_norm_epsilon", json!(eps));
+    set("layer_norm_epsilon", json!(config.norm.eps()));
     set("activation_function", json!(activation_name(config.activation)));
     // Dropout belongs to a recipe, not to a model; transformers' defaults would bring 0.1 back.
     for site in ["attn_pdrop", "embd_pdrop", "resid_pdrop", "summary_first_dropout", "classifier_dropout"] {

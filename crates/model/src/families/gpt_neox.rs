@@ -12,6 +12,7 @@ use crate::{Activation, Config, Family, Norm, Position};
 pub(crate) static GPT_NEOX: Table = Table {
     model_type: "gpt_neox",
     class: "GPTNeoX",
+    classifier: None,
     language: "ForCausalLM",
     value_head: "classifier",
     unembedding: "embed_out.weight",
@@ -55,7 +56,6 @@ fn read(fields: &Fields) -> Config {
 }
 
 fn write(config: &Config) -> Map<String, Value> {
-    let (Norm::Layer { eps } | Norm::Rms { eps }) = config.norm;
     let mut fields = Map::new();
     let mut set = |field: &str, value: Value| fields.insert(field.to_owned(), value);
     set("hidden_size", json!(config.width));
@@ -63,7 +63,7 @@ fn write(config: &Config) -> Map<String, Value> {
     set("num_hidden_layers", json!(config.layers));
     set("intermediate_size", json!(config.inner));
     set("max_position_embeddings", json!(config.context));
-    set("layer_norm_eps", json!(eps));
+    set("layer_norm_eps", json!(config.norm.eps()));
     set("hidden_act", json!(activation_name(config.activation)));
     set("use_parallel_residual", json!(config.parallel_residual));
     set("attention_bias", json!(config.qkv_bias));

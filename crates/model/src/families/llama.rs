@@ -1,33 +1,24 @@
 //! Llama and its near relatives: RMSNorm, rotary positions, grouped queries, SwiGLU. Mistral adds
-//! a sliding window, Qwen2 a QKV bias, Qwen3 QK-norm.
+//! a sliding window, Qwen2 a QKV bias, Qwen3 QK-norm, SmolLM3 layers without positions.
 
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 use serde_json::{Map, Value, json};
 
 use super::{Fields, Piece, Table};
-use crate::{Activation, Config, Family, Norm, Position, Rotary, Scaling};
+use crate::{Activation, Config, Family, Norm, Position, Rotary, Scaling, config::MOST_LAYERS};
 
 pub(crate) static LLAMA: Table = Table {
     model_type: "llama",
     class: "Llama",
+    classifier: None,
     language: "ForCausalLM",
     value_head: "score",
     unembedding: "lm_head.weight",
     prefix: "model.",
     harmless: &["rotary_emb.inv_freq"],
-    read: |fields| Config {
-        qkv_bias: fields.flag("attention_bias", false),
-        attn_out_bias: fields.flag("attention_bias", false),
-        mlp_bias: fields.flag("mlp_bias", false),
-        ..read(fields, Family::Llama, None)
-    },
-    write: |config| {
-        let mut fields = write(config);
-        fields.insert("attention_bias".to_owned(), json!(config.qkv_bias));
-        fields.insert("mlp_bias".to_owned(), json!(config.mlp_bias));
-        fields
-    },
+    read: |fields| with_biases(fields, read(fields, Family::Llama, USUAL)),
+    write: write_biases,
     trunk,
 };
 
@@ -37,7 +28,7 @@ pub(crate) static MISTRAL: Table = Table {
     read: |fields| Config {
         // Transformers takes 4096 when the field is absent, and full attention when it is null.
         sliding_window: fields.count_opt("sliding_window").or((!fields.has("sliding_window")).then_some(4096)),
-        ..read(fields, Family::Mistral, None)
+        ..read(fields, Family::Mistral, USUAL)
     },
     write: |config| {
         let mut fields = write(config);
@@ -50,7 +41,7 @@ pub(crate) static MISTRAL: Table = Table {
 pub(crate) static QWEN2: Table = Table {
     model_type: "qwen2",
     class: "Qwen2",
-    read: |fields| Config { qkv_bias: true, sliding_window: qwen_window(fields), ..read(fields, Family::Qwen2, None) },
+    read: |fields| with_qwen_windows(fields, Config { qkv_bias: true, ..read(fields, Family::Qwen2, USUAL) }),
     write: write_qwen,
     ..LLAMA
 };
@@ -58,12 +49,14 @@ pub(crate) static QWEN2: Table = Table {
 pub(crate) static QWEN3: Table = Table {
     model_type: "qwen3",
     class: "Qwen3",
-    read: |fields| Config {
-        qkv_bias: fields.flag("attention_bias", false),
-        attn_out_bias: fields.flag("attention_bias", false),
-        qk_norm: true,
-        sliding_window: qwen_window(fields),
-        ..read(fields, Family::Qwen3, Some(128))
+    read: |fields| {
+        let config = Config {
+            qkv_bias: fields.flag("attention_bias", false),
+            attn_out_bias: fields.flag("attention_bias", false),
+            qk_norm: true,
+            ..read(fields, Family::Qwen3, Absent { head_dim: Some(128), ..USUAL })
+        };
+        with_qwen_windows(fields, config)
     },
     write: |config| {
         let mut fields = write_qwen(config);
@@ -73,12 +66,42 @@ pub(crate) static QWEN3: Table = Table {
     ..LLAMA
 };
 
-/// What the four share. `head_dim` is the default where the file gives none; the quotient of
-/// width and heads where there is no default either.
-fn read(fields: &Fields, family: Family, head_dim: Option<usize>) -> Config {
+pub(crate) static SMOLLM3: Table = Table {
+    model_type: "smollm3",
+    class: "SmolLM3",
+    read: |fields| {
+        let config = read(fields, Family::SmolLm3, Absent { theta: 2e6, tied: true, ..USUAL });
+        with_smollm3_layers(fields, with_biases(fields, config))
+    },
+    write: |config| {
+        let mut fields = write_biases(config);
+        let mut set = |field: &str, value: Value| fields.insert(field.to_owned(), value);
+        let rotates = |layer| u8::from(config.rotary(layer).is_some());
+        set("no_rope_layers", (0..config.layers).map(rotates).collect());
+        set("use_sliding_window", json!(config.sliding_window.is_some()));
+        set("sliding_window", json!(config.sliding_window));
+        set("layer_types", write_layer_types(config));
+        fields
+    },
+    ..LLAMA
+};
+
+/// What the absence of a field means, where the families differ in it.
+#[derive(Clone, Copy)]
+struct Absent {
+    /// Without it the quotient of width and heads.
+    head_dim: Option<usize>,
+    theta: f64,
+    tied: bool,
+}
+
+const USUAL: Absent = Absent { head_dim: None, theta: 10_000.0, tied: false };
+
+/// What the families of this file share.
+fn read(fields: &Fields, family: Family, absent: Absent) -> Config {
     let width = fields.count("hidden_size");
     let heads = fields.count("num_attention_heads");
-    let head_dim = fields.count_opt("head_dim").or(head_dim).unwrap_or_else(|| {
+    let head_dim = fields.count_opt("head_dim").or(absent.head_dim).unwrap_or_else(|| {
         if !width.is_multiple_of(heads.max(1)) {
             fields.refuse("num_attention_heads", &format!("({heads}) does not divide hidden_size ({width})"));
         }
@@ -87,35 +110,41 @@ fn read(fields: &Fields, family: Family, head_dim: Option<usize>) -> Config {
     if !matches!(fields.text("hidden_act").unwrap_or("silu"), "silu" | "swish") {
         fields.refuse("hidden_act", "is not silu, the only gate of this family");
     }
-    let rotary = rotary(fields, head_dim, ("rope_theta", 10_000.0), ("partial_rotary_factor", 1.0));
+    let rotary = rotary(fields, head_dim, ("rope_theta", absent.theta), ("partial_rotary_factor", 1.0));
     if rotary.dim != head_dim {
         // Transformers ignores the field in these families, so the weights' author did not mean it.
         fields.refuse("partial_rotary_factor", "is not 1; this family rotates whole heads");
     }
+    let context = fields.count("max_position_embeddings");
     Config {
         family,
-        vocab: fields.count("vocab_size"),
-        width,
-        layers: fields.count("num_hidden_layers"),
-        heads,
         kv_heads: fields.count_opt("num_key_value_heads").unwrap_or(heads),
         head_dim,
         inner: fields.count("intermediate_size"),
-        context: fields.count("max_position_embeddings"),
         norm: Norm::Rms { eps: fields.number("rms_norm_eps", 1e-6) },
         position: Position::Rotary(rotary),
         activation: Activation::SwiGlu,
-        parallel_residual: false,
         qkv_bias: false,
         attn_out_bias: false,
         mlp_bias: false,
-        tied: fields.flag("tie_word_embeddings", false),
-        qk_norm: false,
-        sliding_window: None,
+        tied: fields.flag("tie_word_embeddings", absent.tied),
         bos: fields.id("bos_token_id"),
         pad: fields.padding(),
         eos: fields.ids("eos_token_id"),
+        ..Config::tiny_gpt2(fields.count("vocab_size"), width, fields.count("num_hidden_layers"), heads, context)
     }
+}
+
+fn with_biases(fields: &Fields, config: Config) -> Config {
+    let bias = fields.flag("attention_bias", false);
+    Config { qkv_bias: bias, attn_out_bias: bias, mlp_bias: fields.flag("mlp_bias", false), ..config }
+}
+
+fn write_biases(config: &Config) -> Map<String, Value> {
+    let mut fields = write(config);
+    fields.insert("attention_bias".to_owned(), json!(config.qkv_bias));
+    fields.insert("mlp_bias".to_owned(), json!(config.mlp_bias));
+    fields
 }
 
 /// Transformers 5 writes `rope_parameters`; 4 wrote fields of the families' own names, here with
@@ -138,7 +167,7 @@ pub(crate) fn rotary(fields: &Fields, head_dim: usize, theta: (&str, f64), parti
 }
 
 /// What the object that names a scaling says; `outer` is the file around it.
-fn scaling(fields: &Fields, outer: &Fields) -> Scaling {
+pub(super) fn scaling(fields: &Fields, outer: &Fields) -> Scaling {
     let field = if fields.has("rope_type") { "rope_type" } else { "type" };
     match fields.text(field).unwrap_or("default") {
         // Transformers stretches by `dynamic` only what is longer than the context, and nothing here is.
@@ -187,20 +216,113 @@ pub(crate) fn yarn_magnitude(factor: f64, mscale: f64) -> f64 {
 }
 
 /// Qwen slides only when told to, and then in the layers that `layer_types` names, or from
-/// `max_window_layers` on. A model that mixes the two kinds of layer is refused.
-fn qwen_window(fields: &Fields) -> Option<usize> {
-    if !fields.flag("use_sliding_window", false) {
+/// `max_window_layers` on.
+fn with_qwen_windows(fields: &Fields, config: Config) -> Config {
+    let from = fields.count_opt("max_window_layers").unwrap_or(28);
+    let window = fields.flag("use_sliding_window", false).then(|| fields.count_opt("sliding_window").unwrap_or(4096));
+    with_windows(fields, config, window, |layer| layer >= from)
+}
+
+/// The description with a window in the layers that `layer_types` calls sliding, or in those that
+/// `slides` where the field is absent.
+pub(super) fn with_windows(
+    fields: &Fields,
+    config: Config,
+    window: Option<usize>,
+    slides: impl Fn(usize) -> bool,
+) -> Config {
+    let Some(window) = window else { return config };
+    let full: BTreeSet<usize> = match layer_types(fields, config.layers) {
+        Some(types) => (0..).zip(types).filter(|(_, slides)| !slides).map(|(layer, _)| layer).collect(),
+        // A file may claim any number of layers.
+        None => (0..config.layers.min(MOST_LAYERS)).filter(|&layer| !slides(layer)).collect(),
+    };
+    // Without a layer that slides nobody reads the window.
+    if full.len() == config.layers {
+        return config;
+    }
+    Config { sliding_window: Some(window), full_attention: full, ..config }
+}
+
+/// For each layer, whether `layer_types` says that it slides. `None` where the field is absent.
+fn layer_types(fields: &Fields, layers: usize) -> Option<Vec<bool>> {
+    let types = fields.list("layer_types")?;
+    if types.len() != layers {
+        fields.refuse("layer_types", &format!("lists {} layers of {layers}", types.len()));
         return None;
     }
-    let layers = fields.count("num_hidden_layers");
-    let sliding = match fields.get("layer_types").and_then(Value::as_array) {
-        Some(types) => types.iter().filter(|kind| kind.as_str() == Some("sliding_attention")).count(),
-        None => layers.saturating_sub(fields.count_opt("max_window_layers").unwrap_or(28)),
+    let slides = |kind: &Value| match kind.as_str() {
+        Some("sliding_attention") => true,
+        Some("full_attention") => false,
+        _ => {
+            fields.refuse("layer_types", &format!("lists {kind}; known are full_attention, sliding_attention"));
+            false
+        }
     };
-    if sliding != 0 && sliding != layers {
-        fields.refuse("use_sliding_window", &format!("concerns {sliding} of {layers} layers; only none or all can"));
+    Some(types.iter().map(slides).collect())
+}
+
+/// What [`layer_types`] reads.
+pub(super) fn write_layer_types(config: &Config) -> Value {
+    let name = |layer| if config.window(layer).is_some() { "sliding_attention" } else { "full_attention" };
+    (0..config.layers).map(name).collect()
+}
+
+/// SmolLM3 rotates nothing where `no_rope_layers` says 0, or in the last of every
+/// `no_rope_layer_interval` layers.
+fn with_smollm3_layers(fields: &Fields, config: Config) -> Config {
+    let unrotated = match fields.list("no_rope_layers") {
+        Some(flags) if flags.len() < config.layers => {
+            fields.refuse("no_rope_layers", &format!("lists {} layers of {}", flags.len(), config.layers));
+            BTreeSet::new()
+        }
+        Some(flags) => {
+            let flags = (0..config.layers).zip(flags);
+            flags.filter(|(_, flag)| is_zero(fields, flag)).map(|(layer, _)| layer).collect()
+        }
+        None => {
+            let interval = interval(fields, "no_rope_layer_interval", NO_ROPE_INTERVAL);
+            every(interval, config.layers)
+        }
+    };
+    let window = fields.flag("use_sliding_window", false).then(|| fields.count_opt("sliding_window")).flatten();
+    let slides = |layer: usize| unrotated.contains(&layer);
+    let config = with_windows(fields, config, window, slides);
+    Config { unrotated, ..config }
+}
+
+/// Every fourth layer of SmolLM3 rotates nothing, unless its `config.json` says otherwise.
+const NO_ROPE_INTERVAL: usize = 4;
+
+/// The layers of SmolLM3 that rotate nothing, where a file does not list them.
+pub(crate) fn unrotated(layers: usize) -> BTreeSet<usize> {
+    every(NO_ROPE_INTERVAL, layers)
+}
+
+/// After how many layers one of the other kind comes.
+pub(super) fn interval(fields: &Fields, field: &str, default: usize) -> usize {
+    let interval = fields.count_opt(field).unwrap_or(default);
+    if interval == 0 {
+        fields.refuse(field, &format!("is 0; leave it out for {default}"));
     }
-    (sliding != 0).then(|| fields.count_opt("sliding_window").unwrap_or(4096))
+    interval
+}
+
+/// The last of every `interval` layers.
+pub(crate) fn every(interval: usize, layers: usize) -> BTreeSet<usize> {
+    (0..layers.min(MOST_LAYERS)).filter(|layer| (layer + 1).is_multiple_of(interval)).collect()
+}
+
+/// Whether an entry of `no_rope_layers` is the one that stands for a layer without a rotation.
+fn is_zero(fields: &Fields, flag: &Value) -> bool {
+    match flag.as_u64().or(flag.as_bool().map(u64::from)) {
+        Some(0) => true,
+        Some(1) => false,
+        _ => {
+            fields.refuse("no_rope_layers", &format!("lists {flag}; known are 0 and 1"));
+            false
+        }
+    }
 }
 
 fn write_qwen(config: &Config) -> Map<String, Value> {
@@ -208,12 +330,16 @@ fn write_qwen(config: &Config) -> Map<String, Value> {
     let mut set = |field: &str, value: Value| fields.insert(field.to_owned(), value);
     set("use_sliding_window", json!(config.sliding_window.is_some()));
     set("sliding_window", json!(config.sliding_window));
-    set("max_window_layers", json!(if config.sliding_window.is_some() { 0 } else { config.layers }));
+    // Older releases know this field alone, and read from it where sliding begins.
+    let first = (0..config.layers).find(|&layer| config.window(layer).is_some());
+    set("max_window_layers", json!(first.unwrap_or(config.layers)));
+    if !config.full_attention.is_empty() {
+        set("layer_types", write_layer_types(config));
+    }
     fields
 }
 
-fn write(config: &Config) -> Map<String, Value> {
-    let (Norm::Layer { eps } | Norm::Rms { eps }) = config.norm;
+pub(super) fn write(config: &Config) -> Map<String, Value> {
     let mut fields = Map::new();
     let mut set = |field: &str, value: Value| fields.insert(field.to_owned(), value);
     set("hidden_size", json!(config.width));
@@ -223,7 +349,7 @@ fn write(config: &Config) -> Map<String, Value> {
     set("num_hidden_layers", json!(config.layers));
     set("intermediate_size", json!(config.inner));
     set("max_position_embeddings", json!(config.context));
-    set("rms_norm_eps", json!(eps));
+    set("rms_norm_eps", json!(config.norm.eps()));
     set("hidden_act", json!("silu"));
     set("attention_dropout", json!(0.0));
     if let Position::Rotary(rotary) = config.position {
@@ -256,7 +382,7 @@ pub(crate) fn write_scaling(scaling: Scaling) -> Value {
     }
 }
 
-fn trunk(config: &Config) -> Vec<Piece> {
+pub(super) fn trunk(config: &Config) -> Vec<Piece> {
     let mut pieces = vec![Piece::whole("embed_tokens.weight", "embed.weight", config.vocab)];
     for layer in 0..config.layers {
         layer_pieces(config, layer, &mut pieces);
@@ -283,7 +409,13 @@ fn layer_pieces(config: &Config, layer: usize, pieces: &mut Vec<Piece>) {
         add("self_attn.k_norm", "k_norm", 0..head_dim, false);
     }
     add("self_attn.o_proj", "attn_out", 0..width, config.attn_out_bias);
-    add("post_attention_layernorm", "mlp_norm", 0..width, false);
+    if config.post_norms {
+        add("post_attention_layernorm", "attn_post_norm", 0..width, false);
+        add("pre_feedforward_layernorm", "mlp_norm", 0..width, false);
+        add("post_feedforward_layernorm", "mlp_post_norm", 0..width, false);
+    } else {
+        add("post_attention_layernorm", "mlp_norm", 0..width, false);
+    }
     add("mlp.gate_proj", "gate_up", 0..inner, config.mlp_bias);
     add("mlp.up_proj", "gate_up", inner..2 * inner, config.mlp_bias);
     add("mlp.down_proj", "down", 0..width, config.mlp_bias);
@@ -299,33 +431,26 @@ pub(crate) fn qkv_rows(config: &Config) -> [Range<usize>; 3] {
 /// A small decoder of each family, in odd sizes.
 #[cfg(test)]
 pub(crate) fn example(family: Family) -> Config {
+    let head_dim = if family == Family::Qwen3 { 6 } else { 4 };
     Config {
         family,
-        vocab: 37,
-        width: 24,
-        layers: 2,
-        heads: 6,
         kv_heads: 2,
-        head_dim: if family == Family::Qwen3 { 6 } else { 4 },
+        head_dim,
         inner: 29,
-        context: 32,
         norm: Norm::Rms { eps: 1e-6 },
-        position: Position::Rotary(Rotary {
-            theta: 10_000.0,
-            dim: if family == Family::Qwen3 { 6 } else { 4 },
-            scaling: Scaling::None,
-        }),
+        position: Position::Rotary(Rotary { theta: 10_000.0, dim: head_dim, scaling: Scaling::None }),
         activation: Activation::SwiGlu,
-        parallel_residual: false,
         qkv_bias: family == Family::Qwen2,
         attn_out_bias: false,
         mlp_bias: false,
         tied: family == Family::Qwen2,
         qk_norm: family == Family::Qwen3,
         sliding_window: (family == Family::Mistral).then_some(3),
+        unrotated: if family == Family::SmolLm3 { [1].into() } else { BTreeSet::new() },
         bos: Some(1),
         eos: [2, 5].into(),
         pad: Some(0),
+        ..Config::tiny_gpt2(37, 24, 2, 6, 32)
     }
 }
 

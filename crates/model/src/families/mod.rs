@@ -2,6 +2,7 @@
 //! parameters each of its tensors is. A new family is a file here, a line of the lists below, and a variant of [`Family`].
 
 mod fields;
+mod gemma;
 mod gpt2;
 mod gpt_neox;
 mod llama;
@@ -12,7 +13,8 @@ use serde_json::{Map, Value};
 
 pub(crate) use self::{
     fields::Fields,
-    llama::{qkv_rows, yarn_magnitude},
+    gemma::query_scalar,
+    llama::{every, qkv_rows, unrotated, yarn_magnitude},
 };
 use crate::{Config, Family, HeadKind};
 
@@ -43,6 +45,8 @@ pub(crate) enum Order {
         /// Rows per head.
         head_dim: usize,
     },
+    /// As ours, each element with 1 added: the gains of Gemma in GGUF files.
+    OnePlus,
     /// Query, key and value of one head next to each other, head after head: row
     /// `(3 h + part) D + d` on disk is row `(part H + h) D + d` here. GPT-NeoX.
     ByHead {
@@ -78,6 +82,10 @@ impl Piece {
                     let stored = disk[row..].iter().step_by(self.rows.len());
                     target.iter_mut().zip(stored).for_each(|(to, from)| *to = *from);
                 }
+                Order::OnePlus => {
+                    let stored = &disk[row * columns..];
+                    target.iter_mut().zip(stored).for_each(|(to, from)| *to = *from - 1.0);
+                }
                 _ => target.copy_from_slice(&disk[row * columns..(row + 1) * columns]),
             }
         }
@@ -94,6 +102,10 @@ impl Piece {
                     let stored = disk[row..].iter_mut().step_by(self.rows.len());
                     stored.zip(source).for_each(|(to, from)| *to = *from);
                 }
+                Order::OnePlus => {
+                    let stored = disk[row * columns..].iter_mut();
+                    stored.zip(source).for_each(|(to, from)| *to = *from + 1.0);
+                }
                 _ => disk[row * columns..(row + 1) * columns].copy_from_slice(source),
             }
         }
@@ -103,7 +115,7 @@ impl Piece {
     /// Where row `row` of the piece stands in our parameter.
     fn span(&self, row: usize, columns: usize) -> Range<usize> {
         let row = match self.order {
-            Order::Same | Order::Transposed => row,
+            Order::Same | Order::Transposed | Order::OnePlus => row,
             Order::Interleaved { head_dim } => {
                 let (head, within) = (row / head_dim, row % head_dim);
                 head * head_dim + within % 2 * (head_dim / 2) + within / 2
@@ -125,6 +137,8 @@ pub(crate) struct Table {
     pub(crate) model_type: &'static str,
     /// First part of the class names, `Llama` in `LlamaForCausalLM`.
     class: &'static str,
+    /// The same of classes with a scalar head, where it is another.
+    classifier: Option<&'static str>,
     /// Last part of the language model's class name.
     language: &'static str,
     /// Name of a value model's head on disk.
@@ -145,8 +159,17 @@ pub(crate) struct Table {
 /// class: it loads the language model and mentions the two tensors.
 pub(crate) const VALUE_BESIDE: &str = "v_head.summary";
 
-const TABLES: [&Table; 6] =
-    [&gpt2::GPT2, &gpt_neox::GPT_NEOX, &llama::LLAMA, &llama::MISTRAL, &llama::QWEN2, &llama::QWEN3];
+const TABLES: [&Table; 9] = [
+    &gpt2::GPT2,
+    &gpt_neox::GPT_NEOX,
+    &llama::LLAMA,
+    &llama::MISTRAL,
+    &llama::QWEN2,
+    &llama::QWEN3,
+    &llama::SMOLLM3,
+    &gemma::GEMMA2,
+    &gemma::GEMMA3,
+];
 
 /// The table of a family.
 pub(crate) fn table(family: Family) -> &'static Table {
@@ -157,6 +180,9 @@ pub(crate) fn table(family: Family) -> &'static Table {
         Family::Mistral => &llama::MISTRAL,
         Family::Qwen2 => &llama::QWEN2,
         Family::Qwen3 => &llama::QWEN3,
+        Family::SmolLm3 => &llama::SMOLLM3,
+        Family::Gemma2 => &gemma::GEMMA2,
+        Family::Gemma3 => &gemma::GEMMA3,
     }
 }
 
@@ -183,12 +209,12 @@ impl Table {
 
     /// Transformers' class for this head.
     pub(crate) fn architecture(&self, head: HeadKind) -> String {
-        let task = match head {
-            HeadKind::LanguageModel | HeadKind::LanguageModelWithValue => self.language,
-            HeadKind::Score => "ForSequenceClassification",
-            HeadKind::Value => "ForTokenClassification",
-        };
-        format!("{}{task}", self.class)
+        let classifier = self.classifier.unwrap_or(self.class);
+        match head {
+            HeadKind::LanguageModel | HeadKind::LanguageModelWithValue => format!("{}{}", self.class, self.language),
+            HeadKind::Score => format!("{classifier}ForSequenceClassification"),
+            HeadKind::Value => format!("{classifier}ForTokenClassification"),
+        }
     }
 
     /// All tensors of a checkpoint with this head, in transformers' names. A reward model's bias
@@ -242,6 +268,7 @@ mod tests {
         check(4..12, 16, 5, Order::Interleaved { head_dim: 4 });
         check(0..6, 6, 1, Order::Interleaved { head_dim: 6 });
         check(0..18, 18, 2, Order::ByHead { head_dim: 3 });
+        check(0..4, 4, 1, Order::OnePlus);
     }
 
     #[test]
@@ -250,6 +277,8 @@ mod tests {
         let whole = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5];
         assert_eq!(piece(Order::Transposed).take(&whole, 2), [0.0, 1.0, 2.0, 3.0, 0.5, 1.5, 2.5, 3.5]);
         assert_eq!(piece(Order::Transposed).disk_shape(&[4, 2]), [2, 4]);
+        let one_plus = Piece { rows: 0..2, ..piece(Order::OnePlus) };
+        assert_eq!(one_plus.take(&[0.0, -0.25], 1), [1.0, 0.75]);
         // Two heads of one element: queries 0 and 1, keys 2 and 3, values 4 and 5.
         let by_head = Piece { rows: 0..6, ..piece(Order::ByHead { head_dim: 1 }) };
         assert_eq!(by_head.take(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0], 1), [0.0, 2.0, 4.0, 1.0, 3.0, 5.0]);
@@ -260,11 +289,12 @@ mod tests {
 
     #[test]
     fn every_parameter_is_covered_exactly_once() {
-        use Family::{Gpt2, GptNeox, Llama, Mistral, Qwen2, Qwen3};
-        for family in [Gpt2, GptNeox, Llama, Mistral, Qwen2, Qwen3] {
+        use Family::{Gemma2, Gemma3, Gpt2, GptNeox, Llama, Mistral, Qwen2, Qwen3, SmolLm3};
+        for family in [Gpt2, GptNeox, Llama, Mistral, Qwen2, Qwen3, SmolLm3, Gemma2, Gemma3] {
             let config = match family {
                 Gpt2 => Config::tiny_gpt2(11, 12, 2, 3, 8),
                 GptNeox => gpt_neox::example(),
+                Gemma2 | Gemma3 => gemma::example(family),
                 _ => llama::example(family),
             };
             for head in [HeadKind::LanguageModel, HeadKind::Value, HeadKind::LanguageModelWithValue] {

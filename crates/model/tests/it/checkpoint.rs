@@ -52,6 +52,89 @@ fn neox_rotates_as_much_as_either_spelling_says() {
     assert_eq!(rotary(&pythia), (700.0, 6), "6.4, cut off");
 }
 
+/// The layers of a description that have a window and those that rotate, after some changes of `config.json`.
+#[track_caller]
+fn layers(case: &str, changes: &[(&str, Option<Value>)], windows: &[usize], rotations: &[usize]) {
+    let folder = tempfile::tempdir().unwrap();
+    copy_folder(&fixtures().join(case), folder.path());
+    for (field, value) in changes {
+        edit("config.json", field, value.clone())(folder.path());
+    }
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let config = checkpoint.config();
+    let which = |has: &dyn Fn(usize) -> bool| (0..config.layers).filter(|&layer| has(layer)).collect::<Vec<_>>();
+    assert_eq!(which(&|layer| config.window(layer).is_some()), windows, "{changes:?}: windows");
+    assert_eq!(which(&|layer| config.rotary(layer).is_some()), rotations, "{changes:?}: rotations");
+}
+
+#[test]
+fn kinds_of_layers_are_read_in_every_spelling() {
+    layers("qwen2-mixed", &[], &[2], &[0, 1, 2]);
+    let bare = ("layer_types", None);
+    layers("qwen2-mixed", std::slice::from_ref(&bare), &[2], &[0, 1, 2]);
+    layers("qwen2-mixed", &[bare.clone(), ("max_window_layers", Some(json!(1)))], &[1, 2], &[0, 1, 2]);
+    layers("qwen2-mixed", &[bare.clone(), ("max_window_layers", None)], &[], &[0, 1, 2]);
+    layers("qwen2-mixed", &[("use_sliding_window", Some(json!(false)))], &[], &[0, 1, 2]);
+    layers("smollm3", &[], &[2, 3], &[0, 1, 3]);
+    layers("smollm3", std::slice::from_ref(&bare), &[2], &[0, 1, 3]);
+    layers("smollm3", &[("use_sliding_window", None)], &[], &[0, 1, 3]);
+    let unlisted = ("no_rope_layers", None);
+    layers("smollm3", &[unlisted.clone(), ("no_rope_layer_interval", None)], &[2, 3], &[0, 1, 2]);
+    layers("smollm3", &[unlisted, ("no_rope_layer_interval", Some(json!(2))), bare.clone()], &[1, 3], &[0, 2]);
+    layers("gemma2", &[], &[0, 2], &[0, 1, 2]);
+    layers("gemma2", std::slice::from_ref(&bare), &[0, 2], &[0, 1, 2]);
+    let all: Vec<usize> = (0..7).collect();
+    layers("gemma3", &[], &[0, 1, 3, 4, 6], &all);
+    let pattern = |period: Option<Value>| [bare.clone(), ("sliding_window_pattern", period)];
+    layers("gemma3", &pattern(Some(json!(4))), &[0, 1, 2, 4, 5, 6], &all);
+    layers("gemma3", &pattern(None), &[0, 1, 2, 3, 4, 6], &all);
+}
+
+/// Transformers 5 writes an object for each kind of layer; 4 wrote three fields, of which 1B has no `rope_scaling`.
+#[test]
+fn gemma3_rotates_as_either_spelling_says() {
+    let rotations = |changes: &[(&str, Option<Value>)]| {
+        let folder = tempfile::tempdir().unwrap();
+        copy_folder(&fixtures().join("gemma3"), folder.path());
+        for (field, value) in changes {
+            edit("config.json", field, value.clone())(folder.path());
+        }
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        [0, 2].map(|layer| checkpoint.config().rotary(layer).map(|rotary| (rotary.theta, rotary.scaling)).unwrap())
+    };
+    let stretched = Scaling::Linear { factor: 8.0 };
+    assert_eq!(rotations(&[]), [(50.0, Scaling::None), (700.0, stretched)]);
+    let bare = ("rope_parameters", None);
+    assert_eq!(rotations(std::slice::from_ref(&bare)), [(10_000.0, Scaling::None), (1e6, Scaling::None)]);
+    let older = [
+        bare,
+        ("rope_theta", Some(json!(900))),
+        ("rope_local_base_freq", Some(json!(90))),
+        ("rope_scaling", Some(json!({"rope_type": "linear", "factor": 8.0}))),
+    ];
+    assert_eq!(rotations(&older), [(90.0, Scaling::None), (900.0, stretched)]);
+}
+
+/// A cap that the file does not name is the family's own, and null is none.
+#[test]
+fn caps_have_a_default_and_may_be_null() {
+    let caps = |case: &str, value: Option<Value>| {
+        let folder = tempfile::tempdir().unwrap();
+        copy_folder(&fixtures().join(case), folder.path());
+        for field in ["attn_logit_softcapping", "final_logit_softcapping"] {
+            edit("config.json", field, value.clone())(folder.path());
+        }
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        (checkpoint.config().attention_softcap, checkpoint.config().final_softcap)
+    };
+    assert_eq!(caps("gemma2", None), (Some(50.0), Some(30.0)));
+    assert_eq!(caps("gemma3", None), (None, None));
+    for case in ["gemma2", "gemma3"] {
+        assert_eq!(caps(case, Some(Value::Null)), (None, None));
+        assert_eq!(caps(case, Some(json!(7))), (Some(7.0), Some(7.0)));
+    }
+}
+
 #[test]
 fn the_same_weights_give_the_same_bytes() {
     let original = Checkpoint::open(fixtures().join("qwen3")).unwrap();
@@ -150,7 +233,7 @@ fn a_reward_model_changed_by_others_is_taken_as_it_is() {
 
 #[test]
 fn a_value_model_keeps_its_bias() {
-    for case in ["gpt2-tied", "mistral"] {
+    for case in ["gpt2-tied", "mistral", "gemma3"] {
         for head in [HeadKind::Value, HeadKind::LanguageModelWithValue] {
             let (config, get) = scalar(case, -0.7);
             let folder = tempfile::tempdir().unwrap();
@@ -312,12 +395,16 @@ fn descriptions_are_refused_by_field() {
         config("rope_parameters", Some(json!({"partial_rotary_factor": 0.4}))),
         &["rotary dim 3 must be even"],
     );
-    let sliding = |folder: &Path| {
-        config("use_sliding_window", Some(json!(true)))(folder);
-        config("layer_types", None)(folder);
-        config("max_window_layers", Some(json!(1)))(folder);
-    };
-    refuses("qwen2-tied", sliding, &["use_sliding_window concerns 2 of 3 layers"]);
+    refuses("gemma2", config("hidden_activation", Some(json!("silu"))), &["hidden_activation is not gelu_pytorch"]);
+    refuses("gemma2", config("attn_logit_softcapping", Some(json!(0.0))), &["attention_softcap is 0"]);
+    refuses("gemma3", config("use_bidirectional_attention", Some(json!(true))), &["use_bidirectional_attention is"]);
+    refuses("gemma3", config("sliding_window", Some(Value::Null)), &["sliding_window is null"]);
+    let types = |types: Value| move |folder: &Path| config("layer_types", Some(types))(folder);
+    refuses("qwen2-mixed", types(json!(["full_attention"])), &["layer_types lists 1 layers of 3"]);
+    let chunked = json!(["full_attention", "chunked_attention", "sliding_attention"]);
+    refuses("qwen2-mixed", types(chunked), &["layer_types lists \"chunked_attention\"; known are full_attention"]);
+    refuses("smollm3", config("no_rope_layers", Some(json!([1, 0]))), &["no_rope_layers lists 2 layers of 4"]);
+    refuses("smollm3", config("no_rope_layers", Some(json!([1, 0, 2, 1]))), &["no_rope_layers lists 2; known are"]);
     let two = |folder: &Path| {
         config("n_embd", None)(folder);
         config("vocab_size", Some(json!(-1)))(folder);

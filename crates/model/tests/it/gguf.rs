@@ -53,6 +53,11 @@ const LLAMA_NAMES: [(&str, &str); 14] = [
     ("mlp.gate_proj", "ffn_gate"),
     ("mlp.down_proj", "ffn_down"),
 ];
+const GEMMA_NAMES: [(&str, &str); 3] = [
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("pre_feedforward_layernorm", "ffn_norm"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+];
 const GPT2_NAMES: [(&str, &str); 11] = [
     ("transformer.wte", "token_embd"),
     ("transformer.wpe", "position_embd"),
@@ -90,13 +95,18 @@ fn converted(folder: &Path, config: &Config) -> Named {
             }
             return (rename(&name, &GPT2_NAMES), (shape, values));
         }
-        let permuted = matches!(config.family, Family::Llama | Family::Mistral);
+        let permuted = matches!(config.family, Family::Llama | Family::Mistral | Family::SmolLm3);
         if permuted && name.contains("q_proj") {
             values = permute(&values, shape[0], config.heads);
         }
         if permuted && name.contains("k_proj") {
             values = permute(&values, shape[0], config.kv_heads);
         }
+        let is_gemma = matches!(config.family, Family::Gemma2 | Family::Gemma3);
+        if is_gemma && name.ends_with("norm.weight") {
+            values.iter_mut().for_each(|gain| *gain += 1.0);
+        }
+        let name = if is_gemma { rename(&name, &GEMMA_NAMES) } else { name };
         (rename(&name, &LLAMA_NAMES), (shape, values))
     };
     let stretch = rotary(config).and_then(|rotary| match rotary.scaling {
@@ -157,14 +167,26 @@ fn metadata(config: &Config, architecture: &str) -> Vec<(String, Value)> {
     add("attention.layer_norm_rms_epsilon", Value::F32(1e-6));
     add("attention.key_length", number(config.head_dim));
     add("rope.dimension_count", number(config.head_dim));
-    let Some(rotary) = rotary(config) else { return list };
-    add("rope.freq_base", Value::F32(rotary.theta as f32));
-    if let Scaling::Yarn { factor, beta_fast, beta_slow, original_context, .. } = rotary.scaling {
-        add("rope.scaling.type", Value::String("yarn".to_owned()));
-        add("rope.scaling.factor", Value::F32(factor as f32));
-        add("rope.scaling.original_context_length", number(original_context as usize));
-        add("rope.scaling.yarn_beta_fast", Value::F32(beta_fast as f32));
-        add("rope.scaling.yarn_beta_slow", Value::F32(beta_slow as f32));
+    if let Some(rotary) = rotary(config) {
+        add("rope.freq_base", Value::F32(rotary.theta as f32));
+        match rotary.scaling {
+            Scaling::Linear { factor } => {
+                add("rope.scaling.type", Value::String("linear".to_owned()));
+                add("rope.scaling.factor", Value::F32(factor as f32));
+            }
+            Scaling::Yarn { factor, beta_fast, beta_slow, original_context, .. } => {
+                add("rope.scaling.type", Value::String("yarn".to_owned()));
+                add("rope.scaling.factor", Value::F32(factor as f32));
+                add("rope.scaling.original_context_length", number(original_context as usize));
+                add("rope.scaling.yarn_beta_fast", Value::F32(beta_fast as f32));
+                add("rope.scaling.yarn_beta_slow", Value::F32(beta_slow as f32));
+            }
+            _ => {}
+        }
+    }
+    let caps = [("attn", config.attention_softcap), ("final", config.final_softcap)];
+    for (name, cap) in caps.into_iter().filter_map(|(name, cap)| Some((name, cap?))) {
+        add(&format!("{name}_logit_softcapping"), Value::F32(cap as f32));
     }
     if let Some(window) = config.sliding_window {
         add("attention.sliding_window", number(window));
@@ -220,6 +242,35 @@ fn converted_files_give_the_folders_model() {
     check(&fixtures().join("qwen2-tied"), "qwen2", GgmlDType::F32, 0.0);
     check(&fixtures().join("qwen3"), "qwen3", GgmlDType::F32, 0.0);
     check(&fixtures().join("gpt2-tied"), "gpt2", GgmlDType::F16, 2e-3);
+}
+
+/// A case with a description that llama.cpp would take, for what the metadata do not say.
+#[track_caller]
+fn check_changed(case: &str, architecture: &str, tolerance: f32, change: impl FnOnce(&mut Config)) {
+    let original = Checkpoint::open(fixtures().join(case)).unwrap();
+    let mut config = original.config().clone();
+    change(&mut config);
+    let folder = tempfile::tempdir().unwrap();
+    save(folder.path(), &config, HeadKind::LanguageModel, &|name| original.tensor(name), Precision::F32).unwrap();
+    check(folder.path(), architecture, GgmlDType::F32, tolerance);
+}
+
+#[test]
+fn what_gguf_leaves_to_the_architecture_is_known() {
+    check_changed("smollm3", "smollm3", 0.0, |config| {
+        (config.sliding_window, config.full_attention, config.unrotated) = (None, [].into(), [3].into());
+    });
+    // 1 plus a gain is rounded.
+    check_changed("gemma2", "gemma2", 1e-7, |config| config.query_scalar = None);
+    check_changed("gemma2", "gemma2", 1e-7, |config| {
+        (config.query_scalar, config.attention_softcap, config.final_softcap) = (None, Some(50.0), Some(30.0));
+    });
+    check_changed("gemma3", "gemma3", 1e-7, |config| {
+        config.full_attention = [5].into();
+        if let Some(local) = &mut config.local_rotary {
+            local.theta = 10_000.0;
+        }
+    });
 }
 
 /// Widths in whole quantisation blocks, values up to about 3 deviations of 0.02.

@@ -28,7 +28,7 @@ fn fixtures() -> PathBuf {
 }
 
 /// The cases in it.
-const CASES: [&str; 13] = [
+const CASES: [&str; 17] = [
     "gpt2-tied",
     "gpt2-untied",
     "gpt2-odd-heads",
@@ -42,6 +42,10 @@ const CASES: [&str; 13] = [
     "neox-parallel",
     "neox-sequential",
     "llama-yarn",
+    "smollm3",
+    "qwen2-mixed",
+    "gemma2",
+    "gemma3",
 ];
 
 /// Tensors by name, with their shapes.
@@ -121,7 +125,7 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 /// Small descriptions that between them have every part a decoder can have, odd sizes throughout.
-fn families() -> [Config; 4] {
+fn families() -> [Config; 6] {
     let gpt2 = Config::tiny_gpt2(53, 18, 2, 3, 32);
     let rotary = |dim| Position::Rotary(Rotary { theta: 1e4, dim, scaling: Scaling::None });
     let mistral = Config {
@@ -158,7 +162,32 @@ fn families() -> [Config; 4] {
         tied: false,
         ..gpt2.clone()
     };
-    [gpt2, mistral, qwen, neox]
+    let gemma = Config {
+        family: Family::Gemma2,
+        embed_scale: 18f64.sqrt(),
+        norm: Norm::RmsOnePlus { eps: 1e-5 },
+        post_norms: true,
+        activation: Activation::GeGlu,
+        tied: true,
+        query_scalar: Some(5.0),
+        attention_softcap: Some(1.5),
+        final_softcap: Some(4.0),
+        full_attention: [1].into(),
+        ..mistral.clone()
+    };
+    let mixed = Config {
+        family: Family::Gemma3,
+        layers: 3,
+        tied: false,
+        qk_norm: true,
+        query_scalar: None,
+        attention_softcap: None,
+        final_softcap: None,
+        unrotated: [2].into(),
+        local_rotary: Some(Rotary { theta: 50.0, dim: 6, scaling: Scaling::Linear { factor: 2.0 } }),
+        ..gemma.clone()
+    };
+    [gpt2, mistral, qwen, neox, gemma, mixed]
 }
 
 /// A decoder in which every parameter matters: gains around 1, everything else around 0.
@@ -170,7 +199,8 @@ fn random_in(config: &Config, head: HeadKind, path: instruct_kernels::Path, comp
     let decoder = Decoder::zeros(config.clone(), head, &Device::Cpu, path, compute).unwrap();
     for slot in decoder.params().slots() {
         let mut draws = Source::new(1, &slot.name).at([]);
-        let centre = if slot.name.ends_with("norm.weight") { 1.0 } else { 0.0 };
+        let adds_one = matches!(config.norm, Norm::RmsOnePlus { .. });
+        let centre = if slot.name.ends_with("norm.weight") && !adds_one { 1.0 } else { 0.0 };
         let values: Vec<f32> = (0..slot.len).map(|_| centre + 0.3 * draws.normal()).collect();
         decoder.params().set(&slot.name, &values).unwrap();
     }

@@ -31,13 +31,18 @@ fn write(folder: &FilePath, case: &str, head: HeadKind, precision: Precision) {
     decoder.save(folder, precision).unwrap();
 }
 
+/// Transformers has no class for values of Gemma 3: we write the name that it would have, and read it.
+fn is_known_there(case: &str, head: HeadKind) -> bool {
+    (case, head) != ("gemma3", HeadKind::Value)
+}
+
 /// Every case under every head and precision, for the script.
 #[test]
 #[ignore = "writes folders for a script; see the module"]
 fn folders_for_transformers() {
     let out = std::env::var("INSTRUCT_OUT").expect("INSTRUCT_OUT names the folder to write");
     for case in CASES {
-        for head in HEADS {
+        for head in HEADS.into_iter().filter(|&head| is_known_there(case, head)) {
             for precision in PRECISIONS {
                 write(&FilePath::new(&out).join(format!("{case}-{head:?}-{precision:?}")), case, head, precision);
             }
@@ -124,7 +129,7 @@ fn check(case: &str, head: HeadKind, precision: Precision) {
 #[test]
 fn transformers_computes_the_same_from_what_is_written() {
     for case in CASES {
-        for head in HEADS {
+        for head in HEADS.into_iter().filter(|&head| is_known_there(case, head)) {
             for precision in PRECISIONS {
                 check(case, head, precision);
             }

@@ -275,3 +275,23 @@ fn neox_attention_and_mlp_in_parallel() {
 fn neox_attention_before_mlp() {
     check("neox-sequential");
 }
+
+#[test]
+fn smollm3_layers_without_positions() {
+    check("smollm3");
+}
+
+#[test]
+fn qwen2_some_layers_with_a_window() {
+    check("qwen2-mixed");
+}
+
+#[test]
+fn gemma2_caps_and_norms_after_each_half() {
+    check("gemma2");
+}
+
+#[test]
+fn gemma3_two_rotations_and_two_kinds_of_layer() {
+    check("gemma3");
+}

@@ -113,26 +113,17 @@ fn stories(file: &FilePath) -> Decoder {
     let head_dim = width / heads;
     let decoder = empty(Config {
         family: Family::Llama,
-        vocab,
-        width,
-        layers,
-        heads,
         kv_heads,
-        head_dim,
         inner,
-        context,
         norm: Norm::Rms { eps: 1e-5 },
         position: Position::Rotary(Rotary { theta: 10_000.0, dim: head_dim, scaling: Scaling::None }),
         activation: Activation::SwiGlu,
         qkv_bias: false,
         attn_out_bias: false,
         mlp_bias: false,
-        tied: true,
-        parallel_residual: false,
-        qk_norm: false,
-        sliding_window: None,
         bos: Some(1),
         eos: [2].into(),
+        ..Config::tiny_gpt2(vocab, width, layers, heads, context)
     });
     let all = floats(&bytes[28..]);
     let mut rest = &all[..];
