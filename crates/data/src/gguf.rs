@@ -110,10 +110,6 @@ impl Tokenizer {
         for (key, id) in [("eot_token_id", gguf.eot), ("eom_token_id", gguf.eom)] {
             name(key, id)?;
         }
-        if gguf.eos.is_none() && !gguf.tokens.iter().any(|token| token == "<|endoftext|>") {
-            let problem = format!("`tokenizer.ggml.eos_token_id` is missing; {FOLDER}");
-            return Err(Error::tokenizer(gguf.path.display(), problem));
-        }
         let sentencepiece = gguf.model == "llama";
         let llama3 = gguf.pre.as_deref().and_then(Words::of) == Some(Words::Llama3);
         let settings = Settings {
@@ -135,6 +131,10 @@ impl Tokenizer {
                 return Err(Error::tokenizer(gguf.path.display(), problem));
             }
         };
+        if gguf.eos.is_none() && !gguf.tokens.iter().any(|token| token == "<|endoftext|>") {
+            let problem = format!("`tokenizer.ggml.eos_token_id` is missing; {FOLDER}");
+            return Err(Error::tokenizer(gguf.path.display(), problem));
+        }
         let parts = Parts { vocab: vocabulary(gguf), added: added(gguf), ..parts };
         let place = gguf.path.display().to_string();
         Tokenizer::new(parts.build(&place)?, settings, &place)
