@@ -320,9 +320,8 @@ impl Run<'_> {
     }
 
     /// Completion ids as text, without special tokens.
-    pub(crate) fn decode(&self, ids: &[u32]) -> String {
-        // A vocabulary that was checked against the model decodes every id the model can draw.
-        self.base.renderer.tokenizer().decode(ids).unwrap_or_default()
+    pub(crate) fn decode(&self, ids: &[u32]) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.base.renderer.tokenizer().decode(ids)?)
     }
 
     /// What keys the draws of this run, and bounds what is computed at a time.

@@ -404,7 +404,7 @@ fn ppo_iteration(device: &Device, results: &mut Results) -> Result<()> {
             prompts: &prompts,
             pretraining: &windows,
             score: &|episodes| Ok(episodes.iter().map(sevens).collect()),
-            decode: &|_| String::new(),
+            decode: &|_| Ok(String::new()),
             stop: [0].into(),
             compute: Compute::default(),
         };

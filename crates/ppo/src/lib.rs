@@ -37,7 +37,7 @@
 //! };
 //! let task = Task {
 //!     reference: &reference, prompts: &[vec![1, 2], vec![3]], pretraining: &[], score: &score,
-//!     decode: &|_| String::new(), stop: [0].into(), compute: Compute::default(),
+//!     decode: &|_| Ok(String::new()), stop: [0].into(), compute: Compute::default(),
 //! };
 //! let mut state = State::new(policy, Some(critic), &plan)?;
 //! let mut scores = Vec::new();

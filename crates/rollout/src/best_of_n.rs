@@ -57,7 +57,8 @@ mod tests {
         };
         let prompts = [vec![1], vec![2, 3], vec![1]];
         let (sampling, source) = (Sampling::plain([0].into(), 6), Source::new(1, "best-of-n"));
-        let best = best_of_n(&policy, &prompts, n, &sampling, source, &score, &|ids| format!("{ids:?}"), &mut |_| ());
+        let decode = |ids: &[u32]| Ok(format!("{ids:?}"));
+        let best = best_of_n(&policy, &prompts, n, &sampling, source, &score, &decode, &mut |_| ());
         (seen.into_inner(), best)
     }
 

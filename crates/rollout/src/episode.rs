@@ -46,5 +46,6 @@ impl Prompted {
 /// A score per episode: a reward model, a rule, or any closure. Its error stops the run.
 pub type Score<'a> = &'a dyn Fn(&[Episode]) -> Result<Vec<f32>, Box<dyn Error + Send + Sync>>;
 
-/// Completion ids to text, without special tokens.
-pub type Decode<'a> = &'a dyn Fn(&[u32]) -> String;
+/// Completion ids to text, without special tokens. Its error stops the run: an empty text would be scored like one that
+/// the model had written.
+pub type Decode<'a> = &'a dyn Fn(&[u32]) -> Result<String, Box<dyn Error + Send + Sync>>;

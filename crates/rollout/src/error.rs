@@ -4,6 +4,14 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// The ids of a completion have no text.
+    #[error("episode {episode} cannot be spelled: {source}")]
+    Decode {
+        /// The episode.
+        episode: u64,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The scorer failed.
     #[error("the scoring function failed: {0}")]
     Score(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -29,7 +29,7 @@ impl Sampled {
     /// Draws one completion per request. `decode` gives each its text; `finished` hears how many more
     /// have ended, again and again.
     ///
-    /// Errors: those of [`generate_reporting`].
+    /// Errors: those of [`generate_reporting`]; those of `decode`.
     pub fn draw(
         policy: &Decoder,
         requests: &[Prompted],
@@ -44,13 +44,15 @@ impl Sampled {
         for (completion, prompted) in
             generate_reporting(policy, &plain, sampling, source, finished)?.into_iter().zip(requests)
         {
+            let episode = prompted.request.episode;
+            let text = decode(&completion.ids).map_err(|source| Error::Decode { episode, source })?;
             recorded.logprobs.extend(completion.logprobs);
             recorded.entropy.extend(completion.entropies);
             episodes.push(Episode {
-                id: prompted.request.episode,
+                id: episode,
                 group: prompted.group,
                 prompt: prompted.request.prompt.clone(),
-                text: decode(&completion.ids),
+                text,
                 completion: completion.ids,
                 ended_by_eos: completion.ended_by_eos,
             });
@@ -126,4 +128,26 @@ fn spans(episodes: &[Episode]) -> Vec<Range<usize>> {
         start..end
     };
     episodes.iter().map(&mut span).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+    use instruct_model::{Config, HeadKind};
+
+    /// A text that could not be spelled is no empty text, which a rule might like.
+    #[test]
+    fn a_completion_without_a_text_is_an_error() {
+        let config = Config::tiny_gpt2(12, 16, 1, 2, 16);
+        let policy = Decoder::zeros(config, HeadKind::LanguageModel, &Device::Cpu, Path::Fused, DType::F32).unwrap();
+        policy.initialise(1).unwrap();
+        let requests = [Prompted::new(4, 0, &[1]), Prompted::new(5, 1, &[2])];
+        let (sampling, source) = (Sampling::plain([0].into(), 3), Source::new(1, "spelling"));
+        let draw = |decode: Decode<'_>| Sampled::draw(&policy, &requests, &sampling, source, decode, &mut |_| ());
+        let wrong = draw(&|_| Err("no such id".into())).unwrap_err();
+        assert_eq!(wrong.to_string(), "episode 4 cannot be spelled: no such id");
+        let sampled = draw(&|ids| Ok(format!("{ids:?}"))).unwrap();
+        assert!(sampled.episodes.iter().all(|episode| episode.text == format!("{:?}", episode.completion)));
+    }
 }

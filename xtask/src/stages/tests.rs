@@ -256,7 +256,7 @@ fn train_ppo(
     };
     let stop: BTreeSet<u32> = [if fault == Fault::Endless { VOCAB as u32 } else { 0 }].into();
     let plan = ppo::Plan { policy_lr: rate(fault, plan.policy_lr), ..plan.clone() };
-    let decode = &|_: &[u32]| String::new();
+    let decode = &|_: &[u32]| Ok(String::new());
     let (pretraining, compute) = (&windows, compute(40));
     let task = ppo::Task { reference, prompts: &prompts, pretraining, score: &score, decode, stop, compute };
     Ok(ppo::train(state, &task, &plan, on)?)

@@ -298,7 +298,7 @@ fn reinforce(stage: Stage, maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Re
         prompts: &prompts,
         pretraining: &windows,
         score: &score,
-        decode: &|_| String::new(),
+        decode: &|_| Ok(String::new()),
         stop: [].into(),
         compute: maker.compute(),
     };

@@ -46,8 +46,8 @@ fn sevens(episodes: &[Episode]) -> Scores {
     Ok(episodes.iter().map(of).collect())
 }
 
-fn spell(ids: &[u32]) -> String {
-    ids.iter().map(|id| format!("{id} ")).collect()
+fn spell(ids: &[u32]) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(ids.iter().map(|id| format!("{id} ")).collect())
 }
 
 fn plan() -> Plan {
