@@ -3,10 +3,10 @@
 //! The rules are those of transformers 5.23 (`PreTrainedTokenizerBase._from_pretrained` and
 //! `TokenizersBackend.__init__`), so that a prompt is split here as it was when the model was trained.
 
-use super::{Files, token_name};
+use super::{Files, outline::ADDED, token_name};
 use crate::error::Error;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tokenizers::AddedToken;
 
 /// The names of special tokens, in the order in which transformers adds them.
@@ -25,34 +25,30 @@ impl Files {
         place: &str,
         defaults: &[(&str, &str)],
     ) -> Result<(), Error> {
-        let known = inner.get_vocab_size(true);
         let has = |inner: &tokenizers::Tokenizer, token: &str| inner.token_to_id(token).is_some();
         let add = |inner: &mut tokenizers::Tokenizer, tokens: Vec<AddedToken>| {
+            if tokens.len() > ADDED {
+                let problem = format!("{} added tokens, more than the {ADDED} that are read", tokens.len());
+                return Err(Error::tokenizer(place, format!("{problem}; fetch the tokenizer again")));
+            }
             let added = inner.add_tokens(tokens).map(drop);
             added.map_err(|e| Error::tokenizer(place, format!("added tokens: {e}; fetch the tokenizer again")))
         };
         let (named, extra) = (self.named_tokens(defaults), self.extra_tokens());
         let mut listed = self.listed(inner, place, &extra)?;
+        let names: BTreeSet<&String> = named.iter().map(|token| &token.content).collect();
         for token in listed.values_mut() {
-            token.special |= named.iter().any(|name| name.content == token.content);
+            token.special |= names.contains(&token.content);
         }
         let new = listed.iter().filter(|(_, token)| !has(inner, &token.content));
         let new: Vec<(u32, String)> = new.map(|(&id, token)| (id, token.content.clone())).collect();
         add(inner, listed.into_values().collect())?;
-        if let Some((id, token)) = new.iter().find(|(id, token)| inner.token_to_id(token) != Some(*id)) {
-            let got = inner.token_to_id(token).unwrap_or_default();
-            let problem = format!(
-                "added token `{token}` is to be {id}, and after the {known} tokens before it would be {got}; correct \
-                 `added_tokens_decoder` of tokenizer_config.json, or added_tokens.json"
-            );
-            return Err(Error::tokenizer(place, problem));
-        }
-        let added = inner.get_added_tokens_decoder();
+        check_ids(inner, place, &new)?;
+        let added = contents(inner);
         // A vocabulary without its EOS is refused, in better words, by whoever asks for the EOS.
         let eos = self.name("eos_token", defaults).map(|token| token.content);
         let wanted = |token: &AddedToken| {
-            let is_added = added.values().any(|known| known.content == token.content);
-            !is_added && (eos.as_ref() != Some(&token.content) || has(inner, &token.content))
+            !added.contains(&token.content) && (eos.as_ref() != Some(&token.content) || has(inner, &token.content))
         };
         let missing = named.into_iter().chain(extra).filter(wanted).collect();
         add(inner, missing)
@@ -86,16 +82,16 @@ impl Files {
             };
             return decoder.iter().map(entry).collect();
         }
-        let known = inner.get_added_tokens_decoder();
+        let known = contents(inner);
         let names = NAMES.iter().filter_map(|key| self.named(key).and_then(token_name));
-        let special: Vec<String> = names.chain(extra.iter().map(|token| token.content.clone())).collect();
+        let special: BTreeSet<String> = names.chain(extra.iter().map(|token| token.content.clone())).collect();
         let entry = |(content, id): (&String, &Value)| {
             let id = id.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|_| !content.is_empty());
             let token = AddedToken::from(content.clone(), special.contains(content));
             Ok((id.ok_or_else(|| malformed("added_tokens.json", content))?, token))
         };
         let entries = self.added.as_object().into_iter().flatten();
-        entries.filter(|(content, _)| !known.values().any(|token| token.content == **content)).map(entry).collect()
+        entries.filter(|(content, _)| !known.contains(*content)).map(entry).collect()
     }
 
     /// The special tokens that have a name, each once.
@@ -134,14 +130,31 @@ impl Files {
     }
 }
 
-fn once(tokens: impl Iterator<Item = AddedToken>) -> Vec<AddedToken> {
-    let mut found: Vec<AddedToken> = Vec::new();
-    for token in tokens {
-        if !found.iter().any(|known| known.content == token.content) {
-            found.push(token);
+/// Refuses tokens that did not get the ids that the files give them: transformers 4 takes what is written, 5
+/// the next free ids, and a model was trained with one of them.
+fn check_ids(inner: &tokenizers::Tokenizer, place: &str, new: &[(u32, String)]) -> Result<(), Error> {
+    for (id, token) in new {
+        let got = inner.token_to_id(token).unwrap_or_default();
+        if got != *id {
+            let problem = format!(
+                "added token `{token}` is to be {id}, and the next free id is {got}; correct `added_tokens_decoder` of \
+                 tokenizer_config.json, or added_tokens.json"
+            );
+            return Err(Error::tokenizer(place, problem));
         }
     }
-    found
+    Ok(())
+}
+
+/// What the added tokens of `inner` spell.
+fn contents(inner: &tokenizers::Tokenizer) -> BTreeSet<String> {
+    inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect()
+}
+
+/// The tokens, without those that spell what an earlier one does.
+fn once(tokens: impl Iterator<Item = AddedToken>) -> Vec<AddedToken> {
+    let mut seen = BTreeSet::new();
+    tokens.filter(|token| seen.insert(token.content.clone())).collect()
 }
 
 /// A token as `"<s>"` or as an object with its flags.

@@ -18,7 +18,7 @@ const MERGES: usize = 1 << 20;
 /// Merges for each entry. SentencePiece's vocabularies have two, because a token is made in several ways.
 const MERGES_PER_ENTRY: usize = 8;
 /// Added tokens. Models of speech have 65,536.
-const ADDED: usize = 1 << 17;
+pub(super) const ADDED: usize = 1 << 17;
 /// JSON values of a normalizer, a pre-tokenizer, a post-processor or a decoder.
 const PART: usize = 1 << 14;
 
