@@ -336,7 +336,7 @@ mod tests {
         window: Option<usize>,
     ) {
         // A cap that bends these scores, and none.
-        for softcap in [None, Some(0.7 * size * size)] {
+        for softcap in [None, Some(0.7)] {
             check_scoring(
                 (claim, size),
                 lengths,

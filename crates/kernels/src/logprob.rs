@@ -442,8 +442,8 @@ mod tests {
 
     #[track_caller]
     fn row(x: X, rows: usize, width: usize, vocabulary: usize, predictions: usize) {
-        // A cap that bends ordinary logits, and none.
-        for softcap in [None, Some(1.5)] {
+        // A cap that bends ordinary logits, and none. Differences over the largest table take long.
+        for softcap in [None, Some(1.5)].into_iter().take(if vocabulary < 1000 { 2 } else { 1 }) {
             row_with_cap(x, rows, width, vocabulary, predictions, softcap);
         }
     }
@@ -529,13 +529,14 @@ mod tests {
         let ids: Vec<u32> = (0..rows).map(|i| i * 11 % 300).collect();
         let (picked, targets): (Vec<u32>, Vec<u32>) = (0..rows).map(|i| (i * 7 % rows, i * 13 % 300)).unzip();
         let weights = normals("weights", rows as usize);
-        for path in [Path::Fused, Path::Composed] {
+        for (path, softcap) in [Path::Fused, Path::Composed].map(|path| [(path, None), (path, Some(4.0))]).concat() {
             let both = [false, true].map(|at_once| {
                 let spec = Spec::new("w", [vocabulary, width]);
                 let params = Params::zeros(vec![spec], &Device::Cpu, path, DType::F32).unwrap();
                 params.set("w", &normals("w", vocabulary * width)).unwrap();
                 let w = params.get("w").unwrap();
                 let hidden = crate::embedding(&ids, &w, Some(params.sentinel())).unwrap();
+                let w = Unembedding { table: w, softcap };
                 let loss = if at_once {
                     token_nll_backward(&params, &hidden, &w, &picked, &targets, &weights).unwrap()
                 } else {

@@ -140,7 +140,7 @@ pub(crate) trait Lanes: Copy {
         let far = self.sub(one, self.div(two, self.add(power, one)));
         let far = self.if_less(x, self.splat(0.0), self.sub(self.splat(0.0), far), far);
         let square = self.mul(x, x);
-        let tail = [2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1];
+        let tail = [2.063_908_8e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1];
         let near = self.mul(self.polynomial(square, -5.704_988_7e-3, tail), square);
         self.if_less(size, self.splat(0.625), self.mul_add(near, x, x), far)
     }

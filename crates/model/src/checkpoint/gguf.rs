@@ -158,7 +158,8 @@ impl Gguf {
     }
 
     /// What is not in these files llama.cpp knows by the architecture: the layers without a window, the rotation of
-    /// those with one, and, by the number of layers, by what the largest of each generation scales its queries.
+    /// those with one, and, by the number of layers, by what the largest of each generation scales its queries. A file
+    /// of Gemma 3 without a window means that no layer has one.
     fn gemma(&self, architecture: &str, family: Family) -> Result<Config> {
         let config = self.llama(architecture, family)?;
         let key = |name: &str| format!("{architecture}.{name}");
@@ -171,9 +172,11 @@ impl Gguf {
             Family::Gemma2 => (attention.or(Some(50.0)), last.or(Some(30.0))),
             _ => (attention, last),
         };
-        let window = config.sliding_window.unwrap_or(4096);
-        let full = every(period, config.layers);
-        let local = Rotary { theta: 10_000.0, dim: config.head_dim, scaling: Scaling::None };
+        let period = self.optional_count(&key("attention.sliding_window_pattern"))?.unwrap_or(period);
+        let usual = (family == Family::Gemma2).then_some(4096);
+        let window = config.sliding_window.or(usual).filter(|_| period != 1);
+        let theta = number("rope.freq_base_swa")?.unwrap_or(10_000.0);
+        let local = Rotary { theta, dim: config.head_dim, scaling: Scaling::None };
         Ok(Config {
             embed_scale: (config.width as f64).sqrt(),
             norm: Norm::RmsOnePlus { eps: config.norm.eps() },
@@ -182,9 +185,9 @@ impl Gguf {
             query_scalar: query_scalar(scalar as f64, config.head_dim),
             attention_softcap: caps.0,
             final_softcap: caps.1,
-            sliding_window: Some(window),
-            full_attention: full,
-            local_rotary: (family == Family::Gemma3).then_some(local),
+            sliding_window: window,
+            full_attention: window.map_or(BTreeSet::new(), |_| every(period, config.layers)),
+            local_rotary: window.filter(|_| family == Family::Gemma3).map(|_| local),
             ..config
         })
     }

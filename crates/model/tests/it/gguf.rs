@@ -184,6 +184,12 @@ fn metadata(config: &Config, architecture: &str) -> Vec<(String, Value)> {
             _ => {}
         }
     }
+    if let Some(local) = config.local_rotary.filter(|local| local.theta != 10_000.0) {
+        add("rope.freq_base_swa", Value::F32(local.theta as f32));
+    }
+    if let Some(first) = config.full_attention.first().filter(|&&first| first == 2) {
+        add("attention.sliding_window_pattern", number(first + 1));
+    }
     let caps = [("attn", config.attention_softcap), ("final", config.final_softcap)];
     for (name, cap) in caps.into_iter().filter_map(|(name, cap)| Some((name, cap?))) {
         add(&format!("{name}_logit_softcapping"), Value::F32(cap as f32));
@@ -264,6 +270,10 @@ fn what_gguf_leaves_to_the_architecture_is_known() {
     check_changed("gemma2", "gemma2", 1e-7, |config| config.query_scalar = None);
     check_changed("gemma2", "gemma2", 1e-7, |config| {
         (config.query_scalar, config.attention_softcap, config.final_softcap) = (None, Some(50.0), Some(30.0));
+    });
+    check_changed("gemma3", "gemma3", 1e-7, |_| ());
+    check_changed("gemma3", "gemma3", 1e-7, |config| {
+        (config.sliding_window, config.full_attention, config.local_rotary) = (None, [].into(), None);
     });
     check_changed("gemma3", "gemma3", 1e-7, |config| {
         config.full_attention = [5].into();
