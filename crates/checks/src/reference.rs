@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// The scripts, and the folder that each writes to.
-const SCRIPTS: [(&str, &str); 7] = [
+const SCRIPTS: [(&str, &str); 8] = [
     ("reference.py", ""),
     ("traces.py", "traces"),
     ("pieces.py", "pieces"),
@@ -54,6 +54,7 @@ const SCRIPTS: [(&str, &str); 7] = [
     ("tokenizer.py", "tokenizer"),
     ("replies.py", "replies"),
     ("gguf_greedy.py", "gguf"),
+    ("templates.py", "templates"),
 ];
 
 /// What a script leaves out where material that is not in the repository is absent.

@@ -112,15 +112,16 @@ impl Tokenizer {
         }
         let sentencepiece = gguf.model == "llama";
         let llama3 = gguf.pre.as_deref().and_then(Words::of) == Some(Words::Llama3);
+        let unknown = name("unknown_token_id", gguf.unknown)?;
         let settings = Settings {
             bos: name("bos_token_id", gguf.bos)?,
             eos: name("eos_token_id", gguf.eos)?,
             pad: name("padding_token_id", gguf.padding)?,
+            declared: unknown.iter().map(|token| ("unk_token", token.clone())).collect(),
             prepend_bos: Some(gguf.add_bos.unwrap_or(sentencepiece || llama3)),
             stops: gguf.stops().into_iter().collect(),
             chat_template: gguf.chat_template.clone(),
         };
-        let unknown = name("unknown_token_id", gguf.unknown)?;
         let parts = match gguf.model.as_str() {
             "gpt2" => byte_level_parts(gguf)?,
             "llama" => sentencepiece_parts(gguf, unknown),

@@ -46,6 +46,7 @@
 
 mod bpe;
 mod bytes;
+mod date;
 mod entry;
 mod error;
 mod gguf;
@@ -56,7 +57,6 @@ mod leak;
 mod micro;
 mod origin;
 mod packed;
-mod patience;
 mod personal;
 mod read;
 mod record;
@@ -69,6 +69,7 @@ mod tokenizer;
 pub use crate::{
     bpe::train_bpe,
     bytes::{Limits, read_text},
+    date::{Date, DateError},
     error::{Error, Problem, Problems, RecordError},
     gguf::GgufTokenizer,
     hygiene::{CapReport, DedupReport, LeakCheck, Split, SplitPlan, cap_per_user, dedup},

@@ -1,6 +1,7 @@
 //! Templates: a conversation becomes the text that a model was made for.
 
 use crate::{
+    date::Date,
     error::Error,
     jinja::Jinja,
     record::{Content, Conversation, Message, Role},
@@ -51,31 +52,23 @@ impl Template {
         Ok(Template { kind: Kind::Plain { before: before.to_owned(), after: after.to_owned(), gap } })
     }
 
-    /// A Jinja chat template, as found in `tokenizer_config.json` and GGUF files, rendered as
-    /// transformers renders it: blocks trimmed, Python's string and dict methods, `raise_exception`,
-    /// `bos_token`, `eos_token` and `pad_token` defined, `add_generation_prompt` true.
-    /// `strftime_now` is absent because a rendering must not depend on the clock; templates that
-    /// ask whether it is defined take their own fixed date.
+    /// A Jinja chat template, as found in `tokenizer_config.json` and GGUF files, rendered byte for byte as
+    /// transformers renders it. The tokenizer's special tokens are defined under the names that its files give
+    /// them, as `bos_token`; `tools` and `documents` are none. `strftime_now` tells [`Date::default`], or the
+    /// day of [`Template::with_date`], since a rendering must not depend on the clock.
     ///
-    /// A template is somebody's program, so its fuel, recursion and output are limited. The engine charges
-    /// no fuel for some operations, so a rendering is also limited to half a second of processor time and
-    /// 48 MiB (on Linux; to half a second of waiting elsewhere). A rendering that is refused for this goes
-    /// on in a thread that nothing can stop, so the process should end, as `xtask` does.
+    /// A template is somebody's program, so the steps that it takes, its nesting and the text that it writes
+    /// are limited.
     ///
     /// # Errors
     /// [`Error::Template`] when it does not compile, or cannot render a one-line conversation.
     pub fn chat(source: &str, tokenizer: &Tokenizer) -> Result<Template, Error> {
-        let specials = [
-            ("bos_token", tokenizer.name_of(tokenizer.bos())),
-            ("eos_token", tokenizer.name_of(Some(tokenizer.eos()))),
-            ("pad_token", tokenizer.name_of(tokenizer.pad())),
-        ];
         let place = format!("{}: chat template", tokenizer.place());
         if source.len() > TEMPLATE_BYTES {
             let problem = format!("more than {TEMPLATE_BYTES} bytes; name another template");
             return Err(Error::template(place, problem));
         }
-        let jinja = Jinja::compile(&place, source, specials.map(|(name, token)| (name.to_owned(), token)).into())?;
+        let jinja = Jinja::compile(&place, source, tokenizer.specials())?;
         let template = Template { kind: Kind::Chat { jinja, source: source.to_owned() } };
         let probe = "Will this be said?";
         let rendered = template.render_prompt(&Content::Text(probe.to_owned()).conversation())?;
@@ -83,6 +76,14 @@ impl Template {
             return Err(Error::template(place, "it drops what the user says; name another template"));
         }
         Ok(template)
+    }
+
+    /// The same template with another day for those that write today's date.
+    pub fn with_date(self, date: Date) -> Template {
+        match self.kind {
+            Kind::Chat { jinja, source } => Template { kind: Kind::Chat { jinja: jinja.with_date(date), source } },
+            Kind::Plain { .. } => self,
+        }
     }
 
     /// The chat template that came with the tokenizer, if one did.
@@ -265,12 +266,15 @@ mod tests {
         {%- if add_generation_prompt %}\n    {{- 'assistant: ' }}\n{%- endif %}\n";
 
     #[test]
-    fn a_llama_style_template_uses_its_own_date_and_pythons_methods() {
-        let want = "<|begin_of_text|>system: 26 Jul 2024|S<|eot_id|>USER: A<|eot_id|>assistant: ";
+    fn a_llama_style_template_is_told_a_day_and_uses_pythons_methods() {
+        let want = "<|begin_of_text|>system: 26|S<|eot_id|>USER: A<|eot_id|>assistant: ";
         let tokenizer = tokenizer();
         let bos = tokenizer.name_of(tokenizer.id("<|begin_of_text|>"));
         let named = LLAMA.replace("{{- bos_token }}", &format!("{{{{- '{bos}' }}}}"));
         check(&named, &[(System, " S "), (User, " A ")], want);
+        let template = Template::chat(&named, &tokenizer).unwrap().with_date("2026-01-05".parse().unwrap());
+        let dated = template.render_prompt(&talk(&[(System, "S"), (User, "A")])).unwrap();
+        assert_eq!(dated, want.replace(": 26|", ": 05|"));
         check("{{ messages[0].content.split(' ')[1] }}|{{ messages[-1]['content'] }}", &[(User, "x y z")], "y|x y z");
         check(
             "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}{{ messages[0].content.startswith('x') }}",
@@ -289,7 +293,7 @@ mod tests {
         check_refused(LLAMA, &[(User, "A"), (User, "B")], "Roles must alternate!");
         check_refused("{% for", &[], "`template = ");
         check_refused("{{ messages | length }}", &[], "drops what the user says");
-        check_refused("{{ strftime_now('%d') }}{{ messages[0].content }}", &[], "write the date into the template");
+        check_refused("{{ strftime_now('%Q') }}{{ messages[0].content }}", &[], "writes the date with `%Q`");
         check_refused(
             "{% for i in range(9999) %}{% for i in range(9999) %}{{ i }}{% endfor %}{% endfor %}",
             &[],

@@ -47,6 +47,7 @@ pub struct Tokenizer {
     eos: u32,
     stops: BTreeSet<u32>,
     pad: Option<u32>,
+    declared: BTreeMap<&'static str, String>,
     chat_template: Option<String>,
 }
 
@@ -56,6 +57,8 @@ pub(crate) struct Settings {
     pub(crate) bos: Option<String>,
     pub(crate) eos: Option<String>,
     pub(crate) pad: Option<String>,
+    /// The tokens that [`SPECIALS`] name, by those names and as the files spell them.
+    pub(crate) declared: BTreeMap<&'static str, String>,
     /// `None`: as the tokenizer's post-processor does.
     pub(crate) prepend_bos: Option<bool>,
     pub(crate) stops: Vec<u32>,
@@ -151,6 +154,7 @@ impl Tokenizer {
             eos,
             stops,
             pad,
+            declared: settings.declared,
             chat_template: settings.chat_template,
         })
     }
@@ -319,6 +323,7 @@ impl Tokenizer {
             bos: named(self.bos),
             eos: named(Some(self.eos)),
             pad: Some(name.to_owned()),
+            declared: self.declared.clone(),
             prepend_bos: Some(self.prepend_bos),
             stops: self.stops.iter().copied().collect(),
             chat_template: self.chat_template.clone(),
@@ -345,6 +350,10 @@ impl Tokenizer {
             ("chat_template", self.chat_template.clone()),
         ];
         config.extend(optional.into_iter().filter_map(|(key, value)| Some((key, json!(value?)))));
+        for (key, token) in self.declared.iter().filter(|(key, token)| **key != "pad_token" && self.id(token).is_some())
+        {
+            config.entry(key).or_insert_with(|| json!(token));
+        }
         if self.bos.is_some() {
             config.insert("add_bos_token", json!(self.prepend_bos));
         }
@@ -403,6 +412,15 @@ impl Tokenizer {
         Error::tokenizer(&self.place, format!("cannot {action}: {why}; fetch the tokenizer again"))
     }
 
+    /// The tokens that a chat template may name, as transformers passes them: `bos_token` and its like. One that
+    /// the tokenizer lacks is left out, since templates ask whether it is defined.
+    pub(crate) fn specials(&self) -> Vec<(String, String)> {
+        let mut specials = self.declared.clone();
+        let used = [("bos_token", self.bos), ("eos_token", Some(self.eos)), ("pad_token", self.pad)];
+        specials.extend(used.into_iter().filter_map(|(name, id)| Some((name, self.token(id?)?))));
+        specials.into_iter().map(|(name, token)| (name.to_owned(), token)).collect()
+    }
+
     pub(crate) fn name_of(&self, id: Option<u32>) -> String {
         id.and_then(|id| self.token(id)).unwrap_or_default()
     }
@@ -412,6 +430,9 @@ impl Tokenizer {
 const VOCABULARY_BYTES: usize = 48 << 20;
 /// Bytes of a file beside it.
 const SETTINGS_BYTES: usize = 4 << 20;
+/// The names of special tokens in transformers' files.
+const SPECIALS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 /// The name of a padding token that is added.
 const PAD: &str = "<|pad|>";
 /// Bytes of a chat template; those in use have ten thousand.
@@ -491,6 +512,7 @@ impl Files {
             bos: name("bos_token"),
             eos: name("eos_token"),
             pad: name("pad_token"),
+            declared: SPECIALS.into_iter().filter_map(|key| Some((key, name(key)?))).collect(),
             prepend_bos: self.config["add_bos_token"].as_bool(),
             stops: self.stops(),
             chat_template,
