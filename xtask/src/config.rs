@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use candle_core::DType;
-use instruct_data::Loss;
+use instruct_data::{Date, DateError, Loss};
 use instruct_optim::Compute;
 use instruct_ppo as ppo;
 use instruct_reward_model as reward_model;
@@ -95,6 +95,9 @@ pub struct ModelConfig {
     pub max_prompt: usize,
     /// Longest demonstration or ranked completion, in tokens; longer records are dropped and counted.
     pub max_completion: usize,
+    /// The day that chat templates are told which write today's date, as `2024-07-26`. No clock is read, so that
+    /// prompts are the same tomorrow.
+    pub date: String,
     /// What demonstrations of several turns teach: `last` is the last reply, `all` every reply, `generation` what
     /// the chat template marks. It holds for training and validation.
     pub loss: Loss,
@@ -106,6 +109,15 @@ pub struct ModelConfig {
     /// What PPO and the evaluation hold the reference and the reward model in on the CPU, under the same
     /// condition: `bf16` halves their memory.
     pub frozen: Precision,
+}
+
+impl ModelConfig {
+    /// [`ModelConfig::date`] as a day.
+    ///
+    /// Errors: it names none.
+    pub fn day(&self) -> Result<Date, DateError> {
+        self.date.parse()
+    }
 }
 
 /// Where people's words come from, and how they are split.
@@ -195,6 +207,7 @@ impl Default for Config {
                 template: String::new(),
                 max_prompt: 1_024,
                 max_completion: 1_024,
+                date: Date::default().to_string(),
                 loss: Loss::Last,
                 micro_tokens: Compute::default().micro_tokens,
                 precision: Precision::F32,
@@ -305,6 +318,9 @@ impl Config {
         check(share(self.data.test) && self.data.test > 0.0, "`data.test` must lie between 0 and 1");
         check(self.data.validation + self.data.test < 1.0, "`data.validation` + `data.test` leave nothing to train on");
         check(self.model.max_prompt > 0, "`model.max-prompt` is 0");
+        if let Err(problem) = self.model.day() {
+            check(false, &format!("`model.date`: {problem}"));
+        }
         check(self.model.max_completion > 0, "`model.max-completion` is 0");
         check(self.model.micro_tokens > 0, "`model.micro-tokens` is 0");
         check(self.evaluate.prompts > 0, "`evaluate.prompts` is 0");

@@ -9,7 +9,7 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 use instruct_data::{
-    Caps, Demonstration, EncodeReport, Encoder, LeakCheck, Limits, Overlong, PretrainText, Prompt, Ranking, Read,
+    Caps, Date, Demonstration, EncodeReport, Encoder, LeakCheck, Limits, Overlong, PretrainText, Prompt, Ranking, Read,
     Record, Renderer, Split, SplitPlan, Template, Tokenizer, cap_per_user, dedup, read_reporting, text_windows,
 };
 use instruct_kernels::{DeviceChoice, Path as KernelPath, bf16_unit, probe_device};
@@ -92,14 +92,25 @@ pub fn open_decoder(path: &Path, device: &Device, precision: Precision) -> Resul
     Ok((checkpoint, decoder))
 }
 
+/// How a person wants prompts to be put to a model.
+pub struct Wording<'a> {
+    /// Text around a prompt; empty for the model's chat template.
+    pub template: &'a str,
+    /// What the person sets it with, for messages.
+    pub option: &'a str,
+    /// The day that a chat template is told.
+    pub date: Date,
+}
+
 /// Opens a language model without its weights, with its tokenizer and the template that puts prompts to
-/// it: `template` when it is not empty, else the model's own. `option` is what a person sets a template with.
+/// it: the template of `wording` when it is not empty, else the model's own.
 ///
 /// Errors: files that are absent or broken; a vocabulary larger than the model's; no template.
-pub fn open_base(path: &Path, template: &str, option: &str, device: &Device) -> Result<Base> {
+pub fn open_base(path: &Path, wording: Wording<'_>, device: &Device) -> Result<Base> {
     let checkpoint = Checkpoint::open(path)?;
     let tokenizer = open_tokenizer(&checkpoint, path)?;
     let description = checkpoint.config().clone();
+    let Wording { template, option, date } = wording;
     let template = if !template.is_empty() {
         Template::plain(template)?
     } else if let Some(template) = Template::of(&tokenizer)? {
@@ -110,7 +121,7 @@ pub fn open_base(path: &Path, template: &str, option: &str, device: &Device) -> 
             path.display()
         );
     };
-    let renderer = Renderer::new(tokenizer, template)?;
+    let renderer = Renderer::new(tokenizer, template.with_date(date))?;
     Ok(Base { path: path.to_owned(), device: device.clone(), description, renderer, retained: 0 })
 }
 

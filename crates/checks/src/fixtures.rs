@@ -5,8 +5,8 @@ use crate::copying::lay_copying;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 use instruct_data::{
-    Caps, Content, Demonstration, Encoder, Limits, Loss, Origin, Overlong, PretrainText, Tokenizer, read, text_windows,
-    train_bpe,
+    Caps, Content, Date, Demonstration, Encoder, Limits, Loss, Origin, Overlong, PretrainText, Tokenizer, read,
+    text_windows, train_bpe,
 };
 use instruct_model::{Decoder, Request, Sampling, generate};
 use instruct_optim::{Compute, Schedule};
@@ -25,7 +25,7 @@ use xtask::{
     END, Recipe,
     config::Precision,
     fresh,
-    prepare::{Base, open_base, open_decoder},
+    prepare::{Base, Wording, open_base, open_decoder},
     pretrain, save_model,
     terminal::{print, say},
 };
@@ -374,7 +374,8 @@ fn check_models(folder: &Path, world: &World) -> Result<()> {
 
 fn open(folder: &Path) -> Result<(Base, Decoder)> {
     let path = folder.join("base");
-    let base = open_base(&path, TEMPLATE, "a template", &Device::Cpu)?;
+    let wording = Wording { template: TEMPLATE, option: "a template", date: Date::default() };
+    let base = open_base(&path, wording, &Device::Cpu)?;
     Ok((base, open_decoder(&path, &Device::Cpu, Precision::F32)?.1))
 }
 

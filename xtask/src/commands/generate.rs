@@ -2,11 +2,11 @@
 
 use crate::{
     config::{DeviceName, Precision},
-    prepare::{Base, device, open_base, open_decoder},
+    prepare::{Base, Wording, device, open_base, open_decoder},
     terminal::{print, say},
 };
 use anyhow::{Context, Result, bail};
-use instruct_data::{Content, Conversation, Limits, Message, Prompt, Role, read};
+use instruct_data::{Content, Conversation, Date, Limits, Message, Prompt, Role, read};
 use instruct_model::{Completion, Decoder, Request, Sampling, generate};
 use instruct_random::Source;
 use std::{
@@ -73,7 +73,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("-n and --max-new-tokens must be above 0");
     }
     let device = device(args.device)?;
-    let base = open_base(&args.model, &super::typed(&args.template), "--template", &device)?;
+    let template = super::typed(&args.template);
+    let wording = Wording { template: &template, option: "--template", date: Date::default() };
+    let base = open_base(&args.model, wording, &device)?;
     let model = Talking { decoder: open_decoder(&args.model, &device, args.precision)?.1, base };
     match (&args.prompt, &args.prompts) {
         (Some(prompt), _) => {

@@ -7,7 +7,7 @@ use crate::{
     machine::cpu_model,
     memory::{Machine, Stage, Texts, refuse, stages as stages_of},
     models::Model,
-    prepare::{Base, Material, available, device, expand, open_base},
+    prepare::{Base, Material, Wording, available, device, expand, open_base},
     stages::Run,
     terminal::{print, say},
 };
@@ -209,7 +209,8 @@ fn prepare(config: &Config) -> Result<(Base, Material)> {
     if let Some(machine) = machine {
         refuse(&stages_of(config, Checkpoint::open(&base)?.config(), &Texts::default()), machine)?;
     }
-    let mut base = open_base(&base, &config.model.template, "`model.template`", &device)?;
+    let wording = Wording { template: &config.model.template, option: "`model.template`", date: config.model.day()? };
+    let mut base = open_base(&base, wording, &device)?;
     // A file of weights that cannot be read is refused before a run folder exists.
     let held = || Machine::read(config.memory.limit_mb).map_or(0, |machine| machine.held);
     let before = held();

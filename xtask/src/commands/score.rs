@@ -5,7 +5,7 @@ use crate::{
     prepare::{device, open_decoder, open_tokenizer},
     terminal::print,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use instruct_data::{Conversation, Message, Packed, Renderer, Role, Template, Tokenizer, read_text};
 use instruct_kernels::token_logprob;
 use instruct_model::{Decoder, HeadKind, Pass};
@@ -110,7 +110,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// are.
 fn renderer(tokenizer: &Tokenizer, template: &str) -> Result<Renderer> {
     let template = match template {
-        "" => match Template::of(tokenizer).context("`--template` gives another one")? {
+        "" => match Template::of(tokenizer).map_err(|why| anyhow!("{why}; or give another with --template"))? {
             Some(own) => own,
             None => Template::plain("{prompt}")?,
         },
