@@ -28,6 +28,9 @@ pub struct Renderer {
     stops: BTreeSet<u32>,
 }
 
+/// A span that a template marks: the ids before it, and its own.
+pub(crate) type Marked = (Vec<u32>, Vec<u32>);
+
 /// What a template writes around a reply, as it did for a reply that we know.
 #[derive(Clone, Debug, Default)]
 struct Manner {
@@ -144,7 +147,7 @@ impl Renderer {
     ///
     /// # Errors
     /// As for [`Renderer::prompt`]; the template marks nothing.
-    pub(crate) fn marked(&self, conversation: &Conversation, reply: &str) -> Result<Vec<(Vec<u32>, Vec<u32>)>, Error> {
+    pub(crate) fn marked(&self, conversation: &Conversation, reply: &str) -> Result<Vec<Marked>, Error> {
         let mut whole = conversation.clone();
         whole.messages.push(Message::new(Role::Assistant, reply));
         let (signed, sign) = self.signed(&whole)?;

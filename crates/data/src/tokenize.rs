@@ -3,7 +3,7 @@
 use crate::{
     error::{Error, Problem, Problems, RecordError},
     record::{Content, Conversation, Demonstration, Message, PretrainText, Prompt, Ranking, Record, Role},
-    renderer::Renderer,
+    renderer::{Marked, Renderer},
     tokenizer::Tokenizer,
 };
 use serde::{Deserialize, Serialize};
@@ -227,7 +227,7 @@ impl Run<'_> {
     }
 
     /// The spans that the template marks in the whole conversation, each behind what stands before it.
-    fn marked(&mut self, demonstration: &Demonstration) -> Result<Vec<(Vec<u32>, Vec<u32>)>, Error> {
+    fn marked(&mut self, demonstration: &Demonstration) -> Result<Vec<Marked>, Error> {
         let Caps { prompt: before, completion } = self.encoder.caps;
         let conversation = demonstration.prompt.content.conversation();
         let spans = self.encoder.renderer.marked(&conversation, &demonstration.completion)?;

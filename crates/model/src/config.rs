@@ -391,8 +391,11 @@ impl Config {
         require(eps > 0.0 && eps < 1.0, format!("norm eps is {eps}; it must lie between 0 and 1"));
         require(self.sliding_window != Some(0), "sliding_window is 0; leave it out for full attention".to_owned());
         for (field, layers) in [("full_attention", &self.full_attention), ("unrotated", &self.unrotated)] {
-            let last = layers.last().copied().unwrap_or(0);
-            require(last < self.layers, format!("{field} names layer {last} of {}", self.layers));
+            let beyond = layers.last().filter(|last| **last >= self.layers);
+            require(
+                beyond.is_none(),
+                format!("{field} names layer {} of {}", beyond.copied().unwrap_or_default(), self.layers),
+            );
         }
         require(
             self.full_attention.is_empty() || self.sliding_window.is_some() && self.full_attention.len() < self.layers,

@@ -134,7 +134,9 @@ fn iterate(
     plan: &Plan,
     on: &mut Listener<'_, State>,
 ) -> Result<(Compared, Metrics)> {
-    let sampled = phase(on, "time/sample", |_| sample(state, task, plan))?;
+    let sampled = phase(on, "time/sample", |_| sample(state, task, plan));
+    // Weights that are no numbers give no logits to draw from, and are the cause.
+    let sampled = sampled.or_else(|error| blame(state, task).and(Err(error)))?;
     let stop = task.stop.iter().copied();
     let counted = state.guards.sampled(&plan.guards, &sampled.episodes, plan.max_new_tokens, stop);
     guards::at(state.iteration, counted)?;
@@ -264,6 +266,13 @@ fn finite(state: &State, task: &Task<'_>, name: &str, value: f64) -> Result<()> 
     if value.is_finite() {
         return Ok(());
     }
+    blame(state, task)?;
+    let blamed = check_finite(name, value, state.policy_optimizer.steps() + 1);
+    blamed.map(|_| ()).map_err(|source| Error::NotFinite { iteration: state.iteration + 1, source })
+}
+
+/// Names the first weight that is no number.
+fn blame(state: &State, task: &Task<'_>) -> Result<()> {
     let step = state.policy_optimizer.steps() + 1;
     let models =
         [("policy", Some(&state.policy)), ("value", state.value.as_ref()), ("reference", Some(task.reference))];
@@ -272,8 +281,7 @@ fn finite(state: &State, task: &Task<'_>, name: &str, value: f64) -> Result<()> 
             check_weights(decoder.params(), step).map_err(|error| of_model(model, state, error))?;
         }
     }
-    let blamed = check_finite(name, value, step);
-    blamed.map(|_| ()).map_err(|source| Error::NotFinite { iteration: state.iteration + 1, source })
+    Ok(())
 }
 
 /// Puts the model before the name of a tensor, since several have the same names.

@@ -22,6 +22,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// A description with the padding of another: what is written always has one.
+fn padded_as(config: &Config, other: &Config) -> Config {
+    Config { pad: other.pad, ..config.clone() }
+}
+
 /// The golden values' folder.
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/reference")

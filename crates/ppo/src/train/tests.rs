@@ -416,7 +416,7 @@ fn columns(batch: &Packed) -> (Vec<u32>, Vec<u32>) {
 
 #[test]
 fn a_step_follows_the_losses_as_written_out_with_the_mix_in_the_same_buffer() {
-    let tight = Plan { clip: 0.05, value_clip: 0.05, ..plan() };
+    let tight = Plan { clip: 0.05, value_clip: 0.005, ..plan() };
     let mixed = Plan { gamma_ptx: 3.0, ptx_examples: 1, ..tight.clone() };
     check_step(tight.clone());
     check_step(mixed.clone());
