@@ -152,3 +152,34 @@ fn every_reply_of_a_conversation_is_a_demonstration_when_all_are_taught() {
     assert_eq!(read(Loss::All), [pair("Q:a\nA:", " b"), pair("Q:a\nA: b\nQ:c\nA:", " d"), last.clone()]);
     assert_eq!(read(Loss::Last), [last]);
 }
+
+#[test]
+fn what_a_template_marks_is_taught_behind_what_stands_before_it() {
+    let tokenizer = train_bpe(["aa bb aa bb"], 260, &["<e>", "<m>"]).unwrap();
+    let template = "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ 'A:' }}{% generation %}\
+        {{ m['content'] + '<m>' }}{% endgeneration %}{% else %}{{ 'Q:' + m['content'] }}{% endif %}{% endfor %}\
+        {% if add_generation_prompt %}{{ 'A:' }}{% endif %}";
+    let template = Template::chat(template, &tokenizer).unwrap();
+    let renderer = Renderer::new(tokenizer, template).unwrap();
+    let said = [(Role::User, "<m>?"), (Role::Assistant, "no <m>"), (Role::User, "c")];
+    let messages = said.map(|(role, text)| Message::new(role, text)).to_vec();
+    let talk = Prompt { content: Content::Messages(Conversation { messages }), ..prompt(1, "") };
+    let records = [Demonstration { prompt: talk, completion: "d".to_owned() }];
+    let caps = Caps { prompt: 64, completion: 64 };
+    let encoder = Encoder { renderer: &renderer, caps, overlong: Overlong::Refuse, loss: Loss::Generation };
+    let (tokens, report) = encoder.demonstrations(&records).unwrap();
+    let read = |ids: &[u32]| renderer.tokenizer().decode_with_specials(ids).unwrap();
+    let read: Vec<_> = tokens.iter().map(|t| (read(&t.prompt), read(&t.completion))).collect();
+    let pair = |prompt: &str, span: &str| (prompt.to_owned(), span.to_owned());
+    assert_eq!(read, [pair("Q:<m>?A:", "no <m><m>"), pair("Q:<m>?A:no <m><m>Q:cA:", "d<m>")]);
+    assert_eq!((report.kept, report.special_tokens), (2, 1));
+    let marks = |ids: &[u32]| ids.iter().filter(|&&id| id == renderer.end()).count();
+    let counts: Vec<_> = tokens.iter().map(|t| (marks(&t.prompt), marks(&t.completion))).collect();
+    assert_eq!(counts, [(0, 1), (1, 1)], "people's words are none");
+    let short = Encoder { caps: Caps { prompt: 10, completion: 64 }, overlong: Overlong::Drop, ..encoder };
+    assert_eq!(short.demonstrations(&records).unwrap().1.long_completions, 1);
+    let plain = Case::new();
+    let refused = Encoder { loss: Loss::Generation, ..plain.encoder(64, 64, Overlong::Refuse) };
+    let refused = refused.demonstrations(&records).unwrap_err().to_string();
+    assert!(refused.contains("set `model.loss` to `last` or `all`"), "{refused}");
+}

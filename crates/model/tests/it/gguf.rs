@@ -230,6 +230,8 @@ fn check(folder: &Path, architecture: &str, dtype: GgmlDType, tolerance: f32) {
         let found = imported.tensor(&name).unwrap();
         let worst = found.iter().zip(&values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(found.len() == values.len() && worst <= tolerance, "{architecture} {dtype:?} {name}: {worst}");
+        let share = if worst > 0.0 { f64::from(worst / tolerance) } else { 0.0 };
+        holds("round-trips/gguf", &format!("{architecture} in {dtype:?}"), share, 1.0);
     }
     let tokenizer = imported.tokenizer().unwrap();
     assert_eq!((tokenizer.model.as_str(), tokenizer.pre.as_deref()), ("gpt2", Some("smollm")));
