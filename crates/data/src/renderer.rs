@@ -152,7 +152,11 @@ impl Renderer {
         whole.messages.push(Message::new(Role::Assistant, reply));
         let (signed, sign) = self.signed(&whole)?;
         let (text, spans) = self.template.render_marked(&signed)?;
-        let clean = |at: usize| at - sign.map_or(0, |sign| text[..at].matches(sign).count() * sign.len_utf8());
+        // A span that a template has captured may be counted from elsewhere, and end anywhere.
+        let clean = |at: usize| {
+            let at = text.floor_char_boundary(at);
+            at - sign.map_or(0, |sign| text[..at].matches(sign).count() * sign.len_utf8())
+        };
         let spans: Vec<Range<usize>> = spans.iter().map(|span| clean(span.start)..clean(span.end)).collect();
         let Rendered { text, spelled } = self.unsigned(text, sign);
         let all = self.encode(&text, &spelled)?;
@@ -164,7 +168,7 @@ impl Renderer {
         let cut = |span: Range<usize>| {
             let (begin, (end, alone)) = (until(span.start)?.0, until(span.end)?);
             let end = if end < alone { (end + 1).min(all.len()) } else { end };
-            Ok((all[..begin].to_vec(), all[begin..end].to_vec()))
+            Ok((all[..begin].to_vec(), all[begin..end.max(begin)].to_vec()))
         };
         spans.into_iter().map(cut).collect()
     }

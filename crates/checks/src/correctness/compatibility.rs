@@ -3,7 +3,10 @@
 
 use super::{COMPATIBILITY, Claims, Measured, places};
 use anyhow::{Context, Result, bail};
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 /// A claim whose cases are listed.
 #[derive(serde::Deserialize)]
@@ -21,8 +24,7 @@ const FRONT: &str = "\
 
 Written by `cargo xtask correctness` from what the tests measured, as [correctness.md](correctness.md) is; CI
 compares it with a new run. Every row is a case that a test holds to its reference, within the tolerance of
-the claim that is named; *equal* is equality. What is not listed is not tried: a folder or file of another
-kind is refused by name.
+the claim that is named; *equal* is equality. What is not listed here is held to no reference.
 ";
 
 /// The page.
@@ -42,9 +44,23 @@ pub(super) fn render(
         let (reference, places) = (claim.reference(versions), places(&found.files));
         let _ = write!(page, "\n## {}\n\n{}\n\n", section.title, section.says);
         let _ = write!(page, "Claim `{}`, with {reference}, {tolerance}; test: {places}.\n\n", claim.name);
-        found.cases.iter().for_each(|case| page += &format!("- {case}\n"));
+        for (subject, ways) in subjects(&found.cases) {
+            let ways = if ways.is_empty() { String::new() } else { format!(": {}", ways.join("; ")) };
+            let _ = writeln!(page, "- {subject}{ways}");
+        }
     }
     Ok(page)
+}
+
+/// Cases by their first word, with the rest of each.
+fn subjects(cases: &BTreeSet<String>) -> BTreeMap<&str, Vec<&str>> {
+    let mut subjects: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for case in cases {
+        let (subject, way) = case.split_once(' ').unwrap_or((case, ""));
+        let ways = subjects.entry(subject.trim_end_matches(',')).or_default();
+        ways.extend(Some(way).filter(|way| !way.is_empty()));
+    }
+    subjects
 }
 
 /// Errors: the two pages differ.
@@ -58,7 +74,6 @@ pub(super) fn compare(committed: &str, new: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
 
     #[test]
     fn a_section_lists_the_cases_of_its_claim() {
@@ -69,7 +84,7 @@ mod tests {
         .unwrap();
         let versions = BTreeMap::from([("torch".to_owned(), "2.0+cpu".to_owned())]);
         let found = Measured {
-            cases: BTreeSet::from(["x".to_owned(), "y".to_owned()]),
+            cases: ["x in a", "x in b", "y"].map(str::to_owned).into(),
             worst: 0.0,
             worst_case: "x".to_owned(),
             tolerance: 0.0,
@@ -77,7 +92,10 @@ mod tests {
         };
         let measured = BTreeMap::from([("g/a".to_owned(), found)]);
         let page = render(&claims, &measured, &versions).unwrap();
-        assert!(page.ends_with("## T\n\nW\n\nClaim `g/a`, with torch 2.0, equal; test: f.rs.\n\n- x\n- y\n"), "{page}");
+        assert!(
+            page.ends_with("## T\n\nW\n\nClaim `g/a`, with torch 2.0, equal; test: f.rs.\n\n- x: in a; in b\n- y\n"),
+            "{page}"
+        );
         assert!(compare(&page, &page).is_ok() && compare("", &page).is_err());
         assert!(render(&claims, &BTreeMap::new(), &versions).is_err());
     }
