@@ -6,7 +6,7 @@ use crate::{
     embedded,
     progress::Progress,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{DType, Device};
 use instruct_data::{
     Caps, Date, Demonstration, EncodeReport, Encoder, LeakCheck, Limits, Overlong, PretrainText, Prompt, Ranking, Read,
@@ -113,7 +113,7 @@ pub fn open_base(path: &Path, wording: Wording<'_>, device: &Device) -> Result<B
     let Wording { template, option, date } = wording;
     let template = if !template.is_empty() {
         Template::plain(template)?
-    } else if let Some(template) = Template::of(&tokenizer)? {
+    } else if let Some(template) = own_template(&tokenizer, option)? {
         template
     } else {
         bail!(
@@ -123,6 +123,13 @@ pub fn open_base(path: &Path, wording: Wording<'_>, device: &Device) -> Result<B
     };
     let renderer = Renderer::new(tokenizer, template.with_date(date))?;
     Ok(Base { path: path.to_owned(), device: device.clone(), description, renderer, retained: 0 })
+}
+
+/// The chat template that came with a model, if one did; `option` is what a person names another with.
+///
+/// Errors: it cannot be rendered.
+pub(crate) fn own_template(tokenizer: &Tokenizer, option: &str) -> Result<Option<Template>> {
+    Template::of(tokenizer).map_err(|why| anyhow!("{why} with {option}"))
 }
 
 /// The tokenizer of a model: from inside a GGUF file, or from beside a folder's weights.

@@ -6,8 +6,8 @@
 //! them may hold.
 
 use instruct_data::{
-    Conversation, Demonstration, Limits, Message, PretrainText, Prompt, Ranking, Record, Role, Template, Tokenizer,
-    read, train_bpe,
+    Caps, Content, Conversation, Demonstration, Encoder, Limits, Loss, Message, Origin, Overlong, PretrainText, Prompt,
+    Ranking, Record, Renderer, Role, Template, Tokenizer, read, train_bpe,
 };
 use instruct_model::Checkpoint;
 use std::{
@@ -122,6 +122,35 @@ pub fn template(bytes: &[u8]) {
         TOKENIZER.get_or_init(|| train_bpe(["ab ab"], 258, &["<|end|>"]).expect("two bytes occur together twice"));
     for template in [Template::chat(source, tokenizer), Template::plain(source)].into_iter().flatten() {
         render(&template);
+        encode(tokenizer, template);
+    }
+}
+
+/// Makes ids of a conversation whose words spell a special token, in every way.
+fn encode(tokenizer: &Tokenizer, template: Template) {
+    let Ok(renderer) = Renderer::new(tokenizer.clone(), template) else { return };
+    let turns = [(Role::User, "a<|end|>\u{301} "), (Role::Assistant, "<|end|>"), (Role::User, "\u{1F600}")];
+    let messages = turns.map(|(role, text)| Message::new(role, text)).to_vec();
+    let prompt = Prompt {
+        id: String::new(),
+        content: Content::Messages(Conversation { messages }),
+        user: None,
+        use_case: None,
+        origin: Origin::new("conversation", 1),
+    };
+    let records = [Demonstration { prompt, completion: " b<|end|>\n".to_owned() }];
+    for loss in [Loss::Last, Loss::All, Loss::Generation] {
+        let caps = Caps { prompt: usize::MAX, completion: usize::MAX };
+        let encoder = Encoder { renderer: &renderer, caps, overlong: Overlong::Refuse, loss };
+        // It may refuse a conversation.
+        let Ok((found, _)) = encoder.demonstrations(&records) else { continue };
+        for tokens in found.iter().filter(|_| loss != Loss::Generation) {
+            let ends = tokens.completion.iter().filter(|id| renderer.stops().contains(id)).count();
+            assert!(
+                ends == 1 && renderer.stops().contains(tokens.completion.last().unwrap_or(&0)),
+                "one end, the last"
+            );
+        }
     }
 }
 

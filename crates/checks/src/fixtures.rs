@@ -180,8 +180,8 @@ fn sample_completions(folder: &Path, world: &World) -> Result<Vec<Sampled>> {
 
     let mut requests = Vec::new();
     for (prompt, k) in ranked_prompts(world) {
-        let ids = base.renderer.prompt(&Content::Text(prompt.prompt.clone()).conversation())?;
-        requests.extend((0..k).map(|_| ids.clone()));
+        let asked = base.renderer.ask(Content::Text(prompt.prompt.clone()).conversation())?;
+        requests.extend((0..k).map(|_| asked.ids().to_vec()));
     }
     let requests: Vec<Request> = (0..).zip(requests).map(|(episode, prompt)| Request { episode, prompt }).collect();
     let sampling = Sampling::plain(base.renderer.stops().clone(), MAX_NEW_TOKENS);
@@ -254,10 +254,9 @@ fn manifest(folder: &Path, world: &World, sampled: &[Sampled]) -> Result<Manifes
     let held_out = text_windows(base.renderer.tokenizer(), &documents(&world.heldout), recipe().context)?.0;
     let mut examples = Vec::new();
     for row in sampled.iter().step_by(6) {
-        let conversation = Content::Text(row.prompt.clone()).conversation();
-        let prompt = base.renderer.prompt(&conversation)?;
+        let asked = base.renderer.ask(Content::Text(row.prompt.clone()).conversation())?;
         for text in &row.completions {
-            examples.push(Example { prompt: prompt.clone(), completion: base.renderer.reply(&conversation, text)? });
+            examples.push(Example { prompt: asked.ids().to_vec(), completion: asked.completion(text)? });
         }
     }
     let records: Vec<(String, Vec<String>)> =

@@ -2,7 +2,7 @@
 
 use crate::{
     error::Error,
-    tokenizer::{Parts, Settings, Tokenizer, byte_level},
+    tokenizer::{Parts, Settings, Tokenizer, byte_level, gpt4_words},
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -244,22 +244,6 @@ impl Words {
 
 fn sequence(first: Value, second: Value) -> Value {
     json!({ "type": "Sequence", "pretokenizers": [first, second] })
-}
-
-/// The word pattern of GPT-4's tokenizer. Llama 3 and Qwen2 share it, except for the number of digits in
-/// a word.
-fn gpt4_words(digits: &str) -> Value {
-    let pattern = [
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
-        r"[^\r\n\p{L}\p{N}]?\p{L}+",
-        &format!(r"\p{{N}}{digits}"),
-        r" ?[^\s\p{L}\p{N}]+[\r\n]*",
-        r"\s*[\r\n]+",
-        r"\s+(?!\S)",
-        r"\s+",
-    ]
-    .join("|");
-    json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false })
 }
 
 fn sentencepiece_parts(gguf: &GgufTokenizer, unknown: Option<String>) -> Parts {

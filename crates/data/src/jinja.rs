@@ -102,7 +102,7 @@ impl Jinja {
 fn describe(place: &str, fault: Fault) -> Error {
     let line = fault.line.map(|line| format!("line {line}: ")).unwrap_or_default();
     let advice = match fault.kind {
-        Kind::Syntax => "correct it, or write `template = \"...{prompt}...\"` in the configuration",
+        Kind::Syntax => "correct it, or name another template",
         Kind::Refused => "change the conversation, or name another template",
         Kind::Beyond => "transformers may render it; write the template without this, or name another",
         Kind::Endless => "name another template",

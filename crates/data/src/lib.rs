@@ -80,7 +80,7 @@ pub use crate::{
     personal::{PersonalKind, PersonalReport, find_personal, remove_personal},
     read::{Read, read, read_reporting},
     record::{Content, Conversation, Demonstration, Message, PretrainText, Prompt, Ranking, Record, Role, pairs},
-    renderer::Renderer,
+    renderer::{Asked, Renderer},
     template::Template,
     tokenize::{
         Caps, DemonstrationTokens, EncodeReport, Encoder, Loss, Overlong, PromptTokens, RankingTokens, text_windows,

@@ -11,11 +11,11 @@ use std::{collections::BTreeSet, ops::Range};
 /// Writes conversations out for a model and encodes them: the one way from words to ids that training,
 /// scoring, sampling and chat share.
 ///
-/// Prompt and reply together are the ids that transformers' `apply_chat_template` gives for the whole
+/// Prompt and completion together are the ids that transformers' `apply_chat_template` gives for the whole
 /// conversation, wherever the prompt's ids begin them. Where a token would straddle the border, the prompt
-/// ends there, as it does when the model answers, and the reply is encoded as a text that goes on.
+/// ends there, as it does when the model answers, and the completion is encoded as a text that goes on.
 ///
-/// A reply ends with the first stop id that the template writes after it; what the template writes after
+/// A completion ends with the first stop id that the template writes after it; what the template writes after
 /// that belongs to the next turn. A template that writes none is followed by the tokenizer's EOS.
 ///
 /// People's words never become special tokens, whatever they spell.
@@ -23,7 +23,7 @@ use std::{collections::BTreeSet, ops::Range};
 pub struct Renderer {
     tokenizer: Tokenizer,
     template: Template,
-    manner: Manner,
+    frame: Frame,
     end: u32,
     stops: BTreeSet<u32>,
 }
@@ -31,14 +31,23 @@ pub struct Renderer {
 /// A span that a template marks: the ids before it, and its own.
 pub(crate) type Marked = (Vec<u32>, Vec<u32>);
 
-/// What a template writes around a reply, as it did for a reply that we know.
+/// A conversation that the model is to answer, written out and encoded once for all its completions.
+#[derive(Clone, Debug)]
+pub struct Asked<'a> {
+    renderer: &'a Renderer,
+    conversation: Conversation,
+    text: String,
+    ids: Vec<u32>,
+}
+
+/// What a template writes around a completion, as it did for one that we know.
 #[derive(Clone, Debug, Default)]
-struct Manner {
+struct Frame {
     /// What the generation prompt ends with and a finished turn lacks.
     opened: String,
-    /// What stands between the common part and the reply.
+    /// What stands between the common part and the completion.
     lead: String,
-    /// What stands after the reply.
+    /// What stands after the completion.
     closing: String,
     /// Whether the closing yields a stop id.
     closes: bool,
@@ -57,15 +66,15 @@ impl Renderer {
     /// # Errors
     /// Any error of the template or the tokenizer.
     pub fn new(tokenizer: Tokenizer, template: Template) -> Result<Renderer, Error> {
-        let mut manner = Manner::of(&template)?;
+        let mut frame = Frame::of(&template)?;
         let mut stops = tokenizer.stops().clone();
-        let closing = tokenizer.encode_continuation(&manner.closing, &[])?;
+        let closing = tokenizer.encode_continuation(&frame.closing, &[])?;
         let special = |id: &&u32| tokenizer.is_special(**id);
         let end = closing.iter().find(|id| stops.contains(id)).or_else(|| closing.iter().find(special)).copied();
-        manner.closes = end.is_some();
+        frame.closes = end.is_some();
         let end = end.unwrap_or(tokenizer.eos());
         stops.insert(end);
-        Ok(Renderer { tokenizer, template, manner, end, stops })
+        Ok(Renderer { tokenizer, template, frame, end, stops })
     }
 
     /// Words to ids.
@@ -73,12 +82,7 @@ impl Renderer {
         &self.tokenizer
     }
 
-    /// Conversations to text.
-    pub fn template(&self) -> &Template {
-        &self.template
-    }
-
-    /// The id that ends a reply: the first stop id that the template writes after one, else its first special
+    /// The id that ends a completion: the first stop id that the template writes after one, else its first special
     /// token, else the tokenizer's EOS.
     pub fn end(&self) -> u32 {
         self.end
@@ -90,9 +94,9 @@ impl Renderer {
     }
 
     /// What the template's generation prompt opens and a finished turn lacks, such as a think block; empty for
-    /// most templates. Replies are trained after it, although they were written without it.
+    /// most templates. Completions are trained after it, although they were written without it.
     pub fn opened(&self) -> &str {
-        &self.manner.opened
+        &self.frame.opened
     }
 
     /// The tokenizer as it is saved beside a model: with the template in it, so that transformers'
@@ -102,55 +106,25 @@ impl Renderer {
         self.tokenizer.clone().with_chat_template(Some(template)).with_stops(&self.stops)
     }
 
-    /// The ids of a conversation that the model is to answer. A plain template's begin with BOS where the
-    /// tokenizer adds one; a chat template writes its own.
+    /// A conversation that the model is to answer. A plain template's prompt begins with BOS where the tokenizer
+    /// adds one; a chat template writes its own.
     ///
     /// # Errors
     /// Any error of the template or the tokenizer.
-    pub fn prompt(&self, conversation: &Conversation) -> Result<Vec<u32>, Error> {
-        let rendered = self.rendered(conversation, Template::render_prompt)?;
-        self.encode(&rendered.text, &rendered.spelled)
+    pub fn ask(&self, conversation: Conversation) -> Result<Asked<'_>, Error> {
+        let Rendered { text, spelled } = self.rendered(&conversation, Template::render_prompt)?;
+        let ids = self.encode(&text, &spelled)?;
+        Ok(Asked { renderer: self, conversation, text, ids })
     }
 
-    /// The ids of a reply to a conversation; the last is a stop id.
+    /// What the template marks as the model's in a conversation that ends with `completion`: each span that
+    /// has a token, behind the ids that stand before it. A token that reaches over the edge of a span belongs to the span, as in
+    /// transformers.
     ///
     /// # Errors
-    /// As for [`Renderer::prompt`].
-    pub fn reply(&self, conversation: &Conversation, reply: &str) -> Result<Vec<u32>, Error> {
-        let prompt = self.rendered(conversation, Template::render_prompt)?;
-        let begin = self.encode(&prompt.text, &prompt.spelled)?;
-        let mut whole = conversation.clone();
-        whole.messages.push(Message::new(Role::Assistant, reply));
-        let mut whole = self.rendered(&whole, Template::render_whole)?;
-        if !self.manner.closes && whole.text.ends_with(&self.manner.closing) {
-            whole.text.truncate(whole.text.len() - self.manner.closing.len());
-        }
-        let mut ids = match whole.text.strip_prefix(&prompt.text) {
-            Some(rest) => {
-                let all = self.encode(&whole.text, &whole.spelled)?;
-                match all.strip_prefix(begin.as_slice()) {
-                    Some(ids) => ids.to_vec(),
-                    None => self.continued(&whole, rest.len())?,
-                }
-            }
-            None => self.continued(&whole, self.manner.rest(&prompt.text, &whole.text, reply))?,
-        };
-        match ids.iter().position(|id| self.stops.contains(id)) {
-            Some(at) => ids.truncate(at + 1),
-            None => ids.push(self.end),
-        }
-        Ok(ids)
-    }
-
-    /// What the template marks as the model's in a conversation that ends with `reply`: each span behind the ids
-    /// that stand before it. A token that reaches over the edge of a span belongs to the span, as in transformers.
-    ///
-    /// # Errors
-    /// As for [`Renderer::prompt`]; the template marks nothing.
-    pub(crate) fn marked(&self, conversation: &Conversation, reply: &str) -> Result<Vec<Marked>, Error> {
-        let mut whole = conversation.clone();
-        whole.messages.push(Message::new(Role::Assistant, reply));
-        let (signed, sign) = self.signed(&whole)?;
+    /// As for [`Renderer::ask`]; the template marks nothing.
+    pub(crate) fn marked(&self, conversation: &Conversation, completion: &str) -> Result<Vec<Marked>, Error> {
+        let (signed, sign) = self.signed(&answered(conversation, completion))?;
         let (text, spans) = self.template.render_marked(&signed)?;
         // A span that a template has captured may be counted from elsewhere, and end anywhere.
         let clean = |at: usize| {
@@ -170,7 +144,8 @@ impl Renderer {
             let end = if end < alone { (end + 1).min(all.len()) } else { end };
             Ok((all[..begin].to_vec(), all[begin..end.max(begin)].to_vec()))
         };
-        spans.into_iter().map(cut).collect()
+        let cut: Vec<Marked> = spans.into_iter().map(cut).collect::<Result<_, Error>>()?;
+        Ok(cut.into_iter().filter(|(_, span)| !span.is_empty()).collect())
     }
 
     /// The ids of the last `length` bytes.
@@ -183,7 +158,9 @@ impl Renderer {
 
     fn encode(&self, text: &str, spelled: &[Range<usize>]) -> Result<Vec<u32>, Error> {
         let mut ids = self.tokenizer.encode_rendered(text, spelled)?;
-        if let Some(bos) = self.tokenizer.prepended().filter(|_| !self.template.writes_marks()) {
+        if let Some(bos) =
+            self.tokenizer.prepended().filter(|bos| !self.template.writes_marks() && ids.first() != Some(bos))
+        {
             ids.insert(0, bos);
         }
         Ok(ids)
@@ -251,21 +228,61 @@ impl Renderer {
     }
 }
 
+impl Asked<'_> {
+    /// The ids of the prompt.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// The ids of a completion; the last is a stop id.
+    ///
+    /// # Errors
+    /// As for [`Renderer::ask`].
+    pub fn completion(&self, completion: &str) -> Result<Vec<u32>, Error> {
+        let Renderer { frame, stops, end, .. } = self.renderer;
+        let mut whole = self.renderer.rendered(&answered(&self.conversation, completion), Template::render_whole)?;
+        if !frame.closes && whole.text.ends_with(&frame.closing) {
+            whole.text.truncate(whole.text.len() - frame.closing.len());
+        }
+        let mut ids = match whole.text.strip_prefix(&self.text) {
+            Some(rest) => {
+                let all = self.renderer.encode(&whole.text, &whole.spelled)?;
+                match all.strip_prefix(self.ids.as_slice()) {
+                    Some(ids) => ids.to_vec(),
+                    None => self.renderer.continued(&whole, rest.len())?,
+                }
+            }
+            None => self.renderer.continued(&whole, frame.rest(&self.text, &whole.text, completion))?,
+        };
+        match ids.iter().position(|id| stops.contains(id)) {
+            Some(at) => ids.truncate(at + 1),
+            None => ids.push(*end),
+        }
+        Ok(ids)
+    }
+}
+
+fn answered(conversation: &Conversation, completion: &str) -> Conversation {
+    let mut whole = conversation.clone();
+    whole.messages.push(Message::new(Role::Assistant, completion));
+    whole
+}
+
 /// Characters that Unicode leaves to private use.
 const PRIVATE: std::ops::RangeInclusive<char> = '\u{E000}'..='\u{F8FF}';
 
-impl Manner {
-    /// Renders a conversation before and after a reply. A template that refuses a finished conversation is
-    /// taken to write nothing around replies.
-    fn of(template: &Template) -> Result<Manner, Error> {
+impl Frame {
+    /// Renders a conversation before and after a completion. A template that refuses a finished conversation is
+    /// taken to write nothing around completions.
+    fn of(template: &Template) -> Result<Frame, Error> {
         const PROBE: &str = "Probably so";
         let mut conversation = Conversation { messages: vec![Message::new(Role::User, "Is it so?")] };
         let prompt = template.render_prompt(&conversation)?;
         conversation.messages.push(Message::new(Role::Assistant, PROBE));
-        let Ok(whole) = template.render_whole(&conversation) else { return Ok(Manner::default()) };
-        let Some(at) = whole.rfind(PROBE) else { return Ok(Manner::default()) };
+        let Ok(whole) = template.render_whole(&conversation) else { return Ok(Frame::default()) };
+        let Some(at) = whole.rfind(PROBE) else { return Ok(Frame::default()) };
         let common = common_prefix(&prompt, &whole[..at]);
-        Ok(Manner {
+        Ok(Frame {
             opened: prompt[common..].to_owned(),
             lead: whole[common..at].to_owned(),
             closing: whole[at + PROBE.len()..].to_owned(),
@@ -275,12 +292,12 @@ impl Manner {
 
     /// How many of the last bytes of `whole` answer a prompt that does not begin it: because the generation
     /// prompt opens something, or because the template writes an earlier turn otherwise once it is answered.
-    fn rest(&self, prompt: &str, whole: &str, reply: &str) -> usize {
+    fn rest(&self, prompt: &str, whole: &str, completion: &str) -> usize {
         let before = prompt.strip_suffix(&self.opened).unwrap_or(prompt);
         if let Some(rest) = whole.strip_prefix(before) {
             return rest.len();
         }
-        let said = whole.rfind(reply).or_else(|| whole.rfind(reply.trim())).unwrap_or(whole.len());
+        let said = whole.rfind(completion).or_else(|| whole.rfind(completion.trim())).unwrap_or(whole.len());
         let lead = if whole[..said].ends_with(&self.lead) { self.lead.len() } else { 0 };
         whole.len() - said + lead
     }

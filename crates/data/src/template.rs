@@ -112,10 +112,14 @@ impl Template {
 
     /// It as a Jinja chat template: its own text, or what renders as a plain template does, begins with BOS
     /// where `tokenizer` puts one before texts, and ends the last reply with EOS.
-    pub fn source(&self, tokenizer: &Tokenizer) -> String {
+    pub(crate) fn source(&self, tokenizer: &Tokenizer) -> String {
         match &self.kind {
             Kind::Chat { source, .. } => source.clone(),
-            Kind::Plain { before, after, gap } => as_jinja(before, after, *gap, tokenizer.prepended().is_some()),
+            Kind::Plain { before, after, gap } => {
+                let begins =
+                    tokenizer.prepended().is_some_and(|bos| !before.starts_with(&tokenizer.name_of(Some(bos))));
+                as_jinja(before, after, *gap, begins)
+            }
         }
     }
 
@@ -291,7 +295,7 @@ mod tests {
     #[test]
     fn a_template_may_refuse_and_must_not_run_away() {
         check_refused(LLAMA, &[(User, "A"), (User, "B")], "Roles must alternate!");
-        check_refused("{% for", &[], "`template = ");
+        check_refused("{% for", &[], "; correct it, or name another template");
         check_refused("{{ messages | length }}", &[], "drops what the user says");
         check_refused("{{ strftime_now('%Q') }}{{ messages[0].content }}", &[], "writes the date with `%Q`");
         check_refused(

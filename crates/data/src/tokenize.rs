@@ -3,7 +3,7 @@
 use crate::{
     error::{Error, Problem, Problems, RecordError},
     record::{Content, Conversation, Demonstration, Message, PretrainText, Prompt, Ranking, Record, Role},
-    renderer::{Marked, Renderer},
+    renderer::{Asked, Marked, Renderer},
     tokenizer::Tokenizer,
 };
 use serde::{Deserialize, Serialize};
@@ -124,8 +124,8 @@ impl Encoder<'_> {
     pub fn prompts(&self, records: &[Prompt]) -> Result<(Vec<PromptTokens>, EncodeReport), Error> {
         self.all(records, |run, record, prompt| {
             run.count_spelled(&prompt.content.texts());
-            let prompt = run.prompt(prompt)?;
-            Ok(prompt.map(|prompt| PromptTokens { record, prompt: prompt.ids }))
+            let asked = run.prompt(prompt)?;
+            Ok(asked.map(|asked| PromptTokens { record, prompt: asked.ids().to_vec() }))
         })
     }
 
@@ -144,10 +144,10 @@ impl Encoder<'_> {
             replies.push((demonstration.prompt.clone(), &demonstration.completion));
             let mut kept = Vec::new();
             for (prompt, text) in &replies {
-                let Some(prompt) = run.prompt(prompt)? else { continue };
-                let completion = run.completion(&prompt, "completion", text)?;
+                let Some(asked) = run.prompt(prompt)? else { continue };
+                let completion = run.completion(prompt, &asked, "completion", text)?;
                 run.report.incomplete += usize::from(completion.is_none());
-                kept.extend(completion.map(|completion| taught((prompt.ids, completion))));
+                kept.extend(completion.map(|completion| taught((asked.ids().to_vec(), completion))));
             }
             Ok(kept)
         })
@@ -161,12 +161,16 @@ impl Encoder<'_> {
     pub fn rankings(&self, records: &[Ranking]) -> Result<(Vec<RankingTokens>, EncodeReport), Error> {
         self.all(records, |run, record, ranking| {
             run.count_spelled(&ranking.texts());
-            let Some(prompt) = run.prompt(&ranking.prompt)? else { return Ok(None) };
-            let ids = prompt.ids.clone();
-            let mut tokens =
-                RankingTokens { record, prompt: ids, completions: Vec::new(), kept: Vec::new(), ranks: Vec::new() };
+            let Some(asked) = run.prompt(&ranking.prompt)? else { return Ok(None) };
+            let mut tokens = RankingTokens {
+                record,
+                prompt: asked.ids().to_vec(),
+                completions: Vec::new(),
+                kept: Vec::new(),
+                ranks: Vec::new(),
+            };
             for (i, (text, &rank)) in ranking.completions.iter().zip(&ranking.ranks).enumerate() {
-                if let Some(completion) = run.completion(&prompt, &format!("completions[{i}]"), text)? {
+                if let Some(completion) = run.completion(&ranking.prompt, &asked, &format!("completions[{i}]"), text)? {
                     tokens.completions.push(completion);
                     tokens.kept.push(i);
                     tokens.ranks.push(rank);
@@ -213,14 +217,7 @@ struct Run<'a> {
     problems: Vec<RecordError>,
 }
 
-/// A prompt that fits, as it was encoded.
-struct Fitting<'a> {
-    prompt: &'a Prompt,
-    conversation: Conversation,
-    ids: Vec<u32>,
-}
-
-impl Run<'_> {
+impl<'a> Run<'a> {
     fn count_spelled(&mut self, texts: &[&str]) {
         let spells = |text: &&str| self.encoder.renderer.tokenizer().special_in(text).is_some();
         self.report.special_tokens += usize::from(texts.iter().any(spells));
@@ -242,18 +239,18 @@ impl Run<'_> {
         Ok(fitting)
     }
 
-    /// The prompt in ids, cut if need be.
-    fn prompt<'a>(&mut self, prompt: &'a Prompt) -> Result<Option<Fitting<'a>>, Error> {
+    /// The prompt, cut if need be; `None` when it does not fit.
+    fn prompt(&mut self, prompt: &Prompt) -> Result<Option<Asked<'a>>, Error> {
         let field = if matches!(prompt.content, Content::Text(_)) { "prompt" } else { "messages" };
         let limit = self.encoder.caps.prompt;
-        let conversation = prompt.content.conversation();
-        let ids = self.encoder.renderer.prompt(&conversation)?;
-        if ids.is_empty() {
+        let asked = self.encoder.renderer.ask(prompt.content.conversation())?;
+        let tokens = asked.ids().len();
+        if tokens == 0 {
             self.refuse(prompt, field, Problem::Empty);
             return Ok(None);
         }
-        if ids.len() <= limit {
-            return Ok(Some(Fitting { prompt, conversation, ids }));
+        if tokens <= limit {
+            return Ok(Some(asked));
         }
         let cut = match (&prompt.content, self.encoder.overlong) {
             (Content::Text(text), Overlong::CutPrompt) => self.cut(text)?,
@@ -263,37 +260,43 @@ impl Run<'_> {
             Some(_) => self.report.cut += 1,
             None => {
                 self.report.long_prompts += 1;
-                self.refuse(prompt, field, Problem::TooLong { tokens: ids.len(), limit });
+                self.refuse(prompt, field, Problem::TooLong { tokens, limit });
             }
         }
-        Ok(cut.map(|(conversation, ids)| Fitting { prompt, conversation, ids }))
+        Ok(cut)
     }
 
-    /// Cuts the text at its last newline, again and again, and returns it with its ids once they fit.
-    fn cut(&self, text: &str) -> Result<Option<(Conversation, Vec<u32>)>, Error> {
+    /// Cuts the text at its last newline, again and again, until it fits.
+    fn cut(&self, text: &str) -> Result<Option<Asked<'a>>, Error> {
         let mut rest = text;
         while let Some((shorter, _)) = rest.rsplit_once('\n') {
             rest = shorter.trim_end();
             if rest.is_empty() {
                 break;
             }
-            let conversation = Content::Text(rest.to_owned()).conversation();
-            let ids = self.encoder.renderer.prompt(&conversation)?;
-            if ids.len() <= self.encoder.caps.prompt {
-                return Ok(Some((conversation, ids)));
+            let asked = self.encoder.renderer.ask(Content::Text(rest.to_owned()).conversation())?;
+            if asked.ids().len() <= self.encoder.caps.prompt {
+                return Ok(Some(asked));
             }
         }
         Ok(None)
     }
 
-    fn completion(&mut self, fitting: &Fitting<'_>, field: &str, text: &str) -> Result<Option<Vec<u32>>, Error> {
+    /// The ids of a completion; `None` when it does not fit.
+    fn completion(
+        &mut self,
+        prompt: &Prompt,
+        asked: &Asked<'_>,
+        field: &str,
+        text: &str,
+    ) -> Result<Option<Vec<u32>>, Error> {
         let limit = self.encoder.caps.completion;
-        let ids = self.encoder.renderer.reply(&fitting.conversation, text)?;
+        let ids = asked.completion(text)?;
         if ids.len() <= limit {
             return Ok(Some(ids));
         }
         self.report.long_completions += 1;
-        self.refuse(fitting.prompt, field, Problem::TooLong { tokens: ids.len(), limit });
+        self.refuse(prompt, field, Problem::TooLong { tokens: ids.len(), limit });
         Ok(None)
     }
 

@@ -278,7 +278,7 @@ impl Tokenizer {
     }
 
     /// The same tokenizer that also stops at these ids.
-    pub fn with_stops(mut self, stops: &BTreeSet<u32>) -> Tokenizer {
+    pub(crate) fn with_stops(mut self, stops: &BTreeSet<u32>) -> Tokenizer {
         self.stops.extend(stops);
         self
     }
@@ -302,7 +302,11 @@ impl Tokenizer {
             return Ok(self);
         }
         if self.vocab_size < rows && self.id(PAD).is_none() {
-            return self.with_special(PAD);
+            let made = self.with_special(PAD)?;
+            // In a vocabulary with holes a new token may get another id than the next.
+            if made.pad.is_some_and(|pad| (pad as usize) < rows && !self.stops.contains(&pad)) {
+                return Ok(made);
+            }
         }
         let ordinary = || (0..self.vocab_size as u32).rev().filter(free);
         let name = |id: &u32| self.token(*id).unwrap_or_default();
@@ -430,7 +434,7 @@ impl Tokenizer {
 const VOCABULARY_BYTES: usize = 48 << 20;
 /// Bytes of a file beside it.
 const SETTINGS_BYTES: usize = 4 << 20;
-/// The names of special tokens in transformers' files.
+/// The names of special tokens in transformers' files, in the order in which it adds them.
 const SPECIALS: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 /// The name of a padding token that is added.
@@ -581,6 +585,22 @@ pub(crate) struct Parts {
     pub(crate) unknown: Option<String>,
     pub(crate) byte_fallback: bool,
     pub(crate) ignore_merges: bool,
+}
+
+/// The word pattern of GPT-4's tokenizer. Llama 3 and Qwen2 share it, except for the number of digits in
+/// a word, `{1,3}` or one.
+pub(crate) fn gpt4_words(digits: &str) -> Value {
+    let pattern = [
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+        r"[^\r\n\p{L}\p{N}]?\p{L}+",
+        &format!(r"\p{{N}}{digits}"),
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    ]
+    .join("|");
+    json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false })
 }
 
 /// The pre-tokenizer and decoder that spell bytes as characters; `split` adds GPT-2's words.

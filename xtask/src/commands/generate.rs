@@ -170,7 +170,7 @@ fn reply(base: &Base, completions: &[Completion]) -> Result<String> {
 }
 
 fn encode(base: &Base, content: &Content) -> Result<Vec<u32>> {
-    Ok(base.renderer.prompt(&content.conversation())?)
+    Ok(base.renderer.ask(content.conversation())?.ids().to_vec())
 }
 
 fn sampling(args: &Args, base: &Base) -> Sampling {

@@ -2,10 +2,10 @@
 
 use crate::{
     config::{DeviceName, Precision},
-    prepare::{device, open_decoder, open_tokenizer},
+    prepare::{device, open_decoder, open_tokenizer, own_template},
     terminal::print,
 };
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use instruct_data::{Conversation, Message, Packed, Renderer, Role, Template, Tokenizer, read_text};
 use instruct_kernels::token_logprob;
 use instruct_model::{Decoder, HeadKind, Pass};
@@ -110,7 +110,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// are.
 fn renderer(tokenizer: &Tokenizer, template: &str) -> Result<Renderer> {
     let template = match template {
-        "" => match Template::of(tokenizer).map_err(|why| anyhow!("{why}; or give another with --template"))? {
+        "" => match own_template(tokenizer, "--template")? {
             Some(own) => own,
             None => Template::plain("{prompt}")?,
         },
@@ -183,7 +183,8 @@ fn encode(scored: &Scored, tokenizer: &Tokenizer, renderer: Option<&Renderer>) -
         Scored::Text(text) => Ok(Tokens { prompt: Vec::new(), completion: tokenizer.encode_prompt(text)? }),
         Scored::Reply(conversation, reply) => {
             let renderer = renderer.context("replies have a renderer")?;
-            Ok(Tokens { prompt: renderer.prompt(conversation)?, completion: renderer.reply(conversation, reply)? })
+            let asked = renderer.ask(conversation.clone())?;
+            Ok(Tokens { prompt: asked.ids().to_vec(), completion: asked.completion(reply)? })
         }
     }
 }

@@ -81,7 +81,7 @@ impl Trained {
     }
 
     fn answer(&self, text: &str) -> (Vec<u32>, Vec<u32>) {
-        let prompt = self.renderer.prompt(&Content::Text(text.to_owned()).conversation()).unwrap();
+        let prompt = self.renderer.ask(Content::Text(text.to_owned()).conversation()).unwrap().ids().to_vec();
         let stops = self.renderer.stops().clone();
         let sampling = Sampling { temperature: 0.0, ..Sampling::plain(stops, MAX_NEW_TOKENS) };
         let request = [Request { episode: 0, prompt: prompt.clone() }];

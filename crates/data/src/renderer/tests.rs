@@ -2,12 +2,26 @@ use super::*;
 use crate::{bpe::train_bpe, record::Content};
 use instruct_claims::{holds, worst};
 use serde::Deserialize;
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 #[derive(Deserialize)]
 struct Golden {
     templates: BTreeMap<String, String>,
     tokenizers: BTreeMap<String, Vec<Case>>,
+    marked: BTreeMap<String, Vec<Mask>>,
+}
+
+/// The ids of a conversation, and for each 1 where the template marks it.
+#[derive(Deserialize)]
+struct Mask {
+    template: String,
+    talk: Vec<String>,
+    ids: Vec<u32>,
+    mask: Vec<u8>,
 }
 
 /// A conversation of the user and the model in turns, of which the last is the reply.
@@ -19,34 +33,76 @@ struct Case {
     reply: Vec<u32>,
 }
 
-impl Case {
-    fn conversation(&self) -> (Conversation, &str) {
-        let (reply, turns) = self.talk.split_last().unwrap();
-        let roles = [Role::User, Role::Assistant].into_iter().cycle();
-        let messages = roles.zip(turns).map(|(role, text)| Message::new(role, text)).collect();
-        (Conversation { messages }, reply)
-    }
+fn conversation(talk: &[String]) -> (Conversation, &str) {
+    let (reply, turns) = talk.split_last().unwrap();
+    let roles = [Role::User, Role::Assistant].into_iter().cycle();
+    let messages = roles.zip(turns).map(|(role, text)| Message::new(role, text)).collect();
+    (Conversation { messages }, reply)
+}
+
+fn golden() -> (PathBuf, Golden) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/reference/replies");
+    let golden = serde_json::from_slice(&fs::read(folder.join("golden.json")).unwrap()).unwrap();
+    (folder, golden)
 }
 
 /// What transformers makes of whole conversations (`fixtures/reference/replies.py`).
 #[test]
 fn prompts_and_replies_are_those_of_transformers() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/reference/replies");
-    let golden: Golden = serde_json::from_slice(&fs::read(folder.join("golden.json")).unwrap()).unwrap();
+    let (folder, golden) = golden();
     for (name, cases) in &golden.tokenizers {
         let tokenizer = Tokenizer::from_folder(folder.join(name)).unwrap();
         for case in cases {
             let template = Template::chat(&golden.templates[&case.template], &tokenizer).unwrap();
             let renderer = Renderer::new(tokenizer.clone(), template).unwrap();
-            let (conversation, reply) = case.conversation();
+            let (conversation, reply) = conversation(&case.talk);
             let what = format!("{name}, {}: {:?}", case.template, case.talk);
-            let found = [renderer.prompt(&conversation).unwrap(), renderer.reply(&conversation, reply).unwrap()];
+            let found = both(&renderer, &conversation, reply);
             let wanted = [case.prompt.clone(), case.reply.clone()];
             assert_eq!(found, wanted, "{what}");
             let case = format!("{name} tokenizer, {} template", case.template);
             holds("text/replies", &case, worst(&found.concat(), &wanted.concat()), 0.0);
         }
     }
+}
+
+/// What `return_assistant_tokens_mask` of transformers covers.
+#[test]
+fn what_a_template_marks_is_what_transformers_masks() {
+    let (folder, golden) = golden();
+    for (name, cases) in &golden.marked {
+        let tokenizer = Tokenizer::from_folder(folder.join(name)).unwrap();
+        for case in cases {
+            let template = Template::chat(&golden.templates[&case.template], &tokenizer).unwrap();
+            let renderer = Renderer::new(tokenizer.clone(), template).unwrap();
+            let (conversation, reply) = conversation(&case.talk);
+            let mut found = vec![0; case.ids.len()];
+            for (before, span) in renderer.marked(&conversation, reply).unwrap() {
+                let covered = before.len()..before.len() + span.len();
+                assert_eq!(
+                    [before, span].concat(),
+                    case.ids[..covered.end],
+                    "{name}, {}: {:?}",
+                    case.template,
+                    case.talk
+                );
+                found[covered].fill(1);
+            }
+            assert_eq!(found, case.mask, "{name}, {}: {:?}", case.template, case.talk);
+            holds(
+                "text/masks",
+                &format!("{name} tokenizer, {} template", case.template),
+                worst(&found, &case.mask),
+                0.0,
+            );
+        }
+    }
+}
+
+/// The ids of a prompt and of a completion.
+fn both(renderer: &Renderer, conversation: &Conversation, completion: &str) -> [Vec<u32>; 2] {
+    let asked = renderer.ask(conversation.clone()).unwrap();
+    [asked.ids().to_vec(), asked.completion(completion).unwrap()]
 }
 
 fn chatml() -> Renderer {
@@ -69,7 +125,7 @@ fn asked(text: &str) -> Conversation {
 #[track_caller]
 fn check(renderer: &Renderer, prompt: &str, reply: &str, want: [&str; 2]) {
     let conversation = asked(prompt);
-    let ids = [renderer.prompt(&conversation).unwrap(), renderer.reply(&conversation, reply).unwrap()];
+    let ids = both(renderer, &conversation, reply);
     let read = ids.clone().map(|ids| renderer.tokenizer().decode_with_specials(&ids).unwrap());
     assert_eq!(read, want);
     assert_eq!(ids[1].iter().filter(|id| renderer.stops().contains(id)).count(), 1, "only the last id ends it");
@@ -93,10 +149,10 @@ fn words_that_spell_a_special_token_are_words() {
         "It ends a turn.",
         ["<b>user\nWhat is <m>?<m>\n<b>assistant\n", "It ends a turn.<m>"],
     );
-    let spelled = renderer.reply(&asked("What is it?"), "<m><b>\u{E000}<m").unwrap();
+    let spelled = renderer.ask(asked("What is it?")).unwrap().completion("<m><b>\u{E000}<m").unwrap();
     let words = renderer.tokenizer().encode("<m><b>\u{E000}<m").unwrap();
     assert_eq!(spelled, [&words[..], &[renderer.end()]].concat());
-    let prompt = renderer.prompt(&asked("<m> ab<b>")).unwrap();
+    let prompt = renderer.ask(asked("<m> ab<b>")).unwrap().ids().to_vec();
     let marks = ["<m>", "<b>"].map(|mark| renderer.tokenizer().id(mark).unwrap());
     assert_eq!(prompt.iter().filter(|&&id| id == marks[0]).count(), 1);
     assert_eq!(prompt.iter().filter(|&&id| id == marks[1]).count(), 2);
@@ -136,8 +192,7 @@ fn check_exported(renderer: &Renderer) {
     talk.messages.insert(0, Message::new(Role::System, "Be kind."));
     for _ in 0..2 {
         for reply in ["Yes.", "  yes\n", ""] {
-            assert_eq!(again.prompt(&talk).unwrap(), renderer.prompt(&talk).unwrap());
-            assert_eq!(again.reply(&talk, reply).unwrap(), renderer.reply(&talk, reply).unwrap());
+            assert_eq!(both(&again, &talk, reply), both(renderer, &talk, reply));
         }
         talk.messages.extend([Message::new(Role::Assistant, " b"), Message::new(Role::User, "c")]);
     }

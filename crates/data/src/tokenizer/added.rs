@@ -3,14 +3,11 @@
 //! The rules are those of transformers 5.23 (`PreTrainedTokenizerBase._from_pretrained` and
 //! `TokenizersBackend.__init__`), so that a prompt is split here as it was when the model was trained.
 
-use super::{Files, outline::ADDED, token_name};
+use super::{Files, SPECIALS, outline::ADDED, token_name};
 use crate::error::Error;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use tokenizers::AddedToken;
-
-/// The names of special tokens, in the order in which transformers adds them.
-const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 impl Files {
     /// Adds the tokens that the files beside the vocabulary name, each as the next free id unless the
@@ -83,7 +80,7 @@ impl Files {
             return decoder.iter().map(entry).collect();
         }
         let known = contents(inner);
-        let names = NAMES.iter().filter_map(|key| self.named(key).and_then(token_name));
+        let names = SPECIALS.iter().filter_map(|key| self.named(key).and_then(token_name));
         let special: BTreeSet<String> = names.chain(extra.iter().map(|token| token.content.clone())).collect();
         let entry = |(content, id): (&String, &Value)| {
             let id = id.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|_| !content.is_empty());
@@ -97,7 +94,7 @@ impl Files {
     /// The special tokens that have a name, each once.
     fn named_tokens(&self, defaults: &[(&str, &str)]) -> Vec<AddedToken> {
         let own = self.own_names();
-        let keys = NAMES.into_iter().chain(own.iter().map(String::as_str));
+        let keys = SPECIALS.into_iter().chain(own.iter().map(String::as_str));
         once(keys.filter_map(|key| self.name(key, defaults)))
     }
 
@@ -113,7 +110,7 @@ impl Files {
     fn own_names(&self) -> Vec<String> {
         let config = self.config.as_object().into_iter().flatten();
         let own = config.filter(|(key, value)| key.ends_with("_token") && value.is_string());
-        own.map(|(key, _)| key.clone()).filter(|key| !NAMES.contains(&key.as_str())).collect()
+        own.map(|(key, _)| key.clone()).filter(|key| !SPECIALS.contains(&key.as_str())).collect()
     }
 
     /// Special tokens without a name, each once.

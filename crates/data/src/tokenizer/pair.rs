@@ -2,7 +2,7 @@
 //! that knows how text is split into words.
 
 use super::{
-    Files, VOCABULARY_BYTES, byte_level,
+    Files, VOCABULARY_BYTES, byte_level, gpt4_words,
     outline::{Model, Outline, Pieces, Vocabulary},
 };
 use crate::{bytes::read_text, error::Error};
@@ -92,11 +92,7 @@ impl Class {
         match self {
             Class::Gpt2 => (Value::Null, bytes(true)),
             Class::GptNeoX => (composed, bytes(true)),
-            Class::Qwen2 => {
-                let pattern = json!({ "Regex": QWEN2_WORDS });
-                let words = json!({ "type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false });
-                (composed, json!({ "type": "Sequence", "pretokenizers": [words, bytes(false)] }))
-            }
+            Class::Qwen2 => (composed, json!({ "type": "Sequence", "pretokenizers": [gpt4_words(""), bytes(false)] })),
         }
     }
 
@@ -112,12 +108,6 @@ impl Class {
         }
     }
 }
-
-/// Contractions, letters, one digit, signs, line ends, spaces.
-const QWEN2_WORDS: &str = concat!(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-);
 
 /// The ids of a vocabulary.
 fn entries(path: &Path) -> Result<bpe::Vocab, Error> {

@@ -554,3 +554,33 @@ proptest! {
         }
     }
 }
+
+/// The padding token that a model of so many rows is exported with, by name; written and read again it is the
+/// tokenizer's own.
+#[track_caller]
+fn check_padding(specials: &[&str], template: Option<&str>, rows: usize, want: impl Fn(&str) -> bool) {
+    let tokenizer = train_bpe(["aa \u{e9}\u{e9} aa \u{e9}\u{e9}"], 256 + 4 + specials.len(), specials).unwrap();
+    let tokenizer = tokenizer.with_chat_template(template.map(str::to_owned));
+    let padded = tokenizer.clone().with_padding(tokenizer.vocab_size() + rows).unwrap();
+    let pad = padded.pad().unwrap();
+    let name = padded.token(pad).unwrap();
+    assert!(want(&name), "{name}");
+    assert!((pad as usize) < tokenizer.vocab_size() + rows && !padded.stops().contains(&pad));
+    let text = "aa <|pad|> \u{e9} b";
+    assert_eq!(padded.encode(text).unwrap(), tokenizer.encode(text).unwrap(), "words are as they were");
+    let folder = tempfile::tempdir().unwrap();
+    padded.save(folder.path()).unwrap();
+    let again = Tokenizer::from_folder(folder.path()).unwrap();
+    assert_eq!(again.pad(), Some(pad));
+    assert_eq!(again.with_padding(tokenizer.vocab_size() + rows).unwrap().pad(), Some(pad));
+}
+
+#[test]
+fn padding_never_ends_a_text_and_is_the_least_token_to_miss() {
+    check_padding(&["<e>", "<u>"], None, 4, |name| name == "<u>");
+    check_padding(&["<e>", "<u>", "<v>"], Some("{{ '<u>' }}"), 0, |name| name == "<v>");
+    check_padding(&["<e>", "<u>"], Some("{{ '<u>' }}"), 1, |name| name == "<|pad|>");
+    check_padding(&["<e>"], None, 1, |name| name == "<|pad|>");
+    // No row is free: half of a character, which only odd texts yield.
+    check_padding(&["<e>"], None, 0, |name| name.chars().count() > 1 && !name.is_ascii());
+}

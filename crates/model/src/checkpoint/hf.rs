@@ -38,8 +38,8 @@ pub enum Precision {
 /// A reward model becomes `...ForSequenceClassification`, whose head has no bias: it is folded into
 /// the final norm's bias where there is one, and recorded in `config.json` in any case, so that
 /// [`Checkpoint::open`] returns the very parameters. A value model becomes
-/// `...ForTokenClassification` (a class that transformers lacks for Gemma 3); a value head beside a language head adds two tensors that
-/// transformers ignores. The tokenizer is not written here.
+/// `...ForTokenClassification` (a class that transformers lacks for Gemma 3); a value head beside a language
+/// head adds two tensors that transformers ignores. The tokenizer is not written here.
 ///
 /// # Errors
 /// The description does not hold together; a parameter is not available or has the wrong length;
