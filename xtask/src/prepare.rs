@@ -10,13 +10,17 @@ use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{DType, Device};
 use instruct_data::{
     Caps, Date, Demonstration, EncodeReport, Encoder, LeakCheck, Limits, Overlong, PretrainText, Prompt, Ranking, Read,
-    Record, Renderer, Split, SplitPlan, Template, Tokenizer, cap_per_user, dedup, read_reporting, text_windows,
+    Record, RecordError, Renderer, Split, SplitPlan, Template, Tokenizer, cap_per_user, dedup, read_reporting,
+    text_windows,
 };
 use instruct_kernels::{DeviceChoice, Path as KernelPath, bf16_unit, probe_device};
 use instruct_model::{Checkpoint, Config as Description, Decoder};
 use instruct_reward_model::Group;
 use instruct_sft::Example;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 /// A language model before its weights are read: where it lies, what it is, and what it takes to talk to
 /// it.
@@ -278,7 +282,22 @@ fn load<T: Record>(
         data.per_user,
         records.len(),
     ));
+    report.extend(left_out(&kind, &read.skipped));
+    report.extend(read.unused.iter().map(|unused| format!("{kind}: {unused}")));
     Ok(plan.split(records)?)
+}
+
+/// A line for each reason for which records were left out, with their number and the first of them.
+pub(crate) fn left_out(kind: &str, skipped: &[RecordError]) -> Vec<String> {
+    let mut reasons: BTreeMap<String, (usize, &RecordError)> = BTreeMap::new();
+    for error in skipped {
+        let reason = format!("field `{}` {}", error.field.as_deref().unwrap_or_default(), error.problem);
+        reasons.entry(reason).or_insert((0, error)).0 += 1;
+    }
+    let line = |(reason, (number, first)): (String, (usize, &RecordError))| {
+        format!("{kind}: {number} skipped: {reason} (the first at {})", first.origin)
+    };
+    reasons.into_iter().map(line).collect()
 }
 
 /// Reads files, with progress in bytes.
@@ -363,21 +382,19 @@ fn prompt_ids(encoder: &Encoder<'_>, records: &[Prompt], report: &mut Vec<String
     Ok(tokens.into_iter().map(prompt).collect())
 }
 
-fn note(kind: &str, kept: &EncodeReport, report: &mut Vec<String>) {
-    let dropped = kept.long_prompts + kept.long_completions;
-    if dropped > 0 {
-        report.push(format!(
-            "{kind}: {} kept, {} prompts and {} completions longer than the caps left out, {} records with too few \
-             completions left",
-            kept.kept, kept.long_prompts, kept.long_completions, kept.incomplete
-        ));
-    }
-    if kept.special_tokens > 0 {
-        report.push(format!(
-            "{kind}: {} records spell a special token of the model, which is encoded as words",
-            kept.special_tokens
-        ));
-    }
+/// What was left out on the way to ids, and what else only a tokenizer can tell: a line for each reason.
+pub(crate) fn note(kind: &str, kept: &EncodeReport, report: &mut Vec<String>) {
+    let reasons = [
+        (kept.long_prompts, "left out: the prompt is longer than `model.max-prompt`"),
+        (kept.long_completions, "completions left out: longer than `model.max-completion`"),
+        (kept.incomplete, "left out: too few of their completions are left"),
+        (kept.cut, "with a prompt that was cut at a newline to fit `model.max-prompt`"),
+        (kept.special_tokens, "with words that spell a special token of the model, which are encoded as words"),
+        (kept.equal_pairs, "pairs of equal completions, which are ranked and form no pair"),
+        (kept.unwritten, "with a message of which the chat template writes nothing"),
+    ];
+    let counted = reasons.into_iter().filter(|(number, _)| *number > 0);
+    report.extend(counted.map(|(number, reason)| format!("{kind}: {number} {reason}")));
 }
 
 /// Texts of one length, in token ids.
@@ -391,9 +408,14 @@ fn windows(
     length: usize,
     report: &mut Vec<String>,
 ) -> Result<(Windows, Windows)> {
-    let cut = |names: &[String]| -> Result<Vec<Vec<u32>>> {
-        let texts = read_showing::<PretrainText>(&resolve(names, embedded), "text")?.records;
-        Ok(text_windows(base.renderer.tokenizer(), &texts, length)?.0)
+    let mut cut = |names: &[String]| -> Result<Vec<Vec<u32>>> {
+        let read = read_showing::<PretrainText>(&resolve(names, embedded), "text")?;
+        report.extend(read.unused.iter().map(|unused| format!("pretraining text: {unused}")));
+        let (windows, left_over) = text_windows(base.renderer.tokenizer(), &read.records, length)?;
+        if left_over > 0 {
+            report.push(format!("pretraining text: the last {left_over} tokens fill no window and are left out"));
+        }
+        Ok(windows)
     };
     let mut train = cut(&config.data.pretraining)?;
     let held_out = match config.data.pretraining_held_out.as_slice() {

@@ -157,7 +157,7 @@ fn encode(tokenizer: &Tokenizer, template: Template) {
 fn render(template: &Template) {
     use Role::{Assistant, System, User};
     for roles in [&[User][..], &[System, User], &[User, Assistant, User], &[User, User]] {
-        let messages = roles.iter().map(|&role| Message::new(role, "What, \"{{ x }}\"?\n ")).collect();
+        let messages = roles.iter().map(|role: &Role| Message::new(role.clone(), "What, \"{{ x }}\"?\n ")).collect();
         // It may refuse a conversation.
         if let Ok(text) = template.render_prompt(&Conversation { messages }) {
             assert!(text.len() <= 16 << 20, "{} bytes were written", text.len());

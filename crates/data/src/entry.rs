@@ -35,6 +35,16 @@ impl Entry<'_> {
         Fields::new(self.value, "", self.line, self.sink)
     }
 
+    /// Notes the fields that no record of this shape has. The shape says what is wrong with anything but an
+    /// object.
+    pub(crate) fn note_unused(&mut self) {
+        if let (Value::Object(_), Some(keys)) = (self.value, self.shape.keys())
+            && let Some(mut fields) = self.fields()
+        {
+            fields.only(keys);
+        }
+    }
+
     pub(crate) fn wrong_kind<T: Extract>(&mut self) -> Option<Vec<T>> {
         self.sink.line(self.line, Problem::WrongKind { shape: self.shape.name(), wanted: T::KIND });
         None
@@ -56,24 +66,53 @@ pub(crate) enum Shape {
 }
 
 impl Shape {
-    /// The shape that a value shows by its keys.
+    /// The shape that a value shows by its keys and their types.
     pub(crate) fn of(value: &Value) -> Option<Shape> {
-        let has = |key: &str| value.get(key).is_some();
+        let has = |key: &str| value.get(key).is_some_and(|value| !value.is_null());
+        let any = |keys: &[&str]| keys.iter().any(|key| has(key));
         Some(match value {
             Value::String(_) => Shape::Line,
             _ if has("message_tree_id") => Shape::Tree,
             _ if has("annotator1") => Shape::PandaLm,
             _ if has("instances") => Shape::SeedTask,
-            _ if has("turns") => Shape::Questions,
-            _ if has("chosen") || has("rejected") => {
-                let transcript = !has("prompt") && value.get("chosen").is_some_and(Value::is_string);
-                if transcript { Shape::Transcript } else { Shape::Preference }
+            _ if any(&["chosen", "rejected"]) => {
+                if any(&PROMPTS) || !is_transcript(value) {
+                    Shape::Preference
+                } else {
+                    Shape::Transcript
+                }
             }
-            _ if has("prompt") || has("messages") => Shape::House,
+            _ if any(&PROMPTS) => Shape::House,
+            _ if value.get("turns").is_some_and(Value::is_array) => Shape::Questions,
             _ if has("text") => Shape::Text,
             // Completions without a prompt are a house record too: its message says that the prompt is missing.
-            _ if has("completion") || has("completions") => Shape::House,
+            _ if any(&["completion", "completions"]) => Shape::House,
             _ => return None,
+        })
+    }
+
+    /// The keys that records of this shape may have; `None` of what is no object. Of published sets also
+    /// those that say nothing to a model.
+    fn keys(self) -> Option<&'static [&'static str]> {
+        Some(match self {
+            Shape::House | Shape::Preference | Shape::Transcript => &HOUSE,
+            Shape::Tree => &["message_tree_id", "tree_state", "prompt", "origin"],
+            Shape::PandaLm => &[
+                "idx",
+                "motivation_app",
+                "cmp_key",
+                "instruction",
+                "input",
+                "response1",
+                "response2",
+                "annotator1",
+                "annotator2",
+                "annotator3",
+            ],
+            Shape::SeedTask => &["id", "name", "instruction", "instances", "is_classification"],
+            Shape::Questions => &["question_id", "category", "turns", "reference"],
+            Shape::Text => &["text"],
+            Shape::Line => return None,
         })
     }
 
@@ -91,4 +130,40 @@ impl Shape {
             Shape::Text => "a text file",
         }
     }
+}
+
+/// The fields in which a record's prompt may stand.
+pub(crate) const PROMPTS: [&str; 4] = ["prompt", "messages", "conversations", "instruction"];
+
+/// The fields of records in the house format and its like.
+const HOUSE: [&str; 23] = [
+    "id",
+    "prompt",
+    "messages",
+    "conversations",
+    "instruction",
+    "input",
+    "context",
+    "system",
+    "system_prompt",
+    "history",
+    "completion",
+    "output",
+    "response",
+    "completions",
+    "chosen",
+    "rejected",
+    "ranks",
+    "user",
+    "use_case",
+    "labeler",
+    "confidence",
+    "quality",
+    "flags",
+];
+
+/// Whether one side of a comparison is a transcript of hh-rlhf.
+fn is_transcript(value: &Value) -> bool {
+    let marked = |text: &str| text.contains("\n\nAssistant:") || text.trim_start().starts_with("Human:");
+    ["chosen", "rejected"].iter().any(|side| value[*side].as_str().is_some_and(marked))
 }

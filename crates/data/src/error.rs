@@ -257,6 +257,20 @@ pub enum Problem {
     },
     /// The two sides of a comparison do not continue the same prompt.
     Inconsistent,
+    /// The two sides of a comparison without a prompt do not begin alike.
+    NoSharedBeginning,
+    /// The conversation does not hold what the field of this name says.
+    Lacks {
+        /// The other field.
+        field: String,
+    },
+    /// The field has no place beside a conversation that is written out.
+    Beside {
+        /// The conversation's field.
+        field: String,
+    },
+    /// A model would have to read the field, and it is not text.
+    Unreadable,
     /// More tokens than the cap allows.
     TooLong {
         /// Its tokens.
@@ -311,6 +325,18 @@ impl fmt::Display for Problem {
                 write!(f, "names another prompt at {first}; give each prompt an id of its own")
             }
             Problem::Inconsistent => f.write_str("does not continue the same prompt as `chosen`; remove the record"),
+            Problem::NoSharedBeginning => {
+                f.write_str("begins otherwise than `rejected`, so the record has no prompt; add `prompt`")
+            }
+            Problem::Lacks { field } => {
+                write!(f, "is a conversation without the words of `{field}`; make them agree, or remove one")
+            }
+            Problem::Beside { field } => {
+                write!(f, "has no place beside `{field}`; write it as a message there, or remove it")
+            }
+            Problem::Unreadable => {
+                f.write_str("changes what is answered and is not read; write it as text, or remove it")
+            }
             Problem::TooLong { tokens, limit } => {
                 write!(
                     f,

@@ -6,8 +6,8 @@ use crate::{
     origin::Origin,
 };
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
-use std::{cell::Cell, fmt, ops::ControlFlow, path::Path, sync::Arc};
+use serde_json::{Map, Number, Value};
+use std::{cell::Cell, collections::BTreeMap, fmt, ops::ControlFlow, path::Path, sync::Arc};
 
 /// Reads one JSON value, made of at most `most` values, and refuses anything after it.
 pub(crate) fn parse(text: &str, most: usize) -> Result<Value, Problem> {
@@ -174,11 +174,47 @@ pub(crate) struct Sink {
     pub(crate) problems: Vec<RecordError>,
     /// Records left out of a published data set that is known to hold unusable ones, with the reason.
     pub(crate) skipped: Vec<RecordError>,
+    /// What else is not used.
+    pub(crate) unused: Unused,
+}
+
+/// What a file holds and no record of it uses. Displays as one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unused {
+    /// The file.
+    pub path: Arc<Path>,
+    /// Fields that the shape of the records does not have, with the number of records that have each.
+    pub fields: BTreeMap<String, usize>,
+    /// Parts of records that the shape has and that the kind asked for has no place for, such as the later
+    /// turns of a question, with their number.
+    pub parts: BTreeMap<&'static str, usize>,
+}
+
+impl Unused {
+    fn is_empty(&self) -> bool {
+        self.fields.is_empty() && self.parts.is_empty()
+    }
+}
+
+impl fmt::Display for Unused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fields = self.fields.iter().map(|(name, records)| format!("field `{name}` of {records} records"));
+        let parts = self.parts.iter().map(|(what, number)| format!("{number} {what}"));
+        let list: Vec<String> = fields.chain(parts).collect();
+        write!(f, "{}: not used: {}", self.path.display(), list.join(", "))
+    }
 }
 
 impl Sink {
     pub(crate) fn new(path: &Path, spread: usize) -> Sink {
-        Sink { path: path.into(), spread, problems: Vec::new(), skipped: Vec::new() }
+        let path: Arc<Path> = path.into();
+        let unused = Unused { path: Arc::clone(&path), fields: BTreeMap::new(), parts: BTreeMap::new() };
+        Sink { path, spread, problems: Vec::new(), skipped: Vec::new(), unused }
+    }
+
+    /// What is not used, if there is anything.
+    pub(crate) fn unused(&mut self) -> Option<Unused> {
+        (!self.unused.is_empty()).then(|| self.unused.clone())
     }
 
     pub(crate) fn error(&self, line: usize, field: Option<String>, problem: Problem) -> RecordError {
@@ -248,9 +284,55 @@ impl<'a> Fields<'a> {
         None
     }
 
+    /// Notes that `number` parts of the record have no place in what is read.
+    pub(crate) fn leave_out(&mut self, what: &'static str, number: usize) {
+        if number > 0 {
+            *self.sink.unused.parts.entry(what).or_default() += number;
+        }
+    }
+
+    /// Notes the fields that say something and are not among `known`. Those that a model would have to read
+    /// are refused: without them the words mean something else.
+    pub(crate) fn only(&mut self, known: &[&str]) {
+        let object = self.object;
+        let says = |name: &&String| !known.contains(&name.as_str()) && self.given(name).is_some();
+        for name in object.keys().filter(says).collect::<Vec<_>>() {
+            if CONTEXT.contains(&name.as_str()) {
+                let _: Option<()> = self.problem(name, Problem::Unreadable);
+            } else {
+                let name = self.general_path(name);
+                *self.sink.unused.fields.entry(name).or_default() += 1;
+            }
+        }
+    }
+
+    /// The field's path with every index left out, so that all messages of a conversation share one.
+    fn general_path(&self, name: &str) -> String {
+        let path = self.path(name);
+        let mut pieces = path.split('[');
+        let first = pieces.next().unwrap_or_default().to_owned();
+        pieces.fold(first, |path, piece| path + "[" + piece.trim_start_matches(|c: char| c.is_ascii_digit()))
+    }
+
     /// The field; null counts as absent.
     pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
         self.object.get(name).filter(|value| !value.is_null())
+    }
+
+    /// The field where it says something: a blank text and an empty list, which labelling tools write for
+    /// nothing, count as absent.
+    pub(crate) fn given(&self, name: &str) -> Option<&'a Value> {
+        self.get(name).filter(|value| match value {
+            Value::String(text) => !text.trim().is_empty(),
+            Value::Array(values) => !values.is_empty(),
+            Value::Object(object) => !object.is_empty(),
+            _ => true,
+        })
+    }
+
+    /// The first of `names` that says something.
+    pub(crate) fn first_given<'n>(&self, names: &[&'n str]) -> Option<&'n str> {
+        names.iter().copied().find(|name| self.given(name).is_some())
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
@@ -271,9 +353,9 @@ impl<'a> Fields<'a> {
         self.text_of(name, value, false)
     }
 
-    /// A text, if it is there. The outer `None` means that it is there and wrong.
+    /// A text, if it says something. The outer `None` means that it is there and wrong.
     pub(crate) fn optional_text(&mut self, name: &str) -> Option<Option<String>> {
-        match self.get(name) {
+        match self.given(name) {
             None => Some(None),
             Some(value) => self.text_of(name, value, false).map(Some),
         }
@@ -282,7 +364,11 @@ impl<'a> Fields<'a> {
     /// A name, which may be written as an integer.
     pub(crate) fn optional_name(&mut self, name: &str) -> Option<Option<String>> {
         match self.get(name) {
-            Some(Value::Number(number)) if !number.is_f64() => Some(Some(number.to_string())),
+            Some(Value::Number(number)) => match whole(number) {
+                Some(integer) => Some(Some(integer.to_string())),
+                None if !number.is_f64() => Some(Some(number.to_string())),
+                None => self.optional_text(name),
+            },
             _ => self.optional_text(name),
         }
     }
@@ -310,9 +396,9 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// `value` as an integer.
+    /// `value` as an integer, which may be written as 1.0: tables with gaps turn integers into fractions.
     pub(crate) fn integer_of(&mut self, name: &str, value: &Value) -> Option<i64> {
-        match value.as_i64() {
+        match value.as_number().and_then(whole) {
             Some(integer) => Some(integer),
             None => self.wrong_type(name, "an integer", value),
         }
@@ -328,6 +414,30 @@ impl<'a> Fields<'a> {
     pub(crate) fn wrong_type<T>(&mut self, name: &str, expected: &'static str, found: &Value) -> Option<T> {
         self.problem(name, Problem::WrongType { expected, found: type_name(found) })
     }
+}
+
+/// Fields that hold what a model would have to read beside the words.
+const CONTEXT: [&str; 12] = [
+    "tools",
+    "functions",
+    "tool_calls",
+    "function_call",
+    "image",
+    "images",
+    "video",
+    "videos",
+    "audio",
+    "audios",
+    "documents",
+    "attachments",
+];
+
+/// A number without a fraction.
+fn whole(number: &Number) -> Option<i64> {
+    // Beyond this a fraction does not tell neighbouring integers apart.
+    const EXACT: f64 = (1u64 << 53) as f64;
+    let fraction = || number.as_f64().filter(|x| x.fract() == 0.0 && x.abs() <= EXACT).map(|x| x as i64);
+    number.as_i64().or_else(fraction)
 }
 
 /// The JSON type of a value, with its article.

@@ -73,13 +73,17 @@ pub use crate::{
     error::{Error, Problem, Problems, RecordError},
     gguf::GgufTokenizer,
     hygiene::{CapReport, DedupReport, LeakCheck, Split, SplitPlan, cap_per_user, dedup},
+    json::Unused,
     leak::{Leak, Shared, Side},
     micro::micro_batches,
     origin::Origin,
     packed::{Packed, Prediction, Segment},
     personal::{PersonalKind, PersonalReport, find_personal, remove_personal},
     read::{Read, read, read_reporting},
-    record::{Content, Conversation, Demonstration, Message, PretrainText, Prompt, Ranking, Record, Role, pairs},
+    record::{
+        Content, Conversation, Demonstration, Message, PretrainText, Prompt, Ranking, Record, Role, distinct_pairs,
+        pairs,
+    },
     renderer::{Asked, Renderer},
     template::Template,
     tokenize::{

@@ -5,7 +5,7 @@ use crate::{
     bytes::{self, Limits},
     entry::{Entry, Shape},
     error::{Error, Problem, Problems, RecordError},
-    json::{self, Sink, type_name},
+    json::{self, Sink, Unused, type_name},
     record::Record,
     shapes::house::default_id,
 };
@@ -20,6 +20,8 @@ pub struct Read<T> {
     /// What was left out of data sets that are known to hold unusable records (hh-rlhf's
     /// comparisons whose sides answer different prompts), with the reason.
     pub skipped: Vec<RecordError>,
+    /// What else stands in the files and is not used, one entry for each file that holds such.
+    pub unused: Vec<Unused>,
 }
 
 /// Reads all `paths` as records of kind `T`: [`Prompt`](crate::Prompt),
@@ -32,14 +34,21 @@ pub struct Read<T> {
 /// | shape | keys | holds |
 /// |---|---|---|
 /// | house, TRL | `prompt` (text or messages) or `messages`, then `completion`, or `completions` and `ranks` | prompts, demonstrations, rankings |
-/// | TRL preference | `prompt`?, `chosen`, `rejected` (texts or messages) | prompts, rankings |
+/// | TRL preference | `prompt`?, `chosen`, `rejected` (texts, messages, or whole conversations) | prompts, rankings |
+/// | Alpaca, Dolly | `instruction`, `input` or `context`, `output` or `response`, or `chosen` and `rejected` | prompts, demonstrations, rankings |
+/// | ShareGPT | `conversations` of `from` and `value`, `chosen`? and `rejected`? | prompts, demonstrations, rankings |
 /// | hh-rlhf transcript | `chosen`, `rejected` as `\n\nHuman: ...\n\nAssistant: ...` | prompts, rankings |
 /// | OASST tree | `message_tree_id`, `prompt` | prompts, demonstrations (rank-0 replies by people), rankings; `user` is the tree |
 /// | PandaLM comparison | `instruction`, `input`, `response1`, `response2`, `annotator1..3` | prompts, rankings (three records each) |
 /// | self-instruct task | `instruction`, `instances` | prompts, demonstrations |
-/// | question list | `turns`, `category` | prompts |
+/// | question list | `turns`, `category` | prompts: the first turn |
 /// | JSON string | none | prompts |
 /// | text | `text`, or a `.txt` file | pretraining text |
+///
+/// Beside a prompt that is text, `system`, `history` (pairs of turns) and `input` become part of the
+/// conversation; beside messages `system` does. `tools`, `images` and their like are refused, and every other
+/// field is named in [`Read::unused`]. A comparison of two texts without a prompt is split where they part.
+/// A blank optional field counts as absent, and 1.0 is an integer.
 ///
 /// A `.txt` file is one document, or one per article when its first line is a WikiText title
 /// (`" = Title = "`). Ranks may have gaps after ties (1,2,2,4) or not (1,2,2,3); any other gap, or
@@ -62,12 +71,13 @@ pub fn read_reporting<T: Record>(
     limits: &Limits,
     done: &mut dyn FnMut(u64),
 ) -> Result<Read<T>, Error> {
-    let mut read = Read { records: Vec::new(), skipped: Vec::new() };
+    let mut read = Read { records: Vec::new(), skipped: Vec::new(), unused: Vec::new() };
     let mut problems = Vec::new();
     for path in paths {
         let mut sink = Sink::new(path.as_ref(), limits.spread);
         read_file(path.as_ref(), limits, &mut read.records, &mut sink, done)?;
         problems.append(&mut sink.problems);
+        read.unused.extend(sink.unused());
         read.skipped.append(&mut sink.skipped);
     }
     problems.append(&mut repeats(&read.records));
@@ -145,6 +155,7 @@ impl<T: Record> Values<'_, T> {
         if let Some(shape) = self.shape {
             for (line, value) in std::mem::take(&mut self.waiting) {
                 let mut entry = Entry { shape, value: &value, line, sink: self.sink };
+                entry.note_unused();
                 self.records.extend(T::extract(&mut entry).unwrap_or_default());
             }
         }
@@ -215,15 +226,16 @@ fn documents(text: &str) -> Vec<(usize, &str)> {
     pieces.filter(|(_, piece)| !piece.trim().is_empty()).collect()
 }
 
-/// Records that say the same twice, and ids that name two prompts.
+/// Records that say the same twice, and ids that name two prompts. Ids count within a file: published sets
+/// that come in several begin anew in each.
 fn repeats<T: Record>(records: &[T]) -> Vec<RecordError> {
-    let mut by_id: BTreeMap<&str, Vec<&T>> = BTreeMap::new();
+    let mut by_id: BTreeMap<(&Path, &str), Vec<&T>> = BTreeMap::new();
     let mut found = Vec::new();
     for record in records {
         // An id that the reader made up says where its record stands, not what it is.
         let given = record.prompt().filter(|prompt| prompt.id != default_id(&prompt.origin));
         let Some(prompt) = given else { continue };
-        let same_id = by_id.entry(&prompt.id).or_default();
+        let same_id = by_id.entry((&*prompt.origin.path, &prompt.id)).or_default();
         let other_prompt = same_id.iter().find(|first| first.subject() != record.subject());
         let same_record = same_id.iter().find(|first| first.answer() == record.answer());
         if let Some(first) = other_prompt.or(same_record) {

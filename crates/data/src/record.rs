@@ -2,6 +2,7 @@
 
 use crate::{entry::Extract, origin::Origin};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// A prompt, of a labeler or a user.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -46,7 +47,8 @@ pub struct Conversation {
 pub struct Message {
     /// Who speaks.
     pub role: Role,
-    /// What is said; never empty when it was read from a file.
+    /// What is said. Of what is read from a file, only the words of the system may be empty, which some
+    /// templates write otherwise than none.
     pub content: String,
 }
 
@@ -58,8 +60,8 @@ impl Message {
 }
 
 /// Who speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub enum Role {
     /// Standing instructions.
     System,
@@ -67,16 +69,43 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// Another voice that a chat template may know by this word, such as `tool`.
+    Other(Arc<str>),
 }
 
 impl Role {
-    /// The word that records and templates use: `system`, `user` or `assistant`.
-    pub fn as_str(self) -> &'static str {
+    /// The word that records and templates use: `system`, `user`, `assistant`, or that of another voice.
+    pub fn as_str(&self) -> &str {
         match self {
             Role::System => "system",
             Role::User => "user",
             Role::Assistant => "assistant",
+            Role::Other(word) => word,
         }
+    }
+
+    /// Whether the model may answer to this voice: a person, or a tool, but not itself or its instructions.
+    pub fn is_answered(&self) -> bool {
+        matches!(self, Role::User | Role::Other(_))
+    }
+}
+
+impl From<&str> for Role {
+    fn from(word: &str) -> Role {
+        let known = [Role::System, Role::User, Role::Assistant].into_iter().find(|role| role.as_str() == word);
+        known.unwrap_or_else(|| Role::Other(word.into()))
+    }
+}
+
+impl From<String> for Role {
+    fn from(word: String) -> Role {
+        word.as_str().into()
+    }
+}
+
+impl From<Role> for String {
+    fn from(role: Role) -> String {
+        role.as_str().to_owned()
     }
 }
 
@@ -141,6 +170,12 @@ pub struct Ranking {
 pub fn pairs(ranks: &[u32]) -> Vec<(usize, usize)> {
     let all = (0..ranks.len()).flat_map(|w| (0..ranks.len()).map(move |l| (w, l)));
     all.filter(|&(w, l)| ranks[w] < ranks[l]).collect()
+}
+
+/// Those of [`pairs`] whose completions differ. Between two that are equal nothing can be preferred, whatever
+/// their ranks say, and no model could tell them apart.
+pub fn distinct_pairs<T: PartialEq>(ranks: &[u32], completions: &[T]) -> Vec<(usize, usize)> {
+    pairs(ranks).into_iter().filter(|&(w, l)| completions[w] != completions[l]).collect()
 }
 
 /// Text for pretraining or for the pretraining mix.
@@ -272,5 +307,12 @@ mod tests {
         check(&[3, 1, 2], &[(1, 0), (1, 2), (2, 0)]);
         check(&[1, 2, 2, 3], &[(0, 1), (0, 2), (0, 3), (1, 3), (2, 3)]);
         check(&[1, 2, 2, 4], &[(0, 1), (0, 2), (0, 3), (1, 3), (2, 3)]);
+    }
+
+    #[test]
+    fn equal_completions_form_no_pair() {
+        assert_eq!(distinct_pairs(&[1, 2], &["a", "a"]), []);
+        assert_eq!(distinct_pairs(&[3, 1, 2], &["a", "b", "a"]), [(1, 0), (1, 2)]);
+        assert_eq!(distinct_pairs(&[3, 1, 2], &["a", "b", "c"]), pairs(&[3, 1, 2]));
     }
 }

@@ -234,6 +234,11 @@ impl Asked<'_> {
         &self.ids
     }
 
+    /// Whether the template wrote these words.
+    pub(crate) fn writes(&self, words: &str) -> bool {
+        self.text.contains(words.trim())
+    }
+
     /// The ids of a completion; the last is a stop id.
     ///
     /// # Errors

@@ -169,7 +169,7 @@ fn plain(messages: &[Message], before: &str, after: &str, gap: bool) -> String {
     let mut text = String::new();
     for message in messages {
         match message.role {
-            Role::System => text.extend([message.content.as_str(), "\n\n"]),
+            Role::System | Role::Other(_) => text.extend([message.content.as_str(), "\n\n"]),
             Role::User => text.extend([before, &message.content, after]),
             Role::Assistant => text.extend([reply(&message.content, gap).as_str(), "\n"]),
         }
@@ -185,9 +185,9 @@ fn as_jinja(before: &str, after: &str, gap: bool, begins: bool) -> String {
         false => format!("{{{{ {said} }}}}"),
     };
     format!(
-        "{bos}{{% for message in messages %}}{{% if message['role'] == 'system' %}}{{{{ {said} + '\\n\\n' }}}}\
-         {{% elif message['role'] == 'user' %}}{{{{ {} + {said} + {} }}}}\
-         {{% else %}}{reply}{{{{ eos_token if loop.last else '\\n' }}}}{{% endif %}}{{% endfor %}}",
+        "{bos}{{% for message in messages %}}{{% if message['role'] == 'user' %}}{{{{ {} + {said} + {} }}}}\
+         {{% elif message['role'] == 'assistant' %}}{reply}{{{{ eos_token if loop.last else '\\n' }}}}\
+         {{% else %}}{{{{ {said} + '\\n\\n' }}}}{{% endif %}}{{% endfor %}}",
         quoted(before),
         quoted(after)
     )
@@ -218,7 +218,7 @@ mod tests {
     }
 
     fn talk(turns: &[(Role, &str)]) -> Conversation {
-        Conversation { messages: turns.iter().map(|&(role, text)| Message::new(role, text)).collect() }
+        Conversation { messages: turns.iter().map(|(role, text)| Message::new(role.clone(), *text)).collect() }
     }
 
     #[track_caller]

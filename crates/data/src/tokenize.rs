@@ -2,7 +2,10 @@
 
 use crate::{
     error::{Error, Problem, Problems, RecordError},
-    record::{Content, Conversation, Demonstration, Message, PretrainText, Prompt, Ranking, Record, Role},
+    record::{
+        Content, Conversation, Demonstration, Message, PretrainText, Prompt, Ranking, Record, Role, distinct_pairs,
+        pairs,
+    },
     renderer::{Asked, Marked, Renderer},
     tokenizer::Tokenizer,
 };
@@ -114,6 +117,10 @@ pub struct EncodeReport {
     /// Records of which the prompt or a completion spells a special token. It is encoded as words, so that the
     /// model does not obey it.
     pub special_tokens: usize,
+    /// Pairs of completions that are ranked and equal, token by token. They form no pair.
+    pub equal_pairs: usize,
+    /// Records with a message of which the chat template writes nothing: it does not know the role.
+    pub unwritten: usize,
 }
 
 impl Encoder<'_> {
@@ -176,6 +183,8 @@ impl Encoder<'_> {
                     tokens.ranks.push(rank);
                 }
             }
+            run.report.equal_pairs +=
+                pairs(&tokens.ranks).len() - distinct_pairs(&tokens.ranks, &tokens.completions).len();
             let enough = tokens.kept.len() >= 2;
             run.report.incomplete += usize::from(!enough);
             Ok(enough.then_some(tokens))
@@ -243,7 +252,15 @@ impl<'a> Run<'a> {
     fn prompt(&mut self, prompt: &Prompt) -> Result<Option<Asked<'a>>, Error> {
         let field = if matches!(prompt.content, Content::Text(_)) { "prompt" } else { "messages" };
         let limit = self.encoder.caps.prompt;
-        let asked = self.encoder.renderer.ask(prompt.content.conversation())?;
+        let conversation = prompt.content.conversation();
+        // Words that spell a special token are written in pieces, and a person's are in every template.
+        let tokenizer = self.encoder.renderer.tokenizer();
+        let other = |m: &&Message| {
+            matches!(m.role, Role::Other(_) | Role::System) && tokenizer.special_in(&m.content).is_none()
+        };
+        let other: Vec<String> = conversation.messages.iter().filter(other).map(|m| m.content.clone()).collect();
+        let asked = self.encoder.renderer.ask(conversation)?;
+        self.report.unwritten += usize::from(other.iter().any(|words| !asked.writes(words)));
         let tokens = asked.ids().len();
         if tokens == 0 {
             self.refuse(prompt, field, Problem::Empty);

@@ -128,6 +128,12 @@ impl AdamW {
         self.steps
     }
 
+    /// Whether no step so far has had a gradient anywhere. It can be rightly so, where all scores are equal;
+    /// until then no parameter can be told to be dead.
+    pub fn is_idle(&self) -> bool {
+        self.second.iter().all(|&v| v == 0.0)
+    }
+
     /// What continues this optimizer, besides its parameters: the step counter as text, and both
     /// moments. Equal states are equal in it, bit for bit.
     pub fn state(&self) -> (Text, [(&'static str, &[f32]); 2]) {

@@ -98,7 +98,7 @@ pub fn train(state: &mut State, task: &Task<'_>, plan: &Plan, on: &mut Listener<
     while state.iteration < plan.iterations() {
         let (rollout, metrics) = iterate(state, task, plan, on)?;
         state.iteration += 1;
-        for row in samples(&rollout) {
+        for row in samples(&rollout, task)? {
             let _ = on(Event::Sample { step: state.iteration, row: &row })?;
         }
         let (step, total) = (state.iteration, plan.iterations());
@@ -255,7 +255,7 @@ fn policy_gradients(
         ("ppo/loss/value", stats.value_loss),
     ];
     losses.into_iter().try_for_each(|(name, loss)| finite(state, task, name, loss))?;
-    if state.policy_optimizer.steps() == 0 {
+    if minibatch.teaches(head.is_some(), ptx) && state.policy_optimizer.is_idle() {
         check_gradients(state.policy.params(), &[], 1).map_err(|error| of_model("policy", state, error))?;
     }
     Ok(stats)
@@ -319,16 +319,17 @@ fn minibatch_step(
         state.policy.params().hand_over_grad(value.params());
         minibatch.value_gradients(value, plan, coefficient, stats)?;
         finite(state, task, "ppo/loss/value", stats.value_loss)?;
-        let stepped = value_step(state, plan.schedule.lr(lr, state.iteration, plan.iterations()));
+        let right = stats.value_loss == 0.0;
+        let stepped = value_step(state, right, plan.schedule.lr(lr, state.iteration, plan.iterations()));
         stepped.map_err(|error| of_model("value", state, error))?;
     }
     Ok(report.grad_norm)
 }
 
-/// A step of a critic of its own.
-fn value_step(state: &mut State, lr: f64) -> Result<(), instruct_optim::Error> {
+/// A step of a critic of its own. One that is `right` about every token has no gradient to check.
+fn value_step(state: &mut State, right: bool, lr: f64) -> Result<(), instruct_optim::Error> {
     let (Some(value), Some(optimizer)) = (&state.value, &mut state.value_optimizer) else { return Ok(()) };
-    if optimizer.steps() < 2 {
+    if !right && (optimizer.steps() < 2 || optimizer.is_idle()) {
         check_gradients_behind(value.params(), "score.weight", &[], optimizer.steps() + 1)?;
     }
     optimizer.step(value.params(), lr)?;
@@ -357,19 +358,23 @@ fn ptx_batches(task: &Task<'_>, plan: &Plan, step: u64) -> Vec<Packed> {
 }
 
 /// The rows of `samples.jsonl`: what was said to whom, and what it was worth.
-fn samples(rollout: &Compared) -> impl Iterator<Item = serde_json::Value> {
+fn samples(rollout: &Compared, task: &Task<'_>) -> Result<Vec<serde_json::Value>> {
     let rows = rollout.episodes.iter().zip(&rollout.scores).zip(rollout.kl());
-    rows.map(|((episode, score), kl)| {
-        serde_json::json!({
+    let row = |((episode, score), kl): ((&instruct_rollout::Episode, &f32), f64)| {
+        let prompt = (task.decode)(&episode.prompt);
+        let prompt = prompt.map_err(|source| instruct_rollout::Error::Decode { episode: episode.id, source })?;
+        Ok(serde_json::json!({
             "episode": episode.id,
             "group": episode.group,
+            "prompt": prompt,
             "completion": episode.text,
             "tokens": episode.completion.len(),
             "ended_by_eos": episode.ended_by_eos,
             "score": score,
             "kl": kl,
-        })
-    })
+        }))
+    };
+    rows.map(row).collect()
 }
 
 #[cfg(test)]

@@ -51,6 +51,13 @@ impl<'a> Minibatch<'a> {
         Minibatch { experience, micro: experience.micro_batches(episodes, micro_tokens), advantages, tokens }
     }
 
+    /// Whether every parameter of the policy must receive a gradient: not where all advantages are 0, as with
+    /// a reward that is the same for all, unless a pretraining mix teaches the whole of a policy without a
+    /// value head.
+    pub(crate) fn teaches(&self, value_head: bool, ptx: &[Packed]) -> bool {
+        self.advantages.iter().any(|&advantage| advantage != 0.0) || (!value_head && !ptx.is_empty())
+    }
+
     /// Adds the gradients of policy loss, value head (if the policy carries one, weighted by
     /// `head`) and pretraining mix to the policy's buffer.
     pub(crate) fn policy_gradients(

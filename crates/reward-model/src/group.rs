@@ -2,7 +2,7 @@
 
 use crate::Result;
 use candle_core::{DType, Tensor};
-use instruct_data::{Packed, micro_batches};
+use instruct_data::{Packed, distinct_pairs, micro_batches};
 use instruct_model::{Decoder, Pass};
 
 /// One ranking record: a prompt, its completions, and the order a labeler gave them.
@@ -17,6 +17,12 @@ pub struct Group {
 }
 
 impl Group {
+    /// The pairs `(winner, loser)` that the ranking orders, as indices of completions. Equal ranks form none,
+    /// nor do equal completions: a loss over differences has no gradient there.
+    pub fn pairs(&self) -> Vec<(usize, usize)> {
+        distinct_pairs(&self.ranks, &self.completions)
+    }
+
     /// Tokens of the group when its prompt is computed once.
     pub fn tokens(&self) -> usize {
         self.prompt.len() + self.completions.iter().map(Vec::len).sum::<usize>()

@@ -15,7 +15,7 @@
 //! use instruct_reward_model::ranking_loss;
 //!
 //! // Three completions, the second the best, the others tied: two pairs.
-//! let out = ranking_loss(&[0.0, 2.0, 0.0], &[2, 1, 2]);
+//! let out = ranking_loss(&[0.0, 2.0, 0.0], &instruct_data::pairs(&[2, 1, 2]));
 //! assert_eq!(out.pairs, 2);
 //! assert!((out.loss - (1.0 + (-2.0f64).exp()).ln()).abs() < 1e-9);
 //! assert!(out.gradient[1] < 0.0, "a descent step raises the winner's score");

@@ -1,7 +1,5 @@
 //! The K-wise ranking loss and its gradient, on the scores of one prompt's completions.
 
-use instruct_data::pairs;
-
 /// The loss of one ranking and its gradient.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RankingLoss {
@@ -23,18 +21,17 @@ pub struct RankingLoss {
 /// loss = - 1 / |pairs| * sum over pairs (w better than l) of log sigmoid( r_w - r_l )
 /// ```
 ///
-/// Tied completions form no pair, and `|pairs|` counts those that remain. `K = 2` is the ordinary
-/// Bradley-Terry loss. With all scores equal the loss is ln 2.
+/// `pairs` are indices of winner and loser in `scores`; see [`crate::Group::pairs`]. Tied completions form
+/// none, and `|pairs|` counts those that remain. `K = 2` is the ordinary Bradley-Terry loss. With all scores
+/// equal the loss is ln 2.
 ///
 /// # Panics
-/// When the slices differ in length.
-pub fn ranking_loss(scores: &[f32], ranks: &[u32]) -> RankingLoss {
-    assert_eq!(scores.len(), ranks.len(), "one rank per score");
-    let pairs = pairs(ranks);
+/// When an index is outside of `scores`.
+pub fn ranking_loss(scores: &[f32], pairs: &[(usize, usize)]) -> RankingLoss {
     let n = pairs.len().max(1) as f64;
     let mut gradient = vec![0.0f64; scores.len()];
     let (mut loss, mut correct, mut margin) = (0.0, 0.0, 0.0);
-    for &(w, l) in &pairs {
+    for &(w, l) in pairs {
         let difference = f64::from(scores[w]) - f64::from(scores[l]);
         loss += softplus(-difference) / n;
         // d softplus(-x) / dx = -sigmoid(-x)
@@ -65,10 +62,11 @@ fn sigmoid(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use instruct_data::pairs;
 
     #[track_caller]
     fn check(scores: &[f32], ranks: &[u32], loss: f64, pairs: usize) {
-        let out = ranking_loss(scores, ranks);
+        let out = ranking_loss(scores, &instruct_data::pairs(ranks));
         assert!((out.loss - loss).abs() < 1e-6, "{out:?}");
         assert_eq!(out.pairs, pairs);
         assert!(out.gradient.iter().sum::<f32>().abs() < 1e-6, "{out:?}");
@@ -88,7 +86,7 @@ mod tests {
 
     #[test]
     fn half_credit_for_a_tie_in_the_scores() {
-        let out = ranking_loss(&[1.0, 1.0, 0.0], &[1, 2, 3]);
+        let out = ranking_loss(&[1.0, 1.0, 0.0], &pairs(&[1, 2, 3]));
         assert_eq!((out.correct, out.margin, out.pairs), (2.5, 2.0, 3));
     }
 }

@@ -23,7 +23,7 @@ fn losses_and_gradients_are_those_of_autograd() {
         start = group.end;
         let ranks: Vec<u32> = ranks[group.clone()].iter().map(|&rank| rank as u32).collect();
         let scores: Vec<f32> = scores[group.clone()].iter().map(|&score| score as f32).collect();
-        let found = ranking_loss(&scores, &ranks);
+        let found = ranking_loss(&scores, &instruct_data::pairs(&ranks));
         let case = format!("ranks {ranks:?}");
         holds("pieces/ranking-loss", &case, (found.loss - loss).abs(), 1e-6);
         holds("pieces/ranking-gradient", &case, worst(&found.gradient, &wanted[group]), 1e-6);

@@ -1,7 +1,7 @@
 //! The training loop of step 2, and the bias that centres the result.
 
 use crate::{Error, Group, Item, Result, group::ItemBatch, loss::ranking_loss};
-use instruct_data::{micro_batches, pairs};
+use instruct_data::micro_batches;
 use instruct_kernels::chain;
 use instruct_model::{Decoder, Pass};
 use instruct_optim::{
@@ -88,7 +88,7 @@ pub fn steps(plan: &Plan, groups: &[Group]) -> u64 {
 
 /// Trains on rankings, from the step that `state` has reached.
 ///
-/// Rankings without a pair (all tied, or one completion) are skipped; the batch loss is the mean
+/// Rankings without a pair (all tied, all alike, or one completion) are skipped; the batch loss is the mean
 /// over the others, each pair weighing `1 / pairs(group)`.
 ///
 /// Errors: a plan with [`Plan::problems`]; no ranking has a pair; a parameter that receives no
@@ -174,7 +174,7 @@ struct Sums {
 }
 
 fn usable(groups: &[Group]) -> Vec<&Group> {
-    groups.iter().filter(|group| !pairs(&group.ranks).is_empty()).collect()
+    groups.iter().filter(|group| !group.pairs().is_empty()).collect()
 }
 
 /// Adds the gradient of the batch loss to the model's buffer, micro-batch by micro-batch; a group
@@ -205,7 +205,7 @@ fn losses(scores: &[f32], groups: &[&Group], total: f64, sums: &mut Sums) -> Vec
     for group in groups {
         let (here, rest) = scores.split_at(group.completions.len());
         scores = rest;
-        let out = ranking_loss(here, &group.ranks);
+        let out = ranking_loss(here, &group.pairs());
         sums.loss += out.loss / total;
         sums.correct += out.correct;
         sums.margin += out.margin;

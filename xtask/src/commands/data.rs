@@ -1,8 +1,11 @@
 //! `data check` and `data split`: what a file of records holds, before anything trains on it.
 
-use crate::terminal::{print, say};
+use crate::{
+    prepare::left_out,
+    terminal::{print, say},
+};
 use anyhow::{Context, Result, bail};
-use instruct_data::{Demonstration, Limits, PretrainText, Prompt, Ranking, Record, SplitPlan, dedup, read};
+use instruct_data::{Demonstration, Limits, PretrainText, Prompt, Ranking, Read, Record, SplitPlan, dedup, read};
 use std::path::{Path, PathBuf};
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -86,6 +89,7 @@ fn check<T: Record>(files: &[PathBuf]) -> Result<()> {
     let read = read::<T>(files, &Limits::default())?;
     let found = read.records.len();
     read.skipped.iter().for_each(|skipped| say(&format!("skipped: {skipped}")));
+    read.unused.iter().for_each(|unused| say(&unused.to_string()));
     let characters: usize = read.records.iter().flat_map(|r| r.texts()).map(|text| text.chars().count()).sum();
     let users: std::collections::BTreeSet<String> =
         read.records.iter().filter_map(|r| r.user().map(str::to_owned)).collect();
@@ -100,7 +104,9 @@ fn check<T: Record>(files: &[PathBuf]) -> Result<()> {
 }
 
 fn split<T: Record>(args: &SplitArgs) -> Result<()> {
-    let records = read::<T>(&args.files, &Limits::default())?.records;
+    let Read { records, skipped, unused } = read::<T>(&args.files, &Limits::default())?;
+    left_out("records", &skipped).iter().for_each(|line| say(line));
+    unused.iter().for_each(|unused| say(&unused.to_string()));
     let plan = SplitPlan { seed: args.seed, validation: args.validation, test: args.test };
     let split = plan.split(records)?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;

@@ -347,13 +347,161 @@ fn shapes_of_others_become_the_houses() {
     );
 }
 
+/// What a record becomes, as a line of the house format without the id.
+#[track_caller]
+fn check_shape<T: Record + std::fmt::Debug>(line: &str, want: &str) {
+    let records =
+        read_bytes::<T>("f.jsonl", line.as_bytes()).unwrap_or_else(|problem| panic!("{line}: {problem}")).records;
+    let lines: Vec<String> = records.iter().map(|record| record.to_line().replace(r#""id":"f-1","#, "")).collect();
+    assert_eq!(lines, [want], "{line}");
+}
+
+#[test]
+fn preferences_are_read_in_every_form_that_trl_has() {
+    let check = check_shape::<Ranking>;
+    // TRL's `extract_prompt`, run by hand: the space goes with the completions.
+    let blue = r#"{"prompt":"The sky is","completions":[" blue."," green."],"ranks":[1,2]}"#;
+    check(r#"{"chosen":"The sky is blue.","rejected":"The sky is green."}"#, blue);
+    check(
+        r#"{"chosen":"One, two","rejected":"One, two, three"}"#,
+        r#"{"prompt":"One, tw","completions":["o","o, three"],"ranks":[1,2]}"#,
+    );
+    check_line::<Ranking>(
+        r#"{"chosen":"Yes","rejected":"No"}"#,
+        "field `chosen` begins otherwise than `rejected`, so the record has no prompt; add `prompt`",
+    );
+    let talk = |last: &str| format!(r#"[{{"role":"user","content":"Q?"}},{{"role":"assistant","content":"{last}"}}]"#);
+    let want = r#"{"messages":[{"role":"user","content":"Q?"}],"completions":["a","b"],"ranks":[1,2]}"#;
+    let (a, b) = (talk("a"), talk("b"));
+    check(&format!(r#"{{"chosen":{a},"rejected":{b}}}"#), want);
+    // The prompt as a text beside whole conversations, as UltraFeedback has it.
+    check(&format!(r#"{{"prompt":"Q?","chosen":{a},"rejected":{b}}}"#), want);
+    check(&format!(r#"{{"prompt":[{{"role":"user","content":"Q?"}}],"chosen":{a},"rejected":{b}}}"#), want);
+    check_line::<Ranking>(
+        &format!(r#"{{"prompt":"P?","chosen":{a},"rejected":{b}}}"#),
+        "field `chosen` is a conversation without the words of `prompt`; make them agree, or remove one",
+    );
+    // A column `turns` that counts, and ranks as pandas writes them.
+    check(
+        r#"{"turns":1,"prompt":"p","chosen":"a","rejected":"b"}"#,
+        r#"{"prompt":"p","completions":["a","b"],"ranks":[1,2]}"#,
+    );
+    check(
+        r#"{"prompt":"p","completions":["a","b"],"ranks":[2.0,1.0],"user":"","use_case":" ","labeler":"","quality":[]}"#,
+        r#"{"prompt":"p","completions":["a","b"],"ranks":[2,1]}"#,
+    );
+    check(
+        r#"{"conversations":[{"from":"human","value":"Q?"}],"chosen":{"from":"gpt","value":"a"},"rejected":{"from":"gpt","value":"b"}}"#,
+        want,
+    );
+}
+
+#[test]
+fn what_stands_beside_a_prompt_becomes_part_of_it() {
+    let check = check_shape::<Demonstration>;
+    check(
+        r#"{"instruction":"Translate.","input":"a dog","output":"un chien"}"#,
+        r#"{"prompt":"Translate.\na dog","completion":"un chien"}"#,
+    );
+    check(
+        r#"{"instruction":"Say.","context":"It rains.","response":"Rain."}"#,
+        r#"{"prompt":"Say.\nIt rains.","completion":"Rain."}"#,
+    );
+    check(
+        r#"{"prompt":"c","system":"s","history":[["a","b"]],"completion":"d"}"#,
+        r#"{"messages":[{"role":"system","content":"s"},{"role":"user","content":"a"},{"role":"assistant","content":"b"},{"role":"user","content":"c"}],"completion":"d"}"#,
+    );
+    // An empty system message stays: a template may write it.
+    check(
+        r#"{"messages":[{"role":"system","content":""},{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#,
+        r#"{"messages":[{"role":"system","content":""},{"role":"user","content":"a"}],"completion":"b"}"#,
+    );
+    check(
+        r#"{"conversations":[{"from":"system","value":"s"},{"from":"human","value":"a"},{"from":"gpt","value":"b"}]}"#,
+        r#"{"messages":[{"role":"system","content":"s"},{"role":"user","content":"a"}],"completion":"b"}"#,
+    );
+    check(
+        r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a"}]},{"role":"tool","content":"4"},{"role":"assistant","content":"b"}]}"#,
+        r#"{"messages":[{"role":"user","content":"a"},{"role":"tool","content":"4"}],"completion":"b"}"#,
+    );
+    let refused = "changes what is answered and is not read; write it as text, or remove it";
+    check_line::<Demonstration>(
+        r#"{"prompt":"a","completion":"b","images":["x.png"]}"#,
+        &format!("field `images` {refused}"),
+    );
+    check_line::<Demonstration>(
+        r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","tool_calls":[{}]}]}"#,
+        &format!("field `messages[1].tool_calls` {refused}"),
+    );
+    check_line::<Demonstration>(
+        r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}],"history":[["x","y"]]}"#,
+        "field `history` has no place beside `messages`; write it as a message there, or remove it",
+    );
+}
+
+#[test]
+fn nothing_is_left_out_without_a_word() {
+    let line = r#"{"prompt":"a","completion":"b","score":1,"source":"x","tools":[],"model":null}"#;
+    let read = read_bytes::<Demonstration>("f.jsonl", format!("{line}\n{line}").as_bytes()).unwrap();
+    let unused: Vec<String> = read.unused.iter().map(ToString::to_string).collect();
+    assert_eq!(unused.len(), 1);
+    assert!(
+        unused[0].ends_with("f.jsonl: not used: field `score` of 2 records, field `source` of 2 records"),
+        "{unused:?}"
+    );
+    let read = read_bytes::<Prompt>("f.jsonl", br#"{"turns":["a","b","c"]}"#).unwrap();
+    assert!(read.unused[0].to_string().ends_with("not used: 2 later turns of questions"));
+    let spoken =
+        r#"{"messages":[{"role":"user","content":"a","name":"x"},{"role":"assistant","content":"b","name":"y"}]}"#;
+    let read = read_bytes::<Demonstration>("f.jsonl", spoken.as_bytes()).unwrap();
+    assert!(
+        read.unused[0].to_string().ends_with("not used: field `messages[].name` of 2 records"),
+        "{:?}",
+        read.unused
+    );
+}
+
+#[test]
+fn transcripts_keep_what_stands_before_their_first_mark() {
+    let check = check_shape::<Ranking>;
+    let three = |system: &str| {
+        format!(
+            r#"{{"messages":[{system}{{"role":"user","content":"a"}},{{"role":"assistant","content":"b"}},{{"role":"user","content":"c"}}],"completions":["d","e"],"ranks":[1,2]}}"#
+        )
+    };
+    // Trimmed, as sets are that went through a table.
+    check(
+        r#"{"chosen":"Human: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d","rejected":"Human: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: e"}"#,
+        &three(""),
+    );
+    check(
+        r#"{"chosen":"Be kind.\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d","rejected":"Be kind.\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: e"}"#,
+        &three(r#"{"role":"system","content":"Be kind."},"#),
+    );
+    let last = r#"{"chosen":"\n\nHuman: a\n\nAssistant: b\n\nHuman: bye","rejected":"\n\nHuman: a\n\nAssistant: c"}"#;
+    let read = read_bytes::<Ranking>("f.jsonl", last.as_bytes()).unwrap();
+    assert!(read.records.is_empty());
+    assert!(
+        read.skipped[0]
+            .to_string()
+            .ends_with("field `chosen` must end with the assistant; cut or complete the conversation")
+    );
+}
+
+#[test]
+fn ids_may_begin_anew_in_every_file() {
+    let one = file("one.jsonl", br#"{"id":0,"prompt":"a"}"#);
+    let two = file("two.jsonl", br#"{"id":0,"prompt":"b"}"#);
+    assert_eq!(read::<Prompt>(&[one.1, two.1], &Limits::default()).unwrap().records.len(), 2);
+}
+
 #[test]
 fn transcripts_that_disagree_are_left_out_and_reported() {
     let one = r#"{"chosen":"\n\nHuman: a\n\nAssistant: b\n\nAssistant: c\n\nHuman: d\n\nAssistant: e","rejected":"\n\nHuman: a\n\nAssistant: b\n\nAssistant: c\n\nHuman: d\n\nAssistant:"}"#;
     let two = r#"{"chosen":"\n\nHuman: a\n\nAssistant: b","rejected":"\n\nHuman: A\n\nAssistant: c"}"#;
     let read = read_bytes::<Ranking>("hh.jsonl", format!("{one}\n{two}\n").as_bytes()).unwrap();
     let turns: Vec<(Role, &str)> = match &read.records[0].prompt.content {
-        Content::Messages(talk) => talk.messages.iter().map(|m| (m.role, m.content.as_str())).collect(),
+        Content::Messages(talk) => talk.messages.iter().map(|m| (m.role.clone(), m.content.as_str())).collect(),
         Content::Text(_) => panic!("a transcript is a conversation"),
     };
     assert_eq!(turns, [(Role::User, "a"), (Role::Assistant, "b\n\nc"), (Role::User, "d")]);

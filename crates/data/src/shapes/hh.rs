@@ -20,7 +20,10 @@ pub(crate) fn ranking(fields: &mut Fields<'_>) -> Option<Ranking> {
     if prompt != other {
         return fields.skip("rejected", Problem::Inconsistent);
     }
-    let messages = turns(&prompt);
+    let mut messages = turns(&prompt);
+    if let Some(before) = preface(&prompt) {
+        messages.insert(0, Message::new(Role::System, before));
+    }
     if messages.last().is_none_or(|last| last.role != Role::User) {
         return fields.problem("chosen", Problem::LastRole { expected: "user" });
     }
@@ -28,13 +31,27 @@ pub(crate) fn ranking(fields: &mut Fields<'_>) -> Option<Ranking> {
     Some(house::comparison(house::attributes(fields, Some(content))?, [chosen, rejected]))
 }
 
-/// A transcript cut before its last reply.
+/// A transcript cut before its last reply; skipped when the person has the last word.
 fn side(fields: &mut Fields<'_>, name: &str) -> Option<(String, String)> {
-    let text = fields.text(name)?;
+    let text = with_first_mark(fields.text(name)?);
     match text.rsplit_once(ASSISTANT) {
+        Some((_, reply)) if reply.contains(HUMAN) => fields.skip(name, Problem::LastRole { expected: "assistant" }),
         Some((prompt, reply)) => Some((prompt.to_owned(), reply.trim().to_owned())),
         None => fields.problem(name, Problem::LastRole { expected: "assistant" }),
     }
+}
+
+/// The transcript with the empty line before its first turn, which those lose whose ends were trimmed.
+fn with_first_mark(text: String) -> String {
+    let trimmed = text.trim_start();
+    let stripped = [HUMAN, ASSISTANT].iter().any(|mark| trimmed.starts_with(mark.trim_start()));
+    if stripped { format!("\n\n{trimmed}") } else { text }
+}
+
+/// What stands before the first turn: nobody's words, and so standing instructions.
+fn preface(text: &str) -> Option<&str> {
+    let end = next_turn(text).map_or(text.len(), |(role, start)| start - mark(&role).len());
+    Some(text[..end].trim()).filter(|before| !before.is_empty())
 }
 
 /// The turns of a transcript. Four transcripts let the assistant speak twice in a row: one turn of
@@ -44,7 +61,7 @@ fn turns(text: &str) -> Vec<Message> {
     let mut rest = text;
     while let Some((role, start)) = next_turn(rest) {
         rest = &rest[start..];
-        let end = next_turn(rest).map_or(rest.len(), |(role, start)| start - mark(role).len());
+        let end = next_turn(rest).map_or(rest.len(), |(role, start)| start - mark(&role).len());
         let said = rest[..end].trim();
         match messages.last_mut() {
             _ if said.is_empty() => {}
@@ -56,13 +73,14 @@ fn turns(text: &str) -> Vec<Message> {
     messages
 }
 
-fn mark(role: Role) -> &'static str {
-    if role == Role::User { HUMAN } else { ASSISTANT }
+fn mark(role: &Role) -> &'static str {
+    if *role == Role::User { HUMAN } else { ASSISTANT }
 }
 
 /// Who speaks next and where their words start.
 fn next_turn(text: &str) -> Option<(Role, usize)> {
-    let find = |role| text.find(mark(role)).map(|at| (at, role));
+    let find = |role: Role| Some((text.find(mark(&role))?, role));
     let (at, role) = [find(Role::User), find(Role::Assistant)].into_iter().flatten().min()?;
-    Some((role, at + mark(role).len()))
+    let start = at + mark(&role).len();
+    Some((role, start))
 }

@@ -1,43 +1,59 @@
 //! Records in the house format. TRL's prompt, prompt/completion, messages and preference records have the
-//! same keys.
+//! same keys; Alpaca's, Dolly's and ShareGPT's have other names for them.
 
 use crate::{
+    entry::PROMPTS,
     error::Problem,
     json::Fields,
     origin::Origin,
     record::{Content, Conversation, Demonstration, Message, Prompt, Ranking, Role},
+    shapes::{conversation, tasks::joined},
 };
 use serde_json::Value;
 
 /// `{id?, prompt | messages, user?, use_case?}`. Messages that end with the assistant and have no
 /// completion beside them are a whole conversation, whose prompt is all but its last message.
 pub(crate) fn prompt(fields: &mut Fields<'_>) -> Option<Prompt> {
-    let whole = fields.has("messages") && !fields.has("completion") && !fields.has("completions");
-    let content = if whole {
-        let mut messages = messages(fields, "messages")?;
-        messages.pop_if(|last| last.role == Role::Assistant);
-        ending_with_user(fields, "messages", messages)
-    } else {
-        content(fields)
+    let content = match whole_conversation(fields) {
+        Some(name) => {
+            let mut messages = conversation::messages(fields, name)?;
+            messages.pop_if(|last| last.role == Role::Assistant);
+            conversation::content(fields, name, messages)
+        }
+        None => content(fields),
     };
     attributes(fields, content)
 }
 
-/// A prompt with `completion`, or messages whose last is the completion.
+/// A prompt with a completion, or messages whose last is the completion.
 pub(crate) fn demonstration(fields: &mut Fields<'_>) -> Option<Demonstration> {
-    if fields.has("completion") || !fields.has("messages") {
+    let Some(name) = whole_conversation(fields) else {
         let content = content(fields);
-        let completion = fields.required("completion");
-        let completion = completion.and_then(|value| reply(fields, "completion", value, false));
+        let name = fields.first_given(&COMPLETIONS).unwrap_or(COMPLETIONS[0]);
+        let completion = fields.required(name).and_then(|value| conversation::reply(fields, name, value, false));
         let prompt = attributes(fields, content);
         return Some(Demonstration { prompt: prompt?, completion: completion? });
-    }
-    let mut messages = messages(fields, "messages")?;
-    let Some(last) = messages.pop_if(|last| last.role == Role::Assistant) else {
-        return fields.problem("messages", Problem::LastRole { expected: "assistant" });
     };
-    let content = ending_with_user(fields, "messages", messages);
+    let mut messages = conversation::messages(fields, name)?;
+    let Some(last) = messages.pop_if(|last| last.role == Role::Assistant) else {
+        let problem = Problem::LastRole { expected: "assistant" };
+        // Published conversations end where the person left, often after a question.
+        return if name == "conversations" { fields.skip(name, problem) } else { fields.problem(name, problem) };
+    };
+    if last.content.trim().is_empty() {
+        return fields.problem(name, Problem::Empty);
+    }
+    let content = conversation::content(fields, name, messages);
     Some(Demonstration { prompt: attributes(fields, content)?, completion: last.content })
+}
+
+/// Fields in which a demonstration's completion may stand.
+const COMPLETIONS: [&str; 3] = ["completion", "output", "response"];
+
+/// The field of the messages that are a whole conversation, because no completion stands beside them.
+fn whole_conversation(fields: &mut Fields<'_>) -> Option<&'static str> {
+    let alone = fields.first_given(&COMPLETIONS).is_none() && !fields.has("completions");
+    if alone { ["messages", "conversations"].into_iter().find(|name| fields.has(name)) } else { None }
 }
 
 /// A prompt with `completions`, `ranks` and what the labeler said about them.
@@ -48,7 +64,7 @@ pub(crate) fn ranking(fields: &mut Fields<'_>) -> Option<Ranking> {
     let k = completions.as_ref().map(Vec::len);
     let ranks = fields.array("ranks").and_then(|values| ranks(fields, values, k));
     let labeler = fields.optional_name("labeler");
-    let confidence = match fields.get("confidence") {
+    let confidence = match fields.given("confidence") {
         None => Some(None),
         Some(value) => match value.as_f64() {
             Some(number) if (number as f32).is_finite() => Some(Some(number as f32)),
@@ -72,24 +88,84 @@ pub(crate) fn ranking(fields: &mut Fields<'_>) -> Option<Ranking> {
     })
 }
 
-/// TRL's `prompt?, chosen, rejected`, of texts or of messages. Without a prompt, the two
-/// conversations share it.
+/// TRL's `prompt?, chosen, rejected`, of texts or of messages. Conversations may repeat the prompt. Without a
+/// prompt, two conversations share it, and two texts are split where they part.
 pub(crate) fn preference(fields: &mut Fields<'_>) -> Option<Ranking> {
-    if fields.has("prompt") {
-        let (chosen, rejected) = (fields.required("chosen"), fields.required("rejected"));
+    let sides = [side(fields, "chosen"), side(fields, "rejected")];
+    if PROMPTS.iter().any(|name| fields.has(name)) {
         let content = content(fields);
-        let chosen = chosen.and_then(|value| reply(fields, "chosen", value, true));
-        let rejected = rejected.and_then(|value| reply(fields, "rejected", value, true));
-        let prompt = attributes(fields, content);
-        return Some(comparison(prompt?, [chosen?, rejected?]));
+        let [chosen, rejected] = sides;
+        let (content, chosen, rejected) = (content?, chosen?, rejected?);
+        let (prompt, better) = continued(fields, "chosen", &content, chosen)?;
+        let (other, worse) = continued(fields, "rejected", &content, rejected)?;
+        if prompt != other {
+            return fields.skip("rejected", Problem::Inconsistent);
+        }
+        return Some(comparison(attributes(fields, Some(prompt))?, [better, worse]));
     }
-    let (better, worse) = (thread(fields, "chosen"), thread(fields, "rejected"));
-    let ((shared, better), (other, worse)) = (better?, worse?);
-    if shared != other {
-        return fields.skip("rejected", Problem::Inconsistent);
+    let (content, completions) = match sides {
+        [Some(Side::Text(better)), Some(Side::Text(worse))] => {
+            let at = parting(&better, &worse);
+            if better[..at].trim().is_empty() {
+                return fields.problem("chosen", Problem::NoSharedBeginning);
+            }
+            (around(fields, better[..at].to_owned())?, [better[at..].to_owned(), worse[at..].to_owned()])
+        }
+        [Some(Side::Thread(shared, better)), Some(Side::Thread(other, worse))] => {
+            if shared != other {
+                return fields.skip("rejected", Problem::Inconsistent);
+            }
+            (conversation::content(fields, "chosen", shared)?, [better, worse])
+        }
+        [None, _] | [_, None] => return None,
+        _ => return fields.problem("rejected", Problem::Inconsistent),
+    };
+    Some(comparison(attributes(fields, Some(content))?, completions))
+}
+
+/// One side of a comparison.
+enum Side {
+    /// A text, or one message of the assistant where a prompt stands beside it.
+    Text(String),
+    /// A whole conversation: what precedes the last reply, and that reply.
+    Thread(Vec<Message>, String),
+}
+
+fn side(fields: &mut Fields<'_>, name: &str) -> Option<Side> {
+    let value = fields.required(name)?;
+    match value {
+        Value::Array(values) if values.len() > 1 || !PROMPTS.iter().any(|name| fields.has(name)) => {
+            let (before, reply) = conversation::thread(fields, name)?;
+            Some(Side::Thread(before, reply))
+        }
+        _ => conversation::reply(fields, name, value, true).map(Side::Text),
     }
-    let content = ending_with_user(fields, "chosen", shared);
-    Some(comparison(attributes(fields, content)?, [better, worse]))
+}
+
+/// The prompt and the completion of one side. A conversation must hold every message of the record's own
+/// prompt, in order; it may hold more.
+fn continued(fields: &mut Fields<'_>, name: &str, content: &Content, side: Side) -> Option<(Content, String)> {
+    let (before, reply) = match side {
+        Side::Text(reply) => return Some((content.clone(), reply)),
+        Side::Thread(before, reply) => (before, reply),
+    };
+    let said = |a: &Message, b: &Message| a.role == b.role && a.content.trim() == b.content.trim();
+    let mut rest = before.iter();
+    if content.conversation().messages.iter().all(|wanted| rest.any(|message| said(message, wanted))) {
+        return Some((conversation::ending_with_user(fields, name, before)?, reply));
+    }
+    let field = fields.first_given(&PROMPTS).unwrap_or(PROMPTS[0]).to_owned();
+    fields.problem(name, Problem::Lacks { field })
+}
+
+/// Where two texts part, in bytes, as TRL's `extract_prompt` has it: a space before the first difference
+/// belongs to the completions, and of a text that begins the other the last character is its completion.
+fn parting(a: &str, b: &str) -> usize {
+    let mut shared = a.char_indices().zip(b.chars()).take_while(|((_, a), b)| a == b).map(|((at, c), _)| (at, c));
+    let Some((last, c)) = shared.by_ref().last() else { return 0 };
+    let end = last + c.len_utf8();
+    let whole = end == a.len().min(b.len());
+    if whole || c == ' ' { last } else { end }
 }
 
 /// A ranking of two, the better first.
@@ -145,79 +221,65 @@ pub(crate) fn check_ranks(ranks: &[i64]) -> Result<Vec<u32>, Problem> {
     }
 }
 
+/// The words of the prompt, with what stands beside them.
 fn content(fields: &mut Fields<'_>) -> Option<Content> {
-    let name = if !fields.has("prompt") && fields.has("messages") { "messages" } else { "prompt" };
+    let name = PROMPTS.into_iter().find(|name| fields.has(name)).unwrap_or(PROMPTS[0]);
+    let text = name == "prompt" || name == "instruction";
     match fields.required(name)? {
-        Value::String(_) if name == "prompt" => fields.text(name).map(Content::Text),
-        Value::Array(_) => {
-            let messages = messages(fields, name)?;
-            ending_with_user(fields, name, messages)
+        Value::String(_) if text => {
+            let text = fields.text(name);
+            around(fields, text?)
+        }
+        Value::Array(_) if name != "instruction" => {
+            let messages = conversation::messages(fields, name)?;
+            conversation::content(fields, name, messages)
         }
         other if name == "prompt" => fields.wrong_type(name, "a string or an array of messages", other),
+        other if text => fields.wrong_type(name, "a string", other),
         other => fields.wrong_type(name, "an array of messages", other),
     }
 }
 
-fn ending_with_user(fields: &mut Fields<'_>, name: &str, messages: Vec<Message>) -> Option<Content> {
-    match messages.last() {
-        Some(last) if last.role == Role::User => Some(Content::Messages(Conversation { messages })),
-        _ => fields.problem(name, Problem::LastRole { expected: "user" }),
+/// A prompt that is text, as the turn of a person: `input` (Dolly's `context`) follows the text on a line of
+/// its own, and `system` and `history` stand before it, as LLaMA-Factory reads Alpaca's records.
+fn around(fields: &mut Fields<'_>, text: String) -> Option<Content> {
+    let input = fields.optional_text("input");
+    let context = fields.optional_text("context");
+    let system = conversation::system(fields);
+    let history = history(fields);
+    let (input, context) = (input?.unwrap_or_default(), context?.unwrap_or_default());
+    if !input.is_empty() && !context.is_empty() {
+        return fields.problem("context", Problem::Beside { field: "input".to_owned() });
     }
-}
-
-fn messages(fields: &mut Fields<'_>, name: &str) -> Option<Vec<Message>> {
-    let values = fields.array(name)?;
-    messages_of(fields, name, values, false)
-}
-
-fn messages_of(fields: &mut Fields<'_>, name: &str, values: &[Value], may_be_empty: bool) -> Option<Vec<Message>> {
-    let read = |(i, value)| message(fields, &format!("{name}[{i}]"), value, may_be_empty);
-    let read: Vec<Option<Message>> = values.iter().enumerate().map(read).collect();
-    read.into_iter().collect()
-}
-
-fn message(fields: &mut Fields<'_>, name: &str, value: &Value, may_be_empty: bool) -> Option<Message> {
-    let mut inner = fields.inner(value, name)?;
-    let role = inner.text("role").and_then(|word| role(&mut inner, &word));
-    let content = inner.required("content").and_then(|value| inner.text_of("content", value, may_be_empty));
-    Some(Message { role: role?, content: content? })
-}
-
-fn role(fields: &mut Fields<'_>, word: &str) -> Option<Role> {
-    match [Role::System, Role::User, Role::Assistant].into_iter().find(|role| role.as_str() == word) {
-        Some(role) => Some(role),
-        None => fields.problem(
-            "role",
-            Problem::OutOfRange { found: format!("`{word}`"), allowed: "`system`, `user` or `assistant`".to_owned() },
-        ),
+    let text = if input.is_empty() && context.is_empty() { text } else { joined(&text, &(input + &context), "\n") };
+    let mut messages: Vec<Message> = system?.map(|system| Message::new(Role::System, system)).into_iter().collect();
+    messages.extend(history?);
+    if messages.is_empty() {
+        return Some(Content::Text(text));
     }
+    messages.push(Message::new(Role::User, text));
+    Some(Content::Messages(Conversation { messages }))
 }
 
-/// A completion: a text, or one message of the assistant.
-fn reply(fields: &mut Fields<'_>, name: &str, value: &Value, may_be_empty: bool) -> Option<String> {
-    let Value::Array(values) = value else {
-        return fields.text_of(name, value, may_be_empty);
-    };
-    let mut messages = messages_of(fields, name, values, may_be_empty)?;
-    match (messages.pop(), messages.is_empty()) {
-        (Some(only), true) if only.role == Role::Assistant => Some(only.content),
-        _ => fields.wrong_type(name, "a string or one message of the assistant", value),
+/// Earlier turns, as pairs of what the person and the model said.
+fn history(fields: &mut Fields<'_>) -> Option<Vec<Message>> {
+    let Some(value) = fields.given("history") else { return Some(Vec::new()) };
+    let Value::Array(turns) = value else { return fields.wrong_type("history", "an array of pairs of strings", value) };
+    let mut messages = Vec::new();
+    for (i, turn) in turns.iter().enumerate() {
+        let name = format!("history[{i}]");
+        let Some([asked, answered]) = turn.as_array().map(Vec::as_slice) else {
+            return fields.wrong_type(&name, "a pair of strings", turn);
+        };
+        messages.push(Message::new(Role::User, fields.text_of(&format!("{name}[0]"), asked, false)?));
+        messages.push(Message::new(Role::Assistant, fields.text_of(&format!("{name}[1]"), answered, false)?));
     }
-}
-
-/// A conversation that ends with the assistant: what precedes, and the reply.
-fn thread(fields: &mut Fields<'_>, name: &str) -> Option<(Vec<Message>, String)> {
-    let values = fields.array(name)?;
-    let mut messages = messages_of(fields, name, values, true)?;
-    match messages.pop_if(|last| last.role == Role::Assistant) {
-        Some(last) => Some((messages, last.content)),
-        None => fields.problem(name, Problem::LastRole { expected: "assistant" }),
-    }
+    Some(messages)
 }
 
 fn completions(fields: &mut Fields<'_>) -> Option<Vec<String>> {
     let values = fields.array("completions")?;
-    let read = |(i, value)| reply(fields, &format!("completions[{i}]"), value, true);
+    let read = |(i, value)| conversation::reply(fields, &format!("completions[{i}]"), value, true);
     let read: Vec<Option<String>> = values.iter().enumerate().map(read).collect();
     if values.len() < 2 {
         let problem = Problem::OutOfRange { found: "one completion".to_owned(), allowed: "two or more".to_owned() };
@@ -244,7 +306,7 @@ fn ranks(fields: &mut Fields<'_>, values: &[Value], k: Option<usize>) -> Option<
 }
 
 fn quality(fields: &mut Fields<'_>, k: Option<usize>) -> Option<Option<Vec<u8>>> {
-    if !fields.has("quality") {
+    if fields.given("quality").is_none() {
         return Some(None);
     }
     let values = fields.array("quality")?;
@@ -264,7 +326,7 @@ fn quality(fields: &mut Fields<'_>, k: Option<usize>) -> Option<Option<Vec<u8>>>
 }
 
 fn flags(fields: &mut Fields<'_>, k: Option<usize>) -> Option<Option<Vec<Vec<String>>>> {
-    if !fields.has("flags") {
+    if fields.given("flags").is_none() {
         return Some(None);
     }
     let values = fields.array("flags")?;

@@ -1,6 +1,7 @@
 //! How each kind of record is taken out of each shape in which others publish human data; one file
 //! for each family of shapes.
 
+mod conversation;
 mod hh;
 pub(crate) mod house;
 mod oasst;

@@ -29,11 +29,13 @@ pub(crate) fn rankings(fields: &mut Fields<'_>) -> Option<Vec<Ranking>> {
     let nodes = nodes(fields)?;
     let mut rankings = Vec::new();
     for node in nodes {
+        let replies = node.replies.len();
         let (ranks, completions): (Vec<i64>, Vec<String>) =
             node.replies.into_iter().filter_map(|reply| Some((reply.rank? + 1, reply.text))).unzip();
         if ranks.len() < 2 {
             continue;
         }
+        fields.leave_out("replies without a rank", replies - ranks.len());
         match house::check_ranks(&ranks) {
             Ok(ranks) => {
                 rankings.push(Ranking { completions, ranks, ..house::comparison(node.prompt, Default::default()) })
@@ -81,9 +83,9 @@ impl Walk {
         let role = role(fields);
         let text = fields.text("text");
         let replies = replies(fields)?;
-        self.thread.push(Message::new(role?, text?));
+        self.thread.push(Message::new(role.clone()?, text?));
         let id = id?;
-        if role? == Role::User {
+        if role == Some(Role::User) {
             let texts = self.thread.iter().map(|message| message.content.len());
             self.bytes += texts.sum::<usize>() + self.tree.len() + place.len();
             fields.spread("text", self.bytes)?;
@@ -108,7 +110,11 @@ fn replies<'a>(fields: &mut Fields<'a>) -> Option<Vec<&'a Value>> {
     let kept = |reply: &&Value| reply.get("deleted").and_then(Value::as_bool) != Some(true);
     match fields.get("replies") {
         None => Some(Vec::new()),
-        Some(Value::Array(replies)) => Some(replies.iter().filter(kept).collect()),
+        Some(Value::Array(replies)) => {
+            let left: Vec<&Value> = replies.iter().filter(kept).collect();
+            fields.leave_out("deleted replies", replies.len() - left.len());
+            Some(left)
+        }
         Some(other) => fields.wrong_type("replies", "an array", other),
     }
 }

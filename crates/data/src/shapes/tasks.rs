@@ -76,7 +76,7 @@ pub(crate) fn seeds(fields: &mut Fields<'_>) -> Option<Vec<Demonstration>> {
         let mut instance = fields.inner(value, &format!("instances[{i}]"))?;
         let input = instance.required("input").and_then(|value| instance.text_of("input", value, true));
         let output = instance.text("output");
-        let content = Content::Text(joined(&instruction, &input?));
+        let content = Content::Text(joined(&instruction, &input?, "\n\n"));
         let id = if i == 0 { id.clone() } else { format!("{id}-{i}") };
         let prompt = Prompt { id, content, user: None, use_case: None, origin: origin.clone() };
         Some(Demonstration { prompt, completion: output? })
@@ -90,6 +90,7 @@ pub(crate) fn question(fields: &mut Fields<'_>) -> Option<Prompt> {
     let use_case = fields.optional_text("category");
     let turns = fields.array("turns")?;
     let first = fields.text_of("turns[0]", &turns[0], false);
+    fields.leave_out("later turns of questions", turns.len() - 1);
     let origin = fields.origin();
     let id = id?.unwrap_or_else(|| house::default_id(&origin));
     Some(Prompt { id, content: Content::Text(first?), user: None, use_case: use_case?, origin })
@@ -122,11 +123,12 @@ fn task(fields: &mut Fields<'_>, input: &str) -> Option<Content> {
         fields.text_of(name, value, true)
     };
     let (instruction, input) = (part("instruction"), part(input));
-    let text = joined(&instruction?, &input?);
+    let text = joined(&instruction?, &input?, "\n\n");
     if text.is_empty() { fields.problem("instruction", Problem::Empty) } else { Some(Content::Text(text)) }
 }
 
-fn joined(instruction: &str, input: &str) -> String {
+/// Two parts of a task, of which one may be empty.
+pub(crate) fn joined(instruction: &str, input: &str, between: &str) -> String {
     let parts = [instruction.trim(), input.trim()];
-    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n\n")
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(between)
 }

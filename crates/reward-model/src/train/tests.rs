@@ -148,7 +148,7 @@ fn gradient(groups: &[Group], micro_tokens: usize) -> Vec<f32> {
 fn slow_gradient(groups: &[Group]) -> Vec<f32> {
     let model = model(Path::Composed);
     for group in groups {
-        let pairs = pairs(&group.ranks);
+        let pairs = group.pairs();
         for &(winner, loser) in &pairs {
             let mut batch = Packed::new();
             for k in [winner, loser] {
