@@ -85,8 +85,9 @@ impl Shape {
             _ if any(&PROMPTS) => Shape::House,
             _ if value.get("turns").is_some_and(Value::is_array) => Shape::Questions,
             _ if has("text") => Shape::Text,
-            // Completions without a prompt are a house record too: its message says that the prompt is missing.
+            // Completions without a prompt are a house record too, and so is a prompt that is null: the message says that the prompt is missing.
             _ if any(&["completion", "completions"]) => Shape::House,
+            _ if PROMPTS.iter().any(|key| value.get(key).is_some()) => Shape::House,
             _ => return None,
         })
     }

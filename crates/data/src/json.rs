@@ -355,7 +355,8 @@ impl<'a> Fields<'a> {
 
     /// A text, if it says something. The outer `None` means that it is there and wrong.
     pub(crate) fn optional_text(&mut self, name: &str) -> Option<Option<String>> {
-        match self.given(name) {
+        let blank = |value: &&Value| value.as_str().is_some_and(|text| text.trim().is_empty() && !text.contains('\0'));
+        match self.get(name).filter(|value| !blank(value)) {
             None => Some(None),
             Some(value) => self.text_of(name, value, false).map(Some),
         }

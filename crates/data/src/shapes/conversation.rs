@@ -98,12 +98,16 @@ fn voice(fields: &mut Fields<'_>, name: &str, word: &str) -> Option<Role> {
         "gpt" | "chatgpt" | "bing" | "bard" if name == "from" => "assistant",
         other => other,
     };
-    if word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') {
+    if ["system", "user", "assistant"].contains(&word) || OTHERS.contains(&word) {
         return Some(word.into());
     }
-    let allowed = "a word of small letters, such as `system`, `user`, `assistant` or `tool`".to_owned();
+    let others = OTHERS.map(|other| format!("`{other}`")).join(", ");
+    let allowed = format!("`system`, `user` or `assistant`, or a further voice that templates know: {others}");
     fields.problem(name, Problem::OutOfRange { found: format!("`{word}`"), allowed })
 }
+
+/// Further voices that published chat templates know.
+const OTHERS: [&str; 7] = ["tool", "developer", "function", "ipython", "observation", "environment", "context"];
 
 /// What a message says: a text, or parts that are all text.
 fn words(fields: &mut Fields<'_>, name: &str, value: &Value, may_be_empty: bool) -> Option<String> {
