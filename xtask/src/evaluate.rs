@@ -297,6 +297,7 @@ fn ranked(run: &Run<'_>, reward_model: &Decoder, rankings: &[RankedGroup]) -> Re
             scores: scores.by_ref().take(r.group.completions.len()).map(f64::from).collect(),
             ranks: r.group.ranks.clone(),
             lengths: r.group.completions.iter().map(Vec::len).collect(),
+            same_as: first_alike(&r.group.completions),
             gold: gold.then(|| r.kept.iter().map(points).collect()),
             prompt: Some(r.record.subject()),
             labeler: r.record.labeler.clone(),
@@ -305,6 +306,11 @@ fn ranked(run: &Run<'_>, reward_model: &Decoder, rankings: &[RankedGroup]) -> Re
         }
     };
     Ok(rankings.iter().map(record).collect())
+}
+
+/// For each text, the index of the first that is equal.
+fn first_alike(texts: &[Vec<u32>]) -> Vec<usize> {
+    texts.iter().enumerate().map(|(i, text)| texts.iter().position(|other| other == text).unwrap_or(i)).collect()
 }
 
 fn ppo_results(

@@ -269,6 +269,7 @@ fn load<T: Record>(
     let kind = std::any::type_name::<T>().rsplit("::").next().unwrap_or_default().to_lowercase();
     let read = read_showing::<T>(&paths, &kind).with_context(|| format!("reading {kind} records"))?;
     let found = read.records.len();
+    let (account, skipped) = (account(&kind, &read), read.skipped.len());
     let (records, repeats) = dedup(read.records, data.dedup_prefix);
     let (mut records, capped) = cap_per_user(records, data.per_user);
     if data.limit > 0 {
@@ -276,28 +277,28 @@ fn load<T: Record>(
     }
     report.push(format!(
         "{kind}: {found} read, {} skipped, {} repeated, {} over the cap of {} per user, {} kept",
-        read.skipped.len(),
+        skipped,
         repeats.repeated + repeats.near,
         capped.removed,
         data.per_user,
         records.len(),
     ));
-    report.extend(left_out(&kind, &read.skipped));
-    report.extend(read.unused.iter().map(|unused| format!("{kind}: {unused}")));
+    report.extend(account);
     Ok(plan.split(records)?)
 }
 
-/// A line for each reason for which records were left out, with their number and the first of them.
-pub(crate) fn left_out(kind: &str, skipped: &[RecordError]) -> Vec<String> {
+/// What a person must hear of what was read: a line for each reason for which records were left out, with
+/// their number and the first of them, and a line for each file of which there is more to say.
+pub(crate) fn account<T>(kind: &str, read: &Read<T>) -> Vec<String> {
     let mut reasons: BTreeMap<String, (usize, &RecordError)> = BTreeMap::new();
-    for error in skipped {
+    for error in &read.skipped {
         let reason = format!("field `{}` {}", error.field.as_deref().unwrap_or_default(), error.problem);
         reasons.entry(reason).or_insert((0, error)).0 += 1;
     }
-    let line = |(reason, (number, first)): (String, (usize, &RecordError))| {
-        format!("{kind}: {number} skipped: {reason} (the first at {})", first.origin)
-    };
-    reasons.into_iter().map(line).collect()
+    let left_out = reasons
+        .into_iter()
+        .map(|(reason, (number, first))| format!("{kind}: {number} skipped: {reason} (the first at {})", first.origin));
+    left_out.chain(read.remarks.iter().map(|remarks| format!("{kind}: {remarks}"))).collect()
 }
 
 /// Reads files, with progress in bytes.
@@ -410,7 +411,7 @@ fn windows(
 ) -> Result<(Windows, Windows)> {
     let mut cut = |names: &[String]| -> Result<Vec<Vec<u32>>> {
         let read = read_showing::<PretrainText>(&resolve(names, embedded), "text")?;
-        report.extend(read.unused.iter().map(|unused| format!("pretraining text: {unused}")));
+        report.extend(account("pretraining text", &read));
         let (windows, left_over) = text_windows(base.renderer.tokenizer(), &read.records, length)?;
         if left_over > 0 {
             report.push(format!("pretraining text: the last {left_over} tokens fill no window and are left out"));

@@ -35,13 +35,14 @@ impl Entry<'_> {
         Fields::new(self.value, "", self.line, self.sink)
     }
 
-    /// Notes the fields that no record of this shape has. The shape says what is wrong with anything but an
-    /// object.
-    pub(crate) fn note_unused(&mut self) {
-        if let (Value::Object(_), Some(keys)) = (self.value, self.shape.keys())
+    /// Notes the fields that no record of this shape has. What is no object has none, and its shape says what
+    /// is wrong with it.
+    pub(crate) fn remark(&mut self) {
+        let shape = self.shape;
+        if self.value.is_object()
             && let Some(mut fields) = self.fields()
         {
-            fields.only(keys);
+            fields.only(shape.keys());
         }
     }
 
@@ -75,7 +76,7 @@ impl Shape {
             _ if has("message_tree_id") => Shape::Tree,
             _ if has("annotator1") => Shape::PandaLm,
             _ if has("instances") => Shape::SeedTask,
-            _ if any(&["chosen", "rejected"]) => {
+            _ if any(&SIDES) => {
                 if any(&PROMPTS) || !is_transcript(value) {
                     Shape::Preference
                 } else {
@@ -85,36 +86,32 @@ impl Shape {
             _ if any(&PROMPTS) => Shape::House,
             _ if value.get("turns").is_some_and(Value::is_array) => Shape::Questions,
             _ if has("text") => Shape::Text,
-            // Completions without a prompt are a house record too, and so is a prompt that is null: the message says that the prompt is missing.
-            _ if any(&["completion", "completions"]) => Shape::House,
-            _ if PROMPTS.iter().any(|key| value.get(key).is_some()) => Shape::House,
+            // Completions without a prompt are a house record too, and so is a prompt that is null: the message
+            // says that the prompt is missing.
+            _ if any(&["completion", "completions"]) || PROMPTS.iter().any(|key| value.get(key).is_some()) => {
+                Shape::House
+            }
             _ => return None,
         })
     }
 
-    /// The keys that records of this shape may have; `None` of what is no object. Of published sets also
-    /// those that say nothing to a model.
-    fn keys(self) -> Option<&'static [&'static str]> {
-        Some(match self {
-            Shape::House | Shape::Preference | Shape::Transcript => &HOUSE,
-            Shape::Tree => &["message_tree_id", "tree_state", "prompt", "origin"],
+    /// The keys that records of this shape may have, in groups. Of published sets also those that say nothing
+    /// to a model.
+    fn keys(self) -> &'static [&'static [&'static str]] {
+        match self {
+            Shape::House => &[&PROMPTS, &AROUND, &ATTRIBUTES, &COMPLETIONS, &RANKED],
+            Shape::Preference => &[&PROMPTS, &AROUND, &ATTRIBUTES, &SIDES],
+            Shape::Transcript => &[&ATTRIBUTES, &SIDES],
+            Shape::Tree => &[&["message_tree_id", "tree_state", "prompt", "origin"]],
             Shape::PandaLm => &[
-                "idx",
-                "motivation_app",
-                "cmp_key",
-                "instruction",
-                "input",
-                "response1",
-                "response2",
-                "annotator1",
-                "annotator2",
-                "annotator3",
+                &["idx", "motivation_app", "cmp_key", "instruction", "input", "response1", "response2"],
+                &["annotator1", "annotator2", "annotator3"],
             ],
-            Shape::SeedTask => &["id", "name", "instruction", "instances", "is_classification"],
-            Shape::Questions => &["question_id", "category", "turns", "reference"],
-            Shape::Text => &["text"],
-            Shape::Line => return None,
-        })
+            Shape::SeedTask => &[&["id", "name", "instruction", "instances", "is_classification"]],
+            Shape::Questions => &[&["question_id", "category", "turns", "reference"]],
+            Shape::Text => &[&["text"]],
+            Shape::Line => &[],
+        }
     }
 
     /// What messages call a file of this shape.
@@ -133,38 +130,26 @@ impl Shape {
     }
 }
 
-/// The fields in which a record's prompt may stand.
+/// Fields in which a record's prompt may stand.
 pub(crate) const PROMPTS: [&str; 4] = ["prompt", "messages", "conversations", "instruction"];
 
-/// The fields of records in the house format and its like.
-const HOUSE: [&str; 23] = [
-    "id",
-    "prompt",
-    "messages",
-    "conversations",
-    "instruction",
-    "input",
-    "context",
-    "system",
-    "system_prompt",
-    "history",
-    "completion",
-    "output",
-    "response",
-    "completions",
-    "chosen",
-    "rejected",
-    "ranks",
-    "user",
-    "use_case",
-    "labeler",
-    "confidence",
-    "quality",
-    "flags",
-];
+/// Fields in which a demonstration's completion may stand.
+pub(crate) const COMPLETIONS: [&str; 3] = ["completion", "output", "response"];
+
+/// What may stand around a prompt.
+const AROUND: [&str; 5] = ["system", "system_prompt", "history", "input", "context"];
+
+/// What is known of a prompt.
+const ATTRIBUTES: [&str; 3] = ["id", "user", "use_case"];
+
+/// What a labeler says of completions.
+const RANKED: [&str; 6] = ["completions", "ranks", "labeler", "confidence", "quality", "flags"];
+
+/// The sides of a comparison.
+const SIDES: [&str; 2] = ["chosen", "rejected"];
 
 /// Whether one side of a comparison is a transcript of hh-rlhf.
 fn is_transcript(value: &Value) -> bool {
     let marked = |text: &str| text.contains("\n\nAssistant:") || text.trim_start().starts_with("Human:");
-    ["chosen", "rejected"].iter().any(|side| value[*side].as_str().is_some_and(marked))
+    SIDES.iter().any(|side| value[*side].as_str().is_some_and(marked))
 }

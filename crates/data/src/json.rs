@@ -174,47 +174,56 @@ pub(crate) struct Sink {
     pub(crate) problems: Vec<RecordError>,
     /// Records left out of a published data set that is known to hold unusable ones, with the reason.
     pub(crate) skipped: Vec<RecordError>,
-    /// What else is not used.
-    pub(crate) unused: Unused,
+    /// What else is to be said of the file.
+    pub(crate) remarks: Remarks,
 }
 
-/// What a file holds and no record of it uses. Displays as one line.
+/// What the reader made of a file beyond its records, so that nothing is guessed or left out without a word.
+/// Displays as one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unused {
+pub struct Remarks {
     /// The file.
     pub path: Arc<Path>,
-    /// Fields that the shape of the records does not have, with the number of records that have each.
-    pub fields: BTreeMap<String, usize>,
-    /// Parts of records that the shape has and that the kind asked for has no place for, such as the later
-    /// turns of a question, with their number.
+    /// Fields that became part of the prompt (`system`, `history`, `input`), with the number of records that
+    /// have each.
+    pub joined: BTreeMap<String, usize>,
+    /// Fields that are not used, with the number of their occurrences.
+    pub unused: BTreeMap<String, usize>,
+    /// Parts of records for which the kind asked for has no place, such as the later turns of a question,
+    /// with their number.
     pub parts: BTreeMap<&'static str, usize>,
 }
 
-impl Unused {
-    fn is_empty(&self) -> bool {
-        self.fields.is_empty() && self.parts.is_empty()
+impl Remarks {
+    fn new(path: &Arc<Path>) -> Remarks {
+        let [joined, unused] = [BTreeMap::new(), BTreeMap::new()];
+        Remarks { path: Arc::clone(path), joined, unused, parts: BTreeMap::new() }
+    }
+
+    /// Whether there is nothing to say.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.joined.is_empty() && self.unused.is_empty() && self.parts.is_empty()
     }
 }
 
-impl fmt::Display for Unused {
+impl fmt::Display for Remarks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fields = self.fields.iter().map(|(name, records)| format!("field `{name}` of {records} records"));
+        let field = |(name, number): (&String, &usize)| format!("{number} `{name}`");
+        let joined: Vec<String> = self.joined.iter().map(field).collect();
         let parts = self.parts.iter().map(|(what, number)| format!("{number} {what}"));
-        let list: Vec<String> = fields.chain(parts).collect();
-        write!(f, "{}: not used: {}", self.path.display(), list.join(", "))
+        let unused: Vec<String> = self.unused.iter().map(field).chain(parts).collect();
+        let said = [("part of the prompt", joined), ("not used", unused)];
+        let said = said.iter().filter(|(_, list)| !list.is_empty());
+        let said: Vec<String> = said.map(|(what, list)| format!("{what}: {}", list.join(", "))).collect();
+        write!(f, "{}: {}", self.path.display(), said.join("; "))
     }
 }
 
 impl Sink {
     pub(crate) fn new(path: &Path, spread: usize) -> Sink {
         let path: Arc<Path> = path.into();
-        let unused = Unused { path: Arc::clone(&path), fields: BTreeMap::new(), parts: BTreeMap::new() };
-        Sink { path, spread, problems: Vec::new(), skipped: Vec::new(), unused }
-    }
-
-    /// What is not used, if there is anything.
-    pub(crate) fn unused(&mut self) -> Option<Unused> {
-        (!self.unused.is_empty()).then(|| self.unused.clone())
+        let remarks = Remarks::new(&path);
+        Sink { path, spread, problems: Vec::new(), skipped: Vec::new(), remarks }
     }
 
     pub(crate) fn error(&self, line: usize, field: Option<String>, problem: Problem) -> RecordError {
@@ -287,23 +296,51 @@ impl<'a> Fields<'a> {
     /// Notes that `number` parts of the record have no place in what is read.
     pub(crate) fn leave_out(&mut self, what: &'static str, number: usize) {
         if number > 0 {
-            *self.sink.unused.parts.entry(what).or_default() += number;
+            *self.sink.remarks.parts.entry(what).or_default() += number;
         }
     }
 
-    /// Notes the fields that say something and are not among `known`. Those that a model would have to read
+    /// Notes the fields that say something and are in no group of `known`. Those that change what is answered
     /// are refused: without them the words mean something else.
-    pub(crate) fn only(&mut self, known: &[&str]) {
+    pub(crate) fn only(&mut self, known: &[&[&str]]) {
         let object = self.object;
-        let says = |name: &&String| !known.contains(&name.as_str()) && self.given(name).is_some();
+        let says =
+            |name: &&String| !known.iter().any(|group| group.contains(&name.as_str())) && self.given(name).is_some();
         for name in object.keys().filter(says).collect::<Vec<_>>() {
             if CONTEXT.contains(&name.as_str()) {
                 let _: Option<()> = self.problem(name, Problem::Unreadable);
             } else {
-                let name = self.general_path(name);
-                *self.sink.unused.fields.entry(name).or_default() += 1;
+                self.leave(name);
             }
         }
+    }
+
+    /// Notes those of `names` that say something beside `used`, which says the same.
+    pub(crate) fn leave_others(&mut self, names: &[&str], used: &str) {
+        for name in names.iter().filter(|name| **name != used) {
+            if self.given(name).is_some() {
+                self.leave(name);
+            }
+        }
+    }
+
+    fn leave(&mut self, name: &str) {
+        let name = self.general_path(name);
+        *self.sink.remarks.unused.entry(name).or_default() += 1;
+    }
+
+    /// Notes that a field became part of the prompt.
+    pub(crate) fn join(&mut self, name: &str) {
+        *self.sink.remarks.joined.entry(name.to_owned()).or_default() += 1;
+    }
+
+    /// As [`Fields::optional_text`], of a text that becomes part of the prompt.
+    pub(crate) fn joined_text(&mut self, name: &str) -> Option<Option<String>> {
+        let text = self.optional_text(name)?;
+        if text.is_some() {
+            self.join(name);
+        }
+        Some(text)
     }
 
     /// The field's path with every index left out, so that all messages of a conversation share one.
@@ -355,7 +392,7 @@ impl<'a> Fields<'a> {
 
     /// A text, if it says something. The outer `None` means that it is there and wrong.
     pub(crate) fn optional_text(&mut self, name: &str) -> Option<Option<String>> {
-        let blank = |value: &&Value| value.as_str().is_some_and(|text| text.trim().is_empty() && !text.contains('\0'));
+        let blank = |value: &&Value| value.as_str().is_some_and(|text| text.trim().is_empty());
         match self.get(name).filter(|value| !blank(value)) {
             None => Some(None),
             Some(value) => self.text_of(name, value, false).map(Some),
@@ -417,8 +454,14 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Fields that hold what a model would have to read beside the words.
-const CONTEXT: [&str; 12] = [
+/// Fields that change what is answered: words around the prompt, where a shape does not read them, and what
+/// is no text.
+const CONTEXT: [&str; 17] = [
+    "system",
+    "system_prompt",
+    "history",
+    "input",
+    "context",
     "tools",
     "functions",
     "tool_calls",

@@ -73,7 +73,7 @@ pub use crate::{
     error::{Error, Problem, Problems, RecordError},
     gguf::GgufTokenizer,
     hygiene::{CapReport, DedupReport, LeakCheck, Split, SplitPlan, cap_per_user, dedup},
-    json::Unused,
+    json::Remarks,
     leak::{Leak, Shared, Side},
     micro::micro_batches,
     origin::Origin,

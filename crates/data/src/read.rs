@@ -5,7 +5,7 @@ use crate::{
     bytes::{self, Limits},
     entry::{Entry, Shape},
     error::{Error, Problem, Problems, RecordError},
-    json::{self, Sink, Unused, type_name},
+    json::{self, Remarks, Sink, type_name},
     record::Record,
     shapes::house::default_id,
 };
@@ -20,8 +20,8 @@ pub struct Read<T> {
     /// What was left out of data sets that are known to hold unusable records (hh-rlhf's
     /// comparisons whose sides answer different prompts), with the reason.
     pub skipped: Vec<RecordError>,
-    /// What else stands in the files and is not used, one entry for each file that holds such.
-    pub unused: Vec<Unused>,
+    /// What else is to be said of the files, one entry for each of which there is something.
+    pub remarks: Vec<Remarks>,
 }
 
 /// Reads all `paths` as records of kind `T`: [`Prompt`](crate::Prompt),
@@ -47,7 +47,7 @@ pub struct Read<T> {
 ///
 /// Beside a prompt that is text, `system`, `history` (pairs of turns) and `input` become part of the
 /// conversation; beside messages `system` does. `tools`, `images` and their like are refused, and every other
-/// field is named in [`Read::unused`]. A comparison of two texts without a prompt is split where they part.
+/// field is named in [`Read::remarks`]. A comparison of two texts without a prompt is split where they part.
 /// A blank optional field counts as absent, and 1.0 is an integer.
 ///
 /// A `.txt` file is one document, or one per article when its first line is a WikiText title
@@ -71,14 +71,14 @@ pub fn read_reporting<T: Record>(
     limits: &Limits,
     done: &mut dyn FnMut(u64),
 ) -> Result<Read<T>, Error> {
-    let mut read = Read { records: Vec::new(), skipped: Vec::new(), unused: Vec::new() };
+    let mut read = Read { records: Vec::new(), skipped: Vec::new(), remarks: Vec::new() };
     let mut problems = Vec::new();
     for path in paths {
         let mut sink = Sink::new(path.as_ref(), limits.spread);
         read_file(path.as_ref(), limits, &mut read.records, &mut sink, done)?;
         problems.append(&mut sink.problems);
-        read.unused.extend(sink.unused());
         read.skipped.append(&mut sink.skipped);
+        read.remarks.extend(Some(sink.remarks).filter(|remarks| !remarks.is_empty()));
     }
     problems.append(&mut repeats(&read.records));
     if problems.is_empty() { Ok(read) } else { Err(Problems(problems).into()) }
@@ -155,7 +155,7 @@ impl<T: Record> Values<'_, T> {
         if let Some(shape) = self.shape {
             for (line, value) in std::mem::take(&mut self.waiting) {
                 let mut entry = Entry { shape, value: &value, line, sink: self.sink };
-                entry.note_unused();
+                entry.remark();
                 self.records.extend(T::extract(&mut entry).unwrap_or_default());
             }
         }

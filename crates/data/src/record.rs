@@ -61,7 +61,7 @@ impl Message {
 
 /// Who speaks.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
+#[serde(try_from = "String", into = "String")]
 pub enum Role {
     /// Standing instructions.
     System,
@@ -84,22 +84,33 @@ impl Role {
         }
     }
 
+    /// The role of this word; `None` of a word that no published template knows.
+    pub fn named(word: &str) -> Option<Role> {
+        let known = [Role::System, Role::User, Role::Assistant].into_iter().find(|role| role.as_str() == word);
+        known.or_else(|| Role::OTHERS.contains(&word).then(|| Role::Other(word.into())))
+    }
+
+    /// The words of [`Role::Other`] that published chat templates know.
+    pub(crate) const OTHERS: [&str; 7] =
+        ["tool", "developer", "function", "ipython", "observation", "environment", "context"];
+
     /// Whether the model may answer to this voice: a person, or a tool, but not itself or its instructions.
-    pub fn is_answered(&self) -> bool {
+    pub(crate) fn is_answered(&self) -> bool {
         matches!(self, Role::User | Role::Other(_))
     }
-}
 
-impl From<&str> for Role {
-    fn from(word: &str) -> Role {
-        let known = [Role::System, Role::User, Role::Assistant].into_iter().find(|role| role.as_str() == word);
-        known.unwrap_or_else(|| Role::Other(word.into()))
+    /// What [`Role::named`] takes, for messages.
+    pub(crate) fn allowed() -> String {
+        let others = Role::OTHERS.map(|word| format!("`{word}`")).join(", ");
+        format!("`system`, `user` or `assistant`, or a further voice that templates know: {others}")
     }
 }
 
-impl From<String> for Role {
-    fn from(word: String) -> Role {
-        word.as_str().into()
+impl TryFrom<String> for Role {
+    type Error = String;
+
+    fn try_from(word: String) -> Result<Role, String> {
+        Role::named(&word).ok_or_else(|| format!("unknown role `{word}`; it must be {}", Role::allowed()))
     }
 }
 

@@ -119,7 +119,7 @@ pub struct EncodeReport {
     pub special_tokens: usize,
     /// Pairs of completions that are ranked and equal, token by token. They form no pair.
     pub equal_pairs: usize,
-    /// Records with a message of which the chat template writes nothing: it does not know the role.
+    /// Records with a message, of the system or of a further voice, of which the chat template writes nothing.
     pub unwritten: usize,
 }
 
@@ -196,10 +196,11 @@ impl Encoder<'_> {
         records: &[R],
         encode: impl Fn(&mut Run<'_>, usize, &R) -> Result<I, Error>,
     ) -> Result<(Vec<T>, EncodeReport), Error> {
-        let mut run = Run { encoder: self, report: EncodeReport::default(), problems: Vec::new() };
+        let mut run = Run { encoder: self, report: EncodeReport::default(), problems: Vec::new(), unwritten: false };
         let mut kept = Vec::new();
         for (i, record) in records.iter().enumerate() {
             kept.extend(encode(&mut run, i, record)?);
+            run.report.unwritten += usize::from(std::mem::take(&mut run.unwritten));
         }
         run.report.kept = kept.len();
         if run.problems.is_empty() { Ok((kept, run.report)) } else { Err(Problems(run.problems).into()) }
@@ -224,6 +225,8 @@ struct Run<'a> {
     encoder: &'a Encoder<'a>,
     report: EncodeReport,
     problems: Vec<RecordError>,
+    /// Whether the template left out a message of the present record.
+    unwritten: bool,
 }
 
 impl<'a> Run<'a> {
@@ -260,7 +263,7 @@ impl<'a> Run<'a> {
         };
         let other: Vec<String> = conversation.messages.iter().filter(other).map(|m| m.content.clone()).collect();
         let asked = self.encoder.renderer.ask(conversation)?;
-        self.report.unwritten += usize::from(other.iter().any(|words| !asked.writes(words)));
+        self.unwritten |= other.iter().any(|words| !asked.writes(words));
         let tokens = asked.ids().len();
         if tokens == 0 {
             self.refuse(prompt, field, Problem::Empty);

@@ -15,6 +15,9 @@ pub struct Ranked {
     pub scores: Vec<f64>,
     /// What the labeler said: 1 is best, equal is a tie. Only the order counts.
     pub ranks: Vec<u32>,
+    /// The index of the first completion that is the same; empty where all differ. Two that are the same form
+    /// no pair: no score could tell them apart.
+    pub same_as: Vec<usize>,
     /// Tokens, for the "longer wins" baseline.
     pub lengths: Vec<usize>,
     /// What the gold judge gave, where there is one.
@@ -57,7 +60,7 @@ pub struct ReportCard {
     /// Accuracy by how much longer the better completion is, in tokens: far below zero the model
     /// must know more than length.
     pub by_length_gap: BTreeMap<String, Interval>,
-    /// Pairs that the labelers ordered; ties make none.
+    /// Pairs that the labelers ordered; ties make none, nor do two completions that are the same.
     pub pairs: usize,
     /// Records with at least one pair.
     pub records: usize,
@@ -136,6 +139,9 @@ fn check(ranked: &Ranked) -> Result<(), Error> {
     finite("scores", &ranked.scores)?;
     length("ranks", ranked.ranks.len(), ranked.scores.len())?;
     length("lengths", ranked.lengths.len(), ranked.scores.len())?;
+    if !ranked.same_as.is_empty() {
+        length("same_as", ranked.same_as.len(), ranked.scores.len())?;
+    }
     match &ranked.gold {
         Some(gold) => length("gold", gold.len(), ranked.scores.len()),
         None => Ok(()),
@@ -145,13 +151,16 @@ fn check(ranked: &Ranked) -> Result<(), Error> {
 fn ordered_pairs(record: usize, unit: usize, ranked: &Ranked) -> impl Iterator<Item = Pair> {
     let k = ranked.ranks.len();
     let all = (0..k).flat_map(move |better| (0..k).map(move |worse| (better, worse)));
-    all.filter(|&(better, worse)| ranked.ranks[better] < ranked.ranks[worse]).map(move |(better, worse)| Pair {
-        record,
-        unit,
-        margin: ranked.scores[better] - ranked.scores[worse],
-        length_gap: ranked.lengths[better] as i64 - ranked.lengths[worse] as i64,
-        gold_gap: ranked.gold.as_ref().map_or(0.0, |gold| gold[better] - gold[worse]),
-    })
+    let same = |a, b| !ranked.same_as.is_empty() && ranked.same_as[a] == ranked.same_as[b];
+    all.filter(move |&(better, worse)| ranked.ranks[better] < ranked.ranks[worse] && !same(better, worse)).map(
+        move |(better, worse)| Pair {
+            record,
+            unit,
+            margin: ranked.scores[better] - ranked.scores[worse],
+            length_gap: ranked.lengths[better] as i64 - ranked.lengths[worse] as i64,
+            gold_gap: ranked.gold.as_ref().map_or(0.0, |gold| gold[better] - gold[worse]),
+        },
+    )
 }
 
 /// 1 for a positive gap, half for none.
@@ -241,6 +250,16 @@ mod tests {
     }
 
     #[test]
+    fn completions_that_are_the_same_make_no_pair() {
+        let alike = |same_as: &[usize]| Ranked { same_as: same_as.to_vec(), ..ranked(&[1.0, 0.0, 1.0], &[1, 2, 3]) };
+        check_accuracy(&[alike(&[])], 0.5, 3);
+        check_accuracy(&[alike(&[0, 1, 2])], 0.5, 3);
+        check_accuracy(&[alike(&[0, 1, 0])], 0.5, 2);
+        assert!(report_card(&[alike(&[0, 0, 0])]).is_err(), "no pair is left");
+        assert!(report_card(&[alike(&[0])]).is_err());
+    }
+
+    #[test]
     fn everything_on_the_card_by_hand() {
         let records = [
             Ranked {
@@ -248,6 +267,7 @@ mod tests {
                 ranks: vec![1, 2, 3],
                 lengths: vec![30, 10, 10],
                 gold: Some(vec![5.0, 3.0, 3.0]),
+                same_as: Vec::new(),
                 prompt: None,
                 labeler: Some("ann".into()),
                 use_case: Some("chat".into()),
@@ -258,6 +278,7 @@ mod tests {
                 ranks: vec![1, 2],
                 lengths: vec![5, 9],
                 gold: Some(vec![1.0, 2.0]),
+                same_as: Vec::new(),
                 prompt: None,
                 labeler: Some("bob".into()),
                 use_case: Some("chat".into()),

@@ -1,11 +1,11 @@
 //! `data check` and `data split`: what a file of records holds, before anything trains on it.
 
 use crate::{
-    prepare::left_out,
+    prepare::account,
     terminal::{print, say},
 };
 use anyhow::{Context, Result, bail};
-use instruct_data::{Demonstration, Limits, PretrainText, Prompt, Ranking, Read, Record, SplitPlan, dedup, read};
+use instruct_data::{Demonstration, Limits, PretrainText, Prompt, Ranking, Record, SplitPlan, dedup, read};
 use std::path::{Path, PathBuf};
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -89,7 +89,7 @@ fn check<T: Record>(files: &[PathBuf]) -> Result<()> {
     let read = read::<T>(files, &Limits::default())?;
     let found = read.records.len();
     read.skipped.iter().for_each(|skipped| say(&format!("skipped: {skipped}")));
-    read.unused.iter().for_each(|unused| say(&unused.to_string()));
+    read.remarks.iter().for_each(|remarks| say(&remarks.to_string()));
     let characters: usize = read.records.iter().flat_map(|r| r.texts()).map(|text| text.chars().count()).sum();
     let users: std::collections::BTreeSet<String> =
         read.records.iter().filter_map(|r| r.user().map(str::to_owned)).collect();
@@ -104,11 +104,10 @@ fn check<T: Record>(files: &[PathBuf]) -> Result<()> {
 }
 
 fn split<T: Record>(args: &SplitArgs) -> Result<()> {
-    let Read { records, skipped, unused } = read::<T>(&args.files, &Limits::default())?;
-    left_out("records", &skipped).iter().for_each(|line| say(line));
-    unused.iter().for_each(|unused| say(&unused.to_string()));
+    let read = read::<T>(&args.files, &Limits::default())?;
+    account("records", &read).iter().for_each(|line| say(line));
     let plan = SplitPlan { seed: args.seed, validation: args.validation, test: args.test };
-    let split = plan.split(records)?;
+    let split = plan.split(read.records)?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
     for (name, side) in [("train", &split.train), ("validation", &split.validation), ("test", &split.test)] {
         write::<T>(&args.out.join(format!("{name}.jsonl")), side)?;

@@ -2,6 +2,7 @@
 
 use crate::{
     config::{DeviceName, Precision},
+    prepare::account,
     prepare::{Base, Wording, device, open_base, open_decoder},
     terminal::{print, say},
 };
@@ -83,8 +84,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             complete(args, &model, &[("--prompt".to_owned(), "prompt".to_owned(), content)])
         }
         (None, Some(file)) => {
-            let records = read::<Prompt>(&[file], &Limits::default())?.records;
-            let prompts: Vec<_> = records.into_iter().map(|p| (p.origin.to_string(), p.id, p.content)).collect();
+            let read = read::<Prompt>(&[file], &Limits::default())?;
+            account("prompts", &read).iter().for_each(|line| say(line));
+            let prompts: Vec<_> = read.records.into_iter().map(|p| (p.origin.to_string(), p.id, p.content)).collect();
             complete(args, &model, &prompts)
         }
         (None, None) if std::io::stdin().is_terminal() => chat(args, &model),

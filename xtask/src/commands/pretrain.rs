@@ -1,6 +1,6 @@
 //! `pretrain`: a byte-level BPE and a small GPT-2-shaped base, from plain text alone.
 
-use crate::{listener::StageListener, progress::Progress, stages::save_model, terminal::say};
+use crate::{listener::StageListener, prepare::account, progress::Progress, stages::save_model, terminal::say};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 use instruct_data::{Limits, PretrainText, Tokenizer, read, text_windows, train_bpe};
@@ -67,7 +67,9 @@ pub const END: &str = "<|endoftext|>";
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     crate::listener::on_interrupt()?;
-    let texts = read::<PretrainText>(&args.text, &Limits::default())?.records;
+    let read = read::<PretrainText>(&args.text, &Limits::default())?;
+    account("texts", &read).iter().for_each(|line| say(line));
+    let texts = read.records;
     let start = if args.resume { Start::Resume } else { Start::Fresh };
     // Everything that can be refused comes before the run folder.
     let names = || args.text.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");

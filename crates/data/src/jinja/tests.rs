@@ -43,7 +43,7 @@ fn golden() -> Golden {
 }
 
 fn messages(turns: &[Turn]) -> Vec<Message> {
-    turns.iter().map(|turn| Message::new(turn.role.as_str().into(), &turn.content)).collect()
+    turns.iter().map(|turn| Message::new(Role::named(&turn.role).unwrap(), &turn.content)).collect()
 }
 
 impl Golden {

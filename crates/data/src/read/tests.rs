@@ -359,7 +359,7 @@ fn check_shape<T: Record + std::fmt::Debug>(line: &str, want: &str) {
 #[test]
 fn preferences_are_read_in_every_form_that_trl_has() {
     let check = check_shape::<Ranking>;
-    // TRL's `extract_prompt`, run by hand: the space goes with the completions.
+    // As in TRL's `extract_prompt` (commit 00cc012): the space goes with the completions.
     let blue = r#"{"prompt":"The sky is","completions":[" blue."," green."],"ranks":[1,2]}"#;
     check(r#"{"chosen":"The sky is blue.","rejected":"The sky is green."}"#, blue);
     check(
@@ -439,25 +439,47 @@ fn what_stands_beside_a_prompt_becomes_part_of_it() {
     );
 }
 
+#[track_caller]
+fn check_remarks<T: Record + std::fmt::Debug>(lines: &str, want: &str) {
+    let read = read_bytes::<T>("f.jsonl", lines.as_bytes()).unwrap();
+    let remarks: Vec<String> = read.remarks.iter().map(ToString::to_string).collect();
+    assert!(remarks.len() == 1 && remarks[0].ends_with(&format!("f.jsonl: {want}")), "{remarks:?}");
+}
+
 #[test]
 fn nothing_is_left_out_without_a_word() {
     let line = r#"{"prompt":"a","completion":"b","score":1,"source":"x","tools":[],"model":null}"#;
-    let read = read_bytes::<Demonstration>("f.jsonl", format!("{line}\n{line}").as_bytes()).unwrap();
-    let unused: Vec<String> = read.unused.iter().map(ToString::to_string).collect();
-    assert_eq!(unused.len(), 1);
-    assert!(
-        unused[0].ends_with("f.jsonl: not used: field `score` of 2 records, field `source` of 2 records"),
-        "{unused:?}"
+    check_remarks::<Demonstration>(&format!("{line}\n{line}"), "not used: 2 `score`, 2 `source`");
+    check_remarks::<Prompt>(r#"{"turns":["a","b","c"]}"#, "not used: 2 later turns of questions");
+    check_remarks::<Demonstration>(
+        r#"{"messages":[{"role":"user","content":"a","name":"x"},{"role":"assistant","content":"b","name":"y"}]}"#,
+        "not used: 2 `messages[].name`",
     );
-    let read = read_bytes::<Prompt>("f.jsonl", br#"{"turns":["a","b","c"]}"#).unwrap();
-    assert!(read.unused[0].to_string().ends_with("not used: 2 later turns of questions"));
-    let spoken =
-        r#"{"messages":[{"role":"user","content":"a","name":"x"},{"role":"assistant","content":"b","name":"y"}]}"#;
-    let read = read_bytes::<Demonstration>("f.jsonl", spoken.as_bytes()).unwrap();
-    assert!(
-        read.unused[0].to_string().ends_with("not used: field `messages[].name` of 2 records"),
-        "{:?}",
-        read.unused
+    // What is said twice is used once.
+    check_remarks::<Demonstration>(
+        r#"{"prompt":"a","instruction":"b","completion":"c","output":"d","system":"e","system_prompt":"f"}"#,
+        "part of the prompt: 1 `system`; not used: 1 `instruction`, 1 `output`, 1 `system_prompt`",
+    );
+    check_remarks::<Demonstration>(
+        r#"{"prompt":"a","messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#,
+        "not used: 1 `prompt`",
+    );
+    check_remarks::<Ranking>(
+        r#"{"prompt":"a","chosen":"b","rejected":"c","labeler":"l","response":"b"}"#,
+        "not used: 1 `labeler`, 1 `response`",
+    );
+    check_remarks::<Demonstration>(
+        r#"{"prompt":"a","system":"s","history":[["x","y"]],"input":"i","completion":"b"}"#,
+        "part of the prompt: 1 `history`, 1 `input`, 1 `system`",
+    );
+    check_remarks::<Ranking>(
+        r#"{"chosen":"\n\nHuman: a\n\nAssistant: \n\nHuman: b\n\nAssistant: c","rejected":"\n\nHuman: a\n\nAssistant: \n\nHuman: b\n\nAssistant: d"}"#,
+        "not used: 1 empty turns of transcripts",
+    );
+    // A transcript has no place for further words.
+    check_line::<Ranking>(
+        r#"{"system":"s","chosen":"\n\nHuman: a\n\nAssistant: b","rejected":"\n\nHuman: a\n\nAssistant: c"}"#,
+        "field `system` changes what is answered and is not read; write it as text, or remove it",
     );
 }
 

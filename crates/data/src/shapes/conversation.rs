@@ -34,9 +34,13 @@ pub(crate) fn content(fields: &mut Fields<'_>, name: &str, mut messages: Vec<Mes
 
 /// The standing instructions beside a prompt.
 pub(crate) fn system(fields: &mut Fields<'_>) -> Option<Option<String>> {
-    let name = fields.first_given(&["system", "system_prompt"]).unwrap_or("system");
-    fields.optional_text(name)
+    let name = fields.first_given(&SYSTEMS).unwrap_or(SYSTEMS[0]);
+    fields.leave_others(&SYSTEMS, name);
+    fields.joined_text(name)
 }
+
+/// Fields in which they may stand.
+const SYSTEMS: [&str; 2] = ["system", "system_prompt"];
 
 /// A conversation that the model may answer.
 pub(crate) fn ending_with_user(fields: &mut Fields<'_>, name: &str, messages: Vec<Message>) -> Option<Content> {
@@ -80,7 +84,7 @@ fn messages_of(fields: &mut Fields<'_>, name: &str, values: &[Value], may_be_emp
 
 fn message(fields: &mut Fields<'_>, name: &str, value: &Value, may_be_empty: bool) -> Option<Message> {
     let mut inner = fields.inner(value, name)?;
-    inner.only(&["role", "content", "from", "value"]);
+    inner.only(&[&["role", "content", "from", "value"]]);
     let shared = !inner.has("role") && inner.has("from");
     let (role, content) = if shared { ("from", "value") } else { ("role", "content") };
     let role = inner.text(role).and_then(|word| voice(&mut inner, role, &word));
@@ -98,16 +102,9 @@ fn voice(fields: &mut Fields<'_>, name: &str, word: &str) -> Option<Role> {
         "gpt" | "chatgpt" | "bing" | "bard" if name == "from" => "assistant",
         other => other,
     };
-    if ["system", "user", "assistant"].contains(&word) || OTHERS.contains(&word) {
-        return Some(word.into());
-    }
-    let others = OTHERS.map(|other| format!("`{other}`")).join(", ");
-    let allowed = format!("`system`, `user` or `assistant`, or a further voice that templates know: {others}");
-    fields.problem(name, Problem::OutOfRange { found: format!("`{word}`"), allowed })
+    let problem = || Problem::OutOfRange { found: format!("`{word}`"), allowed: Role::allowed() };
+    Role::named(word).or_else(|| fields.problem(name, problem()))
 }
-
-/// Further voices that published chat templates know.
-const OTHERS: [&str; 7] = ["tool", "developer", "function", "ipython", "observation", "environment", "context"];
 
 /// What a message says: a text, or parts that are all text.
 fn words(fields: &mut Fields<'_>, name: &str, value: &Value, may_be_empty: bool) -> Option<String> {

@@ -20,7 +20,8 @@ pub(crate) fn ranking(fields: &mut Fields<'_>) -> Option<Ranking> {
     if prompt != other {
         return fields.skip("rejected", Problem::Inconsistent);
     }
-    let mut messages = turns(&prompt);
+    let (mut messages, empty) = turns(&prompt);
+    fields.leave_out("empty turns of transcripts", empty);
     if let Some(before) = preface(&prompt) {
         messages.insert(0, Message::new(Role::System, before));
     }
@@ -54,9 +55,10 @@ fn preface(text: &str) -> Option<&str> {
     Some(text[..end].trim()).filter(|before| !before.is_empty())
 }
 
-/// The turns of a transcript. Four transcripts let the assistant speak twice in a row: one turn of
+/// The turns of a transcript, and how many more say nothing. Four transcripts let the assistant speak twice in a row: one turn of
 /// two paragraphs, because chat templates want the roles to alternate.
-fn turns(text: &str) -> Vec<Message> {
+fn turns(text: &str) -> (Vec<Message>, usize) {
+    let mut empty = 0;
     let mut messages: Vec<Message> = Vec::new();
     let mut rest = text;
     while let Some((role, start)) = next_turn(rest) {
@@ -64,13 +66,13 @@ fn turns(text: &str) -> Vec<Message> {
         let end = next_turn(rest).map_or(rest.len(), |(role, start)| start - mark(&role).len());
         let said = rest[..end].trim();
         match messages.last_mut() {
-            _ if said.is_empty() => {}
+            _ if said.is_empty() => empty += 1,
             Some(last) if last.role == role => last.content = format!("{}\n\n{said}", last.content),
             _ => messages.push(Message::new(role, said)),
         }
         rest = &rest[end..];
     }
-    messages
+    (messages, empty)
 }
 
 fn mark(role: &Role) -> &'static str {

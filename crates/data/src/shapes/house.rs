@@ -2,7 +2,7 @@
 //! same keys; Alpaca's, Dolly's and ShareGPT's have other names for them.
 
 use crate::{
-    entry::PROMPTS,
+    entry::{COMPLETIONS, PROMPTS},
     error::Problem,
     json::Fields,
     origin::Origin,
@@ -30,6 +30,7 @@ pub(crate) fn demonstration(fields: &mut Fields<'_>) -> Option<Demonstration> {
     let Some(name) = whole_conversation(fields) else {
         let content = content(fields);
         let name = fields.first_given(&COMPLETIONS).unwrap_or(COMPLETIONS[0]);
+        fields.leave_others(&COMPLETIONS, name);
         let completion = fields.required(name).and_then(|value| conversation::reply(fields, name, value, false));
         let prompt = attributes(fields, content);
         return Some(Demonstration { prompt: prompt?, completion: completion? });
@@ -47,13 +48,14 @@ pub(crate) fn demonstration(fields: &mut Fields<'_>) -> Option<Demonstration> {
     Some(Demonstration { prompt: attributes(fields, content)?, completion: last.content })
 }
 
-/// Fields in which a demonstration's completion may stand.
-const COMPLETIONS: [&str; 3] = ["completion", "output", "response"];
-
 /// The field of the messages that are a whole conversation, because no completion stands beside them.
 fn whole_conversation(fields: &mut Fields<'_>) -> Option<&'static str> {
-    let alone = fields.first_given(&COMPLETIONS).is_none() && !fields.has("completions");
-    if alone { ["messages", "conversations"].into_iter().find(|name| fields.has(name)) } else { None }
+    if fields.first_given(&COMPLETIONS).is_some() || fields.has("completions") {
+        return None;
+    }
+    let name = ["messages", "conversations"].into_iter().find(|name| fields.has(name))?;
+    fields.leave_others(&PROMPTS, name);
+    Some(name)
 }
 
 /// A prompt with `completions`, `ranks` and what the labeler said about them.
@@ -161,8 +163,9 @@ fn continued(fields: &mut Fields<'_>, name: &str, content: &Content, side: Side)
 /// Where two texts part, in bytes, as TRL's `extract_prompt` has it: a space before the first difference
 /// belongs to the completions, and of a text that begins the other the last character is its completion.
 fn parting(a: &str, b: &str) -> usize {
-    let mut shared = a.char_indices().zip(b.chars()).take_while(|((_, a), b)| a == b).map(|((at, c), _)| (at, c));
-    let Some((last, c)) = shared.by_ref().last() else { return 0 };
+    let Some(((last, c), _)) = a.char_indices().zip(b.chars()).take_while(|((_, a), b)| a == b).last() else {
+        return 0;
+    };
     let end = last + c.len_utf8();
     let whole = end == a.len().min(b.len());
     if whole || c == ' ' { last } else { end }
@@ -224,6 +227,7 @@ pub(crate) fn check_ranks(ranks: &[i64]) -> Result<Vec<u32>, Problem> {
 /// The words of the prompt, with what stands beside them.
 fn content(fields: &mut Fields<'_>) -> Option<Content> {
     let name = PROMPTS.into_iter().find(|name| fields.has(name)).unwrap_or(PROMPTS[0]);
+    fields.leave_others(&PROMPTS, name);
     let text = name == "prompt" || name == "instruction";
     match fields.required(name)? {
         Value::String(_) if text => {
@@ -241,10 +245,10 @@ fn content(fields: &mut Fields<'_>) -> Option<Content> {
 }
 
 /// A prompt that is text, as the turn of a person: `input` (Dolly's `context`) follows the text on a line of
-/// its own, and `system` and `history` stand before it, as LLaMA-Factory reads Alpaca's records.
+/// its own, and `system` and `history` stand before it, as LLaMA-Factory (commit 02e2fb3) reads Alpaca's records.
 fn around(fields: &mut Fields<'_>, text: String) -> Option<Content> {
-    let input = fields.optional_text("input");
-    let context = fields.optional_text("context");
+    let input = fields.joined_text("input");
+    let context = fields.joined_text("context");
     let system = conversation::system(fields);
     let history = history(fields);
     let (input, context) = (input?.unwrap_or_default(), context?.unwrap_or_default());
@@ -264,6 +268,7 @@ fn around(fields: &mut Fields<'_>, text: String) -> Option<Content> {
 /// Earlier turns, as pairs of what the person and the model said.
 fn history(fields: &mut Fields<'_>) -> Option<Vec<Message>> {
     let Some(value) = fields.given("history") else { return Some(Vec::new()) };
+    fields.join("history");
     let Value::Array(turns) = value else { return fields.wrong_type("history", "an array of pairs of strings", value) };
     let mut messages = Vec::new();
     for (i, turn) in turns.iter().enumerate() {

@@ -93,6 +93,31 @@ fn completions_beyond_the_cap_leave_their_group() {
 }
 
 #[test]
+fn equal_completions_are_counted_pair_by_pair() {
+    let case = Case::new();
+    let completions = ["yes", "no", " yes"].map(str::to_owned).into();
+    let ranking = Ranking { completions, ranks: vec![1, 2, 3], ..comparison(prompt(1, "x"), Default::default()) };
+    let (kept, report) = case.encoder(64, 64, Overlong::Refuse).rankings(&[ranking]).unwrap();
+    assert_eq!((kept[0].completions.len(), report.equal_pairs), (3, 1), "the template strips the space");
+}
+
+#[test]
+fn messages_that_a_template_does_not_write_are_counted_once_a_record() {
+    let deaf = "{% for m in messages %}{% if m.role != 'tool' %}{{ m.content }}|{% endif %}{% endfor %}";
+    let talk = |role: &str| {
+        let turns = [(Role::User, "a"), (Role::named(role).unwrap(), "4"), (Role::Assistant, "b"), (Role::User, "c")];
+        let messages = turns.into_iter().map(|(role, said)| Message::new(role, said)).collect();
+        let prompt = Prompt { content: Content::Messages(Conversation { messages }), ..prompt(1, "") };
+        Demonstration { prompt, completion: "d".to_owned() }
+    };
+    let renderer = Renderer::new(tokenizer(), Template::chat(deaf, &tokenizer()).unwrap()).unwrap();
+    let caps = Caps { prompt: 64, completion: 64 };
+    let encoder = Encoder { renderer: &renderer, caps, overlong: Overlong::Refuse, loss: Loss::All };
+    let (kept, report) = encoder.demonstrations(&[talk("tool"), talk("developer")]).unwrap();
+    assert_eq!((kept.len(), report.unwritten), (4, 1));
+}
+
+#[test]
 fn records_that_spell_special_tokens_are_words_and_counted() {
     let case = Case::new();
     let records = [prompt(1, "what is <e>?"), prompt(2, "what is e?")];

@@ -246,6 +246,33 @@ fn slow_iteration(state: &State, reference: &Decoder, plan: &Plan, samples: &[se
     out
 }
 
+/// A reward that is 0 for everybody, from a policy that is its own reference and a critic of zeros.
+#[track_caller]
+fn check_idle(plan: &Plan) {
+    let mut state = state(plan);
+    let reference = state.policy.deep_copy().unwrap();
+    let zeros = |model: &Decoder| model.params().set("score.weight", &[0.0; 16]).unwrap();
+    state.value.as_ref().map_or_else(|| zeros(&state.policy), zeros);
+    let start = state.policy.params().with_weights(|weights| weights.to_vec()).unwrap();
+    let nothing = |episodes: &[Episode]| -> Scores { Ok(vec![0.0; episodes.len()]) };
+    let (prompts, windows) = (prompts(), windows());
+    let idle = Task { score: &nothing, ..task(&reference, &prompts, &windows) };
+    train(&mut state, &idle, plan, &mut |_| Ok(Flow::Continue)).unwrap();
+    assert!(state.policy_optimizer.is_idle());
+    assert_eq!(state.policy.params().with_weights(|weights| weights.to_vec()).unwrap(), start);
+    // Once rewards differ, the check is due, and a parameter that is cut off is found.
+    let plan = &Plan { episodes: plan.episodes + plan.batch as u64, ..plan.clone() };
+    train(&mut state, &task(&reference, &prompts, &windows), plan, &mut |_| Ok(Flow::Continue)).unwrap();
+    assert!(!state.policy_optimizer.is_idle());
+}
+
+#[test]
+fn a_reward_that_is_the_same_for_all_is_no_dead_parameter() {
+    for plan in [plan(), with_head(plan())] {
+        check_idle(&Plan { adam: instruct_optim::AdamConfig { weight_decay: 0.0, ..plan.adam }, ..plan });
+    }
+}
+
 #[track_caller]
 fn check_iteration(plan: Plan) {
     let plan = Plan { episodes: 8, ..plan };

@@ -106,6 +106,22 @@ fn first_step(groups: &[Group], plan: &Plan, micro_tokens: usize) -> Vec<(&'stat
 }
 
 #[test]
+fn equal_completions_teach_nothing_and_stop_nothing() {
+    let same = Group { completions: vec![ids(7, 3); 2], ..group(1, &[1, 2]) };
+    // The first of three is the second's equal and ranked above it: two pairs remain of three.
+    let some = Group { completions: vec![ids(7, 3), ids(7, 3), ids(8, 4)], ..group(1, &[1, 2, 3]) };
+    let apart = Group { completions: vec![ids(7, 3), ids(8, 4)], ..group(1, &[1, 2]) };
+    assert_eq!((same.pairs().len(), some.pairs()), (0, vec![(0, 2), (1, 2)]));
+    let loss = |groups: &[Group]| first_step(groups, &plan(), 10_000)[0].1;
+    assert!((loss(&[same.clone(), some]) - loss(std::slice::from_ref(&apart))).abs() < 1e-6);
+    let nothing =
+        train(&mut State::new(model(Path::Fused), &plan()).unwrap(), &[same], &plan(), compute(), &mut |_| {
+            Ok(Flow::Continue)
+        });
+    assert!(matches!(nothing, Err(Error::NoPairs { groups: 1 })));
+}
+
+#[test]
 fn the_loss_of_a_step_is_equation_1_pair_by_pair() {
     let all = groups();
     let alone: Vec<&[Group]> = all.chunks(1).collect();
