@@ -101,7 +101,8 @@ fn every_unusable_field_says_what_and_where() {
     check_line::<Prompt>(r#"{"messages":[]}"#, "field `messages` is empty; fill it or remove the record");
     check_line::<Prompt>(
         r#"{"messages":[{"role":"user","content":"a"},{"role":"bot","content":"b"}]}"#,
-        "field `messages[1].role` is `bot`; it must be `system`, `user` or `assistant`",
+        "field `messages[1].role` is `bot`; it must be `system`, `user` or `assistant`, or a further voice that templates know: \
+         `tool`, `developer`, `function`, `ipython`, `observation`, `environment`, `context`",
     );
     check_line::<Prompt>(
         r#"{"messages":[{"role":"system","content":"a"}]}"#,
