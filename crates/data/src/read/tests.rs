@@ -348,13 +348,16 @@ fn shapes_of_others_become_the_houses() {
     );
 }
 
-/// What a record becomes, as a line of the house format without the id.
+/// What a record becomes, as a line of the house format without the id. `case` is its row in
+/// docs/compatibility.md.
 #[track_caller]
-fn check_shape<T: Record + std::fmt::Debug>(line: &str, want: &str) {
+fn check_shape<T: Record + std::fmt::Debug>(case: &str, line: &str, want: &str) {
     let records =
         read_bytes::<T>("f.jsonl", line.as_bytes()).unwrap_or_else(|problem| panic!("{line}: {problem}")).records;
     let lines: Vec<String> = records.iter().map(|record| record.to_line().replace(r#""id":"f-1","#, "")).collect();
-    assert_eq!(lines, [want], "{line}");
+    let differing = lines.iter().filter(|line| *line != want).count() + lines.len().abs_diff(1);
+    instruct_claims::holds("text/records", case, differing as f64, 0.0);
+    assert_eq!(lines, [want], "{case}: {line}");
 }
 
 #[test]
@@ -362,8 +365,13 @@ fn preferences_are_read_in_every_form_that_trl_has() {
     let check = check_shape::<Ranking>;
     // As in TRL's `extract_prompt` (commit 00cc012): the space goes with the completions.
     let blue = r#"{"prompt":"The sky is","completions":[" blue."," green."],"ranks":[1,2]}"#;
-    check(r#"{"chosen":"The sky is blue.","rejected":"The sky is green."}"#, blue);
     check(
+        "TRL preference: texts without a prompt, the space to the completions",
+        r#"{"chosen":"The sky is blue.","rejected":"The sky is green."}"#,
+        blue,
+    );
+    check(
+        "TRL preference: one text begins the other",
         r#"{"chosen":"One, two","rejected":"One, two, three"}"#,
         r#"{"prompt":"One, tw","completions":["o","o, three"],"ranks":[1,2]}"#,
     );
@@ -374,24 +382,47 @@ fn preferences_are_read_in_every_form_that_trl_has() {
     let talk = |last: &str| format!(r#"[{{"role":"user","content":"Q?"}},{{"role":"assistant","content":"{last}"}}]"#);
     let want = r#"{"messages":[{"role":"user","content":"Q?"}],"completions":["a","b"],"ranks":[1,2]}"#;
     let (a, b) = (talk("a"), talk("b"));
-    check(&format!(r#"{{"chosen":{a},"rejected":{b}}}"#), want);
+    check("TRL preference: conversations without a prompt", &format!(r#"{{"chosen":{a},"rejected":{b}}}"#), want);
     // The prompt as a text beside whole conversations, as UltraFeedback has it.
-    check(&format!(r#"{{"prompt":"Q?","chosen":{a},"rejected":{b}}}"#), want);
-    check(&format!(r#"{{"prompt":[{{"role":"user","content":"Q?"}}],"chosen":{a},"rejected":{b}}}"#), want);
+    check(
+        "TRL preference: a text beside whole conversations",
+        &format!(r#"{{"prompt":"Q?","chosen":{a},"rejected":{b}}}"#),
+        want,
+    );
+    let messages = r#""prompt":[{"role":"user","content":"Q?"}]"#;
+    check(
+        "TRL preference: messages beside whole conversations",
+        &format!(r#"{{{messages},"chosen":{a},"rejected":{b}}}"#),
+        want,
+    );
+    let one = |said: &str| format!(r#"[{{"role":"assistant","content":"{said}"}}]"#);
+    check(
+        "TRL preference: messages, and one message on each side",
+        &format!(r#"{{{messages},"chosen":{},"rejected":{}}}"#, one("a"), one("b")),
+        want,
+    );
+    check(
+        "TRL preference: texts",
+        r#"{"prompt":"p","chosen":"a","rejected":"b"}"#,
+        r#"{"prompt":"p","completions":["a","b"],"ranks":[1,2]}"#,
+    );
     check_line::<Ranking>(
         &format!(r#"{{"prompt":"P?","chosen":{a},"rejected":{b}}}"#),
         "field `chosen` is a conversation without the words of `prompt`; make them agree, or remove one",
     );
     // A column `turns` that counts, and ranks as pandas writes them.
     check(
+        "distilabel: a column `turns` that counts",
         r#"{"turns":1,"prompt":"p","chosen":"a","rejected":"b"}"#,
         r#"{"prompt":"p","completions":["a","b"],"ranks":[1,2]}"#,
     );
     check(
+        "K completions: ranks as fractions, blank fields",
         r#"{"prompt":"p","completions":["a","b"],"ranks":[2.0,1.0],"user":"","use_case":" ","labeler":"","quality":[]}"#,
         r#"{"prompt":"p","completions":["a","b"],"ranks":[2,1]}"#,
     );
     check(
+        "ShareGPT preference",
         r#"{"conversations":[{"from":"human","value":"Q?"}],"chosen":{"from":"gpt","value":"a"},"rejected":{"from":"gpt","value":"b"}}"#,
         want,
     );
@@ -401,27 +432,33 @@ fn preferences_are_read_in_every_form_that_trl_has() {
 fn what_stands_beside_a_prompt_becomes_part_of_it() {
     let check = check_shape::<Demonstration>;
     check(
+        "Alpaca",
         r#"{"instruction":"Translate.","input":"a dog","output":"un chien"}"#,
         r#"{"prompt":"Translate.\na dog","completion":"un chien"}"#,
     );
     check(
+        "Dolly",
         r#"{"instruction":"Say.","context":"It rains.","response":"Rain."}"#,
         r#"{"prompt":"Say.\nIt rains.","completion":"Rain."}"#,
     );
     check(
+        "Alpaca: system and history",
         r#"{"prompt":"c","system":"s","history":[["a","b"]],"completion":"d"}"#,
         r#"{"messages":[{"role":"system","content":"s"},{"role":"user","content":"a"},{"role":"assistant","content":"b"},{"role":"user","content":"c"}],"completion":"d"}"#,
     );
     // An empty system message stays: a template may write it.
     check(
+        "messages: an empty system message",
         r#"{"messages":[{"role":"system","content":""},{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#,
         r#"{"messages":[{"role":"system","content":""},{"role":"user","content":"a"}],"completion":"b"}"#,
     );
     check(
+        "ShareGPT",
         r#"{"conversations":[{"from":"system","value":"s"},{"from":"human","value":"a"},{"from":"gpt","value":"b"}]}"#,
         r#"{"messages":[{"role":"system","content":"s"},{"role":"user","content":"a"}],"completion":"b"}"#,
     );
     check(
+        "messages: content in parts, a tool's turn",
         r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a"}]},{"role":"tool","content":"4"},{"role":"assistant","content":"b"}]}"#,
         r#"{"messages":[{"role":"user","content":"a"},{"role":"tool","content":"4"}],"completion":"b"}"#,
     );
@@ -494,12 +531,19 @@ fn transcripts_keep_what_stands_before_their_first_mark() {
     };
     // Trimmed, as sets are that went through a table.
     check(
+        "hh-rlhf: trimmed",
         r#"{"chosen":"Human: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d","rejected":"Human: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: e"}"#,
         &three(""),
     );
     check(
+        "hh-rlhf: words before the first turn",
         r#"{"chosen":"Be kind.\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d","rejected":"Be kind.\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: e"}"#,
         &three(r#"{"role":"system","content":"Be kind."},"#),
+    );
+    check(
+        "hh-rlhf",
+        r#"{"chosen":"\n\nHuman: a\n\nAssistant: b","rejected":"\n\nHuman: a\n\nAssistant:"}"#,
+        r#"{"messages":[{"role":"user","content":"a"}],"completions":["b",""],"ranks":[1,2]}"#,
     );
     let last = r#"{"chosen":"\n\nHuman: a\n\nAssistant: b\n\nHuman: bye","rejected":"\n\nHuman: a\n\nAssistant: c"}"#;
     let read = read_bytes::<Ranking>("f.jsonl", last.as_bytes()).unwrap();
@@ -509,6 +553,35 @@ fn transcripts_keep_what_stands_before_their_first_mark() {
             .to_string()
             .ends_with("field `chosen` must end with the assistant; cut or complete the conversation")
     );
+}
+
+#[test]
+fn trees_and_lists_of_tasks_become_records() {
+    check_shape::<Ranking>(
+        "OASST tree",
+        r#"{"message_tree_id":"t","prompt":{"message_id":"m","role":"prompter","text":"a","replies":[
+        {"message_id":"x","role":"assistant","text":"b","rank":1},{"message_id":"y","role":"assistant","text":"c","rank":0}]}}"#
+            .replace('\n', "")
+            .as_str(),
+        r#"{"id":"m","messages":[{"role":"user","content":"a"}],"user":"t","completions":["b","c"],"ranks":[2,1]}"#,
+    );
+    check_shape::<Demonstration>(
+        "self-instruct task",
+        r#"{"id":"s","instruction":"a","instances":[{"input":"b","output":"c"}]}"#,
+        r#"{"id":"s","prompt":"a\n\nb","completion":"c"}"#,
+    );
+    check_shape::<Prompt>(
+        "list of questions: the first turn",
+        r#"{"question_id":8,"category":"math","turns":["1+1?","why?"]}"#,
+        r#"{"id":"8","prompt":"1+1?","use_case":"math"}"#,
+    );
+    check_shape::<Prompt>("JSON string", r#""a""#, r#"{"prompt":"a"}"#);
+    let pandalm = r#"{"idx":3,"instruction":"a","input":"","response1":"b","response2":"c","annotator1":2,"annotator2":2,"annotator3":2}"#;
+    let read = read_bytes::<Ranking>("f.jsonl", pandalm.as_bytes()).unwrap().records;
+    let voted = |name: &str| (Some(name.to_owned()), vec![2, 1]);
+    let votes: Vec<_> = read.into_iter().map(|ranking| (ranking.labeler, ranking.ranks)).collect();
+    let differing = votes != ["annotator1", "annotator2", "annotator3"].map(voted);
+    instruct_claims::holds("text/records", "PandaLM: a record for each annotator", f64::from(u8::from(differing)), 0.0);
 }
 
 #[test]
