@@ -366,12 +366,12 @@ fn preferences_are_read_in_every_form_that_trl_has() {
     // As in TRL's `extract_prompt` (commit 00cc012): the space goes with the completions.
     let blue = r#"{"prompt":"The sky is","completions":[" blue."," green."],"ranks":[1,2]}"#;
     check(
-        "TRL preference: texts without a prompt, the space to the completions",
+        "TRL texts without a prompt, the space to the completions",
         r#"{"chosen":"The sky is blue.","rejected":"The sky is green."}"#,
         blue,
     );
     check(
-        "TRL preference: one text begins the other",
+        "TRL one text begins the other",
         r#"{"chosen":"One, two","rejected":"One, two, three"}"#,
         r#"{"prompt":"One, tw","completions":["o","o, three"],"ranks":[1,2]}"#,
     );
@@ -382,27 +382,19 @@ fn preferences_are_read_in_every_form_that_trl_has() {
     let talk = |last: &str| format!(r#"[{{"role":"user","content":"Q?"}},{{"role":"assistant","content":"{last}"}}]"#);
     let want = r#"{"messages":[{"role":"user","content":"Q?"}],"completions":["a","b"],"ranks":[1,2]}"#;
     let (a, b) = (talk("a"), talk("b"));
-    check("TRL preference: conversations without a prompt", &format!(r#"{{"chosen":{a},"rejected":{b}}}"#), want);
+    check("TRL conversations without a prompt", &format!(r#"{{"chosen":{a},"rejected":{b}}}"#), want);
     // The prompt as a text beside whole conversations, as UltraFeedback has it.
-    check(
-        "TRL preference: a text beside whole conversations",
-        &format!(r#"{{"prompt":"Q?","chosen":{a},"rejected":{b}}}"#),
-        want,
-    );
+    check("TRL a text beside whole conversations", &format!(r#"{{"prompt":"Q?","chosen":{a},"rejected":{b}}}"#), want);
     let messages = r#""prompt":[{"role":"user","content":"Q?"}]"#;
-    check(
-        "TRL preference: messages beside whole conversations",
-        &format!(r#"{{{messages},"chosen":{a},"rejected":{b}}}"#),
-        want,
-    );
+    check("TRL messages beside whole conversations", &format!(r#"{{{messages},"chosen":{a},"rejected":{b}}}"#), want);
     let one = |said: &str| format!(r#"[{{"role":"assistant","content":"{said}"}}]"#);
     check(
-        "TRL preference: messages, and one message on each side",
+        "TRL messages, and one message on each side",
         &format!(r#"{{{messages},"chosen":{},"rejected":{}}}"#, one("a"), one("b")),
         want,
     );
     check(
-        "TRL preference: texts",
+        "TRL texts",
         r#"{"prompt":"p","chosen":"a","rejected":"b"}"#,
         r#"{"prompt":"p","completions":["a","b"],"ranks":[1,2]}"#,
     );
@@ -412,17 +404,17 @@ fn preferences_are_read_in_every_form_that_trl_has() {
     );
     // A column `turns` that counts, and ranks as pandas writes them.
     check(
-        "distilabel: a column `turns` that counts",
+        "distilabel a column `turns` that counts",
         r#"{"turns":1,"prompt":"p","chosen":"a","rejected":"b"}"#,
         r#"{"prompt":"p","completions":["a","b"],"ranks":[1,2]}"#,
     );
     check(
-        "K completions: ranks as fractions, blank fields",
+        "rankings with ranks as fractions and blank fields",
         r#"{"prompt":"p","completions":["a","b"],"ranks":[2.0,1.0],"user":"","use_case":" ","labeler":"","quality":[]}"#,
         r#"{"prompt":"p","completions":["a","b"],"ranks":[2,1]}"#,
     );
     check(
-        "ShareGPT preference",
+        "ShareGPT preferences",
         r#"{"conversations":[{"from":"human","value":"Q?"}],"chosen":{"from":"gpt","value":"a"},"rejected":{"from":"gpt","value":"b"}}"#,
         want,
     );
@@ -442,13 +434,13 @@ fn what_stands_beside_a_prompt_becomes_part_of_it() {
         r#"{"prompt":"Say.\nIt rains.","completion":"Rain."}"#,
     );
     check(
-        "Alpaca: system and history",
+        "Alpaca with system and history",
         r#"{"prompt":"c","system":"s","history":[["a","b"]],"completion":"d"}"#,
         r#"{"messages":[{"role":"system","content":"s"},{"role":"user","content":"a"},{"role":"assistant","content":"b"},{"role":"user","content":"c"}],"completion":"d"}"#,
     );
     // An empty system message stays: a template may write it.
     check(
-        "messages: an empty system message",
+        "messages with an empty system message",
         r#"{"messages":[{"role":"system","content":""},{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#,
         r#"{"messages":[{"role":"system","content":""},{"role":"user","content":"a"}],"completion":"b"}"#,
     );
@@ -458,7 +450,7 @@ fn what_stands_beside_a_prompt_becomes_part_of_it() {
         r#"{"messages":[{"role":"system","content":"s"},{"role":"user","content":"a"}],"completion":"b"}"#,
     );
     check(
-        "messages: content in parts, a tool's turn",
+        "messages with content in parts and a tool's turn",
         r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a"}]},{"role":"tool","content":"4"},{"role":"assistant","content":"b"}]}"#,
         r#"{"messages":[{"role":"user","content":"a"},{"role":"tool","content":"4"}],"completion":"b"}"#,
     );
@@ -531,12 +523,12 @@ fn transcripts_keep_what_stands_before_their_first_mark() {
     };
     // Trimmed, as sets are that went through a table.
     check(
-        "hh-rlhf: trimmed",
+        "hh-rlhf trimmed",
         r#"{"chosen":"Human: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d","rejected":"Human: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: e"}"#,
         &three(""),
     );
     check(
-        "hh-rlhf: words before the first turn",
+        "hh-rlhf words before the first turn",
         r#"{"chosen":"Be kind.\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d","rejected":"Be kind.\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: e"}"#,
         &three(r#"{"role":"system","content":"Be kind."},"#),
     );
@@ -558,7 +550,7 @@ fn transcripts_keep_what_stands_before_their_first_mark() {
 #[test]
 fn trees_and_lists_of_tasks_become_records() {
     check_shape::<Ranking>(
-        "OASST tree",
+        "OASST",
         r#"{"message_tree_id":"t","prompt":{"message_id":"m","role":"prompter","text":"a","replies":[
         {"message_id":"x","role":"assistant","text":"b","rank":1},{"message_id":"y","role":"assistant","text":"c","rank":0}]}}"#
             .replace('\n', "")
@@ -566,22 +558,22 @@ fn trees_and_lists_of_tasks_become_records() {
         r#"{"id":"m","messages":[{"role":"user","content":"a"}],"user":"t","completions":["b","c"],"ranks":[2,1]}"#,
     );
     check_shape::<Demonstration>(
-        "self-instruct task",
+        "self-instruct",
         r#"{"id":"s","instruction":"a","instances":[{"input":"b","output":"c"}]}"#,
         r#"{"id":"s","prompt":"a\n\nb","completion":"c"}"#,
     );
     check_shape::<Prompt>(
-        "list of questions: the first turn",
+        "questions the first turn",
         r#"{"question_id":8,"category":"math","turns":["1+1?","why?"]}"#,
         r#"{"id":"8","prompt":"1+1?","use_case":"math"}"#,
     );
-    check_shape::<Prompt>("JSON string", r#""a""#, r#"{"prompt":"a"}"#);
+    check_shape::<Prompt>("strings", r#""a""#, r#"{"prompt":"a"}"#);
     let pandalm = r#"{"idx":3,"instruction":"a","input":"","response1":"b","response2":"c","annotator1":2,"annotator2":2,"annotator3":2}"#;
     let read = read_bytes::<Ranking>("f.jsonl", pandalm.as_bytes()).unwrap().records;
     let voted = |name: &str| (Some(name.to_owned()), vec![2, 1]);
     let votes: Vec<_> = read.into_iter().map(|ranking| (ranking.labeler, ranking.ranks)).collect();
     let differing = votes != ["annotator1", "annotator2", "annotator3"].map(voted);
-    instruct_claims::holds("text/records", "PandaLM: a record for each annotator", f64::from(u8::from(differing)), 0.0);
+    instruct_claims::holds("text/records", "PandaLM a record for each annotator", f64::from(u8::from(differing)), 0.0);
 }
 
 #[test]
