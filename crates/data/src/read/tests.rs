@@ -424,12 +424,12 @@ fn preferences_are_read_in_every_form_that_trl_has() {
 fn what_stands_beside_a_prompt_becomes_part_of_it() {
     let check = check_shape::<Demonstration>;
     check(
-        "Alpaca",
+        "Alpaca with input and output",
         r#"{"instruction":"Translate.","input":"a dog","output":"un chien"}"#,
         r#"{"prompt":"Translate.\na dog","completion":"un chien"}"#,
     );
     check(
-        "Dolly",
+        "Dolly with context and response",
         r#"{"instruction":"Say.","context":"It rains.","response":"Rain."}"#,
         r#"{"prompt":"Say.\nIt rains.","completion":"Rain."}"#,
     );
@@ -445,7 +445,7 @@ fn what_stands_beside_a_prompt_becomes_part_of_it() {
         r#"{"messages":[{"role":"system","content":""},{"role":"user","content":"a"}],"completion":"b"}"#,
     );
     check(
-        "ShareGPT",
+        "ShareGPT conversations",
         r#"{"conversations":[{"from":"system","value":"s"},{"from":"human","value":"a"},{"from":"gpt","value":"b"}]}"#,
         r#"{"messages":[{"role":"system","content":"s"},{"role":"user","content":"a"}],"completion":"b"}"#,
     );
@@ -533,7 +533,7 @@ fn transcripts_keep_what_stands_before_their_first_mark() {
         &three(r#"{"role":"system","content":"Be kind."},"#),
     );
     check(
-        "hh-rlhf",
+        "hh-rlhf transcripts",
         r#"{"chosen":"\n\nHuman: a\n\nAssistant: b","rejected":"\n\nHuman: a\n\nAssistant:"}"#,
         r#"{"messages":[{"role":"user","content":"a"}],"completions":["b",""],"ranks":[1,2]}"#,
     );
@@ -550,7 +550,7 @@ fn transcripts_keep_what_stands_before_their_first_mark() {
 #[test]
 fn trees_and_lists_of_tasks_become_records() {
     check_shape::<Ranking>(
-        "OASST",
+        "OASST trees",
         r#"{"message_tree_id":"t","prompt":{"message_id":"m","role":"prompter","text":"a","replies":[
         {"message_id":"x","role":"assistant","text":"b","rank":1},{"message_id":"y","role":"assistant","text":"c","rank":0}]}}"#
             .replace('\n', "")
@@ -558,7 +558,7 @@ fn trees_and_lists_of_tasks_become_records() {
         r#"{"id":"m","messages":[{"role":"user","content":"a"}],"user":"t","completions":["b","c"],"ranks":[2,1]}"#,
     );
     check_shape::<Demonstration>(
-        "self-instruct",
+        "self-instruct tasks",
         r#"{"id":"s","instruction":"a","instances":[{"input":"b","output":"c"}]}"#,
         r#"{"id":"s","prompt":"a\n\nb","completion":"c"}"#,
     );
@@ -567,7 +567,7 @@ fn trees_and_lists_of_tasks_become_records() {
         r#"{"question_id":8,"category":"math","turns":["1+1?","why?"]}"#,
         r#"{"id":"8","prompt":"1+1?","use_case":"math"}"#,
     );
-    check_shape::<Prompt>("strings", r#""a""#, r#"{"prompt":"a"}"#);
+    check_shape::<Prompt>("JSON strings", r#""a""#, r#"{"prompt":"a"}"#);
     let pandalm = r#"{"idx":3,"instruction":"a","input":"","response1":"b","response2":"c","annotator1":2,"annotator2":2,"annotator3":2}"#;
     let read = read_bytes::<Ranking>("f.jsonl", pandalm.as_bytes()).unwrap().records;
     let voted = |name: &str| (Some(name.to_owned()), vec![2, 1]);
