@@ -178,6 +178,8 @@ impl Material {
         leaks.add_split("rankings", &rankings);
         leaks.add_split("prompts", &prompts);
         let (demonstrations, rankings, prompts) = clean(&leaks, demonstrations, rankings, prompts, &mut report);
+        // It holds the words of every prompt.
+        drop(leaks);
 
         let encoder = Encoder { renderer: &base.renderer, caps, overlong: Overlong::Drop, loss: config.model.loss };
         let demonstrations = map(demonstrations, |records| examples(&encoder, &records, &mut report))?;

@@ -199,7 +199,8 @@ impl Encoder<'_> {
             Ok((kept, run.report, run.problems))
         };
         let pieces: Vec<Result<_, Error>> = records.par_chunks(PIECE).enumerate().map(piece).collect();
-        let (mut kept, mut report, mut problems) = (Vec::new(), EncodeReport::default(), Vec::new());
+        let many = pieces.iter().flatten().map(|(kept, ..)| kept.len()).sum();
+        let (mut kept, mut report, mut problems) = (Vec::with_capacity(many), EncodeReport::default(), Vec::new());
         for piece in pieces {
             let (mut here, counted, mut refused) = piece?;
             kept.append(&mut here);
