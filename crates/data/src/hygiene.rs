@@ -32,15 +32,15 @@ pub struct DedupReport {
 pub fn dedup<T: Record>(records: Vec<T>, prefix: usize) -> (Vec<T>, DedupReport) {
     let keys: Vec<String> = records.iter().map(|record| normal(&record.subject())).collect();
     let keeper = keepers(&keys, prefix);
-    let mut alike = vec![0u32; keys.len()];
-    keeper.iter().for_each(|&first| alike[first] += 1);
+    let mut members = vec![0u32; keys.len()];
+    keeper.iter().for_each(|&first| members[first] += 1);
     let mut report = DedupReport::default();
     let mut seen = BTreeSet::new();
     let mut kept = Vec::new();
     for (i, record) in records.into_iter().enumerate() {
         if keys[keeper[i]] != keys[i] {
             report.near += 1;
-        } else if alike[keeper[i]] > 1 && !seen.insert((keeper[i], record.answer())) {
+        } else if members[keeper[i]] > 1 && !seen.insert((keeper[i], record.answer())) {
             // The answers of a record that stands alone need no memory.
             report.repeated += 1;
         } else {
