@@ -111,6 +111,9 @@ pub(crate) fn lines(path: &Path, limits: &Limits, each: &mut Each<'_>) -> Result
     Ok(())
 }
 
+/// A line: its number, and its text or what is wrong with it.
+type Numbered<'a> = (usize, Result<&'a str, Problem>);
+
 /// The lines of a file, one after the other in the same memory.
 pub(crate) struct Lines<'p> {
     reader: Box<dyn BufRead>,
@@ -126,7 +129,7 @@ impl<'p> Lines<'p> {
 
     /// The next line with its number from 1, with its end and without the marks before it, or what is wrong with
     /// it; `None` at the end of the file. Nothing is to be read after a line with more than `most` bytes.
-    pub(crate) fn next(&mut self, most: usize) -> Result<Option<(usize, Result<&str, Problem>)>, Error> {
+    pub(crate) fn next(&mut self, most: usize) -> Result<Option<Numbered<'_>>, Error> {
         self.bytes.clear();
         let read = (&mut self.reader).take(most as u64 + 1).read_until(b'\n', &mut self.bytes);
         let read = read.map_err(|source| reading(self.path, source))?;

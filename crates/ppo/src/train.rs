@@ -97,8 +97,10 @@ struct Orders {
 
 impl Orders {
     fn new(task: &Task<'_>) -> Orders {
-        let passes = |purpose, n| Passes::new(Source::new(task.compute.seed, purpose), n);
-        Orders { prompts: passes("ppo/prompts", task.prompts.len()), ptx: passes("ppo/ptx", task.pretraining.len()) }
+        let seed = task.compute.seed;
+        let prompts = Passes::new(Source::new(seed, "ppo/prompts"), task.prompts.len());
+        let ptx = Passes::new(Source::new(seed, "ppo/ptx"), task.pretraining.len());
+        Orders { prompts, ptx }
     }
 }
 

@@ -28,7 +28,7 @@ fn slow(text: &str, most: usize) -> Seen {
     };
     let space = |at: usize| text.len() - text[at..].trim_ascii_start().len();
     let mut seen = Vec::new();
-    let mut refuse = |seen: &mut Seen, at: usize, what| seen.push((place(at).line, Err(place(at).expected(what))));
+    let refuse = |seen: &mut Seen, at: usize, what| seen.push((place(at).line, Err(place(at).expected(what))));
     let mut at = space(0);
     let mut opening = '[';
     loop {
