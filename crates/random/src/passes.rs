@@ -64,11 +64,11 @@ mod tests {
 
     #[test]
     fn places_are_those_of_newly_shuffled_passes() {
-        check(5, &[0..20]);
+        check(5, &[0..20, 0..0]);
         check(5, &[0..3, 3..4, 4..11, 11..20]);
         check(5, &[17..18, 2..9, 0..0, 9..30]);
-        check(1, &[0..3]);
-        check(0, &[0..3]);
+        check(1, &[0..3, 1..2]);
+        check(0, &[0..3, 1..2]);
     }
 
     #[test]
