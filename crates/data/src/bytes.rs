@@ -94,8 +94,8 @@ type Each<'a> = dyn FnMut(usize, Result<&str, Problem>) -> ControlFlow<()> + 'a;
 /// `\n` or `\r\n`. A byte order mark before a line is ignored: files that are put together keep theirs.
 /// A line that is too long is the last one.
 pub(crate) fn lines(path: &Path, limits: &Limits, each: &mut Each<'_>) -> Result<(), Error> {
-    let mut lines = Lines::open(path, limits)?;
-    while let Some((number, line)) = lines.next(limits.line)? {
+    let mut lines = Lines::open(path, limits, limits.line)?;
+    while let Some((number, line)) = lines.next()? {
         let flow = match line.map(|line| line.trim_end_matches(['\n', '\r'])) {
             Ok(line) if line.trim().is_empty() => ControlFlow::Continue(()),
             Err(problem @ Problem::LongLine { .. }) => {
@@ -118,27 +118,33 @@ type Numbered<'a> = (usize, Result<&'a str, Problem>);
 pub(crate) struct Lines<'p> {
     reader: Box<dyn BufRead>,
     path: &'p Path,
+    most: usize,
     bytes: Vec<u8>,
     number: usize,
 }
 
 impl<'p> Lines<'p> {
-    pub(crate) fn open(path: &'p Path, limits: &Limits) -> Result<Lines<'p>, Error> {
-        Ok(Lines { reader: open(path, limits)?, path, bytes: Vec::new(), number: 0 })
+    /// Opens a file whose lines have at most `most` bytes each.
+    ///
+    /// It makes room for such a line at once, because a vector that grows by doubling holds its content twice
+    /// while it moves. Room that is not written to takes no memory.
+    pub(crate) fn open(path: &'p Path, limits: &Limits, most: usize) -> Result<Lines<'p>, Error> {
+        let bytes = Vec::with_capacity(most.saturating_add(1));
+        Ok(Lines { reader: open(path, limits)?, path, most, bytes, number: 0 })
     }
 
     /// The next line with its number from 1, with its end and without the marks before it, or what is wrong with
-    /// it; `None` at the end of the file. Nothing is to be read after a line with more than `most` bytes.
-    pub(crate) fn next(&mut self, most: usize) -> Result<Option<Numbered<'_>>, Error> {
+    /// it; `None` at the end of the file. Nothing is to be read after a line that is too long.
+    pub(crate) fn next(&mut self) -> Result<Option<Numbered<'_>>, Error> {
         self.bytes.clear();
-        let read = (&mut self.reader).take(most as u64 + 1).read_until(b'\n', &mut self.bytes);
+        let read = (&mut self.reader).take(self.most as u64 + 1).read_until(b'\n', &mut self.bytes);
         let read = read.map_err(|source| reading(self.path, source))?;
         if read == 0 {
             return Ok(None);
         }
         self.number += 1;
-        if read > most && !self.bytes.ends_with(b"\n") {
-            return Ok(Some((self.number, Err(Problem::LongLine { limit: most }))));
+        if read > self.most && !self.bytes.ends_with(b"\n") {
+            return Ok(Some((self.number, Err(Problem::LongLine { limit: self.most }))));
         }
         Ok(Some((self.number, text(&self.bytes, self.number == 1))))
     }

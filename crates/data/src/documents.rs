@@ -14,12 +14,12 @@ type Each<'a> = dyn FnMut(usize, u64, Result<String, Problem>) -> ControlFlow<()
 /// before a line is ignored: files that are put together keep theirs. A document that is broken, or longer
 /// than [`Limits::whole`], is the last one.
 pub(crate) fn documents(path: &Path, limits: &Limits, each: &mut Each<'_>) -> Result<(), Error> {
-    let mut lines = Lines::open(path, limits)?;
+    let mut lines = Lines::open(path, limits, limits.whole)?;
     // Whether the first line that is not blank is a title, so that titles part the file.
     let mut wiki = None;
     let (mut document, mut start, mut passed) = (String::new(), 1, 0);
     let long = Problem::LongPart { part: "document", limit: limits.whole };
-    while let Some((number, line)) = lines.next(limits.whole)? {
+    while let Some((number, line)) = lines.next()? {
         let line = match line {
             Ok(line) => line,
             Err(Problem::LongLine { .. }) => return finish(each(start, passed, Err(long))),
