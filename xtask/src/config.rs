@@ -144,7 +144,7 @@ pub struct DataConfig {
     pub dedup_prefix: usize,
     /// Prompts kept per user [InstructGPT, appendix A: 200].
     pub per_user: usize,
-    /// Keeps only the first so many records of each kind; 0 is all.
+    /// Keeps only so many records of each kind, chosen by the seed; 0 is all.
     pub limit: usize,
     /// The evaluation's ground truth: `instruction-world` (the simulation's rules) or `none`, which
     /// judges with a reward model trained on the held-out rankings.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{DType, Device};
 use instruct_data::{
     Caps, Date, Demonstration, EncodeReport, Encoder, LeakCheck, Limits, Overlong, PretrainText, Prompt, Ranking, Read,
-    Record, RecordError, Renderer, Split, SplitPlan, Template, Tokenizer, cap_per_user, dedup, read_reporting,
+    Record, RecordError, Renderer, Split, SplitPlan, Template, Tokenizer, cap_per_user, dedup, read_reporting, sample,
     text_windows,
 };
 use instruct_kernels::{DeviceChoice, Path as KernelPath, bf16_unit, probe_device};
@@ -182,6 +182,8 @@ impl Material {
         leaks.add_split("rankings", &rankings);
         leaks.add_split("prompts", &prompts);
         let (demonstrations, rankings, prompts) = clean(&leaks, demonstrations, rankings, prompts, &mut report);
+        // It holds the words of every prompt.
+        drop(leaks);
 
         let encoder = Encoder { renderer: &base.renderer, caps, overlong: Overlong::Drop, loss: config.model.loss };
         let demonstrations = map(demonstrations, |records| examples(&encoder, &records, &mut report))?;
@@ -273,7 +275,7 @@ fn load<T: Record>(
     let (records, repeats) = dedup(read.records, data.dedup_prefix);
     let (mut records, capped) = cap_per_user(records, data.per_user);
     if data.limit > 0 {
-        records.truncate(data.limit);
+        records = sample(records, data.limit, plan.seed);
     }
     report.push(format!(
         "{kind}: {found} read, {} skipped, {} repeated, {} over the cap of {} per user, {} kept",

@@ -15,14 +15,14 @@ use std::{
 /// more than 200 MB of memory (`fixtures/bad` holds the inputs on which that is measured).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of one line, after which the file is read no further. 16 MiB.
+    /// Bytes of one line, or of one element of a JSON array, after which the file is read no further. 16 MiB.
     pub line: usize,
     /// JSON values in one record, each element and each member counted. 1,048,576.
     pub values: usize,
     /// Bytes of text that one JSON value may come to when what its records share (a thread of messages,
     /// an instruction) is written out for each of them. 32 MiB.
     pub spread: usize,
-    /// Bytes of a file that is held whole: a JSON array or a `.txt`. 64 MiB.
+    /// Bytes of one document of a `.txt`, which is held whole. 64 MiB.
     pub whole: usize,
     /// Bytes of a file after decompression. 8 GiB.
     pub file: u64,
@@ -81,16 +81,11 @@ pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Box<dyn BufRead>, Err
     }
 }
 
+/// The bytes of a byte order mark in UTF-8.
+pub(crate) const MARK: [u8; 3] = [0xEF, 0xBB, 0xBF];
+
 /// The first bytes of files in formats that are not unpacked here. No text begins with them.
 const OTHERS: [(&[u8], &str); 3] = [(b"BZh", "bzip2"), (b"\xFD7zXZ\0", "xz"), (b"PK\x03\x04", "zip")];
-
-/// The whole file as text, without the byte order marks before it, or what is wrong with it and on which
-/// line.
-pub(crate) fn whole(path: &Path, limits: &Limits) -> Result<Result<String, (usize, Problem)>, Error> {
-    // How much a compressed file holds is not known, so room for the limit is made; room that is not
-    // written to takes no memory.
-    at_most(open(path, limits)?, path, limits.whole, limits.whole).map(checked)
-}
 
 /// Takes a line: its number, and its text or what is wrong with it. Breaks when it has enough.
 type Each<'a> = dyn FnMut(usize, Result<&str, Problem>) -> ControlFlow<()> + 'a;
@@ -99,31 +94,59 @@ type Each<'a> = dyn FnMut(usize, Result<&str, Problem>) -> ControlFlow<()> + 'a;
 /// `\n` or `\r\n`. A byte order mark before a line is ignored: files that are put together keep theirs.
 /// A line that is too long is the last one.
 pub(crate) fn lines(path: &Path, limits: &Limits, each: &mut Each<'_>) -> Result<(), Error> {
-    let mut reader = open(path, limits)?;
-    let (mut line, mut number) = (Vec::new(), 0);
-    loop {
-        line.clear();
-        let read = (&mut reader).take(limits.line as u64 + 1).read_until(b'\n', &mut line);
-        let read = read.map_err(|source| reading(path, source))?;
-        if read == 0 {
-            return Ok(());
-        }
-        number += 1;
-        if read > limits.line && !line.ends_with(b"\n") {
-            let _ = each(number, Err(Problem::LongLine { limit: limits.line }));
-            return Ok(());
-        }
-        // Saves time on a hostile file that unpacks to nothing but line ends.
-        if line == b"\n" {
-            continue;
-        }
-        let flow = match text(&line, number == 1).map(|text| text.trim_end_matches(['\n', '\r'])) {
-            Ok(text) if text.trim().is_empty() => ControlFlow::Continue(()),
-            text => each(number, text),
+    let mut lines = Lines::open(path, limits, limits.line)?;
+    while let Some((number, line)) = lines.next()? {
+        let flow = match line.map(|line| line.trim_end_matches(['\n', '\r'])) {
+            Ok(line) if line.trim().is_empty() => ControlFlow::Continue(()),
+            Err(problem @ Problem::LongLine { .. }) => {
+                let _ = each(number, Err(problem));
+                ControlFlow::Break(())
+            }
+            line => each(number, line),
         };
         if flow.is_break() {
-            return Ok(());
+            break;
         }
+    }
+    Ok(())
+}
+
+/// A line: its number, and its text or what is wrong with it.
+type Numbered<'a> = (usize, Result<&'a str, Problem>);
+
+/// The lines of a file, one after the other in the same memory.
+pub(crate) struct Lines<'p> {
+    reader: Box<dyn BufRead>,
+    path: &'p Path,
+    most: usize,
+    bytes: Vec<u8>,
+    number: usize,
+}
+
+impl<'p> Lines<'p> {
+    /// Opens a file whose lines have at most `most` bytes each.
+    ///
+    /// It makes room for such a line at once, because a vector that grows by doubling holds its content twice
+    /// while it moves. Room that is not written to takes no memory.
+    pub(crate) fn open(path: &'p Path, limits: &Limits, most: usize) -> Result<Lines<'p>, Error> {
+        let bytes = Vec::with_capacity(most.saturating_add(1));
+        Ok(Lines { reader: open(path, limits)?, path, most, bytes, number: 0 })
+    }
+
+    /// The next line with its number from 1, with its end and without the marks before it, or what is wrong with
+    /// it; `None` at the end of the file. Nothing is to be read after a line that is too long.
+    pub(crate) fn next(&mut self) -> Result<Option<Numbered<'_>>, Error> {
+        self.bytes.clear();
+        let read = (&mut self.reader).take(self.most as u64 + 1).read_until(b'\n', &mut self.bytes);
+        let read = read.map_err(|source| reading(self.path, source))?;
+        if read == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        if read > self.most && !self.bytes.ends_with(b"\n") {
+            return Ok(Some((self.number, Err(Problem::LongLine { limit: self.most }))));
+        }
+        Ok(Some((self.number, text(&self.bytes, self.number == 1))))
     }
 }
 
@@ -169,7 +192,7 @@ fn checked(bytes: Vec<u8>) -> Result<String, (usize, Problem)> {
 
 /// Bytes as text: UTF-8 without NUL, and without the byte order marks before it. `first` says that a file
 /// begins with them, so that they may tell that it is UTF-16.
-fn text(bytes: &[u8], first: bool) -> Result<&str, Problem> {
+pub(crate) fn text(bytes: &[u8], first: bool) -> Result<&str, Problem> {
     let text = std::str::from_utf8(bytes).map_err(|e| Problem::Utf8 {
         column: e.valid_up_to() + 1,
         utf16: first && (bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF])),
@@ -228,7 +251,7 @@ enum Unpacked {
 
 /// An error while reading. A decoder reports damage as bad data or an early end, which a plain file
 /// never does.
-fn reading(path: &Path, source: io::Error) -> Error {
+pub(crate) fn reading(path: &Path, source: io::Error) -> Error {
     use io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
     let path = path.to_owned();
     match source.get_ref().and_then(|inner| inner.downcast_ref()) {

@@ -189,6 +189,14 @@ pub enum Problem {
         /// The limit in bytes.
         limit: usize,
     },
+    /// An element of a JSON array that is longer than [`crate::Limits::line`], or a document of a text file
+    /// that is longer than [`crate::Limits::whole`].
+    LongPart {
+        /// What it is.
+        part: &'static str,
+        /// The limit in bytes.
+        limit: usize,
+    },
     /// The text that records share comes to more than [`crate::Limits::spread`] when each has its own copy.
     Spread {
         /// The limit in bytes.
@@ -292,6 +300,7 @@ impl fmt::Display for Problem {
             Problem::Utf8 { utf16: true, .. } => f.write_str("the file is UTF-16; save it as UTF-8"),
             Problem::Nul => f.write_str("holds a NUL character; remove it"),
             Problem::LongLine { limit } => write!(f, "the line is longer than {limit} bytes; split the record"),
+            Problem::LongPart { part, limit } => write!(f, "the {part} is longer than {limit} bytes; split it"),
             Problem::Spread { limit } => {
                 write!(f, "comes to more than {limit} bytes when every record has its own; split the record")
             }

@@ -32,13 +32,16 @@ pub struct DedupReport {
 pub fn dedup<T: Record>(records: Vec<T>, prefix: usize) -> (Vec<T>, DedupReport) {
     let keys: Vec<String> = records.iter().map(|record| normal(&record.subject())).collect();
     let keeper = keepers(&keys, prefix);
+    let mut members = vec![0u32; keys.len()];
+    keeper.iter().for_each(|&first| members[first] += 1);
     let mut report = DedupReport::default();
     let mut seen = BTreeSet::new();
     let mut kept = Vec::new();
     for (i, record) in records.into_iter().enumerate() {
         if keys[keeper[i]] != keys[i] {
             report.near += 1;
-        } else if !seen.insert((keeper[i], record.answer())) {
+        } else if members[keeper[i]] > 1 && !seen.insert((keeper[i], record.answer())) {
+            // The answers of a record that stands alone need no memory.
             report.repeated += 1;
         } else {
             kept.push(record);
@@ -104,6 +107,19 @@ pub fn cap_per_user<T: Record>(records: Vec<T>, cap: usize) -> (Vec<T>, CapRepor
     let kept: Vec<T> = records.into_iter().filter(within).collect();
     let report = CapReport { kept: kept.len(), removed: before - kept.len(), users: over.len() };
     (kept, report)
+}
+
+/// At most `most` of the records, chosen by the seed with equal chances, in their original order.
+pub fn sample<T: Record>(records: Vec<T>, most: usize, seed: u64) -> Vec<T> {
+    if records.len() <= most {
+        return records;
+    }
+    let mut chosen = Source::new(seed, "data/limit").at_name(T::KIND).permutation(records.len());
+    chosen.truncate(most);
+    chosen.sort_unstable();
+    let mut chosen = chosen.into_iter().peekable();
+    let numbered = records.into_iter().enumerate();
+    numbered.filter_map(|(i, record)| chosen.next_if_eq(&i).map(|_| record)).collect()
 }
 
 /// How to split: a seed and two shares; the rest is for training.
@@ -363,6 +379,29 @@ mod tests {
         let (kept, report) = cap_per_user(records, 2);
         assert_eq!(lines(&kept), [1, 2, 3, 5, 6, 7]);
         assert_eq!(report, CapReport { kept: 6, removed: 1, users: 1 });
+    }
+
+    #[track_caller]
+    fn check_sample(n: usize, most: usize) {
+        let records: Vec<Prompt> = (0..n).map(|line| prompt(line, None, "p")).collect();
+        let kept = lines(&sample(records.clone(), most, 1));
+        assert_eq!(kept.len(), n.min(most));
+        assert!(kept.is_sorted_by(|a, b| a < b), "{kept:?}");
+        assert_eq!(lines(&sample(records, most, 1)), kept, "a seed chooses the same again");
+    }
+
+    #[test]
+    fn a_sample_keeps_the_order_and_takes_everything_alike() {
+        for (n, most) in [(0, 3), (1, 0), (1, 1), (7, 7), (7, 8), (7, 3), (500, 1), (500, 499)] {
+            check_sample(n, most);
+        }
+        let records: Vec<Prompt> = (0..10).map(|line| prompt(line, None, "p")).collect();
+        let mut chosen = [0u32; 10];
+        for seed in 0..2_000 {
+            lines(&sample(records.clone(), 3, seed)).into_iter().for_each(|line| chosen[line] += 1);
+        }
+        // 600 each; four standard errors are 82.
+        assert!(chosen.iter().all(|n| n.abs_diff(600) < 82), "{chosen:?}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::{
 };
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
-use std::{cell::Cell, collections::BTreeMap, fmt, ops::ControlFlow, path::Path, sync::Arc};
+use std::{cell::Cell, collections::BTreeMap, fmt, path::Path, sync::Arc};
 
 /// Reads one JSON value, made of at most `most` values, and refuses anything after it.
 pub(crate) fn parse(text: &str, most: usize) -> Result<Value, Problem> {
@@ -21,79 +21,16 @@ pub(crate) fn value<'de, D: Deserializer<'de>>(deserializer: D, most: usize) -> 
     Strict { left: &Cell::new(most), most }.deserialize(deserializer)
 }
 
-/// Calls `each` with every element of a JSON array and the line on which it starts, until `each` breaks.
-pub(crate) fn parse_array(
-    text: &str,
-    most: usize,
-    each: &mut dyn FnMut(usize, Result<Value, Problem>) -> ControlFlow<()>,
-) {
-    let mut at = 0;
-    let mut line = 1;
-    // Each element stands after one of these: the first after the bracket, the others after a comma.
-    for opening in std::iter::once('[').chain(std::iter::repeat(',')) {
-        skip_space(text, &mut at, &mut line);
-        if opening == ',' && text[at..].starts_with(']') {
-            at += 1;
-            skip_space(text, &mut at, &mut line);
-            if at < text.len() {
-                let _ = each(line, Err(expected(text, at, "nothing after the array")));
-            }
-            return;
-        }
-        if !text[at..].starts_with(opening) {
-            let _ = each(line, Err(expected(text, at, "`,` or `]`")));
-            return;
-        }
-        at += 1;
-        skip_space(text, &mut at, &mut line);
-        if opening == '[' && text[at..].starts_with(']') {
-            // An empty array: the next round finds the closing bracket above.
-            continue;
-        }
-        let Some((length, value)) = element(&text[at..], most) else {
-            let _ = each(line, Err(expected(text, at, "a value")));
-            return;
-        };
-        let flow = match value {
-            Ok(value) => each(line, Ok(value)),
-            Err(e) => {
-                let _ = each(line + e.line() - 1, Err(malformed(&e, e.column())));
-                return;
-            }
-        };
-        if flow.is_break() {
-            return;
-        }
-        line += text[at..at + length].matches('\n').count();
-        at += length;
-    }
-}
-
-/// The value at the start of `text` and its length; `None` where the text has ended.
-fn element(text: &str, most: usize) -> Option<(usize, serde_json::Result<Value>)> {
-    if text.is_empty() {
-        return None;
-    }
+/// The value at the start of `text`, made of at most `most` values, and its length.
+pub(crate) fn prefix(text: &str, most: usize) -> (usize, serde_json::Result<Value>) {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = Strict { left: &Cell::new(most), most }.deserialize(&mut deserializer);
     // Only a stream tells how many bytes it has read.
-    let length = deserializer.into_iter::<serde::de::IgnoredAny>().byte_offset();
-    Some((length, value))
+    (deserializer.into_iter::<serde::de::IgnoredAny>().byte_offset(), value)
 }
 
-fn skip_space(text: &str, at: &mut usize, line: &mut usize) {
-    let rest = &text[*at..];
-    let skipped = rest.len() - rest.trim_start().len();
-    *line += rest[..skipped].matches('\n').count();
-    *at += skipped;
-}
-
-fn expected(text: &str, at: usize, what: &str) -> Problem {
-    let column = 1 + at - text[..at].rfind('\n').map_or(0, |n| n + 1);
-    Problem::Malformed { column, reason: format!("expected {what}") }
-}
-
-fn malformed(error: &serde_json::Error, column: usize) -> Problem {
+/// What the parser says, without the place that it has counted.
+pub(crate) fn malformed(error: &serde_json::Error, column: usize) -> Problem {
     let message = error.to_string();
     let reason = message.rsplit_once(" at line ").map_or(message.as_str(), |(reason, _)| reason).to_owned();
     Problem::Malformed { column, reason }

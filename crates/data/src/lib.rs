@@ -8,7 +8,7 @@
 //! to end ([`Packed`]), with no padding, no mask and no position to fix up.
 //!
 //! Modules import each other in one direction, which a test checks. From the bottom they are `origin`,
-//! `leak` and `error`; `bytes` and `json`; then `entry`, `record`, `shapes` and `read`; beside these
+//! `leak` and `error`; `bytes` and `json`, with `documents` and `array` above them; then `entry`, `record`, `shapes` and `read`; beside these
 //! `hygiene`, `personal` and `jinja` on `record`, and `tokenizer` on `bytes` with `bpe`, `gguf`, `template`,
 //! `renderer` and `tokenize` above it.
 //!
@@ -44,9 +44,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod array;
 mod bpe;
 mod bytes;
 mod date;
+mod documents;
 mod entry;
 mod error;
 mod gguf;
@@ -72,7 +74,7 @@ pub use crate::{
     date::{Date, DateError},
     error::{Error, Problem, Problems, RecordError},
     gguf::GgufTokenizer,
-    hygiene::{CapReport, DedupReport, LeakCheck, Split, SplitPlan, cap_per_user, dedup},
+    hygiene::{CapReport, DedupReport, LeakCheck, Split, SplitPlan, cap_per_user, dedup, sample},
     json::Remarks,
     leak::{Leak, Shared, Side},
     micro::micro_batches,

@@ -2,7 +2,9 @@
 //! before any is used.
 
 use crate::{
+    array,
     bytes::{self, Limits},
+    documents::documents,
     entry::{Entry, Shape},
     error::{Error, Problem, Problems, RecordError},
     json::{self, Remarks, Sink, type_name},
@@ -50,7 +52,8 @@ pub struct Read<T> {
 /// field is named in [`Read::remarks`]. A comparison of two texts without a prompt is split where they part.
 /// A blank optional field counts as absent, and 1.0 is an integer.
 ///
-/// A `.txt` file is one document, or one per article when its first line is a WikiText title
+/// Files are read piece by piece, so their size does not matter: a line, an element of an array, a document of
+/// a `.txt` at a time. A `.txt` file is one document, or one per article when its first line is a WikiText title
 /// (`" = Title = "`). Ranks may have gaps after ties (1,2,2,4) or not (1,2,2,3); any other gap, or
 /// a start other than 1, is refused. OASST's ranks get 1 added.
 ///
@@ -94,27 +97,26 @@ fn read_file<T: Record>(
     // A file that cannot be read is refused below, in better words.
     let mut left = std::fs::metadata(path).map_or(0, |file| file.len());
     let mut file = Values { shape: None, waiting: Vec::new(), empty: true, most: limits.problems, records, sink };
+    let mut passed = |bytes: u64| {
+        let bytes = bytes.min(left);
+        left -= bytes;
+        done(bytes);
+    };
     if is_text(path) {
-        match bytes::whole(path, limits)? {
-            Ok(text) => {
-                let text = without_marks(text);
-                let mut values =
-                    documents(&text).into_iter().map(|(line, text)| (line, serde_json::json!({ "text": text })));
-                let _ = values.try_for_each(|(line, value)| file.take(line, Ok(value)));
-            }
-            Err((line, problem)) => drop(file.take(line, Err(problem))),
-        }
+        documents(path, limits, &mut |line, bytes, text| {
+            passed(bytes);
+            let value = |text| Value::Object([("text".to_owned(), Value::String(text))].into_iter().collect());
+            file.take(line, text.map(value))
+        })?;
     } else if first_byte(path, limits)? == Some(b'[') {
-        match bytes::whole(path, limits)? {
-            Ok(text) => json::parse_array(&text, limits.values, &mut |line, value| file.take(line, value)),
-            Err((line, problem)) => drop(file.take(line, Err(problem))),
-        }
+        array::elements(path, limits, &mut |line, bytes, value| {
+            passed(bytes);
+            file.take(line, value)
+        })?;
     } else {
         let parse = |text: &str| json::parse(text, limits.values);
         bytes::lines(path, limits, &mut |line, text| {
-            let bytes = text.as_ref().map_or(0, |text| text.len() as u64 + 1).min(left);
-            left -= bytes;
-            done(bytes);
+            passed(text.as_ref().map_or(0, |text| text.len() as u64 + 1));
             file.take(line, text.and_then(parse))
         })?;
     }
@@ -192,59 +194,64 @@ fn first_byte(path: &Path, limits: &Limits) -> Result<Option<u8>, Error> {
     let mut reader = std::io::Read::take(bytes::open(path, limits)?, limits.line as u64);
     loop {
         // The file is read in full next, and that reports what is wrong.
-        let Ok(bytes) = reader.fill_buf() else { return Ok(None) };
-        let blank = |byte: &&u8| byte.is_ascii_whitespace() || [0xEF, 0xBB, 0xBF].contains(*byte);
-        let skipped = bytes.iter().take_while(blank).count();
-        if bytes.len() > skipped || bytes.is_empty() {
-            return Ok(bytes.get(skipped).copied());
+        let Ok(buffer) = reader.fill_buf() else { return Ok(None) };
+        let blank = |byte: &&u8| byte.is_ascii_whitespace() || bytes::MARK.contains(*byte);
+        let skipped = buffer.iter().take_while(blank).count();
+        if buffer.len() > skipped || buffer.is_empty() {
+            return Ok(buffer.get(skipped).copied());
         }
         reader.consume(skipped);
     }
 }
 
-/// The text without the byte order marks before its lines, which files that are put together keep.
-fn without_marks(text: String) -> String {
-    if text.contains("\n\u{FEFF}") { text.replace("\n\u{FEFF}", "\n") } else { text }
-}
-
-/// The documents of a plain text with the line on which each starts.
-fn documents(text: &str) -> Vec<(usize, &str)> {
-    let is_title = |line: &str| {
-        let line = line.trim();
-        line.len() > 4 && line.starts_with("= ") && line.ends_with(" =") && !line[2..].starts_with('=')
-    };
-    let wiki = text.lines().find(|line| !line.trim().is_empty()).is_some_and(is_title);
-    let (mut starts, mut at) = (vec![(1, 0)], 0);
-    for (number, line) in text.split_inclusive('\n').enumerate() {
-        if wiki && is_title(line) && at > 0 {
-            starts.push((number + 1, at));
-        }
-        at += line.len();
-    }
-    let ends = starts.iter().skip(1).map(|&(_, at)| at).chain([text.len()]);
-    let pieces = starts.iter().zip(ends).map(|(&(line, start), end)| (line, &text[start..end]));
-    pieces.filter(|(_, piece)| !piece.trim().is_empty()).collect()
-}
-
 /// Records that say the same twice, and ids that name two prompts. Ids count within a file: published sets
 /// that come in several begin anew in each.
 fn repeats<T: Record>(records: &[T]) -> Vec<RecordError> {
-    let mut by_id: BTreeMap<(&Path, &str), Vec<&T>> = BTreeMap::new();
+    let mut by_id: BTreeMap<(&Path, &str), SameId<'_, T>> = BTreeMap::new();
     let mut found = Vec::new();
     for record in records {
         // An id that the reader made up says where its record stands, not what it is.
         let given = record.prompt().filter(|prompt| prompt.id != default_id(&prompt.origin));
         let Some(prompt) = given else { continue };
-        let same_id = by_id.entry((&*prompt.origin.path, &prompt.id)).or_default();
-        let other_prompt = same_id.iter().find(|first| first.subject() != record.subject());
-        let same_record = same_id.iter().find(|first| first.answer() == record.answer());
+        let id = (&*prompt.origin.path, prompt.id.as_str());
+        let Some(same) = by_id.get_mut(&id) else {
+            by_id.insert(id, SameId { first: record, other: None, by_answer: BTreeMap::new() });
+            continue;
+        };
+        let (other_prompt, same_record) = same.seen(record);
         if let Some(first) = other_prompt.or(same_record) {
             let problem = Problem::Duplicate { first: first.origin().clone(), conflicting: other_prompt.is_some() };
             found.push(RecordError { origin: record.origin().clone(), field: Some("id".to_owned()), problem });
         }
-        same_id.push(record);
     }
     found
+}
+
+/// The records of one id.
+struct SameId<'a, T> {
+    first: &'a T,
+    /// The first whose prompt is not that of `first`.
+    other: Option<&'a T>,
+    /// The first of each answer; empty while there is one record, as most ids have.
+    by_answer: BTreeMap<String, &'a T>,
+}
+
+impl<'a, T: Record> SameId<'a, T> {
+    /// The first earlier record with another prompt, and the first with the same answer. Takes `record` in.
+    fn seen(&mut self, record: &'a T) -> (Option<&'a T>, Option<&'a T>) {
+        if self.by_answer.is_empty() {
+            self.by_answer.insert(self.first.answer(), self.first);
+        }
+        let same = self.first.subject() == record.subject();
+        let other_prompt = if same { self.other } else { Some(self.first) };
+        if !same {
+            self.other.get_or_insert(record);
+        }
+        let answer = record.answer();
+        let same_record = self.by_answer.get(&answer).copied();
+        self.by_answer.entry(answer).or_insert(record);
+        (other_prompt, same_record)
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::{
     renderer::{Asked, Marked, Renderer},
     tokenizer::Tokenizer,
 };
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// The longest prompt and the longest completion (what ends it included), in tokens.
@@ -191,19 +192,61 @@ impl Encoder<'_> {
         })
     }
 
-    fn all<R, T, I: IntoIterator<Item = T>>(
+    /// Encodes the records on all processors, a piece at a time. What comes out, the problems and the first error
+    /// are in the order of the records, whoever was ready first.
+    fn all<R: Sync, T: Send, I: IntoIterator<Item = T>>(
         &self,
         records: &[R],
-        encode: impl Fn(&mut Run<'_>, usize, &R) -> Result<I, Error>,
+        encode: impl Fn(&mut Run<'_>, usize, &R) -> Result<I, Error> + Sync,
     ) -> Result<(Vec<T>, EncodeReport), Error> {
-        let mut run = Run { encoder: self, report: EncodeReport::default(), problems: Vec::new(), unwritten: false };
-        let mut kept = Vec::new();
-        for (i, record) in records.iter().enumerate() {
-            kept.extend(encode(&mut run, i, record)?);
-            run.report.unwritten += usize::from(std::mem::take(&mut run.unwritten));
+        let piece = |(number, records): (usize, &[R])| {
+            let mut run =
+                Run { encoder: self, report: EncodeReport::default(), problems: Vec::new(), unwritten: false };
+            let mut kept = Vec::new();
+            for (i, record) in (number * PIECE..).zip(records) {
+                kept.extend(encode(&mut run, i, record)?);
+                run.report.unwritten += usize::from(std::mem::take(&mut run.unwritten));
+            }
+            Ok((kept, run.report, run.problems))
+        };
+        let pieces: Vec<Result<_, Error>> = records.par_chunks(PIECE).enumerate().map(piece).collect();
+        let many = pieces.iter().flatten().map(|(kept, ..)| kept.len()).sum();
+        let (mut kept, mut report, mut problems) = (Vec::with_capacity(many), EncodeReport::default(), Vec::new());
+        for piece in pieces {
+            let (mut here, counted, mut refused) = piece?;
+            kept.append(&mut here);
+            report.add(&counted);
+            problems.append(&mut refused);
         }
-        run.report.kept = kept.len();
-        if run.problems.is_empty() { Ok((kept, run.report)) } else { Err(Problems(run.problems).into()) }
+        report.kept = kept.len();
+        if problems.is_empty() { Ok((kept, report)) } else { Err(Problems(problems).into()) }
+    }
+}
+
+/// Records that one processor encodes at a time: few enough that all have work, many enough that handing
+/// them out costs nothing.
+const PIECE: usize = 64;
+
+impl EncodeReport {
+    fn add(&mut self, other: &EncodeReport) {
+        let EncodeReport {
+            kept,
+            cut,
+            long_prompts,
+            long_completions,
+            incomplete,
+            special_tokens,
+            equal_pairs,
+            unwritten,
+        } = other;
+        self.kept += kept;
+        self.cut += cut;
+        self.long_prompts += long_prompts;
+        self.long_completions += long_completions;
+        self.incomplete += incomplete;
+        self.special_tokens += special_tokens;
+        self.equal_pairs += equal_pairs;
+        self.unwritten += unwritten;
     }
 }
 
@@ -220,7 +263,7 @@ fn earlier_replies(demonstration: &Demonstration) -> Vec<(Prompt, &String)> {
     replies.collect()
 }
 
-/// One pass over a data set.
+/// One pass over a piece of a data set.
 struct Run<'a> {
     encoder: &'a Encoder<'a>,
     report: EncodeReport,

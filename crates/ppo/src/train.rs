@@ -12,7 +12,7 @@ use instruct_model::{Decoder, HeadKind, Sampling};
 use instruct_optim::{
     AdamW, Compute, Ema, Groups, check_finite, check_gradients, check_gradients_behind, check_weights,
 };
-use instruct_random::Source;
+use instruct_random::{Passes, Source};
 use instruct_rollout::{Compared, Decode, Prompted, Sampled, Score, Scored, values};
 use instruct_runs::{Event, Flow, Listener, Metrics as _, phase};
 use std::{collections::BTreeSet, ops::Range};
@@ -89,14 +89,30 @@ impl State {
     }
 }
 
+/// In which order a run uses what it reads. It follows from the seed, so it is no part of the state.
+struct Orders {
+    prompts: Passes,
+    ptx: Passes,
+}
+
+impl Orders {
+    fn new(task: &Task<'_>) -> Orders {
+        let seed = task.compute.seed;
+        let prompts = Passes::new(Source::new(seed, "ppo/prompts"), task.prompts.len());
+        let ptx = Passes::new(Source::new(seed, "ppo/ptx"), task.pretraining.len());
+        Orders { prompts, ptx }
+    }
+}
+
 /// Runs the iterations that `state` has not done yet.
 ///
 /// Errors: see [`Error`]. A guard stops the run inside an iteration, and the last boundary's state is
 /// then the last one to trust; a listener's error stops it after the iteration that raised it.
 pub fn train(state: &mut State, task: &Task<'_>, plan: &Plan, on: &mut Listener<'_, State>) -> Result<()> {
     check(task, plan)?;
+    let mut orders = Orders::new(task);
     while state.iteration < plan.iterations() {
-        let (rollout, metrics) = iterate(state, task, plan, on)?;
+        let (rollout, metrics) = iterate(state, task, plan, &mut orders, on)?;
         state.iteration += 1;
         for row in samples(&rollout, task)? {
             let _ = on(Event::Sample { step: state.iteration, row: &row })?;
@@ -132,9 +148,10 @@ fn iterate(
     state: &mut State,
     task: &Task<'_>,
     plan: &Plan,
+    orders: &mut Orders,
     on: &mut Listener<'_, State>,
 ) -> Result<(Compared, Metrics)> {
-    let sampled = phase(on, "time/sample", |_| sample(state, task, plan));
+    let sampled = phase(on, "time/sample", |_| sample(state, task, plan, orders));
     // Weights that are no numbers give no logits to draw from, and are the cause.
     let sampled = sampled.or_else(|error| blame(state, task).and(Err(error)))?;
     let stop = task.stop.iter().copied();
@@ -142,17 +159,17 @@ fn iterate(
     guards::at(state.iteration, counted)?;
     let scored = phase(on, "time/score", |_| Ok::<_, Error>(sampled.score(task.score)?))?;
     guards::at(state.iteration, state.guards.scored(&plan.guards, &scored, plan.missing_eos))?;
-    learn(state, task, plan, scored, on)
+    learn(state, task, plan, scored, orders, on)
 }
 
 /// One completion for each episode of the iteration, drawn without truncation.
-fn sample(state: &State, task: &Task<'_>, plan: &Plan) -> Result<Sampled> {
+fn sample(state: &State, task: &Task<'_>, plan: &Plan, orders: &mut Orders) -> Result<Sampled> {
     let sampling =
         Sampling { temperature: plan.temperature, ..Sampling::plain(task.stop.clone(), plan.max_new_tokens) };
     let source = Source::new(task.compute.seed, "ppo/sampling");
     Ok(Sampled::draw(
         &state.policy,
-        &requests(task, plan, state.iteration),
+        &requests(task, plan, state.iteration, orders),
         &sampling,
         source,
         task.decode,
@@ -166,6 +183,7 @@ fn learn(
     task: &Task<'_>,
     plan: &Plan,
     scored: Scored,
+    orders: &mut Orders,
     on: &mut Listener<'_, State>,
 ) -> Result<(Compared, Metrics)> {
     let micro_tokens = task.compute.micro_tokens;
@@ -181,31 +199,17 @@ fn learn(
     }
     let episodes = experience.rollout.episodes.len();
     guards::at(state.iteration, guards::compared(&plan.guards, metrics.kl, metrics.policy_entropy, episodes))?;
-    phase(on, "time/update", |_| update(state, task, plan, &experience, &mut metrics))?;
+    phase(on, "time/update", |_| update(state, task, plan, &experience, orders, &mut metrics))?;
     state.beta = plan.kl.next(state.beta, metrics.kl, plan.batch);
     Ok((experience.rollout, metrics))
 }
 
 /// The prompts of one iteration.
-fn requests(task: &Task<'_>, plan: &Plan, iteration: u64) -> Vec<Prompted> {
+fn requests(task: &Task<'_>, plan: &Plan, iteration: u64, orders: &mut Orders) -> Vec<Prompted> {
     let first = iteration * plan.batch as u64;
     let episodes = first..first + plan.batch as u64;
-    let groups = shuffled(Source::new(task.compute.seed, "ppo/prompts"), task.prompts.len(), episodes.clone());
+    let groups = orders.prompts.places(episodes.clone());
     episodes.zip(groups).map(|(episode, group)| Prompted::new(episode, group, &task.prompts[group])).collect()
-}
-
-/// Places `range` of endless passes over `0..n`, each pass newly shuffled.
-fn shuffled(source: Source, n: usize, range: Range<u64>) -> Vec<usize> {
-    let mut pass = (u64::MAX, Vec::new());
-    range
-        .map(|place| {
-            let number = place / n as u64;
-            if pass.0 != number {
-                pass = (number, source.at([number]).permutation(n));
-            }
-            pass.1[(place % n as u64) as usize]
-        })
-        .collect()
 }
 
 fn update(
@@ -213,6 +217,7 @@ fn update(
     task: &Task<'_>,
     plan: &Plan,
     experience: &Experience,
+    orders: &mut Orders,
     metrics: &mut Metrics,
 ) -> Result<()> {
     let steps = plan.steps_per_iteration();
@@ -223,7 +228,7 @@ fn update(
         let order = shuffle.at([state.iteration, inner]).permutation(plan.batch);
         for episodes in order.chunks(plan.minibatch) {
             let minibatch = Minibatch::new(experience, episodes, plan, task.compute.micro_tokens);
-            let ptx = ptx_batches(task, plan, state.iteration * steps as u64 + step);
+            let ptx = ptx_batches(task, plan, state.iteration * steps as u64 + step, orders);
             let mut stats = policy_gradients(state, task, plan, &minibatch, &ptx)?;
             if step == 0 {
                 guards::at(state.iteration, guards::first_ratio(&plan.guards, stats.ratio_deviation))?;
@@ -338,13 +343,13 @@ fn value_step(state: &mut State, right: bool, lr: f64) -> Result<(), instruct_op
 }
 
 /// The pretraining windows of one optimizer step, as micro-batches.
-fn ptx_batches(task: &Task<'_>, plan: &Plan, step: u64) -> Vec<Packed> {
+fn ptx_batches(task: &Task<'_>, plan: &Plan, step: u64, orders: &mut Orders) -> Vec<Packed> {
     if plan.gamma_ptx == 0.0 {
         return Vec::new();
     }
     let count = (plan.minibatch * plan.ptx_examples) as u64;
     let examples = step * count..(step + 1) * count;
-    let order = shuffled(Source::new(task.compute.seed, "ppo/ptx"), task.pretraining.len(), examples.clone());
+    let order = orders.ptx.places(examples.clone());
     let windows: Vec<(u64, &[u32])> = examples.zip(order.into_iter().map(|i| task.pretraining[i].as_slice())).collect();
     let lengths = windows.iter().map(|(_, window)| window.len());
     let batch = |run: Range<usize>| {

@@ -22,6 +22,10 @@
 //! and two words of coordinates, its 64-bit stream the third, so that distinct coordinates open
 //! streams that cannot overlap.
 
+mod passes;
+
+pub use passes::Passes;
+
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},

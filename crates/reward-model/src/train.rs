@@ -7,7 +7,7 @@ use instruct_model::{Decoder, Pass};
 use instruct_optim::{
     AdamConfig, AdamW, Compute, GradTree, Groups, Schedule, SpikeWatch, check_gradients_behind, check_loss, problems,
 };
-use instruct_random::Source;
+use instruct_random::{Passes, Source};
 use instruct_runs::{Event, Flow, Listener};
 use serde::{Deserialize, Serialize};
 
@@ -111,10 +111,10 @@ pub fn train(
     }
     let per_epoch = usable.len().div_ceil(plan.batch) as u64;
     let total = plan.epochs * per_epoch;
-    let shuffle = Source::new(compute.seed, "reward-model/order");
+    let mut order = Passes::new(Source::new(compute.seed, "reward-model/order"), usable.len());
     while state.step < total {
-        let order = shuffle.at([state.step / per_epoch]).permutation(usable.len());
-        let chunk = order.chunks(plan.batch).nth((state.step % per_epoch) as usize).unwrap_or_default();
+        let epoch = order.pass(state.step / per_epoch);
+        let chunk = epoch.chunks(plan.batch).nth((state.step % per_epoch) as usize).unwrap_or_default();
         let batch: Vec<&Group> = chunk.iter().map(|&i| usable[i]).collect();
         let sums = gradients(&state.model, &batch, compute.micro_tokens)?;
         let params = state.model.params();

@@ -10,7 +10,7 @@ use instruct_model::{Decoder, Dropout, Pass};
 use instruct_optim::{
     AdamConfig, AdamW, Compute, GradTree, Groups, Schedule, SpikeWatch, check_gradients, check_loss, problems,
 };
-use instruct_random::Source;
+use instruct_random::{Passes, Source};
 use instruct_runs::{Event, Flow, Listener};
 use serde::{Deserialize, Serialize};
 
@@ -113,7 +113,7 @@ pub fn steps(plan: &Plan, demonstrations: usize) -> (u64, u64) {
 /// Fine-tunes from the step that `state` has reached.
 ///
 /// Every epoch is a new order of all demonstrations and of so many pretraining windows that they
-/// make up their share. The weights at the end of each epoch are candidates, from which a reward
+/// make up their share. The windows come from passes over all of them, each pass newly shuffled. The weights at the end of each epoch are candidates, from which a reward
 /// model chooses.
 ///
 /// Errors: a plan with [`Plan::problems`]; nothing to learn from; a parameter that receives no
@@ -137,9 +137,10 @@ pub fn train(
         return Err(Error::NoPretraining { share: plan.pretraining_share });
     }
     let (per_epoch, total) = steps(plan, data.demonstrations.len());
+    let mut epochs = Epochs::new(data, plan, compute.seed);
     while state.step < total {
         let epoch = state.step / per_epoch;
-        let items = epoch_items(data, plan, compute.seed, epoch);
+        let items = epochs.items(epoch);
         let at = (state.step % per_epoch) as usize;
         let chunk = items.chunks(plan.batch).nth(at).unwrap_or_default();
         let first = epoch * items.len() as u64 + (at * plan.batch) as u64;
@@ -268,14 +269,46 @@ fn windows_per_epoch(plan: &Plan, demonstrations: usize) -> usize {
     (plan.pretraining_share / (1.0 - plan.pretraining_share) * demonstrations as f64).round() as usize
 }
 
-/// All examples of one epoch, in its order.
-fn epoch_items<'a>(data: &Data<'a>, plan: &Plan, seed: u64, epoch: u64) -> Vec<Item<'a>> {
-    let windows = windows_per_epoch(plan, data.demonstrations.len());
-    let window = |i: usize| &data.pretraining[(epoch as usize * windows + i) % data.pretraining.len()];
-    let demonstrations = data.demonstrations.iter().map(Item::Demonstration);
-    let items: Vec<Item> = demonstrations.chain((0..windows).map(|i| Item::Pretraining(window(i)))).collect();
-    let order = Source::new(seed, "sft/order").at([epoch]).permutation(items.len());
-    order.into_iter().map(|i| items[i]).collect()
+/// All examples of each epoch, in its order. Those of the epoch that was asked for last are kept, so that
+/// a step costs the same however many there are.
+struct Epochs<'a> {
+    data: Data<'a>,
+    /// Windows in an epoch.
+    mixed: usize,
+    order: Passes,
+    windows: Passes,
+    kept: Option<(u64, Vec<Item<'a>>)>,
+}
+
+impl<'a> Epochs<'a> {
+    fn new(data: &Data<'a>, plan: &Plan, seed: u64) -> Epochs<'a> {
+        let mixed = windows_per_epoch(plan, data.demonstrations.len());
+        let passes = |purpose, n| Passes::new(Source::new(seed, purpose), n);
+        Epochs {
+            data: *data,
+            mixed,
+            order: passes("sft/order", data.demonstrations.len() + mixed),
+            windows: passes("sft/windows", data.pretraining.len()),
+            kept: None,
+        }
+    }
+
+    fn items(&mut self, epoch: u64) -> &[Item<'a>] {
+        let kept = self.kept.take().filter(|(kept, _)| *kept == epoch);
+        let kept = kept.unwrap_or_else(|| (epoch, self.ordered(epoch)));
+        &self.kept.insert(kept).1
+    }
+
+    fn ordered(&mut self, epoch: u64) -> Vec<Item<'a>> {
+        let Data { demonstrations, pretraining } = self.data;
+        let first = epoch * self.mixed as u64;
+        let windows = self.windows.places(first..first + self.mixed as u64);
+        let item = |&i: &usize| match i.checked_sub(demonstrations.len()) {
+            None => Item::Demonstration(&demonstrations[i]),
+            Some(i) => Item::Pretraining(&pretraining[windows[i]]),
+        };
+        self.order.pass(epoch).iter().map(item).collect()
+    }
 }
 
 #[cfg(test)]

@@ -310,8 +310,8 @@ fn limits_hold_before_memory_is_spent() {
     assert!(message.contains("long.jsonl:1: the line is longer than 64 bytes; split the record"), "{message}");
     assert!(message.starts_with("1 problem in the data"), "the second line is usable: {message}");
     let (_folder, path) = file("long.txt", long.as_bytes());
-    let refused = read::<PretrainText>(&[path], &limits).unwrap_err();
-    assert!(matches!(refused, Error::TooLarge { limit: 80, .. }), "{refused}");
+    let message = read::<PretrainText>(&[path], &limits).unwrap_err().to_string();
+    assert!(message.ends_with("long.txt:1: the document is longer than 80 bytes; split it"), "{message}");
 }
 
 /// One record of every shape of TRL's, next to what it means.
@@ -612,6 +612,24 @@ fn plain_text_is_one_document_or_one_per_article() {
     );
 }
 
+/// What a limit bounds is one document, not the file.
+#[test]
+fn a_document_has_a_limit_and_the_file_has_none() {
+    let limits = Limits { whole: 40, ..Limits::default() };
+    let article = |n: usize| format!(" = Title {n} = \n{}\n", "x".repeat(20));
+    let texts = |text: &str| {
+        let (_folder, path) = file("t.txt", text.as_bytes());
+        let read = read::<PretrainText>(&[path], &limits).map_err(|error| error.to_string())?;
+        Ok::<_, String>(Vec::from_iter(read.records.into_iter().map(|record| (record.origin.line, record.text))))
+    };
+    let many: String = (0..1_000).map(article).collect();
+    assert_eq!(texts(&many), Ok((0..1_000).map(|n| (1 + 2 * n, article(n))).collect()));
+    for long in [format!("{}y\nand more of it", article(7)), format!("{}{}", article(7), "y".repeat(50))] {
+        let message = texts(&format!("{}{long}", article(1))).unwrap_err();
+        assert!(message.ends_with("t.txt:3: the document is longer than 40 bytes; split it"), "{message}");
+    }
+}
+
 #[test]
 fn the_shared_data_has_the_documented_counts() {
     let limits = Limits::default();
@@ -667,7 +685,46 @@ fn the_shared_data_has_the_documented_counts() {
     }
 }
 
+/// Records of these ids, prompts and answers, each on a line of its own.
+fn answered(parts: &[(u8, u8, u8)]) -> Vec<Demonstration> {
+    let one = |(line, &(id, prompt, answer)): (usize, &(u8, u8, u8))| {
+        let content = Content::Text(prompt.to_string());
+        let origin = Origin::new("f.jsonl", line);
+        let prompt = Prompt { id: format!("id {id}"), content, user: None, use_case: None, origin };
+        Demonstration { prompt, completion: answer.to_string() }
+    };
+    (1..).zip(parts).map(one).collect()
+}
+
+/// The definition: every record is compared with all before it that have its id.
+fn slow_repeats(records: &[Demonstration]) -> Vec<RecordError> {
+    let found = records.iter().enumerate().filter_map(|(i, record)| {
+        let earlier = || records[..i].iter().filter(|other| other.prompt.id == record.prompt.id);
+        let other_prompt = earlier().find(|other| other.subject() != record.subject());
+        let first = other_prompt.or(earlier().find(|other| other.answer() == record.answer()))?;
+        let problem = Problem::Duplicate { first: first.origin().clone(), conflicting: other_prompt.is_some() };
+        Some(RecordError { origin: record.origin().clone(), field: Some("id".to_owned()), problem })
+    });
+    found.collect()
+}
+
+/// To compare every two of these records would take 20 billion comparisons of texts.
+#[test]
+fn many_records_of_one_id_are_compared_in_little_time() {
+    let mut records = answered(&vec![(1, 1, 0); 200_000]);
+    for (record, n) in records.iter_mut().zip(0..) {
+        record.completion = format!("{n}");
+    }
+    assert_eq!(repeats(&records), []);
+}
+
 proptest! {
+    #[test]
+    fn repeats_are_what_comparing_all_finds(parts in proptest::collection::vec((0u8..2, 0u8..3, 0u8..3), 0..12)) {
+        let records = answered(&parts);
+        prop_assert_eq!(repeats(&records), slow_repeats(&records));
+    }
+
     /// What is written is what is read.
     #[test]
     fn lines_round_trip(

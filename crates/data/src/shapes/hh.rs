@@ -51,26 +51,24 @@ fn with_first_mark(text: String) -> String {
 
 /// What stands before the first turn: nobody's words, and so standing instructions.
 fn preface(text: &str) -> Option<&str> {
-    let end = next_turn(text).map_or(text.len(), |(role, start)| start - mark(&role).len());
+    let end = marks(text).next().map_or(text.len(), |(at, _)| at);
     Some(text[..end].trim()).filter(|before| !before.is_empty())
 }
 
-/// The turns of a transcript, and how many more say nothing. Four transcripts let the assistant speak twice in a row: one turn of
-/// two paragraphs, because chat templates want the roles to alternate.
+/// The turns of a transcript, and how many more say nothing. Four transcripts let the assistant speak twice in a
+/// row: one turn of two paragraphs, because chat templates want the roles to alternate.
 fn turns(text: &str) -> (Vec<Message>, usize) {
     let mut empty = 0;
     let mut messages: Vec<Message> = Vec::new();
-    let mut rest = text;
-    while let Some((role, start)) = next_turn(rest) {
-        rest = &rest[start..];
-        let end = next_turn(rest).map_or(rest.len(), |(role, start)| start - mark(&role).len());
-        let said = rest[..end].trim();
+    let mut marks = marks(text).peekable();
+    while let Some((at, role)) = marks.next() {
+        let end = marks.peek().map_or(text.len(), |&(next, _)| next);
+        let said = text[at + mark(&role).len()..end].trim();
         match messages.last_mut() {
             _ if said.is_empty() => empty += 1,
-            Some(last) if last.role == role => last.content = format!("{}\n\n{said}", last.content),
+            Some(last) if last.role == role => last.content.extend(["\n\n", said]),
             _ => messages.push(Message::new(role, said)),
         }
-        rest = &rest[end..];
     }
     (messages, empty)
 }
@@ -79,10 +77,55 @@ fn mark(role: &Role) -> &'static str {
     if *role == Role::User { HUMAN } else { ASSISTANT }
 }
 
-/// Who speaks next and where their words start.
-fn next_turn(text: &str) -> Option<(Role, usize)> {
-    let find = |role: Role| Some((text.find(mark(&role))?, role));
-    let (at, role) = [find(Role::User), find(Role::Assistant)].into_iter().flatten().min()?;
-    let start = at + mark(&role).len();
-    Some((role, start))
+/// Where each turn's mark stands, and who speaks there.
+fn marks(text: &str) -> impl Iterator<Item = (usize, Role)> {
+    let speaker =
+        |at: usize| [Role::User, Role::Assistant].into_iter().find(|role| text[at..].starts_with(mark(role)));
+    // Every mark begins with a line end, and none begins inside another.
+    text.match_indices('\n').filter_map(move |(at, _)| Some((at, speaker(at)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Looks for the next mark of each speaker from the end of the last one, again and again.
+    fn slow(text: &str) -> (Vec<Message>, usize) {
+        let next = |text: &str| {
+            let find = |role: Role| text.find(mark(&role)).map(|at| (at, role));
+            [find(Role::User), find(Role::Assistant)].into_iter().flatten().min()
+        };
+        let (mut messages, mut empty, mut rest) = (Vec::<Message>::new(), 0, text);
+        while let Some((at, role)) = next(rest) {
+            rest = &rest[at + mark(&role).len()..];
+            let end = next(rest).map_or(rest.len(), |(at, _)| at);
+            let said = rest[..end].trim();
+            match messages.last_mut() {
+                _ if said.is_empty() => empty += 1,
+                Some(last) if last.role == role => last.content = format!("{}\n\n{said}", last.content),
+                _ => messages.push(Message::new(role, said)),
+            }
+        }
+        (messages, empty)
+    }
+
+    proptest! {
+        #[test]
+        fn turns_are_those_that_a_search_for_marks_finds(
+            pieces in proptest::collection::vec("\n\nHuman:|\n\nAssistant:|\n|Human:| a|b ", 0..20),
+        ) {
+            let text = pieces.concat();
+            prop_assert_eq!(turns(&text), slow(&text));
+        }
+    }
+
+    /// Quadratic work would copy and search 60 gigabytes.
+    #[test]
+    fn a_long_transcript_of_one_speaker_is_one_turn() {
+        let said = "\n\nAssistant: and then this".repeat(100_000);
+        let (messages, _) = turns(&format!("\n\nHuman: Go on.{said}"));
+        assert_eq!(messages[0].content, "Go on.");
+        assert_eq!((messages.len(), messages[1].content.len()), (2, 100_000 * "and then this\n\n".len() - 2));
+    }
 }

@@ -130,6 +130,45 @@ fn records_that_spell_special_tokens_are_words_and_counted() {
     assert_eq!((case.read(&kept[0].completion).as_str(), report.special_tokens), (" <e> is a mark", 1));
 }
 
+/// Several pieces at once say what the records say one by one.
+#[test]
+fn many_records_are_encoded_as_each_alone() {
+    let case = Case::new();
+    let text = |i: usize| format!("{}{i}", ["", "a line\n", "<e> ", "much too long "][i % 4].repeat(1 + i % 3));
+    let records: Vec<Prompt> = (0..5 * PIECE + 7).map(|i| prompt(i, &text(i))).collect();
+    let encoder = case.encoder(20, 20, Overlong::CutPrompt);
+    let (tokens, report) = encoder.prompts(&records).unwrap();
+    let (mut alone, mut counted) = (Vec::new(), EncodeReport::default());
+    for (record, own) in records.iter().enumerate() {
+        let (tokens, report) = encoder.prompts(std::slice::from_ref(own)).unwrap();
+        alone.extend(tokens.into_iter().map(|tokens| PromptTokens { record, ..tokens }));
+        counted.add(&report);
+    }
+    assert_eq!((tokens, report), (alone, counted));
+    assert!(report.cut > 0 && report.long_prompts > 0 && report.special_tokens > 0, "{report:?}");
+
+    let refused = case.encoder(20, 20, Overlong::Refuse).prompts(&records).unwrap_err();
+    let Error::Problems(Problems(problems)) = refused else { panic!("{refused}") };
+    let lines: Vec<usize> = problems.iter().map(|problem| problem.origin.line).collect();
+    assert!(lines.len() > 2 && lines.is_sorted(), "{lines:?}");
+}
+
+/// Of two records that the template refuses the first is named, whichever is encoded first.
+#[test]
+fn the_first_error_is_that_of_the_first_record() {
+    let template = "{% if messages[0].content is string and 'bad' in messages[0].content %}\
+        {{ raise_exception(messages[0].content) }}{% endif %}{{ messages[0].content }}";
+    let renderer = Renderer::new(tokenizer(), Template::chat(template, &tokenizer()).unwrap()).unwrap();
+    let (caps, loss) = (Caps { prompt: 64, completion: 64 }, Loss::Last);
+    let encoder = Encoder { renderer: &renderer, caps, overlong: Overlong::Drop, loss };
+    let text = |i: usize| {
+        if [3 * PIECE - 1, 3 * PIECE + 1, 5 * PIECE].contains(&i) { format!("bad {i}") } else { i.to_string() }
+    };
+    let records: Vec<Prompt> = (0..6 * PIECE).map(|i| prompt(i, &text(i))).collect();
+    let message = encoder.prompts(&records).unwrap_err().to_string();
+    assert!(message.contains(&format!("bad {}", 3 * PIECE - 1)), "{message}");
+}
+
 #[test]
 fn text_becomes_windows_with_eos_between_documents() {
     let tokenizer = tokenizer();

@@ -21,6 +21,8 @@ const MERGES_PER_ENTRY: usize = 8;
 pub(super) const ADDED: usize = 1 << 17;
 /// JSON values of a normalizer, a pre-tokenizer, a post-processor or a decoder.
 const PART: usize = 1 << 14;
+/// Words whose ids each thread remembers: nearly all that people use, in some megabytes.
+const WORDS: usize = 1 << 15;
 
 /// The parts of a byte-pair tokenizer, merges excepted.
 #[derive(Deserialize)]
@@ -239,6 +241,7 @@ impl Model {
             return Err(format!("`model.merges[{i}]` makes a token that the vocabulary lacks"));
         }
         let mut builder = bpe::BPE::builder()
+            .cache_capacity(WORDS)
             .vocab_and_merges(vocab, merges)
             .fuse_unk(self.fuse_unk.unwrap_or(false))
             .byte_fallback(self.byte_fallback.unwrap_or(false))

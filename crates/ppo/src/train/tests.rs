@@ -308,7 +308,7 @@ fn experience(plan: &Plan) -> Experience {
     let (state, reference) = (state(plan), model(HeadKind::LanguageModel, 2, Path::Fused));
     let (prompts, windows) = (prompts(), windows());
     let task = task(&reference, &prompts, &windows);
-    let scored = sample(&state, &task, plan).unwrap().score(task.score).unwrap();
+    let scored = sample(&state, &task, plan, &mut Orders::new(&task)).unwrap().score(task.score).unwrap();
     let rollout = scored.compare(&state.policy, &reference, plan.temperature, 40).unwrap();
     let values = values(state.value.as_ref().unwrap_or(&state.policy), &rollout.episodes, 40).unwrap();
     Experience::new(rollout, values, plan, 0.1)
@@ -608,21 +608,6 @@ fn a_run_cut_anywhere_ends_with_the_same_bits() {
     }));
 }
 
-#[test]
-fn shuffled_passes_use_everything_equally_and_can_be_cut() {
-    let source = Source::new(1, "test");
-    let all = shuffled(source, 5, 0..20);
-    for pass in all.chunks(5) {
-        let mut sorted = pass.to_vec();
-        sorted.sort_unstable();
-        assert_eq!(sorted, [0, 1, 2, 3, 4]);
-    }
-    assert!(all.chunks(5).any(|pass| pass != &all[..5]));
-    for cut in 0..20 {
-        assert_eq!([shuffled(source, 5, 0..cut), shuffled(source, 5, cut..20)].concat(), all);
-    }
-}
-
 /// A run whose task and plan were changed stops with a message.
 #[track_caller]
 fn refused(change: impl Fn(&mut Task<'_>, &mut Plan), message: &str) {
@@ -662,7 +647,8 @@ fn a_ratio_that_is_not_one_stops_before_the_step() {
     experience.rollout.old.iter_mut().for_each(|logprob| *logprob += 0.01);
     let reference = state.policy.deep_copy().unwrap();
     let task = task(&reference, &prompts, &windows);
-    let error = update(&mut state, &task, &plan, &experience, &mut Metrics::default()).unwrap_err();
+    let error =
+        update(&mut state, &task, &plan, &experience, &mut Orders::new(&task), &mut Metrics::default()).unwrap_err();
     assert!(matches!(error, Error::Guard { iteration: 1, alarm: Alarm::Ratio { .. } }), "{error}");
     assert_eq!(state.policy_optimizer.steps(), 0);
 }

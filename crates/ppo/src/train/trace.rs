@@ -70,7 +70,8 @@ fn check(name: &str, plan: Plan, micro_tokens: usize) -> Vec<Vec<(&'static str, 
         let range = 8 * iteration..8 * iteration + 8;
         let scores = trace.floats("scores")[range.clone()].to_vec();
         let scored = Sampled::of(episodes(&trace, range)).score(&|_| Ok(scores.clone())).unwrap();
-        let (_, metrics) = learn(&mut state, &task, &plan, scored, &mut |_| Ok(Flow::Continue)).unwrap();
+        let (_, metrics) =
+            learn(&mut state, &task, &plan, scored, &mut Orders::new(&task), &mut |_| Ok(Flow::Continue)).unwrap();
         state.iteration += 1;
         steps.push(metrics.entries());
     }

@@ -184,6 +184,20 @@ fn the_gradient_does_not_see_the_micro_batches() {
     }
 }
 
+/// The examples of an epoch under seed 1, by the definition: every order is drawn where it is needed.
+fn slow_items<'a>(data: &Data<'a>, mixed: usize, epoch: u64) -> Vec<Item<'a>> {
+    let (demonstrations, pretraining) = (data.demonstrations, data.pretraining);
+    let window = |i: usize| {
+        let place = epoch as usize * mixed + i;
+        let pass = (place / pretraining.len()) as u64;
+        let order = Source::new(1, "sft/windows").at([pass]).permutation(pretraining.len());
+        Item::Pretraining(&pretraining[order[place % pretraining.len()]])
+    };
+    let items: Vec<Item> = demonstrations.iter().map(Item::Demonstration).chain((0..mixed).map(window)).collect();
+    let order = Source::new(1, "sft/order").at([epoch]).permutation(items.len());
+    order.into_iter().map(|i| items[i]).collect()
+}
+
 /// One epoch of `n` demonstrations at this share holds so many windows, each taken in turn.
 #[track_caller]
 fn check_mix(n: usize, share: f64, windows_wanted: usize) {
@@ -191,10 +205,11 @@ fn check_mix(n: usize, share: f64, windows_wanted: usize) {
     let data = Data { demonstrations: &examples, pretraining: &windows };
     let plan = Plan { pretraining_share: share, ..plan() };
     assert_eq!(steps(&Plan { epochs: 3, ..plan.clone() }, n).1, 3 * (n + windows_wanted).div_ceil(4) as u64);
+    let mut epochs = Epochs::new(&data, &plan, 1);
     let mut used = vec![0usize; 7];
     let mut orders = BTreeSet::new();
     for epoch in 0..5 {
-        let items = epoch_items(&data, &plan, 1, epoch);
+        let items = epochs.items(epoch);
         assert_eq!(items.len(), n + windows_wanted);
         let at = |item: &Item| match item {
             Item::Demonstration(e) => examples.iter().position(|x| std::ptr::eq(x, *e)).unwrap(),
@@ -206,11 +221,17 @@ fn check_mix(n: usize, share: f64, windows_wanted: usize) {
         sorted.sort_unstable();
         assert_eq!(sorted, (0..n).collect::<Vec<_>>(), "every demonstration once");
         orders.insert(order);
+        let said = |items: &[Item]| items.iter().map(|item| format!("{item:?}")).collect::<Vec<_>>();
+        assert_eq!(said(Epochs::new(&data, &plan, 1).items(epoch)), said(items), "as after a resume");
+        let slow = slow_items(&data, windows_wanted, epoch);
+        assert_eq!(said(items), said(&slow), "as drawn anew");
+        let (kept, again) = (items.as_ptr(), epochs.items(epoch).as_ptr());
+        assert_eq!(kept, again, "an epoch is drawn once");
     }
     assert_eq!(orders.len(), 5, "every epoch has an order of its own");
     assert_eq!(used.iter().sum::<usize>(), 5 * windows_wanted);
     assert!(used.iter().max().unwrap() - used.iter().min().unwrap() <= 1, "windows take turns: {used:?}");
-    let again = |seed| epoch_items(&data, &plan, seed, 0).iter().map(|item| format!("{item:?}")).collect::<Vec<_>>();
+    let again = |seed| Vec::from_iter(Epochs::new(&data, &plan, seed).items(0).iter().map(|item| format!("{item:?}")));
     assert_eq!(again(1), again(1));
     assert_ne!(again(1), again(2));
 }
