@@ -561,7 +561,7 @@ proptest! {
 fn check_padding(specials: &[&str], template: Option<&str>, rows: usize, want: impl Fn(&str) -> bool) {
     let tokenizer = train_bpe(["aa \u{e9}\u{e9} aa \u{e9}\u{e9}"], 256 + 4 + specials.len(), specials).unwrap();
     let tokenizer = tokenizer.with_chat_template(template.map(str::to_owned));
-    let padded = tokenizer.clone().with_padding(tokenizer.vocab_size() + rows).unwrap();
+    let padded = tokenizer.clone().with_padding(tokenizer.vocab_size() + rows, &BTreeSet::new()).unwrap();
     let pad = padded.pad().unwrap();
     let name = padded.token(pad).unwrap();
     assert!(want(&name), "{name}");
@@ -572,7 +572,7 @@ fn check_padding(specials: &[&str], template: Option<&str>, rows: usize, want: i
     padded.save(folder.path()).unwrap();
     let again = Tokenizer::from_folder(folder.path()).unwrap();
     assert_eq!(again.pad(), Some(pad));
-    assert_eq!(again.with_padding(tokenizer.vocab_size() + rows).unwrap().pad(), Some(pad));
+    assert_eq!(again.with_padding(tokenizer.vocab_size() + rows, &BTreeSet::new()).unwrap().pad(), Some(pad));
 }
 
 #[test]
