@@ -207,8 +207,8 @@ fn byte_level_parts(gguf: &GgufTokenizer) -> Result<Parts, Error> {
 }
 
 /// How text is split into words before BPE.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Words {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Words {
     /// What llama.cpp takes where a converter knew no better: four patterns, one after the other.
     Default,
     /// GPT-2's pattern.
@@ -228,7 +228,7 @@ pub(crate) enum Words {
 /// The names of `tokenizer.ggml.pre` by what they mean. llama.cpp has one pattern for all names of a line
 /// (`llama_vocab_pre_type` in its `src/llama-vocab.cpp` at 00ad355). Its names of encoders are left out, and so is
 /// `pixtral`: its words are not those of Llama 3, as which llama.cpp takes them.
-pub(crate) const WORDS: [(Words, &str); 7] = [
+const WORDS: [(Words, &str); 7] = [
     (Words::Default, "default"),
     (Words::Gpt2, "gpt-2 gpt2 olmo mpt phi-2 gigachat a.x-4.0 mellum exaone4 jais trillion granite-docling"),
     (Words::Gpt2Digits, "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2"),
@@ -310,4 +310,43 @@ fn merges_by_score(gguf: &GgufTokenizer) -> Vec<(String, String)> {
     let length = |text: &str| text.chars().count();
     merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(length(b.1).cmp(&length(a.1))).then(length(b.2).cmp(&length(a.2))));
     merges.into_iter().map(|(_, left, right)| (left.to_owned(), right.to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, PreTokenizerWrapper};
+
+    fn found(words: Words, text: &str) -> Vec<String> {
+        let splitter: PreTokenizerWrapper = serde_json::from_value(words.splitter().1).unwrap();
+        let mut cut = PreTokenizedString::from(text);
+        splitter.pre_tokenize(&mut cut).unwrap();
+        let splits = cut.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        splits.into_iter().map(|(_, (start, end), _)| text[start..end].to_owned()).collect()
+    }
+
+    /// By hand, from the patterns of `llm_tokenizer_bpe` in llama.cpp.
+    #[test]
+    fn every_name_splits_words_as_llama_cpp_does() {
+        let text = "He's 1234 +5,\n\n  ok";
+        let wanted = |words: Words| match words {
+            Words::Default => "He|'|s| |123|4| |+|5|,|\n\n | ok",
+            Words::Gpt2 => "He|'s| 1234| +|5|,|\n\n | ok",
+            Words::Gpt2Digits => "He|'s| |1|2|3|4| +|5|,|\n\n | ok",
+            Words::Gpt4 | Words::Llama3 => "He|'s| |123|4| +|5|,\n\n| | ok",
+            Words::Gpt4Digits | Words::Qwen2 => "He|'s| |1|2|3|4| +|5|,\n\n| | ok",
+        };
+        for (words, names) in WORDS {
+            let differs = u8::from(found(words, text).join("|") != wanted(words));
+            for name in names.split(' ') {
+                assert_eq!(Words::of(name), Some(words));
+                let case = format!("{} {name}", format!("{words:?}").to_lowercase());
+                instruct_claims::holds("text/gguf-words", &case, differs.into(), 0.0);
+            }
+        }
+        assert_eq!(
+            found(Words::Default, "a  $b<c>``12345678x. y"),
+            ["a", "  ", "$", "b", "<", "c", ">", "``", "123", "456", "78", "x", ".", " y"]
+        );
+    }
 }
