@@ -96,12 +96,11 @@ fn constructs_render_as_transformers_renders_them() {
     instruct_claims::holds("text/constructs", "all pieces", differences.len() as f64, 0.0);
     for (kind, before, after, names) in NAMES {
         for name in names.split(' ') {
+            let pattern = format!("{before}{name}");
             let written = |source: &String| {
-                let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
-                let found = source.match_indices(&format!("{before}{name}"));
-                found.into_iter().any(|(at, found)| {
+                source.match_indices(&pattern).any(|(at, found)| {
                     let rest = &source[at + found.len()..];
-                    rest.starts_with(after) && ends(rest)
+                    rest.starts_with(after) && !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_')
                 })
             };
             assert!(golden.pieces.iter().any(|(source, _)| written(source)), "no piece has the {kind} {name}");

@@ -449,7 +449,9 @@ fn check_end(gguf: &GgufTokenizer, token: &str, kind: i32, ends: bool) {
     let id = gguf.tokens.len() as u32;
     gguf.tokens.push(token.to_owned());
     gguf.token_types.push(kind);
-    gguf.scores.push(0.0);
+    if !gguf.scores.is_empty() {
+        gguf.scores.push(0.0);
+    }
     let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
     assert_eq!(tokenizer.stops().contains(&id), ends, "{token}, {kind}");
     if ends {
