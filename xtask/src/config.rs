@@ -95,8 +95,9 @@ pub struct ModelConfig {
     pub max_prompt: usize,
     /// Longest demonstration or ranked completion, in tokens; longer records are dropped and counted.
     pub max_completion: usize,
-    /// The day that chat templates are told which write today's date, as `2024-07-26`. No clock is read, so that
-    /// prompts are the same tomorrow.
+    /// The day that chat templates are told which write today's date, as `2024-07-26`; empty takes the day that the
+    /// base's folder names, else that one. No clock is read, so that prompts are the same tomorrow, and exported
+    /// models name their day.
     pub date: String,
     /// What demonstrations of several turns teach: `last` is the last reply, `all` every reply, `generation` what
     /// the chat template marks. It holds for training and validation.
@@ -112,11 +113,11 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// [`ModelConfig::date`] as a day.
+    /// [`ModelConfig::date`] as a day; `None` where it is empty.
     ///
     /// Errors: it names none.
-    pub fn day(&self) -> Result<Date, DateError> {
-        self.date.parse()
+    pub fn day(&self) -> Result<Option<Date>, DateError> {
+        if self.date.is_empty() { Ok(None) } else { self.date.parse().map(Some) }
     }
 }
 
@@ -207,7 +208,7 @@ impl Default for Config {
                 template: String::new(),
                 max_prompt: 1_024,
                 max_completion: 1_024,
-                date: Date::default().to_string(),
+                date: String::new(),
                 loss: Loss::Last,
                 micro_tokens: Compute::default().micro_tokens,
                 precision: Precision::F32,

@@ -5,13 +5,14 @@ use crate::{
     config::{Config, DataConfig, DeviceName, Precision},
     embedded,
     progress::Progress,
+    terminal::say,
 };
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{DType, Device};
 use instruct_data::{
-    Caps, Date, Demonstration, EncodeReport, Encoder, LeakCheck, Limits, Overlong, PretrainText, Prompt, Ranking, Read,
-    Record, RecordError, Renderer, Split, SplitPlan, Template, Tokenizer, cap_per_user, dedup, read_reporting, sample,
-    text_windows,
+    Caps, Date, Demonstration, EncodeReport, Encoder, LeakCheck, Limits, Loss, Overlong, PretrainText, Prompt, Ranking,
+    Read, Record, RecordError, Renderer, Split, SplitPlan, Template, Tokenizer, cap_per_user, dedup, read_reporting,
+    sample, text_windows,
 };
 use instruct_kernels::{DeviceChoice, Path as KernelPath, bf16_unit, probe_device};
 use instruct_model::{Checkpoint, Config as Description, Decoder};
@@ -41,6 +42,8 @@ pub struct Base {
 /// Every data set of a run, in token ids.
 pub(crate) struct Material {
     pub(crate) demonstrations: Split<Example>,
+    /// The last reply of every demonstration that is trained on, where training takes others too.
+    last_replies: Option<Vec<Example>>,
     pub(crate) rankings: Vec<RankedGroup>,
     /// Rankings that nothing trains on: those of validation and test users.
     pub(crate) held_out_rankings: Vec<RankedGroup>,
@@ -102,8 +105,8 @@ pub struct Wording<'a> {
     pub template: &'a str,
     /// What the person sets it with, for messages.
     pub option: &'a str,
-    /// The day that a chat template is told.
-    pub date: Date,
+    /// The day that a chat template is told; without one, the day that the model's folder names.
+    pub date: Option<Date>,
 }
 
 /// Opens a language model without its weights, with its tokenizer and the template that puts prompts to
@@ -114,26 +117,37 @@ pub fn open_base(path: &Path, wording: Wording<'_>, device: &Device) -> Result<B
     let checkpoint = Checkpoint::open(path)?;
     let tokenizer = open_tokenizer(&checkpoint, path)?;
     let description = checkpoint.config().clone();
-    let Wording { template, option, date } = wording;
-    let template = if !template.is_empty() {
-        Template::plain(template)?
-    } else if let Some(template) = own_template(&tokenizer, option)? {
-        template
-    } else {
+    let Some(renderer) = renderer(&tokenizer, &wording)? else {
         bail!(
-            "{}: the model has no chat template; give {option}, for example \"User: {{prompt}}\\nAssistant:\"",
-            path.display()
+            "{}: the model has no chat template; give {}, for example \"User: {{prompt}}\\nAssistant:\"",
+            path.display(),
+            wording.option
         );
     };
-    let renderer = Renderer::new(tokenizer, template.with_date(date))?;
     Ok(Base { path: path.to_owned(), device: device.clone(), description, renderer, retained: 0 })
 }
 
-/// The chat template that came with a model, if one did; `option` is what a person names another with.
+/// How conversations are put to a model: with the template of `wording` when it is not empty, else with the
+/// model's own; `None` when it has none. Says what every command should know of the template.
 ///
-/// Errors: it cannot be rendered.
-pub(crate) fn own_template(tokenizer: &Tokenizer, option: &str) -> Result<Option<Template>> {
-    Template::of(tokenizer).map_err(|why| anyhow!("{why} with {option}"))
+/// Errors: the template cannot be rendered.
+pub(crate) fn renderer(tokenizer: &Tokenizer, wording: &Wording<'_>) -> Result<Option<Renderer>> {
+    let &Wording { template, option, date } = wording;
+    let template = match template {
+        "" => Template::of(tokenizer).map_err(|why| anyhow!("{why} with {option}"))?,
+        text => Some(Template::plain(text)?),
+    };
+    let Some(template) = template else { return Ok(None) };
+    let template = if let Some(date) = date { template.with_date(date) } else { template };
+    let renderer = Renderer::new(tokenizer.clone(), template)?;
+    let opened = renderer.opened();
+    if !opened.is_empty() {
+        say(&format!(
+            "template: its generation prompt ends with {opened:?}, which a finished turn lacks; replies are trained \
+             and scored as they are written, after it"
+        ));
+    }
+    Ok(Some(renderer))
 }
 
 /// The tokenizer of a model: from inside a GGUF file, or from beside a folder's weights.
@@ -173,7 +187,7 @@ impl Material {
         let caps = length_caps(config, &base.description)?;
         let data = &config.data;
         let plan = SplitPlan { seed: config.seed, validation: data.validation, test: data.test };
-        let mut report = Vec::from_iter(opened(&base.renderer));
+        let mut report = Vec::new();
         let demonstrations = load::<Demonstration>(&data.demonstrations, data, &plan, embedded, &mut report)?;
         let rankings = load::<Ranking>(&data.rankings, data, &plan, embedded, &mut report)?;
         let prompts = load::<Prompt>(&data.prompts, data, &plan, embedded, &mut report)?;
@@ -186,7 +200,13 @@ impl Material {
         drop(leaks);
 
         let encoder = Encoder { renderer: &base.renderer, caps, overlong: Overlong::Drop, loss: config.model.loss };
-        let demonstrations = map(demonstrations, |records| examples(&encoder, &records, &mut report))?;
+        let last = Encoder { loss: Loss::Last, ..encoder };
+        let last_replies = match config.model.loss {
+            Loss::Last => None,
+            Loss::All | Loss::Generation => Some(examples(&last, "last replies", &demonstrations.train, &mut report)?),
+        };
+        let demonstrations =
+            map(demonstrations, |records| examples(&encoder, "demonstrations", &records, &mut report))?;
         let rankings = map(rankings, |records| groups(&encoder, records, &mut report))?;
         let prompts = map(prompts, |records| prompt_ids(&encoder, &records, &mut report))?;
         let length = match data.window {
@@ -196,6 +216,7 @@ impl Material {
         let (windows, held_out_windows) = windows(config, base, embedded, length, &mut report)?;
         let material = Material {
             demonstrations,
+            last_replies,
             held_out_rankings: rankings.validation.into_iter().chain(rankings.test).collect(),
             rankings: rankings.train,
             prompts,
@@ -207,9 +228,15 @@ impl Material {
         Ok(material)
     }
 
+    /// The last reply of every demonstration that is trained on, whatever is trained.
+    pub(crate) fn last_replies(&self) -> &[Example] {
+        self.last_replies.as_ref().unwrap_or(&self.demonstrations.train)
+    }
+
     fn refuse_nothing(&self) -> Result<()> {
         let sets = [
             ("demonstrations", self.demonstrations.train.len()),
+            ("last replies of demonstrations", self.last_replies().len()),
             ("held-out demonstrations", self.demonstrations.validation.len()),
             ("rankings", self.rankings.len()),
             ("held-out rankings", self.held_out_rankings.len()),
@@ -229,17 +256,6 @@ impl Material {
             self.report.join("\n  ")
         )
     }
-}
-
-/// A line for a template that makes the model answer after something that written replies lack.
-fn opened(renderer: &Renderer) -> Option<String> {
-    let opened = renderer.opened();
-    (!opened.is_empty()).then(|| {
-        format!(
-            "template: its generation prompt ends with {opened:?}, which a finished turn lacks; replies are trained as \
-             they are written, after it"
-        )
-    })
 }
 
 /// The caps on prompt and completion, which together must fit the model.
@@ -357,9 +373,14 @@ fn map<T, U>(split: Split<T>, mut f: impl FnMut(Vec<T>) -> Result<Vec<U>>) -> Re
     Ok(Split { train: f(split.train)?, validation: f(split.validation)?, test: f(split.test)? })
 }
 
-fn examples(encoder: &Encoder<'_>, records: &[Demonstration], report: &mut Vec<String>) -> Result<Vec<Example>> {
+fn examples(
+    encoder: &Encoder<'_>,
+    kind: &str,
+    records: &[Demonstration],
+    report: &mut Vec<String>,
+) -> Result<Vec<Example>> {
     let (tokens, kept) = encoder.demonstrations(records)?;
-    note("demonstrations", &kept, report);
+    note(kind, &kept, report);
     Ok(tokens.into_iter().map(|t| Example { prompt: t.prompt, completion: t.completion }).collect())
 }
 
@@ -389,12 +410,14 @@ fn prompt_ids(encoder: &Encoder<'_>, records: &[Prompt], report: &mut Vec<String
 pub(crate) fn note(kind: &str, kept: &EncodeReport, report: &mut Vec<String>) {
     let reasons = [
         (kept.long_prompts, "left out: the prompt is longer than `model.max-prompt`"),
+        (kept.empty_prompts, "left out: the prompt has no token"),
         (kept.long_completions, "completions left out: longer than `model.max-completion`"),
         (kept.incomplete, "left out: too few of their completions are left"),
         (kept.cut, "with a prompt that was cut at a newline to fit `model.max-prompt`"),
         (kept.special_tokens, "with words that spell a special token of the model, which are encoded as words"),
         (kept.equal_pairs, "pairs of equal completions, which are ranked and form no pair"),
         (kept.unwritten, "with a message of which the chat template writes nothing"),
+        (kept.unended, "spans of the template that end without a token that ends a reply; no end is learned from them"),
     ];
     let counted = reasons.into_iter().filter(|(number, _)| *number > 0);
     report.extend(counted.map(|(number, reason)| format!("{kind}: {number} {reason}")));

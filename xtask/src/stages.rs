@@ -154,9 +154,10 @@ impl Run<'_> {
         });
         trained.map_err(|error| listener.stopped(self.dir.path(), error))?;
         let artefact = self.finished(listener, state.step, reward_model::steps(plan, groups))?;
-        let train = self.material.demonstrations.train.iter();
+        // A score is read where a reply ends, and what else is trained may end before.
+        let replies = self.material.last_replies().iter();
         let demonstrations: Vec<Item> =
-            train.map(|example| Item { prompt: &example.prompt, completion: &example.completion }).collect();
+            replies.map(|reply| Item { prompt: &reply.prompt, completion: &reply.completion }).collect();
         reward_model::center(&state.model, &self.scores_of("centring", &state.model, &demonstrations)?)?;
         Ok((artefact, state))
     }
@@ -469,10 +470,11 @@ fn earlier_seconds(run: &Path) -> BTreeMap<String, f64> {
 /// Writes a model folder: configuration, weights, tokenizer. The stop ids and the padding id are the
 /// tokenizer's in every file.
 ///
-/// Errors: the disk's; a tokenizer that cannot be written.
+/// Errors: the disk's; a tokenizer that cannot be written; no id is left to pad with.
 pub fn save_model(model: &Decoder, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
     let config = model.config().clone();
-    let tokenizer = tokenizer.clone().with_padding(config.vocab)?;
+    let taken = config.eos.iter().chain(&config.bos).copied().collect();
+    let tokenizer = tokenizer.clone().with_padding(config.vocab, &taken)?;
     let eos = config.eos.union(tokenizer.stops()).copied().collect();
     let config = Description { eos, pad: tokenizer.pad(), ..config };
     let get = |name: &str| Ok(model.params().read(name)?);

@@ -5,8 +5,8 @@ use crate::copying::lay_copying;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 use instruct_data::{
-    Caps, Content, Date, Demonstration, Encoder, Limits, Loss, Origin, Overlong, PretrainText, Tokenizer, read,
-    text_windows, train_bpe,
+    Caps, Content, Demonstration, Encoder, Limits, Loss, Origin, Overlong, PretrainText, Tokenizer, read, text_windows,
+    train_bpe,
 };
 use instruct_model::{Decoder, Request, Sampling, generate};
 use instruct_optim::{Compute, Schedule};
@@ -17,6 +17,7 @@ use instruct_world::World;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     time::Instant,
@@ -336,7 +337,7 @@ fn check_exact(folder: &Path, exact: &[(&str, String)]) -> Result<()> {
 }
 
 fn check_tokenizer(base: &Path, tokenizer: &Tokenizer) -> Result<()> {
-    for (name, bytes) in tokenizer.clone().with_padding(recipe().vocab)?.files()? {
+    for (name, bytes) in tokenizer.clone().with_padding(recipe().vocab, &BTreeSet::new())?.files()? {
         if fs::read(base.join(name)).map_or(true, |present| present != bytes) {
             bail!("{} is stale: run `cargo xtask fixtures` and commit the result", base.join(name).display());
         }
@@ -373,7 +374,7 @@ fn check_models(folder: &Path, world: &World) -> Result<()> {
 
 fn open(folder: &Path) -> Result<(Base, Decoder)> {
     let path = folder.join("base");
-    let wording = Wording { template: TEMPLATE, option: "a template", date: Date::default() };
+    let wording = Wording { template: TEMPLATE, option: "a template", date: None };
     let base = open_base(&path, wording, &Device::Cpu)?;
     Ok((base, open_decoder(&path, &Device::Cpu, Precision::F32)?.1))
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     error::Error,
-    tokenizer::{Parts, Settings, Tokenizer, byte_level, gpt4_words},
+    tokenizer::{Parts, Settings, Tokenizer, byte_level, gpt4_words, split},
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +53,8 @@ const FOLDER: &str = "use the model's Hugging Face folder instead";
 
 /// How tokens are spelled that end a turn or a text, whichever model they belong to, as in llama.cpp: older
 /// converters name the end of the text alone, and chat templates end turns with another token.
+///
+/// llama.cpp (00ad355) has more spellings, of families that are not read here and of code that is filled in.
 const ENDS: [&str; 13] = [
     "<|eot_id|>",
     "<|eom_id|>",
@@ -70,14 +72,24 @@ const ENDS: [&str; 13] = [
 ];
 
 impl GgufTokenizer {
-    /// The ids that end a completion: those that the metadata names, and the added tokens that are spelled like the
-    /// end of a turn or of a text. Such a spelling among the ordinary tokens is a word.
+    /// The ids that end a completion: those that the metadata names, and the tokens that are spelled like the end
+    /// of a turn or of a text, of whatever type, because converters have written them as ordinary ones.
+    ///
+    /// llama.cpp does the same, but for `</s>`: only a control token of that spelling ends a text here, because
+    /// Gemma's vocabulary has it for HTML, and transformers goes on after it.
     pub fn stops(&self) -> BTreeSet<u32> {
         let ends = |&(id, token): &(u32, &String)| {
-            matches!(self.kind(id), CONTROL | USER_DEFINED) && ENDS.contains(&token.as_str())
+            ENDS.contains(&token.as_str()) && (token != "</s>" || self.kind(id) == CONTROL)
         };
         let spelled = (0..).zip(&self.tokens).filter(ends).map(|(id, _)| id);
         [self.eos, self.eot, self.eom].into_iter().flatten().chain(spelled).collect()
+    }
+
+    /// The tokens that people's words must not become: control tokens, and whatever ends a text, because a word
+    /// that ends a text would cut it. llama.cpp makes control tokens of the latter too.
+    fn special(&self) -> BTreeSet<u32> {
+        let control = |id: &u32| self.kind(*id) == CONTROL || (self.kind(*id) == UNKNOWN && self.model == "llama");
+        (0..self.tokens.len() as u32).filter(control).chain(self.stops()).collect()
     }
 
     /// What kind of token it is, 1 where nothing is said of it.
@@ -121,6 +133,7 @@ impl Tokenizer {
             prepend_bos: Some(gguf.add_bos.unwrap_or(sentencepiece || llama3)),
             stops: gguf.stops().into_iter().collect(),
             chat_template: gguf.chat_template.clone(),
+            date: None,
         };
         let parts = match gguf.model.as_str() {
             "gpt2" => byte_level_parts(gguf)?,
@@ -165,13 +178,12 @@ fn vocabulary(gguf: &GgufTokenizer) -> BTreeMap<String, u32> {
     vocab
 }
 
-/// The tokens that are found in text before it is split into words. Control tokens are special;
-/// user-defined ones are not.
+/// The tokens that are found in text before it is split into words. User-defined ones are found in people's
+/// words too, unless they are special.
 fn added(gguf: &GgufTokenizer) -> Vec<(u32, String, bool)> {
-    let vocab = vocabulary(gguf);
-    let special = |id: u32| gguf.kind(id) == CONTROL || (gguf.kind(id) == UNKNOWN && gguf.model == "llama");
-    let added = vocab.into_iter().filter(|&(_, id)| special(id) || gguf.kind(id) == USER_DEFINED);
-    added.map(|(token, id)| (id, token, special(id))).collect()
+    let special = gguf.special();
+    let added = vocabulary(gguf).into_iter().map(|(token, id)| (id, token, special.contains(&id)));
+    added.filter(|&(id, _, special)| special || gguf.kind(id) == USER_DEFINED).collect()
 }
 
 fn byte_level_parts(gguf: &GgufTokenizer) -> Result<Parts, Error> {
@@ -195,8 +207,10 @@ fn byte_level_parts(gguf: &GgufTokenizer) -> Result<Parts, Error> {
 }
 
 /// How text is split into words before BPE.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Words {
+    /// What llama.cpp takes where a converter knew no better: four patterns, one after the other.
+    Default,
     /// GPT-2's pattern.
     Gpt2,
     /// GPT-2's pattern, every digit a word.
@@ -212,10 +226,11 @@ enum Words {
 }
 
 /// The names of `tokenizer.ggml.pre` by what they mean. llama.cpp has one pattern for all names of a line
-/// (`llama_vocab_pre_type` in its `src/llama-vocab.cpp`). Its names of encoders are left out, and so is `pixtral`: its
-/// words are not those of Llama 3, as which llama.cpp takes them.
-const WORDS: [(Words, &str); 6] = [
-    (Words::Gpt2, "gpt-2 gpt2 default olmo mpt phi-2 gigachat a.x-4.0 mellum exaone4 jais trillion granite-docling"),
+/// (`llama_vocab_pre_type` in its `src/llama-vocab.cpp` at 00ad355). Its names of encoders are left out, and so is
+/// `pixtral`: its words are not those of Llama 3, as which llama.cpp takes them.
+const WORDS: [(Words, &str); 7] = [
+    (Words::Default, "default"),
+    (Words::Gpt2, "gpt-2 gpt2 olmo mpt phi-2 gigachat a.x-4.0 mellum exaone4 jais trillion granite-docling"),
     (Words::Gpt2Digits, "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2"),
     (Words::Gpt4, "dbrx smaug-bpe glm4 chatglm-bpe"),
     (Words::Llama3, "llama-bpe llama3 llama-v3 falcon3 falcon-h1 midm-2.0 lfm2"),
@@ -233,18 +248,27 @@ impl Words {
     fn splitter(self) -> (Value, Value) {
         let digits = json!({ "type": "Digits", "individual_digits": true });
         match self {
+            Words::Default => (json!(null), sequence(DEFAULT.map(split).into_iter().chain([byte_level(false)]))),
             Words::Gpt2 => (json!(null), byte_level(true)),
-            Words::Gpt2Digits => (json!(null), sequence(digits, byte_level(true))),
-            Words::Gpt4 | Words::Llama3 => (json!(null), sequence(gpt4_words("{1,3}"), byte_level(false))),
-            Words::Gpt4Digits => (json!(null), sequence(gpt4_words(""), byte_level(false))),
-            Words::Qwen2 => (json!({ "type": "NFC" }), sequence(gpt4_words(""), byte_level(false))),
+            Words::Gpt2Digits => (json!(null), sequence([digits, byte_level(true)])),
+            Words::Gpt4 | Words::Llama3 => (json!(null), sequence([gpt4_words("{1,3}"), byte_level(false)])),
+            Words::Gpt4Digits => (json!(null), sequence([gpt4_words(""), byte_level(false)])),
+            Words::Qwen2 => (json!({ "type": "NFC" }), sequence([gpt4_words(""), byte_level(false)])),
         }
     }
 }
 
-fn sequence(first: Value, second: Value) -> Value {
-    json!({ "type": "Sequence", "pretokenizers": [first, second] })
+fn sequence(parts: impl IntoIterator<Item = Value>) -> Value {
+    json!({ "type": "Sequence", "pretokenizers": Vec::from_iter(parts) })
 }
+
+/// The patterns of [`Words::Default`]: runs of punctuation, GPT-2's words, numbers, three digits.
+const DEFAULT: [&str; 4] = [
+    r"[\p{P}\$\+<=>\^~\|]+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    r"\p{N}+",
+    r"[0-9][0-9][0-9]",
+];
 
 fn sentencepiece_parts(gguf: &GgufTokenizer, unknown: Option<String>) -> Parts {
     let prefix = gguf.add_space_prefix.unwrap_or(true);
@@ -265,10 +289,10 @@ fn sentencepiece_parts(gguf: &GgufTokenizer, unknown: Option<String>) -> Parts {
     }
 }
 
-/// Every split of a token into two tokens, best score first.
+/// Every split of an ordinary token into two tokens, best score first.
 fn merges_by_score(gguf: &GgufTokenizer) -> Vec<(String, String)> {
-    let vocab = vocabulary(gguf);
-    let normal = |id: &usize| gguf.token_types.get(*id).is_none_or(|&kind| kind == 1);
+    let (vocab, special) = (vocabulary(gguf), gguf.special());
+    let normal = |id: &usize| gguf.kind(*id as u32) == 1 && !special.contains(&(*id as u32));
     let mut merges = Vec::new();
     for id in (0..gguf.tokens.len()).filter(normal) {
         let token = gguf.tokens[id].as_str();
@@ -286,4 +310,43 @@ fn merges_by_score(gguf: &GgufTokenizer) -> Vec<(String, String)> {
     let length = |text: &str| text.chars().count();
     merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(length(b.1).cmp(&length(a.1))).then(length(b.2).cmp(&length(a.2))));
     merges.into_iter().map(|(_, left, right)| (left.to_owned(), right.to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, PreTokenizerWrapper};
+
+    fn found(words: Words, text: &str) -> Vec<String> {
+        let splitter: PreTokenizerWrapper = serde_json::from_value(words.splitter().1).unwrap();
+        let mut cut = PreTokenizedString::from(text);
+        splitter.pre_tokenize(&mut cut).unwrap();
+        let splits = cut.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        splits.into_iter().map(|(_, (start, end), _)| text[start..end].to_owned()).collect()
+    }
+
+    /// By hand, from the patterns of `llm_tokenizer_bpe` in llama.cpp.
+    #[test]
+    fn every_name_splits_words_as_llama_cpp_does() {
+        let text = "He's 1234 +5,\n\n  ok";
+        let wanted = |words: Words| match words {
+            Words::Default => "He|'|s| |123|4| |+|5|,|\n\n | ok",
+            Words::Gpt2 => "He|'s| 1234| +|5|,|\n\n | ok",
+            Words::Gpt2Digits => "He|'s| |1|2|3|4| +|5|,|\n\n | ok",
+            Words::Gpt4 | Words::Llama3 => "He|'s| |123|4| +|5|,\n\n| | ok",
+            Words::Gpt4Digits | Words::Qwen2 => "He|'s| |1|2|3|4| +|5|,\n\n| | ok",
+        };
+        for (words, names) in WORDS {
+            let differs = u8::from(found(words, text).join("|") != wanted(words));
+            for name in names.split(' ') {
+                assert_eq!(Words::of(name), Some(words));
+                let case = format!("{} {name}", format!("{words:?}").to_lowercase());
+                instruct_claims::holds("text/gguf-words", &case, differs.into(), 0.0);
+            }
+        }
+        assert_eq!(
+            found(Words::Default, "a  $b<c>``12345678x. y"),
+            ["a", "  ", "$", "b", "<", "c", ">", "``", "123", "456", "78", "x", ".", " y"]
+        );
+    }
 }

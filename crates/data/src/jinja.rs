@@ -71,6 +71,11 @@ impl Jinja {
         Jinja { date, ..self }
     }
 
+    /// The day that `strftime_now` tells.
+    pub(crate) fn date(&self) -> Date {
+        self.date
+    }
+
     /// Writes a conversation out, with `add_generation_prompt` as given. As transformers does, it defines
     /// `messages`, the special tokens, and `tools` and `documents`, which are none.
     ///

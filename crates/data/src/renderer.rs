@@ -103,7 +103,8 @@ impl Renderer {
     /// `apply_chat_template` gives these ids.
     pub fn exported(&self) -> Tokenizer {
         let template = self.template.source(&self.tokenizer);
-        self.tokenizer.clone().with_chat_template(Some(template)).with_stops(&self.stops)
+        let told = self.template.date();
+        self.tokenizer.clone().with_chat_template(Some(template)).with_date(told).with_stops(&self.stops)
     }
 
     /// A conversation that the model is to answer. A plain template's prompt begins with BOS where the tokenizer
@@ -118,8 +119,8 @@ impl Renderer {
     }
 
     /// What the template marks as the model's in a conversation that ends with `completion`: each span that
-    /// has a token, behind the ids that stand before it. A token that reaches over the edge of a span belongs to the span, as in
-    /// transformers.
+    /// has a token, behind the ids that stand before it. As in transformers a span reaches from the token of its
+    /// first character to that of its last, so a token that reaches over the edge of a span belongs to it.
     ///
     /// # Errors
     /// As for [`Renderer::ask`]; the template marks nothing.
@@ -133,19 +134,17 @@ impl Renderer {
         };
         let spans: Vec<Range<usize>> = spans.iter().map(|span| clean(span.start)..clean(span.end)).collect();
         let Rendered { text, spelled } = self.unsigned(text, sign);
-        let all = self.encode(&text, &spelled)?;
-        let until = |at: usize| -> Result<(usize, usize), Error> {
-            let before: Vec<Range<usize>> = spelled.iter().filter(|range| range.end <= at).cloned().collect();
-            let ids = self.encode(&text[..at], &before)?;
-            Ok((all.iter().zip(&ids).take_while(|(a, b)| a == b).count(), ids.len()))
-        };
+        let located = self.tokenizer.locate_rendered(&text, &spelled)?;
+        let all: Vec<u32> = located.iter().map(|&(id, _)| id).collect();
+        let token_at = |at: usize| located.iter().position(|(_, bytes)| at < bytes.end);
         let cut = |span: Range<usize>| {
-            let (begin, (end, alone)) = (until(span.start)?.0, until(span.end)?);
-            let end = if end < alone { (end + 1).min(all.len()) } else { end };
-            Ok((all[..begin].to_vec(), all[begin..end.max(begin)].to_vec()))
+            let last = text[..span.end].char_indices().last().map_or(0, |(at, _)| at);
+            // No token is predicted before the first.
+            let begin = token_at(span.start)?.max(1);
+            let end = token_at(last).map_or(all.len(), |token| token + 1);
+            (begin < end).then(|| (all[..begin].to_vec(), all[begin..end].to_vec()))
         };
-        let cut: Vec<Marked> = spans.into_iter().map(cut).collect::<Result<_, Error>>()?;
-        Ok(cut.into_iter().filter(|(_, span)| !span.is_empty()).collect())
+        Ok(spans.into_iter().filter_map(cut).collect())
     }
 
     /// The ids of the last `length` bytes.
@@ -242,7 +241,7 @@ impl Asked<'_> {
     /// The ids of a completion; the last is a stop id.
     ///
     /// # Errors
-    /// As for [`Renderer::ask`].
+    /// As for [`Renderer::ask`]; the template refuses a finished conversation.
     pub fn completion(&self, completion: &str) -> Result<Vec<u32>, Error> {
         let Renderer { frame, stops, end, .. } = self.renderer;
         let mut whole = self.renderer.rendered(&answered(&self.conversation, completion), Template::render_whole)?;
@@ -277,8 +276,8 @@ fn answered(conversation: &Conversation, completion: &str) -> Conversation {
 const PRIVATE: std::ops::RangeInclusive<char> = '\u{E000}'..='\u{F8FF}';
 
 impl Frame {
-    /// Renders a conversation before and after a completion. A template that refuses a finished conversation is
-    /// taken to write nothing around completions.
+    /// Renders a conversation before and after a completion. Of a template that refuses finished conversations
+    /// nothing is known: the model can be asked, and [`Asked::completion`] is refused as the template says.
     fn of(template: &Template) -> Result<Frame, Error> {
         const PROBE: &str = "Probably so";
         let mut conversation = Conversation { messages: vec![Message::new(Role::User, "Is it so?")] };
@@ -302,7 +301,10 @@ impl Frame {
         if let Some(rest) = whole.strip_prefix(before) {
             return rest.len();
         }
-        let said = whole.rfind(completion).or_else(|| whole.rfind(completion.trim())).unwrap_or(whole.len());
+        // What closes the turn may spell the completion too.
+        let closing = if self.closes { self.closing.as_str() } else { "" };
+        let body = whole.strip_suffix(closing).unwrap_or(whole);
+        let said = body.rfind(completion).or_else(|| body.rfind(completion.trim())).unwrap_or(body.len());
         let lead = if whole[..said].ends_with(&self.lead) { self.lead.len() } else { 0 };
         whole.len() - said + lead
     }

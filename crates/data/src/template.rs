@@ -86,12 +86,21 @@ impl Template {
         }
     }
 
-    /// The chat template that came with the tokenizer, if one did.
+    /// The day that it is told, if it asks for one.
+    pub fn date(&self) -> Option<Date> {
+        match &self.kind {
+            Kind::Chat { jinja, source } => source.contains("strftime_now").then(|| jinja.date()),
+            Kind::Plain { .. } => None,
+        }
+    }
+
+    /// The chat template that came with the tokenizer, if one did, told the day that stands beside it.
     ///
     /// # Errors
     /// As for [`Template::chat`].
     pub fn of(tokenizer: &Tokenizer) -> Result<Option<Template>, Error> {
-        tokenizer.chat_template().map(|source| Template::chat(source, tokenizer)).transpose()
+        let Some(source) = tokenizer.chat_template() else { return Ok(None) };
+        Ok(Some(Template::chat(source, tokenizer)?.with_date(tokenizer.date().unwrap_or_default())))
     }
 
     /// The text before the completion. The conversation ends with the user, as readers ensure.
@@ -116,8 +125,12 @@ impl Template {
         match &self.kind {
             Kind::Chat { source, .. } => source.clone(),
             Kind::Plain { before, after, gap } => {
-                let begins =
-                    tokenizer.prepended().is_some_and(|bos| !before.starts_with(&tokenizer.name_of(Some(bos))));
+                let bos = tokenizer.prepended().map(|bos| tokenizer.name_of(Some(bos)));
+                // A template that spells it before each prompt lacks it before another first message.
+                let begins = bos.map(|bos| match before.starts_with(&bos) {
+                    true => "loop.first and message['role'] != 'user'",
+                    false => "loop.first",
+                });
                 as_jinja(before, after, *gap, begins)
             }
         }
@@ -177,15 +190,16 @@ fn plain(messages: &[Message], before: &str, after: &str, gap: bool) -> String {
     text
 }
 
-fn as_jinja(before: &str, after: &str, gap: bool, begins: bool) -> String {
-    let bos = if begins { "{{ bos_token }}" } else { "" };
+/// A plain template as Jinja. BOS stands before a message where `begins`, an expression, holds.
+fn as_jinja(before: &str, after: &str, gap: bool, begins: Option<&str>) -> String {
+    let bos = begins.map(|begins| format!("{{% if {begins} %}}{{{{ bos_token }}}}{{% endif %}}")).unwrap_or_default();
     let said = "message['content']";
     let reply = match gap {
         true => format!("{{% if {said}.lstrip() %}}{{{{ ' ' + {said}.lstrip() }}}}{{% endif %}}"),
         false => format!("{{{{ {said} }}}}"),
     };
     format!(
-        "{bos}{{% for message in messages %}}{{% if message['role'] == 'user' %}}{{{{ {} + {said} + {} }}}}\
+        "{{% for message in messages %}}{bos}{{% if message['role'] == 'user' %}}{{{{ {} + {said} + {} }}}}\
          {{% elif message['role'] == 'assistant' %}}{reply}{{{{ eos_token if loop.last else '\\n' }}}}\
          {{% else %}}{{{{ {said} + '\\n\\n' }}}}{{% endif %}}{{% endfor %}}",
         quoted(before),

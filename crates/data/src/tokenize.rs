@@ -83,7 +83,8 @@ pub struct DemonstrationTokens {
     pub record: usize,
     /// The prompt, never empty.
     pub prompt: Vec<u32>,
-    /// The completion; its last id is a stop id.
+    /// The completion. Its last id is a stop id, but for a span of [`Loss::Generation`], which ends where the
+    /// template says; [`EncodeReport::unended`] counts those that end otherwise.
     pub completion: Vec<u32>,
 }
 
@@ -109,9 +110,11 @@ pub struct EncodeReport {
     pub kept: usize,
     /// Of these, prompts that were cut.
     pub cut: usize,
-    /// Records left out because of their prompt's length.
+    /// Records, or of demonstrations the replies or spans, left out because of their prompt's length.
     pub long_prompts: usize,
-    /// Completions left out because of their length. Where too few remain, the record is left out too.
+    /// The same, left out because their prompt has no token.
+    pub empty_prompts: usize,
+    /// Completions or spans left out because of their length. Where too few remain, the record is left out too.
     pub long_completions: usize,
     /// Records left out because too few of their completions fit.
     pub incomplete: usize,
@@ -122,6 +125,8 @@ pub struct EncodeReport {
     pub equal_pairs: usize,
     /// Records with a message, of the system or of a further voice, of which the chat template writes nothing.
     pub unwritten: usize,
+    /// Spans of [`Loss::Generation`] that end without a stop id, and so teach no end.
+    pub unended: usize,
 }
 
 impl Encoder<'_> {
@@ -140,9 +145,10 @@ impl Encoder<'_> {
     /// Encodes demonstrations: one for each thing that a record teaches, see [`Loss`].
     ///
     /// # Errors
-    /// As for [`Encoder::prompts`]; [`Error::Template`] under [`Loss::Generation`] when the template marks nothing.
+    /// As for [`Encoder::prompts`]; [`Error::Template`] under [`Loss::Generation`] when the template marks nothing, or
+    /// no end: the model would never stop.
     pub fn demonstrations(&self, records: &[Demonstration]) -> Result<(Vec<DemonstrationTokens>, EncodeReport), Error> {
-        self.all(records, |run, record, demonstration| {
+        let (kept, report) = self.all(records, |run, record, demonstration| {
             run.count_spelled(&demonstration.texts());
             let taught = |(prompt, completion)| DemonstrationTokens { record, prompt, completion };
             if self.loss == Loss::Generation {
@@ -158,7 +164,13 @@ impl Encoder<'_> {
                 kept.extend(completion.map(|completion| taught((asked.ids().to_vec(), completion))));
             }
             Ok(kept)
-        })
+        })?;
+        if report.unended > 0 && report.unended == report.kept {
+            let problem = "`{% generation %}` marks no token that ends a reply, in none of the demonstrations; mark it, \
+                           or set `model.loss` to `last` or `all`";
+            return Err(Error::template("chat template", problem));
+        }
+        Ok((kept, report))
     }
 
     /// Encodes rankings. A completion that is too long leaves its group; a group with fewer than
@@ -233,20 +245,24 @@ impl EncodeReport {
             kept,
             cut,
             long_prompts,
+            empty_prompts,
             long_completions,
             incomplete,
             special_tokens,
             equal_pairs,
             unwritten,
+            unended,
         } = other;
         self.kept += kept;
         self.cut += cut;
         self.long_prompts += long_prompts;
+        self.empty_prompts += empty_prompts;
         self.long_completions += long_completions;
         self.incomplete += incomplete;
         self.special_tokens += special_tokens;
         self.equal_pairs += equal_pairs;
         self.unwritten += unwritten;
+        self.unended += unended;
     }
 }
 
@@ -282,15 +298,22 @@ impl<'a> Run<'a> {
     fn marked(&mut self, demonstration: &Demonstration) -> Result<Vec<Marked>, Error> {
         let Caps { prompt: before, completion } = self.encoder.caps;
         let conversation = demonstration.prompt.content.conversation();
-        let spans = self.encoder.renderer.marked(&conversation, &demonstration.completion)?;
-        let (fitting, long): (Vec<_>, Vec<_>) =
-            spans.into_iter().partition(|(prompt, span)| prompt.len() <= before && span.len() <= completion);
-        self.report.long_completions += long.len();
-        self.report.incomplete += usize::from(fitting.is_empty());
-        if let Some((prompt, span)) = long.first() {
-            let (tokens, limit) = if prompt.len() > before { (prompt.len(), before) } else { (span.len(), completion) };
+        let mut fitting = Vec::new();
+        for (prompt, span) in self.encoder.renderer.marked(&conversation, &demonstration.completion)? {
+            let (count, tokens, limit) = if prompt.len() > before {
+                (&mut self.report.long_prompts, prompt.len(), before)
+            } else if span.len() > completion {
+                (&mut self.report.long_completions, span.len(), completion)
+            } else {
+                let ends = span.last().is_some_and(|id| self.encoder.renderer.stops().contains(id));
+                self.report.unended += usize::from(!ends);
+                fitting.push((prompt, span));
+                continue;
+            };
+            *count += 1;
             self.refuse(&demonstration.prompt, "completion", Problem::TooLong { tokens, limit });
         }
+        self.report.incomplete += usize::from(fitting.is_empty());
         Ok(fitting)
     }
 
@@ -309,6 +332,7 @@ impl<'a> Run<'a> {
         self.unwritten |= other.iter().any(|words| !asked.writes(words));
         let tokens = asked.ids().len();
         if tokens == 0 {
+            self.report.empty_prompts += 1;
             self.refuse(prompt, field, Problem::Empty);
             return Ok(None);
         }

@@ -7,7 +7,7 @@ mod rendered;
 
 pub(crate) use rendered::Mark;
 
-use crate::{bytes::read_text, error::Error};
+use crate::{bytes::read_text, date::Date, error::Error};
 use outline::{Outline, Pieces};
 use serde_json::{Value, json};
 use std::{
@@ -49,6 +49,7 @@ pub struct Tokenizer {
     pad: Option<u32>,
     declared: BTreeMap<&'static str, String>,
     chat_template: Option<String>,
+    date: Option<Date>,
 }
 
 /// What stands beside the vocabulary: the files around `tokenizer.json`, or a GGUF's metadata.
@@ -63,6 +64,8 @@ pub(crate) struct Settings {
     pub(crate) prepend_bos: Option<bool>,
     pub(crate) stops: Vec<u32>,
     pub(crate) chat_template: Option<String>,
+    /// The day that the chat template is told.
+    pub(crate) date: Option<Date>,
 }
 
 impl Tokenizer {
@@ -136,6 +139,12 @@ impl Tokenizer {
             inner.with_post_processor(processor);
         }
         let stops: BTreeSet<u32> = settings.stops.into_iter().chain([eos]).collect();
+        // A file may list a token that ends texts as an ordinary one; people's words must not end a text, and
+        // what ends an answer is no part of it.
+        let added = inner.get_added_tokens_decoder();
+        let ordinary = stops.iter().filter_map(|id| added.get(id)).filter(|token| !token.special);
+        let special: Vec<AddedToken> = ordinary.map(|token| token.clone().special(true)).collect();
+        inner.add_tokens(special).map_err(broken)?;
         let last = inner.get_vocab(true).into_values().max();
         let mut words = inner.clone();
         words.set_encode_special_tokens(true);
@@ -156,6 +165,7 @@ impl Tokenizer {
             pad,
             declared: settings.declared,
             chat_template: settings.chat_template,
+            date: settings.date,
         })
     }
 
@@ -277,6 +287,16 @@ impl Tokenizer {
         Tokenizer { chat_template, ..self }
     }
 
+    /// The day that the chat template was told when the model was trained, if the folder says so.
+    pub fn date(&self) -> Option<Date> {
+        self.date
+    }
+
+    /// The same tokenizer with another day for its chat template, which [`Tokenizer::files`] writes.
+    pub(crate) fn with_date(self, date: Option<Date>) -> Tokenizer {
+        Tokenizer { date, ..self }
+    }
+
     /// The same tokenizer that also stops at these ids.
     pub(crate) fn with_stops(mut self, stops: &BTreeSet<u32>) -> Tokenizer {
         self.stops.extend(stops);
@@ -284,7 +304,8 @@ impl Tokenizer {
     }
 
     /// The same tokenizer with a padding token below `rows`, for programs that pad: never one that begins or
-    /// ends a text, because they find the last token of a text by it.
+    /// ends a text, because they find the last token of a text by it. `taken` are the ids that the model's own
+    /// files say do so; a tokenizer may name no BOS where they do.
     ///
     /// It is the tokenizer's own where that is sound; else a special token that the chat template does not
     /// write; else a new one, `<|pad|>`, where the model has a row without a token; else an ordinary token:
@@ -292,9 +313,10 @@ impl Tokenizer {
     /// spelled.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] when the new token cannot be added.
-    pub fn with_padding(mut self, rows: usize) -> Result<Tokenizer, Error> {
-        let free = |id: &u32| (*id as usize) < rows && Some(*id) != self.bos && !self.stops.contains(id);
+    /// [`Error::Tokenizer`] when the new token cannot be added, or every token begins or ends texts.
+    pub fn with_padding(mut self, rows: usize, taken: &BTreeSet<u32>) -> Result<Tokenizer, Error> {
+        let taken: BTreeSet<u32> = self.stops.iter().chain(&self.bos).chain(taken).copied().collect();
+        let free = |id: &u32| (*id as usize) < rows && !taken.contains(id);
         let written = |name: &str| self.chat_template.as_ref().is_some_and(|template| template.contains(name));
         let unused = || self.marked.iter().filter(|mark| !written(&mark.name)).map(|mark| mark.id).find(free);
         if let Some(pad) = self.pad.filter(free).or_else(unused) {
@@ -304,7 +326,7 @@ impl Tokenizer {
         if self.vocab_size < rows && self.id(PAD).is_none() {
             let made = self.with_special(PAD)?;
             // In a vocabulary with holes a new token may get another id than the next.
-            if made.pad.is_some_and(|pad| (pad as usize) < rows && !self.stops.contains(&pad)) {
+            if made.pad.as_ref().is_some_and(free) {
                 return Ok(made);
             }
         }
@@ -313,8 +335,15 @@ impl Tokenizer {
         let half =
             |id: &u32| name(id).chars().count() > 1 && self.decode(&[*id]).is_ok_and(|text| text.contains('\u{FFFD}'));
         let odd = |id: &u32| !name(id).is_ascii();
-        self.pad = ordinary().find(half).or_else(|| ordinary().find(odd)).or_else(|| ordinary().next());
-        Ok(self)
+        let pad = ordinary().find(half).or_else(|| ordinary().find(odd)).or_else(|| ordinary().next());
+        match pad {
+            Some(pad) => Ok(Tokenizer { pad: Some(pad), ..self }),
+            None => {
+                let problem =
+                    format!("each of its tokens below {rows} begins or ends texts, and none is left to pad with");
+                Err(Error::tokenizer(&self.place, format!("{problem}; use a model with more rows")))
+            }
+        }
     }
 
     /// The same tokenizer with one special token more, which is its padding.
@@ -331,6 +360,7 @@ impl Tokenizer {
             prepend_bos: Some(self.prepend_bos),
             stops: self.stops.iter().copied().collect(),
             chat_template: self.chat_template.clone(),
+            date: self.date,
         };
         Tokenizer::new(inner, settings, &self.place)?.within(self.rows)
     }
@@ -352,6 +382,7 @@ impl Tokenizer {
             ("bos_token", name(self.bos)),
             ("pad_token", name(self.pad)),
             ("chat_template", self.chat_template.clone()),
+            (DATE, self.date.map(|date| date.to_string())),
         ];
         config.extend(optional.into_iter().filter_map(|(key, value)| Some((key, json!(value?)))));
         for (key, token) in self.declared.iter().filter(|(key, token)| **key != "pad_token" && self.id(token).is_some())
@@ -437,6 +468,9 @@ const SETTINGS_BYTES: usize = 4 << 20;
 /// The names of special tokens in transformers' files, in the order in which it adds them.
 const SPECIALS: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+/// Our key of `tokenizer_config.json`: the day that the chat template is told. Transformers has none, and tells a
+/// template its clock.
+const DATE: &str = "chat_template_date";
 /// The name of a padding token that is added.
 const PAD: &str = "<|pad|>";
 /// Bytes of a chat template; those in use have ten thousand.
@@ -512,6 +546,10 @@ impl Files {
         } else {
             named_template(&self.config["chat_template"])
         };
+        let date = self.config[DATE].as_str().map(str::parse).transpose().map_err(|problem| {
+            let place = folder.join("tokenizer_config.json");
+            Error::tokenizer(place.display(), format!("`{DATE}`: {problem}"))
+        })?;
         Ok(Settings {
             bos: name("bos_token"),
             eos: name("eos_token"),
@@ -520,6 +558,7 @@ impl Files {
             prepend_bos: self.config["add_bos_token"].as_bool(),
             stops: self.stops(),
             chat_template,
+            date,
         })
     }
 
@@ -600,6 +639,11 @@ pub(crate) fn gpt4_words(digits: &str) -> Value {
         r"\s+",
     ]
     .join("|");
+    split(&pattern)
+}
+
+/// A pre-tokenizer that makes a word of each match of a pattern, and of what stands between two.
+pub(crate) fn split(pattern: &str) -> Value {
     json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false })
 }
 

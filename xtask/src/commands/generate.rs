@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// Text around a prompt with {prompt} in it; without one, the model's chat template
     #[arg(long, default_value = "")]
     template: String,
+    /// Day that the chat template is told, as 2024-07-26; without one, that of the model's folder
+    #[arg(long)]
+    date: Option<Date>,
     /// Completions per prompt
     #[arg(short, long, default_value_t = 1)]
     n: usize,
@@ -75,7 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let device = device(args.device)?;
     let template = super::typed(&args.template);
-    let wording = Wording { template: &template, option: "--template", date: Date::default() };
+    let wording = Wording { template: &template, option: "--template", date: args.date };
     let base = open_base(&args.model, wording, &device)?;
     let model = Talking { decoder: open_decoder(&args.model, &device, args.precision)?.1, base };
     match (&args.prompt, &args.prompts) {

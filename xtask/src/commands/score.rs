@@ -2,11 +2,11 @@
 
 use crate::{
     config::{DeviceName, Precision},
-    prepare::{device, open_decoder, open_tokenizer, own_template},
+    prepare::{Wording, device, open_decoder, open_tokenizer, renderer},
     terminal::print,
 };
 use anyhow::{Context, Result, bail};
-use instruct_data::{Conversation, Message, Packed, Renderer, Role, Template, Tokenizer, read_text};
+use instruct_data::{Conversation, Date, Message, Packed, Renderer, Role, Template, Tokenizer, read_text};
 use instruct_kernels::token_logprob;
 use instruct_model::{Decoder, HeadKind, Pass};
 use instruct_reward_model::{Item, scores};
@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// one, else the prompt as it is
     #[arg(long, default_value = "")]
     template: String,
+    /// Day that the chat template is told, as 2024-07-26; without one, that of the model's folder
+    #[arg(long)]
+    date: Option<Date>,
     /// Where to compute
     #[arg(long, value_enum, default_value = "cpu")]
     device: DeviceName,
@@ -78,7 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let lines = read_lines(args)?;
     let replies = lines.iter().any(|line| matches!(line.scored, Scored::Reply(..)));
     // Texts need no template, and one that cannot be read must not stand in their way.
-    let renderer = replies.then(|| renderer(&tokenizer, &args.template)).transpose()?;
+    let renderer = replies.then(|| worded(&tokenizer, args)).transpose()?;
     let mut rows = String::new();
     for Numbered { number, id, scored } in &lines {
         let at = || format!("{}:{number}", args.input.display());
@@ -108,15 +111,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// How conversations are put to the model: with the template that was given, else with its own, else as they
 /// are.
-fn renderer(tokenizer: &Tokenizer, template: &str) -> Result<Renderer> {
-    let template = match template {
-        "" => match own_template(tokenizer, "--template")? {
-            Some(own) => own,
-            None => Template::plain("{prompt}")?,
-        },
-        text => Template::plain(&super::typed(text))?,
-    };
-    Ok(Renderer::new(tokenizer.clone(), template)?)
+fn worded(tokenizer: &Tokenizer, args: &Args) -> Result<Renderer> {
+    let template = super::typed(&args.template);
+    let wording = Wording { template: &template, option: "--template", date: args.date };
+    match renderer(tokenizer, &wording)? {
+        Some(renderer) => Ok(renderer),
+        None => Ok(Renderer::new(tokenizer.clone(), Template::plain("{prompt}")?)?),
+    }
 }
 
 /// Bytes of the whole input, and of one line of it.

@@ -42,6 +42,44 @@ fn cases() -> Vec<String> {
     names.into_iter().collect()
 }
 
+/// What a folder is made of.
+struct Case {
+    /// The case of `reference.py` whose shape it has.
+    shape: String,
+    /// A plain template, or the name of one of `replies.py`.
+    template: &'static str,
+    /// The folder's name after the shape.
+    name: &'static str,
+    /// A tokenizer of `replies.py`, and what stands beside it.
+    tokenizer: (&'static str, &'static str),
+}
+
+/// As `replies.py` writes it.
+const NAMED: &str = r#"{"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}"#;
+/// In the manner of Qwen 2.5: the tokenizer pads with the BOS of `config.json`, and knows no BOS.
+const PADS_WITH_BOS: &str = r#"{"bos_token": null, "eos_token": "</s>", "pad_token": "<s>"}"#;
+/// In the manner of Llama 2.
+const BEGINS: &str = r#"{"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "add_bos_token": true}"#;
+
+const PLAIN: &str = "User: {prompt}\nAssistant:";
+
+/// Every family with a plain and a chat template; then tokenizers of other kinds.
+fn all() -> Vec<Case> {
+    let both = [("plain", PLAIN), ("chatml", "chatml")];
+    let each = |shape: String| {
+        both.map(|(name, template)| Case { shape: shape.clone(), template, name, tokenizer: ("bytes", NAMED) })
+    };
+    let others = [
+        ("qwen2-tied", "pads-with-bos", "chatml", ("bytes", PADS_WITH_BOS)),
+        ("llama-untied", "sentencepiece", "chatml", ("always", NAMED)),
+        ("llama-untied", "sentencepiece-begins", PLAIN, ("always", BEGINS)),
+        ("llama-untied", "sentencepiece-spells-bos", "<s>[INST] {prompt} [/INST]", ("always", BEGINS)),
+    ];
+    let others =
+        others.map(|(shape, name, template, tokenizer)| Case { shape: shape.to_owned(), template, name, tokenizer });
+    cases().into_iter().flat_map(each).chain(others).collect()
+}
+
 /// A model as a run would train it: the shape of a case, a tokenizer with a template, and weights that are
 /// fractions of powers of two, so that their bytes hang on no processor's logarithm.
 struct Trained {
@@ -50,18 +88,22 @@ struct Trained {
 }
 
 impl Trained {
-    fn new(case: &str, templated: &str) -> Trained {
-        let tokenizer = Tokenizer::from_folder(reference().join("replies/bytes")).unwrap();
-        let template = match templated {
-            "plain" => Template::plain("User: {prompt}\nAssistant:").unwrap(),
-            _ => {
-                let golden = fs::read(reference().join("replies/golden.json")).unwrap();
-                let golden: serde_json::Value = serde_json::from_slice(&golden).unwrap();
-                Template::chat(golden["templates"][templated].as_str().unwrap(), &tokenizer).unwrap()
-            }
+    fn new(case: &Case) -> Trained {
+        let (vocabulary, beside) = case.tokenizer;
+        let folder = tempfile::tempdir().unwrap();
+        let whole = reference().join("replies").join(vocabulary).join("tokenizer.json");
+        fs::copy(whole, folder.path().join("tokenizer.json")).unwrap();
+        fs::write(folder.path().join("tokenizer_config.json"), beside).unwrap();
+        let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+        let template = if case.template.contains("{prompt}") {
+            Template::plain(case.template).unwrap()
+        } else {
+            let golden = fs::read(reference().join("replies/golden.json")).unwrap();
+            let golden: serde_json::Value = serde_json::from_slice(&golden).unwrap();
+            Template::chat(golden["templates"][case.template].as_str().unwrap(), &tokenizer).unwrap()
         };
         let renderer = Renderer::new(tokenizer, template).unwrap();
-        let known = Checkpoint::open(reference().join(case)).unwrap().config().clone();
+        let known = Checkpoint::open(reference().join(&case.shape)).unwrap().config().clone();
         // Rows beyond the tokenizer's entries, as many models have.
         let vocab = renderer.tokenizer().vocab_size() + 4;
         let config = Config { vocab, context: 128, bos: Some(0), eos: [1].into(), pad: None, ..known };
@@ -102,18 +144,17 @@ fn fill(name: &str, columns: Option<usize>, end: usize, values: &mut [f32]) {
     }
 }
 
-const TEMPLATES: [&str; 2] = ["plain", "chatml"];
+const KINDS: [(&str, HeadKind); 2] = [("policy", HeadKind::LanguageModel), ("reward", HeadKind::Score)];
 
-/// Every family with a plain and a chat template, for the script.
+/// All folders, for the script.
 #[test]
 #[ignore = "writes folders for a script; see the module"]
 fn exports_for_transformers() {
     let out = PathBuf::from(std::env::var("INSTRUCT_OUT").expect("INSTRUCT_OUT names the folder to write"));
-    for case in cases() {
-        for template in TEMPLATES {
-            let trained = Trained::new(&case, template);
-            trained.save(&out.join(format!("{case}-{template}-policy")), HeadKind::LanguageModel);
-            trained.save(&out.join(format!("{case}-{template}-reward")), HeadKind::Score);
+    for case in all() {
+        let trained = Trained::new(&case);
+        for (kind, head) in KINDS {
+            trained.save(&out.join(format!("{}-{}-{kind}", case.shape, case.name)), head);
         }
     }
 }
@@ -123,16 +164,15 @@ fn transformers_loads_every_export_and_stops_where_we_stop() {
     let golden = fs::read(reference().join("exports.json")).unwrap();
     let golden: BTreeMap<String, Loaded> = serde_json::from_slice(&golden).unwrap();
     let mut seen = BTreeSet::new();
-    for case in cases() {
-        for template in TEMPLATES {
-            let trained = Trained::new(&case, template);
-            for (kind, head) in [("policy", HeadKind::LanguageModel), ("reward", HeadKind::Score)] {
-                let name = format!("{case}-{template}-{kind}");
-                let folder = tempfile::tempdir().unwrap();
-                trained.save(folder.path(), head);
-                check(&trained, &name, folder.path(), &golden[&name]);
-                seen.insert(name);
-            }
+    for case in all() {
+        let trained = Trained::new(&case);
+        for (kind, head) in KINDS {
+            let name = format!("{}-{}-{kind}", case.shape, case.name);
+            let folder = tempfile::tempdir().unwrap();
+            trained.save(folder.path(), head);
+            check(&trained, &name, folder.path(), &golden[&name]);
+            instruct_claims::holds("text/exports", &format!("{} {}, {kind}", case.shape, case.name), 0.0, 0.0);
+            seen.insert(name);
         }
     }
     assert_eq!(seen, golden.keys().cloned().collect(), "every folder that transformers loaded is written here");

@@ -82,17 +82,51 @@ fn templates_render_as_transformers_renders_them() {
 #[test]
 fn constructs_render_as_transformers_renders_them() {
     let golden = golden();
-    let mut differences = Vec::new();
+    let (mut differences, mut differing) = (Vec::new(), Vec::new());
     for (source, wanted) in &golden.pieces {
         let ours = golden.render(source, &golden.asked, false);
         if ours.as_ref().ok().map(|ours| &ours.text) != wanted.as_ref() {
             differences.push(format!("{source}\n  ours {ours:?}\n  want {wanted:?}"));
+            differing.push(source);
         }
     }
     assert!(golden.pieces.len() > 150);
     differences.iter().for_each(|difference| println!("{difference}"));
-    instruct_claims::holds("text/constructs", "pieces", differences.len() as f64, 0.0);
+    instruct_claims::holds("text/constructs", "all pieces", differences.len() as f64, 0.0);
+    for (kind, before, after, names) in NAMES {
+        for name in names.split(' ') {
+            let pattern = format!("{before}{name}");
+            let written = |source: &String| {
+                source.match_indices(&pattern).any(|(at, found)| {
+                    let rest = &source[at + found.len()..];
+                    rest.starts_with(after) && !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_')
+                })
+            };
+            assert!(golden.pieces.iter().any(|(source, _)| written(source)), "no piece has the {kind} {name}");
+            let differ = differing.iter().filter(|source| written(source)).count();
+            instruct_claims::holds("text/constructs", &format!("{kind} {name}"), differ as f64, 0.0);
+        }
+    }
 }
+
+/// What the pieces use, and how it is written: its kind, what stands before and after its name, and the names.
+const NAMES: [(&str, &str, &str, &str); 5] = [
+    ("statements", "{% ", "", STATEMENTS),
+    ("filters", "| ", "", FILTERS),
+    ("tests", "is ", "", TESTS),
+    ("methods", ".", "(", METHODS),
+    ("functions", "", "(", "dict namespace range strftime_now"),
+];
+const STATEMENTS: &str = "break call continue filter for if macro raw set with";
+const FILTERS: &str = "abs attr batch capitalize center count d default dictsort escape first float format groupby indent \
+    int items join last length list lower map max min reject rejectattr replace reverse round safe \
+    select selectattr slice sort string sum title tojson trim unique upper";
+const TESTS: &str = "boolean callable defined divisibleby eq equalto escaped even false filter float ge in integer \
+    iterable lower lt mapping ne none number odd sameas sequence string true undefined upper";
+const METHODS: &str = "capitalize casefold center copy count endswith find format format_map get index isalnum isalpha \
+    isascii isdecimal isdigit isidentifier islower isnumeric isprintable isspace istitle isupper items \
+    join keys ljust lower lstrip partition removeprefix removesuffix replace rfind rjust rpartition \
+    rsplit rstrip split splitlines startswith strip swapcase title upper values zfill";
 
 use Role::{Assistant, User};
 

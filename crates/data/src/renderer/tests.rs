@@ -1,5 +1,5 @@
 use super::*;
-use crate::{bpe::train_bpe, record::Content};
+use crate::{bpe::train_bpe, date::Date, record::Content};
 use instruct_claims::{holds, worst};
 use serde::Deserialize;
 use std::{
@@ -180,6 +180,68 @@ fn a_template_that_rewrites_earlier_turns_keeps_the_prompt_that_it_is_sampled_wi
     check(&renderer, "Hi", " Yes", ["(last) <b>Hi<m><b>", " Yes<m>"]);
 }
 
+/// A template that names the system message in the user's last turn only, so that the prompt of an answered
+/// conversation reads otherwise.
+fn rewriting(before: &str, closing: &str) -> Renderer {
+    let tokenizer = train_bpe(["ab ab"], 256 + 4, &["</s>", "<b>", "<m>"]).unwrap();
+    let template = format!(
+        "{{% for m in messages %}}{{% if loop.last and m['role'] == 'user' %}}{{{{ '(last) ' }}}}{{% endif %}}\
+         {{{{ '<b>' + ('{before}' if m['role'] == 'assistant' else '') + m['content'] + '{closing}' }}}}{{% endfor %}}\
+         {{% if add_generation_prompt %}}{{{{ '<b>{before}' }}}}{{% endif %}}"
+    );
+    let template = Template::chat(&template, &tokenizer).unwrap();
+    Renderer::new(tokenizer, template).unwrap()
+}
+
+#[test]
+fn a_reply_is_not_looked_for_in_what_closes_it() {
+    for (before, closing, reply, want) in [
+        ("", "</s>", "s", "s</s>"),
+        ("", "</s>", "/", "/</s>"),
+        ("", "</s>", "", "</s>"),
+        ("", "</s>", "s</s", "s</s</s>"),
+        ("a:", "</s>", "a", "a</s>"),
+        ("", " so</s>", "so", "so so</s>"),
+        ("", " so</s>", "", " so</s>"),
+        // Nothing closes it.
+        ("", "s", "s", "s</s>"),
+    ] {
+        let prompt = format!("(last) <b>Hi{closing}<b>{before}");
+        check(&rewriting(before, closing), "Hi", reply, [&prompt, want]);
+    }
+}
+
+#[test]
+fn a_template_that_refuses_finished_conversations_can_be_asked() {
+    let tokenizer = chatml().tokenizer().clone();
+    let template = "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ raise_exception('asked only') }}\
+        {% endif %}{{ '<b>' + m['content'] }}{% endfor %}";
+    let renderer = Renderer::new(tokenizer.clone(), Template::chat(template, &tokenizer).unwrap()).unwrap();
+    let asked = renderer.ask(asked("Hi")).unwrap();
+    assert_eq!(tokenizer.decode_with_specials(asked.ids()).unwrap(), "<b>Hi");
+    assert!(asked.completion("Yes").unwrap_err().to_string().contains("asked only"));
+}
+
+/// An exported folder remembers the day that its template was told.
+#[test]
+fn an_exported_template_is_told_the_same_day() {
+    let tokenizer = chatml().tokenizer().clone();
+    let check = |template: &str, date: Option<&str>, want: Option<&str>| {
+        let template = Template::chat(template, &tokenizer).unwrap();
+        let template = template.with_date(date.map_or(Date::default(), |date| date.parse().unwrap()));
+        let folder = tempfile::tempdir().unwrap();
+        Renderer::new(tokenizer.clone(), template).unwrap().exported().save(folder.path()).unwrap();
+        let again = Tokenizer::from_folder(folder.path()).unwrap();
+        assert_eq!(again.date().map(|date| date.to_string()).as_deref(), want);
+        let template = Template::of(&again).unwrap().unwrap();
+        template.render_prompt(&asked("Hi")).unwrap()
+    };
+    let dated = "{{ strftime_now('%d %b %Y') }}{{ messages[0]['content'] }}";
+    assert_eq!(check(dated, None, Some("2024-07-26")), "26 Jul 2024Hi");
+    assert_eq!(check(dated, Some("2026-01-05"), Some("2026-01-05")), "05 Jan 2026Hi");
+    assert_eq!(check("{{ messages[0]['content'] }}", Some("2026-01-05"), None), "Hi");
+}
+
 /// The exported folder is a chat model whose ids are those of the plain template.
 #[track_caller]
 fn check_exported(renderer: &Renderer) {
@@ -198,13 +260,38 @@ fn check_exported(renderer: &Renderer) {
     }
 }
 
+/// A tokenizer of `replies.py`, which puts BOS before texts if `begins`.
+fn tokenizer(name: &str, begins: bool) -> Tokenizer {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(golden().0.join(name).join("tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+    let config = format!(r#"{{"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": {begins}}}"#);
+    fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
+    Tokenizer::from_folder(folder.path()).unwrap()
+}
+
 #[test]
 fn an_exported_template_gives_the_same_ids() {
-    for template in ["User: {prompt}\nAssistant:", "{prompt}\n\n", "'{prompt}' \\ \"", "{prompt}"] {
+    let templates =
+        ["User: {prompt}\nAssistant:", "{prompt}\n\n", "'{prompt}' \\ \"", "{prompt}", "<s>[INST] {prompt} [/INST]"];
+    for template in templates {
         check_exported(&plain(template));
-        let spm = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/reference/replies/always");
-        let spm = Tokenizer::from_folder(spm).unwrap();
-        check_exported(&Renderer::new(spm, Template::plain(template).unwrap()).unwrap());
+        for (name, begins) in [("always", false), ("always", true), ("bytes", true), ("none", true)] {
+            let template = Template::plain(template).unwrap();
+            check_exported(&Renderer::new(tokenizer(name, begins), template).unwrap());
+        }
     }
     check_exported(&chatml());
+}
+
+#[test]
+fn a_plain_template_that_spells_bos_begins_with_one() {
+    let template = Template::plain("<s>[INST] {prompt} [/INST]").unwrap();
+    let renderer = Renderer::new(tokenizer("bytes", true), template).unwrap();
+    let mut talk = asked("Hi");
+    let read = |talk: &Conversation| {
+        renderer.tokenizer().decode_with_specials(renderer.ask(talk.clone()).unwrap().ids()).unwrap()
+    };
+    assert_eq!(read(&talk), "<s>[INST] Hi [/INST]");
+    talk.messages.insert(0, Message::new(Role::System, "S"));
+    assert_eq!(read(&talk), "<s>S\n\n<s>[INST] Hi [/INST]");
 }

@@ -240,10 +240,56 @@ fn what_a_template_marks_is_taught_behind_what_stands_before_it() {
     let marks = |ids: &[u32]| ids.iter().filter(|&&id| id == renderer.end()).count();
     let counts: Vec<_> = tokens.iter().map(|t| (marks(&t.prompt), marks(&t.completion))).collect();
     assert_eq!(counts, [(0, 1), (1, 1)], "people's words are none");
-    let short = Encoder { caps: Caps { prompt: 10, completion: 64 }, overlong: Overlong::Drop, ..encoder };
-    assert_eq!(short.demonstrations(&records).unwrap().1.long_completions, 1);
+    for (prompt, completion, wanted) in
+        [(10, 64, (1, 0)), (64, 4, (0, 1)), (64, 64, (0, 0)), (10, 4, (1, 1)), (1, 1, (2, 0))]
+    {
+        let short = Encoder { caps: Caps { prompt, completion }, overlong: Overlong::Drop, ..encoder };
+        let report = short.demonstrations(&records).unwrap().1;
+        assert_eq!((report.long_prompts, report.long_completions), wanted, "{prompt}, {completion}");
+        assert_eq!(report.kept + wanted.0 + wanted.1, 2);
+    }
     let plain = Case::new();
     let refused = Encoder { loss: Loss::Generation, ..plain.encoder(64, 64, Overlong::Refuse) };
     let refused = refused.demonstrations(&records).unwrap_err().to_string();
     assert!(refused.contains("set `model.loss` to `last` or `all`"), "{refused}");
+}
+
+/// What is said of spans that end without a stop id, in these conversations of a question and its answer.
+#[track_caller]
+fn check_ends(template: &str, answers: &[&str], want: Result<usize, &str>) {
+    let tokenizer = train_bpe(["aa bb aa bb"], 260, &["<e>", "<m>"]).unwrap();
+    let template = Template::chat(template, &tokenizer).unwrap();
+    let renderer = Renderer::new(tokenizer, template).unwrap();
+    let caps = Caps { prompt: 64, completion: 64 };
+    let encoder = Encoder { renderer: &renderer, caps, overlong: Overlong::Refuse, loss: Loss::Generation };
+    let record = |answer: &&str| Demonstration { prompt: prompt(1, "Hi"), completion: (*answer).to_owned() };
+    let found = encoder.demonstrations(&answers.iter().map(record).collect::<Vec<_>>());
+    match (found, want) {
+        (Ok((_, report)), Ok(unended)) => assert_eq!(report.unended, unended),
+        (Err(why), Err(part)) => assert!(why.to_string().contains(part), "{why}"),
+        (found, want) => panic!("{found:?}, not {want:?}"),
+    }
+}
+
+#[test]
+fn spans_that_teach_no_end_are_counted_and_refused_where_none_teaches_one() {
+    let around = "{% for m in messages %}{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}\
+        END{% endgeneration %}AFTER{% else %}{{ 'Q:' + m['content'] }}{% endif %}{% endfor %}";
+    let with = |end: &str, after: &str| around.replace("END", end).replace("AFTER", after);
+    check_ends(&with("<m>", ""), &["yes", "no"], Ok(0));
+    check_ends(&with("", "<m>"), &["yes", "no"], Err("marks no token that ends a reply"));
+    let some = "{% if m['content'] == 'yes' %}<m>{% endif %}";
+    check_ends(&with(some, "{% if m['content'] != 'yes' %}<m>{% endif %}"), &["yes", "no", "so"], Ok(2));
+    check_ends(&with("<m>", ""), &[], Ok(0));
+}
+
+#[test]
+fn a_prompt_without_a_token_is_counted() {
+    let renderer = Renderer::new(tokenizer(), Template::plain("{prompt}").unwrap()).unwrap();
+    let caps = Caps { prompt: 8, completion: 8 };
+    let encoder = Encoder { renderer: &renderer, caps, overlong: Overlong::Drop, loss: Loss::Last };
+    let (kept, report) = encoder.prompts(&[prompt(1, ""), prompt(2, "a")]).unwrap();
+    assert_eq!((kept.len(), report.kept, report.empty_prompts, report.long_prompts), (1, 1, 1, 0));
+    let refused = Encoder { overlong: Overlong::Refuse, ..encoder }.prompts(&[prompt(1, "")]).unwrap_err();
+    assert!(refused.to_string().contains("f.jsonl:1"), "{refused}");
 }

@@ -18,6 +18,29 @@ impl Tokenizer {
         if spelled.is_empty() { self.ids(&self.marks, text) } else { self.in_pieces(text, spelled, &self.words) }
     }
 
+    /// As [`Tokenizer::encode_rendered`], each id with the bytes of the text that it stands for.
+    ///
+    /// # Errors
+    /// As for [`Tokenizer::encode`].
+    pub(crate) fn locate_rendered(&self, text: &str, spelled: &[Range<usize>]) -> Result<Vec<Located>, Error> {
+        if spelled.is_empty() {
+            return self.located(&self.marks, text, 0);
+        }
+        let words = |tokenizer: &_, piece: Range<usize>| self.located(tokenizer, &text[piece.clone()], piece.start);
+        self.cut_at_marks(text, spelled, &self.words, words, |id, taken| (id, taken))
+    }
+
+    /// Ids with the bytes that they stand for in a longer text, in which `text` begins at `start`.
+    fn located(&self, tokenizer: &tokenizers::Tokenizer, text: &str, start: usize) -> Result<Vec<Located>, Error> {
+        let encoding = tokenizer.encode(text, false).map_err(|e| self.broken("encode", e))?;
+        let bytes = encoding.get_offsets().iter().map(|&(from, to)| start + from..start + to);
+        let located: Vec<Located> = encoding.get_ids().iter().copied().zip(bytes).collect();
+        match located.iter().find(|&&(id, _)| id as usize >= self.rows) {
+            Some(&(id, _)) => Err(self.without_row(id, self.rows)),
+            None => Ok(located),
+        }
+    }
+
     /// As [`Tokenizer::encode_rendered`], of a text that goes on where another has ended: what a tokenizer
     /// lays before the first word of a text, such as SentencePiece's space, is left out.
     ///
@@ -30,27 +53,39 @@ impl Tokenizer {
         }
     }
 
-    /// Cuts the text at its special tokens, as the library does, and encodes what stands between as words:
-    /// the first piece with `first`.
+    /// Ids of a text whose first piece between special tokens is encoded with `first`.
     fn in_pieces(
         &self,
         text: &str,
         spelled: &[Range<usize>],
         first: &tokenizers::Tokenizer,
     ) -> Result<Vec<u32>, Error> {
+        self.cut_at_marks(text, spelled, first, |tokenizer, piece| self.ids(tokenizer, &text[piece]), |id, _| id)
+    }
+
+    /// Cuts the text at its special tokens, as the library does, and encodes what stands between with `words`,
+    /// the first piece with the tokenizer `first`; `mark` makes of a special token what `words` makes of others.
+    fn cut_at_marks<T>(
+        &self,
+        text: &str,
+        spelled: &[Range<usize>],
+        first: &tokenizers::Tokenizer,
+        words: impl Fn(&tokenizers::Tokenizer, Range<usize>) -> Result<Vec<T>, Error>,
+        mark: impl Fn(u32, Range<usize>) -> T,
+    ) -> Result<Vec<T>, Error> {
         let later = if self.leads_once { self.continuing.as_ref().unwrap_or(&self.words) } else { &self.words };
-        let (mut ids, mut begun) = (Vec::new(), 0);
-        let words = |piece: Range<usize>| self.ids(if piece.start == 0 { first } else { later }, &text[piece]);
-        while let Some((mark, id)) = self.next_mark(text, begun, spelled) {
-            ids.extend(words(begun..mark.start)?);
+        let (mut encoded, mut begun) = (Vec::new(), 0);
+        let words = |piece: Range<usize>| words(if piece.start == 0 { first } else { later }, piece);
+        while let Some((taken, id)) = self.next_mark(text, begun, spelled) {
+            encoded.extend(words(begun..taken.start)?);
             if id as usize >= self.rows {
                 return Err(self.without_row(id, self.rows));
             }
-            ids.push(id);
-            begun = mark.end;
+            begun = taken.end;
+            encoded.push(mark(id, taken));
         }
-        ids.extend(words(begun..text.len())?);
-        Ok(ids)
+        encoded.extend(words(begun..text.len())?);
+        Ok(encoded)
     }
 
     /// The first special token from byte `from` on, with the white space that it takes in.
@@ -75,6 +110,9 @@ impl Tokenizer {
         self.marked.iter().filter(|mark| text.starts_with(mark.name.as_str())).max_by_key(|mark| mark.name.len())
     }
 }
+
+/// An id, and the bytes of a text that it stands for.
+pub(crate) type Located = (u32, Range<usize>);
 
 /// A special token as it is found in text.
 #[derive(Clone, Debug)]

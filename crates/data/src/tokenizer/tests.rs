@@ -136,6 +136,7 @@ fn folders_are_read_as_transformers_reads_them() {
         let saved = tempfile::tempdir().unwrap();
         first.save(saved.path()).unwrap();
         check_case(&case, &Tokenizer::from_folder(saved.path()).unwrap());
+        instruct_claims::holds("text/folders", &case.name, 0.0, 0.0);
     }
 }
 
@@ -440,22 +441,115 @@ fn gguf_names_of_llama_3_begin_sequences_and_keep_whole_words() {
     }
 }
 
+/// The token of a GGUF file, of this type, ends texts or does not; if it does, words that spell it stay words, and
+/// decoding hides it.
+#[track_caller]
+fn check_end(gguf: &GgufTokenizer, token: &str, kind: i32, ends: bool) {
+    let mut gguf = gguf.clone();
+    let id = gguf.tokens.len() as u32;
+    gguf.tokens.push(token.to_owned());
+    gguf.token_types.push(kind);
+    if !gguf.scores.is_empty() {
+        gguf.scores.push(0.0);
+    }
+    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+    assert_eq!(tokenizer.stops().contains(&id), ends, "{token}, {kind}");
+    if ends {
+        check_words(&tokenizer, id);
+    }
+}
+
+/// Words that spell a token that ends texts stay words; a template's do not; an answer lacks it.
+#[track_caller]
+fn check_words(tokenizer: &Tokenizer, id: u32) {
+    let text = format!("a{}b", tokenizer.token(id).unwrap());
+    let words = tokenizer.encode(&text).unwrap();
+    assert!(!words.contains(&id), "{text}: {words:?}");
+    assert_eq!(tokenizer.decode(&words).unwrap(), text);
+    assert_eq!(tokenizer.special_in(&text), tokenizer.token(id).as_deref());
+    let marks = tokenizer.encode_prompt(&text).unwrap();
+    assert!(marks.contains(&id), "{text}: {marks:?}");
+    assert_eq!(tokenizer.decode(&marks).unwrap().replace(' ', ""), "ab");
+    let saved = tempfile::tempdir().unwrap();
+    tokenizer.save(saved.path()).unwrap();
+    assert_eq!(Tokenizer::from_folder(saved.path()).unwrap().encode(&text).unwrap(), words);
+}
+
+/// A SentencePiece vocabulary in which every character of `letters` is a token, and what begins with them too.
+fn scored_gguf(letters: &str, token: &str) -> GgufTokenizer {
+    let bytes = (0..=255).map(|byte| format!("<0x{byte:02X}>"));
+    let parts =
+        token.char_indices().skip(1).map(|(at, _)| token[..at].to_owned()).filter(|part| part.chars().count() > 1);
+    let letters = letters.chars().map(String::from);
+    let marks = ["<unk>", "<s>", "</s>"].map(String::from);
+    let tokens: Vec<String> = marks.into_iter().chain(bytes).chain(letters).chain(parts).collect();
+    let kind = |id: usize| match id {
+        0 => 2,
+        1 | 2 => 3,
+        3..=258 => 6,
+        _ => 1,
+    };
+    GgufTokenizer {
+        model: "llama".to_owned(),
+        token_types: (0..tokens.len()).map(kind).collect(),
+        scores: (0..tokens.len()).map(|id| -(id as f32)).collect(),
+        tokens,
+        bos: Some(1),
+        eos: Some(2),
+        unknown: Some(0),
+        ..GgufTokenizer::default()
+    }
+}
+
 #[test]
 fn gguf_stops_are_what_is_named_and_what_is_spelled_like_an_end() {
-    let with = |token: &str, kind: i32| {
+    let bytes = byte_level_gguf("gpt-2");
+    let scored = scored_gguf("\u{2581}<>_abdefnortu", "<end_of_turn>");
+    for (token, kind, ends) in [
+        ("<|im_end|>", 3, true),
+        ("<|eot_id|>", 4, true),
+        ("<end_of_turn>", 3, true),
+        ("<end_of_turn>", 4, true),
+        // Converters have written them as ordinary tokens; llama.cpp makes control tokens of them.
+        ("<end_of_turn>", 1, true),
+        ("<|im_end|>", 1, true),
+        ("<|im_start|>", 3, false),
+        ("<|fim_pad|>", 3, false),
+    ] {
+        check_end(&bytes, token, kind, ends);
+        check_end(&scored, token, kind, ends);
+    }
+    // HTML's, if it is no control token.
+    for (kind, ends) in [(1, false), (3, true), (4, false)] {
+        check_end(&bytes, "</s>", kind, ends);
+    }
+    // What the metadata name ends texts, however it is spelled.
+    for (kind, named) in [1, 3, 4].into_iter().flat_map(|kind| [0, 1, 2].map(|named| (kind, named))) {
         let mut gguf = byte_level_gguf("gpt-2");
-        gguf.tokens.push(token.to_owned());
-        gguf.token_types.push(kind);
-        Tokenizer::from_gguf(&gguf).unwrap().stops().clone()
-    };
-    assert_eq!(with("<|im_end|>", 3), [260, 261].into());
-    assert_eq!(with("<|eot_id|>", 4), [260, 261].into());
-    assert_eq!(with("<end_of_turn>", 3), [260, 261].into());
-    // Such a spelling among the ordinary tokens is a word, and another mark does not end a turn.
-    assert_eq!(with("</s>", 1), [260].into());
-    assert_eq!(with("<|im_start|>", 3), [260].into());
+        let id = Some(gguf.tokens.len() as u32);
+        *[&mut gguf.eos, &mut gguf.eot, &mut gguf.eom][named] = id;
+        check_end(&gguf, "<so>", kind, true);
+    }
     let named = GgufTokenizer { eot: Some(7), eom: Some(8), ..byte_level_gguf("gpt-2") };
     assert_eq!(*Tokenizer::from_gguf(&named).unwrap().stops(), [7, 8, 260].into());
+}
+
+/// A token that only `generation_config.json` names as an end, and that `added_tokens_decoder` calls ordinary.
+#[test]
+fn an_end_of_a_folder_is_no_word() {
+    let decoder = r#"{"added_tokens_decoder":{"262":{"content":"<turn>","special":false}}}"#;
+    let files = [("tokenizer_config.json", decoder), ("generation_config.json", r#"{"eos_token_id":[259,262]}"#)];
+    check_words(&beside(&files).unwrap(), 262);
+    // Without that file it is a word like others.
+    assert_eq!(beside(&files[..1]).unwrap().encode("<turn>").unwrap(), [262]);
+}
+
+#[test]
+fn a_day_beside_a_template_is_read_or_refused() {
+    let dated = |day: &str| beside(&[("tokenizer_config.json", &format!(r#"{{"chat_template_date":"{day}"}}"#))]);
+    assert_eq!(dated("2026-01-05").unwrap().date(), Some("2026-01-05".parse().unwrap()));
+    assert_eq!(beside(&[]).unwrap().date(), None);
+    check_says(dated("January"), &["tokenizer_config.json", "`chat_template_date`", "`January` is no day"]);
 }
 
 #[test]
@@ -561,7 +655,7 @@ proptest! {
 fn check_padding(specials: &[&str], template: Option<&str>, rows: usize, want: impl Fn(&str) -> bool) {
     let tokenizer = train_bpe(["aa \u{e9}\u{e9} aa \u{e9}\u{e9}"], 256 + 4 + specials.len(), specials).unwrap();
     let tokenizer = tokenizer.with_chat_template(template.map(str::to_owned));
-    let padded = tokenizer.clone().with_padding(tokenizer.vocab_size() + rows).unwrap();
+    let padded = tokenizer.clone().with_padding(tokenizer.vocab_size() + rows, &BTreeSet::new()).unwrap();
     let pad = padded.pad().unwrap();
     let name = padded.token(pad).unwrap();
     assert!(want(&name), "{name}");
@@ -572,7 +666,7 @@ fn check_padding(specials: &[&str], template: Option<&str>, rows: usize, want: i
     padded.save(folder.path()).unwrap();
     let again = Tokenizer::from_folder(folder.path()).unwrap();
     assert_eq!(again.pad(), Some(pad));
-    assert_eq!(again.with_padding(tokenizer.vocab_size() + rows).unwrap().pad(), Some(pad));
+    assert_eq!(again.with_padding(tokenizer.vocab_size() + rows, &BTreeSet::new()).unwrap().pad(), Some(pad));
 }
 
 #[test]
@@ -581,6 +675,12 @@ fn padding_never_ends_a_text_and_is_the_least_token_to_miss() {
     check_padding(&["<e>", "<u>", "<v>"], Some("{{ '<u>' }}"), 0, |name| name == "<v>");
     check_padding(&["<e>", "<u>"], Some("{{ '<u>' }}"), 1, |name| name == "<|pad|>");
     check_padding(&["<e>"], None, 1, |name| name == "<|pad|>");
+    // Of Qwen 2.5's kind: the model's files name a BOS, the tokenizer pads with it and names none.
+    let (config, rows) = (r#"{"pad_token":"<pad>"}"#, small().vocab_size());
+    let tokenizer = beside(&[("tokenizer_config.json", config)]).unwrap();
+    assert_eq!(tokenizer.clone().with_padding(rows, &BTreeSet::new()).unwrap().pad(), Some(261));
+    assert_eq!(tokenizer.clone().with_padding(rows, &[261].into()).unwrap().pad(), Some(260));
+    check_says(tokenizer.with_padding(2, &[0, 1].into()), &["below 2 begins or ends texts"]);
     // No row is free: half of a character, which only odd texts yield.
     check_padding(&["<e>"], None, 0, |name| name.chars().count() > 1 && !name.is_ascii());
 }

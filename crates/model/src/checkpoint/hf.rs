@@ -42,7 +42,7 @@ pub enum Precision {
 /// head adds two tensors that transformers ignores. The tokenizer is not written here.
 ///
 /// # Errors
-/// The description does not hold together; a parameter is not available or has the wrong length;
+/// The description does not hold together, or its padding begins or ends texts; a parameter is not available or has the wrong length;
 /// the folder cannot be written.
 pub fn save(
     folder: impl AsRef<Path>,
@@ -53,6 +53,7 @@ pub fn save(
 ) -> Result<()> {
     let folder = folder.as_ref();
     config.validate()?;
+    let config = &Config { pad: padding(config)?, ..config.clone() };
     std::fs::create_dir_all(folder).map_err(Error::io("create", folder, "check permissions"))?;
     let bias = if head == HeadKind::Score { Some(Bias::of(config, get, precision)?) } else { None };
     let recorded = bias.as_ref().map(|bias| bias.recorded.to_json());
@@ -139,7 +140,6 @@ fn description(
     recorded: Option<Value>,
 ) -> Result<Map<String, Value>> {
     let table = families::table(config.family);
-    let config = &Config { pad: padding(config), ..config.clone() };
     let mut fields = table.fields(config);
     fields.extend(special_tokens(config));
     let mut set = |field: &str, value: Value| fields.insert(field.to_owned(), value);
@@ -164,10 +164,18 @@ fn description(
     Err(Error::Config { problems: vec![problem] })
 }
 
-/// The padding id: transformers finds a batch's last tokens by it, so it must not be one that can end a text.
-fn padding(config: &Config) -> Option<u32> {
+/// The padding id: transformers finds a batch's last tokens by it, so it must not be one that can begin or end a
+/// text. Where the description names one, the tokenizer's files name the same, and another would contradict them.
+fn padding(config: &Config) -> Result<Option<u32>> {
     let free = |id: &u32| (*id as usize) < config.vocab && !config.eos.contains(id) && config.bos != Some(*id);
-    config.pad.filter(free).or_else(|| (0..config.vocab as u32).find(free))
+    match config.pad {
+        Some(pad) if !free(&pad) => {
+            let problem = format!("the padding id {pad} begins or ends texts, or has no row; name another");
+            Err(Error::Config { problems: vec![problem] })
+        }
+        Some(pad) => Ok(Some(pad)),
+        None => Ok((0..config.vocab as u32).find(free)),
+    }
 }
 
 /// The ids that begin, end and pad.
@@ -178,7 +186,7 @@ fn special_tokens(config: &Config) -> Map<String, Value> {
         [one] => json!(one),
         _ => json!(eos),
     };
-    [("bos_token_id", json!(config.bos)), ("eos_token_id", eos), ("pad_token_id", json!(padding(config)))]
+    [("bos_token_id", json!(config.bos)), ("eos_token_id", eos), ("pad_token_id", json!(config.pad))]
         .map(|(field, id)| (field.to_owned(), id))
         .into_iter()
         .collect()
