@@ -2,6 +2,7 @@
 //! read, cleaned, split by user and tokenised.
 
 use crate::{
+    asked::Asked,
     config::{Config, DataConfig, DeviceName, Precision},
     embedded,
     progress::Progress,
@@ -43,6 +44,8 @@ pub(crate) struct Material {
     pub(crate) prompts: Split<PromptIds>,
     pub(crate) windows: Vec<Vec<u32>>,
     pub(crate) held_out_windows: Vec<Vec<u32>>,
+    /// The tasks that training asks for, where the judge can read them.
+    pub(crate) asked: Option<Asked>,
     /// What was read, dropped and kept, a line each.
     pub(crate) report: Vec<String>,
 }
@@ -179,6 +182,8 @@ impl Material {
         leaks.add_split("prompts", &prompts);
         let (demonstrations, rankings, prompts) = clean(&leaks, demonstrations, rankings, prompts, &mut report);
 
+        let asked = Asked::of(data.judge, &demonstrations, &rankings, &prompts)?;
+
         let encoder = Encoder { renderer: &base.renderer, caps, overlong: Overlong::Drop, loss: config.model.loss };
         let demonstrations = map(demonstrations, |records| examples(&encoder, &records, &mut report))?;
         let rankings = map(rankings, |records| groups(&encoder, records, &mut report))?;
@@ -195,6 +200,7 @@ impl Material {
             prompts,
             windows,
             held_out_windows,
+            asked,
             report,
         };
         material.refuse_nothing()?;
@@ -239,11 +245,12 @@ fn opened(renderer: &Renderer) -> Option<String> {
 /// The caps on prompt and completion, which together must fit the model.
 fn length_caps(config: &Config, model: &Description) -> Result<Caps> {
     let context = model.context;
-    let longest = config.model.max_completion.max(config.ppo.max_new_tokens);
+    let longest = config.model.max_completion.max(config.ppo.max_new_tokens).max(config.answer_tokens());
     if config.model.max_prompt.saturating_add(longest) > context {
         bail!(
             "`model.max-prompt` ({}) and the longest completion ({longest}) do not fit the model's context of {context} \
-             tokens; lower `model.max-prompt`, `model.max-completion` or `ppo.max-new-tokens`",
+             tokens; lower `model.max-prompt`, `model.max-completion`, `ppo.max-new-tokens` or \
+             `evaluate.max-new-tokens`",
             config.model.max_prompt,
         );
     }
