@@ -256,11 +256,11 @@ impl RewardResults {
     }
 }
 
-/// A share with its interval, or the reason why there is none.
+/// A share with its interval, or that there were too few outcomes for one.
 fn percent(mean: f64, low: Option<f64>, high: Option<f64>) -> String {
     let interval = match (low, high) {
         (Some(low), Some(high)) => format!("[{:.1}, {:.1}]", 100.0 * low, 100.0 * high),
-        _ => "[too few for an interval]".to_owned(),
+        _ => "[too few]".to_owned(),
     };
     format!("{:5.1} %  {interval}", 100.0 * mean)
 }
