@@ -174,6 +174,9 @@ pub struct EvaluateConfig {
     pub best_of_n: Vec<usize>,
     /// Validation prompts on which SFT candidates are scored.
     pub selection_prompts: usize,
+    /// Cap on the answers of every compared model, in tokens; 0 is `model.max-completion`, so that none is cut
+    /// shorter than what it learned to say.
+    pub max_new_tokens: usize,
     /// Whether PPO runs are evaluated at their averaged weights rather than their last ones.
     pub use_ema: bool,
 }
@@ -237,6 +240,7 @@ impl Default for Config {
                 windows: 1_000,
                 best_of_n: vec![4, 16],
                 selection_prompts: 100,
+                max_new_tokens: 0,
                 use_ema: false,
             },
             checkpoints: CheckpointConfig { every: 50, keep: 2 },
@@ -284,6 +288,14 @@ impl Config {
         Config::load(&text, &path.display().to_string(), settings)
     }
 
+    /// Tokens that an evaluated answer has at most.
+    pub(crate) fn answer_tokens(&self) -> usize {
+        match self.evaluate.max_new_tokens {
+            0 => self.model.max_completion,
+            cap => cap,
+        }
+    }
+
     fn problems(&self) -> Vec<String> {
         let tables = [
             ("sft-baseline", self.sft_baseline.problems()),
@@ -326,6 +338,10 @@ impl Config {
         check(self.model.micro_tokens > 0, "`model.micro-tokens` is 0");
         check(self.evaluate.prompts > 0, "`evaluate.prompts` is 0");
         check(self.evaluate.windows > 0, "`evaluate.windows` is 0");
+        check(
+            !self.evaluate.use_ema || self.ppo.ema > 0.0,
+            "`evaluate.use-ema` asks for averaged weights, and `ppo.ema` is 0, which keeps none; set one of them",
+        );
         check(self.evaluate.best_of_n.iter().all(|&n| n > 0), "`evaluate.best-of-n` holds a 0");
         check(self.checkpoints.every > 0 && self.checkpoints.keep > 0, "`checkpoints` must be above 0");
         problems
@@ -487,6 +503,19 @@ mod tests {
         check_refused("device = \"tpu\"", &[], &["unknown variant `tpu`", "in `device`; correct it"]);
         check_refused("[model]\ntemplate = \"x\"", &[], &["`model.template`: ", "exactly once"]);
         check_refused("[ppo]\npolicy-lr = nan", &[], &["`policy-lr`"]);
+        let no_average = "[ppo]\nema = 0\n[evaluate]\nuse-ema = true";
+        check_refused(no_average, &[], &["`evaluate.use-ema` asks for averaged weights, and `ppo.ema` is 0"]);
+    }
+
+    #[test]
+    fn answers_are_cut_where_demonstrations_are_unless_a_cap_says_otherwise() {
+        #[track_caller]
+        fn check(settings: &[&str], want: usize) {
+            let settings: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();
+            assert_eq!(Config::load("", "test", &settings).unwrap().answer_tokens(), want);
+        }
+        check(&["model.max-completion=96", "ppo.max-new-tokens=24"], 96);
+        check(&["model.max-completion=96", "ppo.max-new-tokens=24", "evaluate.max-new-tokens=48"], 48);
     }
 
     #[test]

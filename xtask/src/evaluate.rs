@@ -2,9 +2,10 @@
 //! model's report card, gathered in `eval/results.json`.
 
 use crate::{
+    compare::{Answered, BestOfN, Comparison, Lengths, Panel, mean},
     config::JudgeName,
     machine::peak_memory_mb,
-    models::{COMPARISONS, Model},
+    models::Model,
     prepare::{PromptIds, RankedGroup},
     progress::Progress,
     stages::{Frozen, Run},
@@ -12,7 +13,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use instruct_data::Record;
-use instruct_eval::{Ranked, ReportCard, Spread, WinRate, best_of_n_kl, report_card, win_rate};
+use instruct_eval::{Interval, Ranked, ReportCard, Spread, WinRate, report_card};
 use instruct_model::Decoder;
 use instruct_random::Source;
 use instruct_reward_model::{Group, Item};
@@ -31,9 +32,8 @@ pub(crate) struct Results {
     reward_model: RewardResults,
     ppo: PpoResults,
     ppo_without_ptx: PpoResults,
-    win_rate: BTreeMap<String, WinRate>,
-    judge_mean: BTreeMap<String, f64>,
-    best_of_n: Vec<BestOfN>,
+    #[serde(flatten)]
+    comparison: Comparison,
     alignment_tax: BTreeMap<String, f64>,
     seconds: BTreeMap<String, f64>,
     peak_memory_mb: f64,
@@ -48,12 +48,15 @@ struct SftResults {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct RewardResults {
     accuracy: f64,
-    accuracy_low: f64,
-    accuracy_high: f64,
+    accuracy_low: Option<f64>,
+    accuracy_high: Option<f64>,
     accuracy_length_baseline: f64,
     accuracy_ceiling: Option<f64>,
+    /// On prompts whose task nothing in training asks for; none where there are no such pairs.
+    accuracy_unseen: Option<Interval>,
     ece: f64,
     pairs: usize,
+    pairs_unseen: usize,
     report_card: ReportCard,
 }
 
@@ -68,61 +71,51 @@ struct PpoResults {
     mean_tokens: f64,
 }
 
-#[derive(Clone, Debug, Serialize)]
-struct BestOfN {
-    n: usize,
-    kl: f64,
-    win_rate_vs_sft: WinRate,
-}
-
 /// Evaluates the models of a run and writes `eval/results.json` and `eval/samples.json`.
 pub(crate) fn evaluate(run: &mut Run<'_>) -> Result<Results> {
     let begun = std::time::Instant::now();
     let prompts = &run.material.prompts.test;
     let prompts = &prompts[..prompts.len().min(run.config.evaluate.prompts)];
     let judge = Judge::new(run)?;
-    let groups: Vec<String> = prompts.iter().map(|p| p.use_case.clone()).collect();
     let frozen = run.frozen()?;
-    let mut found = Found::default();
-    for model in Model::ALL {
+    let unseen = run.material.asked.as_ref().map(|asked| prompts.iter().map(|p| !asked.holds(&p.text)).collect());
+    let judged = |episodes: &[Episode]| judge.points(run, prompts, episodes);
+    let panel = Panel { prompts, unseen, judge: &judged };
+    let mut measured = Measured::default();
+    let heard = panel.hear(&mut |model| {
         run.stop_if_interrupted()?;
-        found.examine(run, model, prompts, &judge, &frozen)?;
-    }
-    let win_rates = COMPARISONS.iter().map(|&(a, b)| {
-        let rate = win_rate(&found.points[a.key()], &found.points[b.key()], Some(&groups))?;
-        Ok((format!("{}_vs_{}", a.key(), b.key()), rate))
-    });
-    let win_rates = win_rates.collect::<Result<BTreeMap<_, _>>>()?;
-    let best_of_n = best_of_n_results(run, &frozen.reward_model, prompts, &judge, &found.points["sft"], &groups)?;
-    let results = |model: Model| found.ppo.get(&model).cloned().context("both policies were examined");
-    let loss = |model: Model| found.validation_loss.get(&model).copied().context("both were examined");
+        measured.examine(run, model, prompts, &frozen)
+    })?;
+    let baseline = run.open_compared(Model::Sft)?;
+    let mut best = |n: usize| best_of(run, &baseline, n, &frozen.reward_model, prompts);
+    let comparison = panel.compare(&heard, &run.config.evaluate.best_of_n, &mut best)?;
+    let samples = panel.samples(&heard);
+    let results = |model: Model| measured.ppo.get(&model).cloned().context("both policies were examined");
+    let loss = |model: Model| measured.validation_loss.get(&model).copied().context("both were examined");
     let mut results = Results {
         seed: run.config.seed,
         judge: judge.name(),
+        // What is opened: a policy without the weights that are asked for is an error.
         evaluated_weights: if run.config.evaluate.use_ema { "ema" } else { "last" },
         sft: SftResults { validation_loss: loss(Model::Sft)?, init_validation_loss: loss(Model::SftInit)? },
         reward_model: reward_results(run, &frozen.reward_model)?,
         ppo: results(Model::PpoPtx)?,
         ppo_without_ptx: results(Model::Ppo)?,
-        win_rate: win_rates,
-        judge_mean: found.points.iter().map(|(name, points)| ((*name).to_owned(), mean(points))).collect(),
-        best_of_n,
-        alignment_tax: found.perplexity.clone(),
+        comparison,
+        alignment_tax: measured.perplexity.clone(),
         seconds: BTreeMap::new(),
         peak_memory_mb: peak_memory_mb(),
     };
     run.seconds.insert("evaluation".to_owned(), begun.elapsed().as_secs_f64());
     results.seconds = run.seconds.clone();
     run.dir.write_json("eval/results.json", &results)?;
-    run.dir.write_json("eval/samples.json", &samples(prompts, &found))?;
+    run.dir.write_json("eval/samples.json", &samples)?;
     Ok(results)
 }
 
-/// What the compared models said, one after the other, and how that was judged.
+/// What is measured of the compared models besides their answers.
 #[derive(Default)]
-struct Found {
-    answers: BTreeMap<&'static str, Vec<Episode>>,
-    points: BTreeMap<&'static str, Vec<f64>>,
+struct Measured {
     perplexity: BTreeMap<String, f64>,
     /// Of both fine-tuned models, on demonstrations.
     validation_loss: BTreeMap<Model, f64>,
@@ -130,20 +123,13 @@ struct Found {
     ppo: BTreeMap<Model, PpoResults>,
 }
 
-impl Found {
+impl Measured {
     /// Opens a model, asks it everything, and closes it.
-    fn examine(
-        &mut self,
-        run: &Run<'_>,
-        model: Model,
-        prompts: &[PromptIds],
-        judge: &Judge,
-        frozen: &Frozen,
-    ) -> Result<()> {
+    fn examine(&mut self, run: &Run<'_>, model: Model, prompts: &[PromptIds], frozen: &Frozen) -> Result<Answered> {
         let (key, decoder) = (model.key(), run.open_compared(model)?);
         let what = |part: &str| format!("{key}: {part}");
         let episodes = run.episodes(&what("answers"), &decoder, prompts, "evaluation")?;
-        self.points.insert(key, judge.points(run, prompts, &episodes)?);
+        let scores = run.scores(&frozen.reward_model, &episodes)?;
         let windows = &run.material.held_out_windows;
         let windows = &windows[..windows.len().min(run.config.evaluate.windows)];
         let micro_tokens = run.config.model.micro_tokens;
@@ -160,11 +146,10 @@ impl Found {
                 self.validation_loss.insert(model, loss);
             }
             Model::Ppo | Model::PpoPtx => {
-                self.ppo.insert(model, ppo_results(run, model, &episodes, &decoder, frozen)?);
+                self.ppo.insert(model, ppo_results(run, model, &episodes, &scores, &decoder, frozen)?);
             }
         }
-        self.answers.insert(key, episodes);
-        Ok(())
+        Ok(Answered { episodes, scores: scores.into_iter().map(f64::from).collect() })
     }
 }
 
@@ -172,8 +157,9 @@ impl Found {
 enum Judge {
     /// The rules of the simulated world, which the reward model never saw.
     InstructionWorld,
-    /// A reward model trained on the rankings that the first one never saw. It is a proxy too: its
-    /// accuracy on the other rankings says how far to trust it.
+    /// A reward model trained from the base, with another seed, on the rankings that the first one never saw. It is a
+    /// proxy too: its accuracy on the other rankings says how far to trust it, and the correlation of both
+    /// models' scores how much it merely repeats the first.
     HeldOutRewardModel { model: Box<Decoder>, accuracy: f64, records: usize },
 }
 
@@ -187,7 +173,11 @@ impl Judge {
             Some(folder) => run.open(folder)?,
             None => {
                 let groups: Vec<Group> = run.material.held_out_rankings.iter().map(|r| r.group.clone()).collect();
-                let (trained, state) = run.train_reward_model(artefact, run.open_compared(Model::Sft)?, &groups)?;
+                // A seed of its own: the run's would give it the head and the order of the reward model that it
+                // judges the results of, and the base's trunk shares less of that model's training than SFT's.
+                let seed = Source::new(run.config.seed, "judge model").at([]).u64();
+                let base = run.open_compared(Model::Base)?;
+                let (trained, state) = run.train_reward_model(artefact, base, &groups, seed)?;
                 artefact = trained;
                 artefact.finish(state.step, |folder| Ok(run.save(&state.model, folder)?))?;
                 state.model.params().release_grad();
@@ -206,7 +196,7 @@ impl Judge {
         match self {
             Judge::InstructionWorld => "simulation: the rules of the instruction world".to_owned(),
             Judge::HeldOutRewardModel { accuracy, records, .. } => format!(
-                "a second reward model, trained on {records} held-out rankings; it agrees with the other rankings on \
+                "a second reward model, trained from the base on {records} held-out rankings; it agrees with the other rankings on \
                  {:.1} % of pairs",
                 100.0 * accuracy
             ),
@@ -226,40 +216,39 @@ impl Judge {
     }
 }
 
-fn best_of_n_results(
+/// The best by the reward model of `n` answers of `baseline` to each prompt.
+fn best_of(
     run: &Run<'_>,
+    baseline: &Decoder,
+    n: usize,
     reward_model: &Decoder,
     prompts: &[PromptIds],
-    judge: &Judge,
-    sft: &[f64],
-    groups: &[String],
-) -> Result<Vec<BestOfN>> {
-    let baseline = run.open_compared(Model::Sft)?;
+) -> Result<Vec<Episode>> {
+    run.stop_if_interrupted()?;
     let ids: Vec<Vec<u32>> = prompts.iter().map(|p| p.ids.clone()).collect();
     let score = |episodes: &[Episode]| Ok(run.scores(reward_model, episodes)?);
     let decode = |ids: &[u32]| run.decode(ids);
-    let of = |&n: &usize| {
-        run.stop_if_interrupted()?;
-        let source = Source::new(run.config.seed, "best-of-n");
-        let mut progress = Progress::of(&format!("best of {n}"), n * ids.len(), "answers");
-        let mut finished = |answers: usize| progress.advance(answers);
-        let best = best_of_n(&baseline, &ids, n, &run.sampling(), source, &score, &decode, &mut finished)?;
-        let points = judge.points(run, prompts, &best)?;
-        Ok(BestOfN { n, kl: best_of_n_kl(n), win_rate_vs_sft: win_rate(&points, sft, Some(groups))? })
-    };
-    run.config.evaluate.best_of_n.iter().map(of).collect()
+    let source = Source::new(run.config.seed, "best-of-n");
+    let mut progress = Progress::of(&format!("best of {n}"), n * ids.len(), "answers");
+    let mut finished = |answers: usize| progress.advance(answers);
+    Ok(best_of_n(baseline, &ids, n, &run.sampling(), source, &score, &decode, &mut finished)?)
 }
 
 impl RewardResults {
     /// The line that a person reads.
     pub(crate) fn line(&self) -> String {
         let ceiling = self.accuracy_ceiling.map_or(String::new(), |c| format!(", ceiling {:.1}", 100.0 * c));
+        let unseen = self.accuracy_unseen.map_or(String::new(), |unseen| {
+            format!(
+                "; unseen tasks {}, {} pairs",
+                percent(unseen.mean, unseen.low, unseen.high).trim_start(),
+                self.pairs_unseen
+            )
+        });
         format!(
-            "{:>22}  {:5.1} %  [{:.1}, {:.1}]  longer wins {:.1}{ceiling}, ECE {:.3}, {} pairs",
+            "{:>22}  {}  longer wins {:.1}{ceiling}, ECE {:.3}, {} pairs{unseen}",
             "reward model accuracy",
-            100.0 * self.accuracy,
-            100.0 * self.accuracy_low,
-            100.0 * self.accuracy_high,
+            percent(self.accuracy, self.accuracy_low, self.accuracy_high),
             100.0 * self.accuracy_length_baseline,
             self.ece,
             self.pairs
@@ -267,17 +256,41 @@ impl RewardResults {
     }
 }
 
+/// A share with its interval, or that there were too few outcomes for one.
+fn percent(mean: f64, low: Option<f64>, high: Option<f64>) -> String {
+    let interval = match (low, high) {
+        (Some(low), Some(high)) => format!("[{:.1}, {:.1}]", 100.0 * low, 100.0 * high),
+        _ => "[too few]".to_owned(),
+    };
+    format!("{:5.1} %  {interval}", 100.0 * mean)
+}
+
+/// A win rate, and that on unseen tasks.
+fn won(all: &WinRate, unseen: Option<&WinRate>) -> String {
+    let one = |w: &WinRate| format!("{}  n = {}", percent(w.mean, w.low, w.high), w.n);
+    let unseen = unseen.map_or(String::new(), |unseen| format!("; unseen tasks {}", one(unseen).trim_start()));
+    one(all) + &unseen
+}
+
 /// How a reward model orders the pairs of rankings that nothing was trained on.
 pub(crate) fn reward_results(run: &Run<'_>, reward_model: &Decoder) -> Result<RewardResults> {
-    let card = report_card(&ranked(run, reward_model, &run.material.held_out_rankings)?)?;
+    let records = ranked(run, reward_model, &run.material.held_out_rankings)?;
+    let card = report_card(&records)?;
+    let unseen = run.material.asked.as_ref().and_then(|asked| {
+        let unseen = |record: &&Ranked| record.prompt.as_ref().is_some_and(|prompt| !asked.holds(prompt));
+        // Whatever else could be wrong was wrong above: here there may be no pair, and then there is no accuracy.
+        report_card(&records.iter().filter(unseen).cloned().collect::<Vec<_>>()).ok()
+    });
     Ok(RewardResults {
         accuracy: card.accuracy.mean,
         accuracy_low: card.accuracy.low,
         accuracy_high: card.accuracy.high,
         accuracy_length_baseline: card.accuracy_length_baseline,
         accuracy_ceiling: card.accuracy_ceiling,
+        accuracy_unseen: unseen.as_ref().map(|card| card.accuracy),
         ece: card.ece,
         pairs: card.pairs,
+        pairs_unseen: unseen.map_or(0, |card| card.pairs),
         report_card: card,
     })
 }
@@ -317,20 +330,19 @@ fn ppo_results(
     run: &Run<'_>,
     model: Model,
     episodes: &[Episode],
+    scores: &[f32],
     policy: &Decoder,
     frozen: &Frozen,
 ) -> Result<PpoResults> {
-    let score = |episodes: &[Episode]| Ok(run.scores(&frozen.reward_model, episodes)?);
-    let scored = Sampled::of(episodes.to_vec()).score(&score)?;
-    let scores: Vec<f64> = scored.scores.iter().copied().map(f64::from).collect();
+    let scored = Sampled::of(episodes.to_vec()).score(&|_| Ok(scores.to_vec()))?;
     let compared = scored.compare(policy, &frozen.reference, 1.0, run.config.model.micro_tokens)?;
-    let tokens: Vec<f64> = episodes.iter().map(|e| e.completion.len() as f64).collect();
+    let scores: Vec<f64> = scores.iter().copied().map(f64::from).collect();
     let journal = run.dir.path().join(model.artefact().unwrap_or_default()).join("metrics.jsonl");
     Ok(PpoResults {
         kl: mean(&compared.kl()),
         score: mean(&scores),
         ratio_first_minibatch: largest_deviation(&journal)?,
-        mean_tokens: mean(&tokens),
+        mean_tokens: Lengths::of(episodes).mean_tokens,
     })
 }
 
@@ -344,31 +356,30 @@ fn largest_deviation(path: &Path) -> Result<f64> {
     Ok(text.lines().filter_map(deviation).fold(0.0, f64::max))
 }
 
-/// A table for people to read: every held-out prompt with every model's answer and points.
-fn samples(prompts: &[PromptIds], found: &Found) -> Vec<serde_json::Value> {
-    let row = |(i, prompt): (usize, &PromptIds)| {
-        let of = |(name, episodes): (&&str, &Vec<Episode>)| {
-            let answer = serde_json::json!({ "text": episodes[i].text.trim(), "points": found.points[name][i] });
-            ((*name).to_owned(), answer)
-        };
-        let answers: serde_json::Map<String, serde_json::Value> = found.answers.iter().map(of).collect();
-        serde_json::json!({ "prompt": prompt.text, "use_case": prompt.use_case, "answers": answers })
-    };
-    prompts.iter().enumerate().map(row).collect()
-}
-
 impl Results {
     /// The lines that a person reads at the end of a run.
     pub(crate) fn table(&self) -> String {
+        let Comparison { win_rate, win_rate_unseen, answers, judge_correlation, best_of_n, .. } = &self.comparison;
         let mut lines = vec![format!("judge: {}", self.judge)];
-        let percent = |w: &WinRate| {
-            format!("{:5.1} %  [{:.1}, {:.1}]  n = {}", 100.0 * w.mean, 100.0 * w.low, 100.0 * w.high, w.n)
-        };
-        lines.extend(self.win_rate.iter().map(|(key, w)| format!("{key:>22}  {}", percent(w))));
-        for best in &self.best_of_n {
-            let key = format!("best of {} vs sft", best.n);
-            lines.push(format!("{key:>22}  {}  KL {:.2}", percent(&best.win_rate_vs_sft), best.kl));
+        lines.extend(win_rate.iter().map(|(key, w)| format!("{key:>22}  {}", won(w, win_rate_unseen.get(key)))));
+        for BestOfN { n, kl, win_rate_vs_sft, win_rate_vs_sft_unseen, lengths } in best_of_n {
+            let rate = won(win_rate_vs_sft, win_rate_vs_sft_unseen.as_ref());
+            let key = format!("best of {n} vs sft");
+            lines.push(format!("{key:>22}  {rate}  KL {kl:.2}, {:.1} tokens", lengths.mean_tokens));
         }
+        let each = |f: &dyn Fn(&Lengths) -> String| {
+            answers.iter().map(|(name, of)| format!("{name} {}", f(of))).collect::<Vec<_>>().join("  ")
+        };
+        lines.push(format!("{:>22}  {}", "answers that end", each(&|of| format!("{:.1} %", 100.0 * of.ended))));
+        lines.push(format!("{:>22}  {}", "tokens of an answer", each(&|of| format!("{:.1}", of.mean_tokens))));
+        let number = |r: Option<f64>| r.map_or("none".to_owned(), |r| format!("{r:.2}"));
+        lines.push(format!(
+            "{:>22}  Pearson {}, Spearman {}, {} answers",
+            "judge ~ reward model",
+            number(judge_correlation.pearson),
+            number(judge_correlation.spearman),
+            judge_correlation.n
+        ));
         lines.push(self.reward_model.line());
         for (name, p) in [("ppo-ptx", &self.ppo), ("ppo", &self.ppo_without_ptx)] {
             lines.push(format!(
@@ -388,12 +399,20 @@ impl Results {
     /// The headline numbers, by name.
     fn headlines(&self) -> BTreeMap<String, f64> {
         let mut out: BTreeMap<String, f64> =
-            self.win_rate.iter().map(|(key, w)| (format!("win_rate/{key}"), w.mean)).collect();
+            self.comparison.win_rate.iter().map(|(key, w)| (format!("win_rate/{key}"), w.mean)).collect();
+        let unseen = self.comparison.win_rate_unseen.iter();
+        out.extend(unseen.map(|(key, w)| (format!("win_rate_unseen/{key}"), w.mean)));
+        for (name, lengths) in &self.comparison.answers {
+            out.insert(format!("ended/{name}"), lengths.ended);
+            out.insert(format!("tokens/{name}"), lengths.mean_tokens);
+        }
+        out.extend(self.comparison.judge_correlation.spearman.map(|r| ("judge_correlation/spearman".to_owned(), r)));
         out.extend(self.alignment_tax.iter().map(|(name, p)| (format!("perplexity/{name}"), *p)));
         out.insert("reward_model/accuracy".to_owned(), self.reward_model.accuracy);
         if let Some(ceiling) = self.reward_model.accuracy_ceiling {
             out.insert("reward_model/ceiling_minus_accuracy".to_owned(), ceiling - self.reward_model.accuracy);
         }
+        out.extend(self.reward_model.accuracy_unseen.map(|of| ("reward_model/accuracy_unseen".to_owned(), of.mean)));
         out.insert("ppo_ptx/kl".to_owned(), self.ppo.kl);
         out.insert("seconds".to_owned(), self.seconds.values().sum());
         out.insert("peak_memory_mb".to_owned(), self.peak_memory_mb);
@@ -417,8 +436,4 @@ pub(crate) fn over_seeds(folder: &Path, results: &[Results]) -> Result<()> {
     }
     let report = serde_json::json!({ "spread": spreads, "runs": results });
     crate::commands::write_whole(&folder.join("results.json"), &serde_json::to_vec_pretty(&report)?)
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
 }

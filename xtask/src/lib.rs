@@ -15,8 +15,10 @@
 //! assert!(problem.contains("did you mean `seed`"), "{problem}");
 //! ```
 
+mod asked;
 mod cli;
 mod commands;
+mod compare;
 pub mod config;
 mod embedded;
 mod evaluate;

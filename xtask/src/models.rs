@@ -49,3 +49,20 @@ pub(crate) const COMPARISONS: [(Model, Model); 7] = [
     (Model::PpoPtx, Model::Base),
     (Model::Sft, Model::Base),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_reported_under_the_name_of_its_artefact() {
+        for model in Model::ALL {
+            let folder = match model {
+                Model::Base => None,
+                Model::Sft => Some("sft-baseline".to_owned()),
+                other => Some(other.key().replace('_', "-")),
+            };
+            assert_eq!(model.artefact(), folder.as_deref(), "{model:?}");
+        }
+    }
+}

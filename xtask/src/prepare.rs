@@ -2,6 +2,7 @@
 //! read, cleaned, split by user and tokenised.
 
 use crate::{
+    asked::Asked,
     config::{Config, DataConfig, DeviceName, Precision},
     embedded,
     progress::Progress,
@@ -50,6 +51,8 @@ pub(crate) struct Material {
     pub(crate) prompts: Split<PromptIds>,
     pub(crate) windows: Vec<Vec<u32>>,
     pub(crate) held_out_windows: Vec<Vec<u32>>,
+    /// The tasks that training asks for, where the judge can read them.
+    pub(crate) asked: Option<Asked>,
     /// What was read, dropped and kept, a line each.
     pub(crate) report: Vec<String>,
 }
@@ -199,6 +202,8 @@ impl Material {
         // It holds the words of every prompt.
         drop(leaks);
 
+        let asked = Asked::of(data.judge, &demonstrations, &rankings, &prompts)?;
+
         let encoder = Encoder { renderer: &base.renderer, caps, overlong: Overlong::Drop, loss: config.model.loss };
         let last = Encoder { loss: Loss::Last, ..encoder };
         let last_replies = match config.model.loss {
@@ -222,6 +227,7 @@ impl Material {
             prompts,
             windows,
             held_out_windows,
+            asked,
             report,
         };
         material.refuse_nothing()?;
@@ -261,11 +267,12 @@ impl Material {
 /// The caps on prompt and completion, which together must fit the model.
 fn length_caps(config: &Config, model: &Description) -> Result<Caps> {
     let context = model.context;
-    let longest = config.model.max_completion.max(config.ppo.max_new_tokens);
+    let longest = config.model.max_completion.max(config.ppo.max_new_tokens).max(config.answer_tokens());
     if config.model.max_prompt.saturating_add(longest) > context {
         bail!(
             "`model.max-prompt` ({}) and the longest completion ({longest}) do not fit the model's context of {context} \
-             tokens; lower `model.max-prompt`, `model.max-completion` or `ppo.max-new-tokens`",
+             tokens; lower `model.max-prompt`, `model.max-completion`, `ppo.max-new-tokens` or \
+             `evaluate.max-new-tokens`",
             config.model.max_prompt,
         );
     }

@@ -131,25 +131,27 @@ impl Run<'_> {
         let lowest = candidates.iter().min_by(|a, b| a.validation_loss.total_cmp(&b.validation_loss));
         let trunk = self.open(&lowest.context("the baseline has no candidate")?.folder)?;
         let groups: Vec<_> = self.material.rankings.iter().map(|ranked| ranked.group.clone()).collect();
-        let (mut artefact, state) = self.train_reward_model(artefact, trunk, &groups)?;
+        let (mut artefact, state) = self.train_reward_model(artefact, trunk, &groups, self.config.seed)?;
         artefact.finish(state.step, |folder| Ok(self.save(&state.model, folder)?))?;
         Ok(())
     }
 
-    /// Trains a reward model on `groups`, from the trunk of a fine-tuned model, and centres it on
-    /// demonstrations.
+    /// Trains a reward model on `groups`, from the trunk of `trunk`, and centres it on demonstrations. `seed` keys
+    /// its head and the order of the groups.
     pub(crate) fn train_reward_model(
         &self,
         artefact: Artefact,
         trunk: Decoder,
         groups: &[reward_model::Group],
+        seed: u64,
     ) -> Result<(Artefact, reward_model::State)> {
         let plan = &self.config.reward_model;
-        let start = trunk.with_head(HeadKind::Score, self.config.seed)?;
+        let start = trunk.with_head(HeadKind::Score, seed)?;
         drop(trunk);
         let mut state = reward_model::State::new(start, plan)?;
         let mut listener = self.listen(artefact, &mut state)?;
-        let trained = reward_model::train(&mut state, groups, plan, self.compute(), &mut |event| {
+        let compute = Compute { seed, ..self.compute() };
+        let trained = reward_model::train(&mut state, groups, plan, compute, &mut |event| {
             listener.handle(event, &mut |_, _, _, _| Ok(()))
         });
         trained.map_err(|error| listener.stopped(self.dir.path(), error))?;
@@ -294,10 +296,11 @@ impl Run<'_> {
         Ok(Sampled::draw(model, &requests, &self.sampling(), source, &decode, &mut finished)?.episodes)
     }
 
-    /// How evaluations sample: as training does.
+    /// How evaluations sample: as training does, under a cap of their own, because SFT has learned longer answers
+    /// than PPO may be given room for.
     pub(crate) fn sampling(&self) -> Sampling {
         let stop = self.base.renderer.stops().clone();
-        Sampling { temperature: 1.0, ..Sampling::plain(stop, self.config.ppo.max_new_tokens) }
+        Sampling { temperature: 1.0, ..Sampling::plain(stop, self.config.answer_tokens()) }
     }
 
     /// Scores of episodes by a reward model that shares the run's tokenizer.
@@ -332,15 +335,17 @@ impl Run<'_> {
 
     /// Opens one of the compared models: of PPO the averaged weights, where these are to be evaluated.
     ///
-    /// Errors: its stage is not finished.
+    /// Errors: its stage is not finished, or kept no average that is to be evaluated.
     pub(crate) fn open_compared(&self, model: Model) -> Result<Decoder> {
         let (true, Some(name @ ("ppo" | "ppo-ptx"))) = (self.config.evaluate.use_ema, model.artefact()) else {
             return self.open_model(model);
         };
-        match self.artefact(name)?.named(EMA)? {
-            Some(averaged) => self.open(&averaged),
-            None => self.open_model(model),
-        }
+        // A run can be continued under another configuration than that of its training. Its last weights in place of
+        // averaged ones would be reported under a wrong name.
+        let averaged = self.artefact(name)?.named(EMA)?.with_context(|| {
+            format!("`evaluate.use-ema`: {name} was trained without `ppo.ema`, so it has no averaged weights; set it to false")
+        })?;
+        self.open(&averaged)
     }
 
     /// Opens the base, or what a finished stage left.

@@ -307,13 +307,13 @@ mod tests {
             prompt: Some(prompt.to_owned()),
             ..ranked(&[f64::from(u8::from(right)), 0.5], &[1, 2])
         };
-        // Ten prompts, each ranked by four who agree: ten opinions, not forty.
-        let wide: Vec<Ranked> = (0..40).map(|i| of(&format!("{}", i / 4), i / 4 < 6)).collect();
+        // Twenty prompts, each ranked by four who agree: twenty opinions, not eighty.
+        let wide: Vec<Ranked> = (0..80).map(|i| of(&format!("{}", i / 4), i / 4 < 12)).collect();
         let narrow: Vec<Ranked> = wide.iter().map(|r| Ranked { prompt: None, ..r.clone() }).collect();
         let (wide, narrow) = (report_card(&wide).unwrap(), report_card(&narrow).unwrap());
-        assert_eq!((wide.accuracy.mean, wide.accuracy.n, wide.records), (0.6, 10, 40));
-        assert_eq!((narrow.accuracy.mean, narrow.accuracy.n, narrow.records), (0.6, 40, 40));
-        let width = |card: &ReportCard| card.accuracy.high - card.accuracy.low;
+        assert_eq!((wide.accuracy.mean, wide.accuracy.n, wide.records), (0.6, 20, 80));
+        assert_eq!((narrow.accuracy.mean, narrow.accuracy.n, narrow.records), (0.6, 80, 80));
+        let width = |card: &ReportCard| card.accuracy.high.unwrap() - card.accuracy.low.unwrap();
         assert!((1.6..2.5).contains(&(width(&wide) / width(&narrow))), "{wide:?}");
     }
 

@@ -12,10 +12,10 @@ use std::collections::BTreeMap;
 pub struct WinRate {
     /// The share, 0..=1.
     pub mean: f64,
-    /// Lower end of the 95 % interval.
-    pub low: f64,
-    /// Upper end of the 95 % interval.
-    pub high: f64,
+    /// Lower end of the 95 % interval; `None` with fewer than [`crate::FEWEST`] prompts.
+    pub low: Option<f64>,
+    /// Upper end of the 95 % interval, under the same condition.
+    pub high: Option<f64>,
     /// Prompts.
     pub n: usize,
     /// The same for each group of prompts, such as a use case; empty without groups.
@@ -72,7 +72,7 @@ mod tests {
     fn check(a: &[f64], b: &[f64], want: f64) {
         let rate = win_rate(a, b, None).unwrap();
         assert_eq!((rate.mean, rate.n), (want, a.len()));
-        assert!(rate.low <= rate.mean && rate.mean <= rate.high, "{rate:?}");
+        assert_eq!((rate.low, rate.high), (None, None), "so few prompts have no interval");
         // What one side wins the other loses.
         let mirrored = win_rate(b, a, None).unwrap();
         assert!((mirrored.mean - (1.0 - want)).abs() < 1e-12);
@@ -92,7 +92,7 @@ mod tests {
         let groups = ["chat", "qa", "chat", "qa"].map(str::to_string);
         let rate = win_rate(&[1.0, 1.0, 1.0, 0.0], &[0.0, 1.0, 0.0, 1.0], Some(&groups)).unwrap();
         assert_eq!(rate.mean, 0.625);
-        assert_eq!(rate.by_group["chat"], Interval { mean: 1.0, low: 1.0, high: 1.0, n: 2 });
+        assert_eq!(rate.by_group["chat"], Interval { mean: 1.0, low: None, high: None, n: 2 });
         assert_eq!((rate.by_group["qa"].mean, rate.by_group["qa"].n), (0.25, 2));
         let weighted: f64 = rate.by_group.values().map(|group| group.mean * group.n as f64).sum::<f64>() / 4.0;
         assert_eq!(weighted, rate.mean);
@@ -110,18 +110,21 @@ mod tests {
     #[test]
     fn results_carry_the_keys_of_the_run_folder() {
         let json = serde_json::to_value(win_rate(&[1.0], &[0.0], None).unwrap()).unwrap();
-        assert_eq!(json, serde_json::json!({"mean": 1.0, "low": 1.0, "high": 1.0, "n": 1}));
+        assert_eq!(json, serde_json::json!({"mean": 1.0, "low": null, "high": null, "n": 1}));
     }
 
     proptest::proptest! {
         #[test]
-        fn the_mean_is_that_of_the_obvious_count(pairs in proptest::collection::vec((0i8..5, 0i8..5), 1..30)) {
+        fn the_mean_is_that_of_the_obvious_count(pairs in proptest::collection::vec((0i8..5, 0i8..5), 1..40)) {
             let (a, b): (Vec<f64>, Vec<f64>) = pairs.iter().map(|&(a, b)| (f64::from(a), f64::from(b))).unzip();
             let wins = pairs.iter().filter(|(a, b)| a > b).count() as f64;
             let ties = pairs.iter().filter(|(a, b)| a == b).count() as f64;
             let rate = win_rate(&a, &b, None).unwrap();
             proptest::prop_assert!((rate.mean - (wins + ties / 2.0) / pairs.len() as f64).abs() < 1e-12);
-            proptest::prop_assert!(0.0 <= rate.low && rate.low <= rate.high && rate.high <= 1.0);
+            proptest::prop_assert_eq!(rate.low.is_some(), pairs.len() >= crate::FEWEST);
+            if let (Some(low), Some(high)) = (rate.low, rate.high) {
+                proptest::prop_assert!(0.0 <= low && low <= rate.mean && rate.mean <= high && high <= 1.0);
+            }
         }
     }
 }

@@ -137,6 +137,14 @@ pub(crate) fn parse(prompt: &str) -> Option<Task> {
     })
 }
 
+impl Task {
+    /// What is asked, whatever the words: the kind, and what stands in each of its slots.
+    pub(crate) fn identity(&self) -> String {
+        let filled = self.bound.iter().map(|(slot, word)| format!(" {slot}={word}"));
+        std::iter::once(self.kind.name.to_owned()).chain(filled).collect()
+    }
+}
+
 /// The words of the request alone: what makes two prompts the same.
 pub(crate) fn request(prompt: &str) -> Vec<String> {
     strip(&tokens(prompt)).to_vec()

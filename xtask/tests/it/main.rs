@@ -22,7 +22,7 @@ fn xtask(folder: &Path, arguments: &[&str]) -> Output {
 }
 
 /// Settings that cut the smoke configuration down to seconds.
-const TINY: [&str; 14] = [
+const TINY: [&str; 16] = [
     "--set",
     "data.limit=60",
     "--set",
@@ -35,6 +35,8 @@ const TINY: [&str; 14] = [
     "ppo.minibatch=4",
     "--set",
     "ppo.max-new-tokens=8",
+    "--set",
+    "evaluate.max-new-tokens=8",
     "--set",
     "checkpoints.every=2",
 ];
