@@ -3,7 +3,7 @@
 //! The split is by user, and two users may ask for one task in different words. A prompt is *unseen* when no
 //! record of training asks for its task in any words.
 
-use crate::config::JudgeName;
+use crate::{config::JudgeName, until::Until};
 use anyhow::{Result, bail};
 use instruct_data::{Demonstration, Prompt, Ranking, Record, Split};
 use std::collections::BTreeSet;
@@ -14,19 +14,21 @@ pub(crate) struct Asked(BTreeSet<String>);
 impl Asked {
     /// The tasks of all records that are trained on. `None` with a judge that reads no tasks.
     ///
-    /// Errors: a prompt that is to be judged is not of the simulated world; its judge would give every answer to it
+    /// Errors: a prompt that is to be judged on the way `until` there is not of the simulated world; its judge would give every answer to it
     /// 0 points, and every comparison would be a tie.
     pub(crate) fn of(
         judge: JudgeName,
         demonstrations: &Split<Demonstration>,
         rankings: &Split<Ranking>,
         prompts: &Split<Prompt>,
+        until: Until,
     ) -> Result<Option<Asked>> {
         if judge != JudgeName::InstructionWorld {
             return Ok(None);
         }
-        let judged = prompts.test.iter().map(place);
-        let judged: Vec<_> = judged.chain(rankings.validation.iter().chain(&rankings.test).map(place)).collect();
+        let answered = prompts.test.iter().filter(|_| until >= Until::Evaluation).map(place);
+        let ranked = rankings.validation.iter().chain(&rankings.test).filter(|_| until >= Until::RewardModel);
+        let judged: Vec<_> = answered.chain(ranked.map(place)).collect();
         let foreign = || judged.iter().filter(|(_, text)| instruct_world::task(text).is_none());
         if let Some((origin, text)) = foreign().next() {
             let text: String = text.chars().take(60).collect();
@@ -101,7 +103,8 @@ mod tests {
             split(vec![demonstration(&opposite("big"))], vec![demonstration(&opposite("wet"))], vec![]);
         let rankings = split(vec![ranking("Tell me the opposite of old.")], vec![], vec![ranking(&opposite("dry"))]);
         let prompts = split(vec![prompt(3, &opposite("hot"))], vec![], vec![prompt(4, &opposite("tall"))]);
-        let asked = Asked::of(JudgeName::InstructionWorld, &demonstrations, &rankings, &prompts).unwrap().unwrap();
+        let all = Until::Evaluation;
+        let asked = Asked::of(JudgeName::InstructionWorld, &demonstrations, &rankings, &prompts, all).unwrap().unwrap();
         #[track_caller]
         fn check(asked: &Asked, adjective: &str, want: bool) {
             for words in [opposite(adjective), format!("Hello. Tell me the opposite of {adjective}. Thanks.")] {
@@ -120,7 +123,7 @@ mod tests {
     #[test]
     fn prompts_that_the_judge_cannot_read_are_refused() {
         let foreign = "Prove the theorem of Fermat.";
-        let of = |judge, held_out: &[&str], ranked: &str| {
+        let until = |until, judge, held_out: &[&str], ranked: &str| {
             let prompts = (1..).zip(held_out).map(|(line, text)| prompt(line, text)).collect();
             let rankings = split(vec![], vec![ranking(ranked)], vec![]);
             Asked::of(
@@ -128,8 +131,10 @@ mod tests {
                 &split(vec![], vec![], vec![]),
                 &rankings,
                 &split(vec![prompt(9, foreign)], vec![], prompts),
+                until,
             )
         };
+        let of = |judge, held_out: &[&str], ranked: &str| until(Until::Evaluation, judge, held_out, ranked);
         #[track_caller]
         fn check(outcome: Result<Option<Asked>>, part: &str) {
             let message = outcome.err().expect("it is refused").to_string();
@@ -142,6 +147,8 @@ mod tests {
         );
         check(of(world, &[&fine], foreign), "cannot read 1 of the 2 held-out");
         assert!(of(world, &[&fine], &fine).unwrap().is_some(), "what is trained on is not judged");
+        assert!(until(Until::Ppo, world, &[foreign], &fine).is_ok(), "no answer is judged on the way");
+        assert!(until(Until::Sft, world, &[foreign], foreign).is_ok(), "no ranking is judged on the way");
         assert!(of(JudgeName::None, &[foreign], foreign).unwrap().is_none());
     }
 }

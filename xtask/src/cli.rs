@@ -1,9 +1,9 @@
 //! The commands of `instruct`, their help, and the handing over of the repository's chores.
 
 use crate::{
-    commands::{self, pipeline::Until},
-    machine,
+    commands, machine,
     terminal::{message, say},
+    until::Until,
 };
 use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser, Subcommand};

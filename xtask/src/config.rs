@@ -1,5 +1,6 @@
 //! The configuration of a run: TOML over documented defaults, every problem reported at once.
 
+use crate::embedded;
 use anyhow::{Result, bail};
 use candle_core::DType;
 use instruct_data::{Date, DateError, Loss};
@@ -125,7 +126,8 @@ impl ModelConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct DataConfig {
-    /// Files of demonstrations; `embedded:NAME` names a file inside this binary.
+    /// Files of demonstrations. `embedded:NAME` names a file inside this program, words of a simulation, which
+    /// go with the base `embedded` alone.
     pub demonstrations: Vec<String>,
     /// Files of rankings.
     pub rankings: Vec<String>,
@@ -152,6 +154,20 @@ pub struct DataConfig {
     pub judge: JudgeName,
 }
 
+impl DataConfig {
+    /// Every file that is named, beside the list that names it.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, &String)> {
+        let lists = [
+            ("demonstrations", &self.demonstrations),
+            ("rankings", &self.rankings),
+            ("prompts", &self.prompts),
+            ("pretraining", &self.pretraining),
+            ("pretraining-held-out", &self.pretraining_held_out),
+        ];
+        lists.into_iter().flat_map(|(list, names)| names.iter().map(move |name| (list, name)))
+    }
+}
+
 /// Who judges the final answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -174,8 +190,9 @@ pub struct EvaluateConfig {
     pub best_of_n: Vec<usize>,
     /// Validation prompts on which SFT candidates are scored.
     pub selection_prompts: usize,
-    /// Cap on the answers of every compared model, in tokens; 0 is `model.max-completion`, so that none is cut
-    /// shorter than what it learned to say.
+    /// Cap on every answer that is sampled outside PPO's own training, in tokens: those of the compared models, of
+    /// best-of-n, and of the SFT candidates among which the reward model chooses. 0 is `model.max-completion`, so that
+    /// none is cut shorter than what it learned to say.
     pub max_new_tokens: usize,
     /// Whether PPO runs are evaluated at their averaged weights rather than their last ones.
     pub use_ema: bool,
@@ -201,7 +218,7 @@ pub struct MemoryConfig {
 }
 
 impl Default for Config {
-    /// The paper's constants [InstructGPT, appendix C, the 1.3B column] on the embedded data.
+    /// The paper's constants [InstructGPT, appendix C, the 1.3B column], and no data.
     fn default() -> Config {
         Config {
             seed: 1,
@@ -218,11 +235,11 @@ impl Default for Config {
                 frozen: Precision::F32,
             },
             data: DataConfig {
-                demonstrations: vec!["embedded:demonstrations.jsonl".into()],
-                rankings: vec!["embedded:rankings.jsonl".into()],
-                prompts: vec!["embedded:prompts.jsonl".into()],
-                pretraining: vec!["embedded:pretraining.jsonl".into()],
-                pretraining_held_out: vec!["embedded:pretraining-held-out.jsonl".into()],
+                demonstrations: Vec::new(),
+                rankings: Vec::new(),
+                prompts: Vec::new(),
+                pretraining: Vec::new(),
+                pretraining_held_out: Vec::new(),
                 window: 0,
                 validation: 0.1,
                 test: 0.1,
@@ -317,14 +334,10 @@ impl Config {
         {
             check(false, &format!("`model.template`: {problem}"));
         }
-        let lists = [
-            ("demonstrations", &self.data.demonstrations),
-            ("rankings", &self.data.rankings),
-            ("prompts", &self.data.prompts),
-            ("pretraining", &self.data.pretraining),
-        ];
-        for (name, _) in lists.iter().filter(|(_, files)| files.is_empty()) {
-            check(false, &format!("`data.{name}` names no file; name at least one"));
+        let simulated = self.data.files().find(|(_, name)| name.starts_with(embedded::PREFIX));
+        if let Some((list, name)) = simulated.filter(|_| self.model.base != embedded::BASE) {
+            let problem = "which a simulation wrote for the base `embedded`, and `model.base` is another";
+            check(false, &format!("`data.{list}` names {name}, {problem}; name files of your own"));
         }
         let share = |x: f64| (0.0..1.0).contains(&x);
         check(share(self.data.validation) && self.data.validation > 0.0, "`data.validation` must lie between 0 and 1");
@@ -490,7 +503,12 @@ mod tests {
         check_refused("[ppo]\nzzzz = 3", &[], &["`ppo.zzzz` is not a key; known here: "]);
         check_refused("[ppo.adam]\nbeta-1 = 0.5", &[], &["did you mean `ppo.adam.beta1`"]);
         check_refused("[sft-init.adam]\neps = 0", &[], &["[sft-init] `adam.eps` is 0; it must be positive"]);
-        check_refused("[data]\nprompts = []", &[], &["`data.prompts` names no file"]);
+        let simulated = "[data]\nrankings = [\"embedded:rankings.jsonl\"]";
+        check_refused(
+            simulated,
+            &["model.base=MODEL"],
+            &["`data.rankings` names embedded:rankings.jsonl, which a simul"],
+        );
         check_refused("seed = \"x\"", &[], &["`seed` wants a integer, not a string"]);
         check_refused("[ppo]\nbatch = 10\nminibatch = 3", &[], &["`minibatch` does not divide `batch`"]);
         check_refused("[ppo]\npreset = \"gpt5\"", &[], &["known recipes: instructgpt"]);

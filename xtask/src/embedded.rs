@@ -20,6 +20,9 @@ const FILES: [(&str, &[u8]); 10] = [
 /// What `model.base` says for the base inside this program.
 pub(crate) const BASE: &str = "embedded";
 
+/// How the name of an embedded file begins in `[data]`.
+pub(crate) const PREFIX: &str = "embedded:";
+
 /// Names of the embedded files of records.
 pub(crate) fn records() -> impl Iterator<Item = &'static str> {
     FILES.iter().map(|(name, _)| *name).filter(|name| !name.contains('/'))

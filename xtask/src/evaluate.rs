@@ -8,7 +8,7 @@ use crate::{
     models::Model,
     prepare::{PromptIds, RankedGroup},
     progress::Progress,
-    stages::{Frozen, Run},
+    stages::{EVALUATION, Frozen, Run},
     terminal::print,
 };
 use anyhow::{Context, Result};
@@ -106,7 +106,7 @@ pub(crate) fn evaluate(run: &mut Run<'_>) -> Result<Results> {
         seconds: BTreeMap::new(),
         peak_memory_mb: peak_memory_mb(),
     };
-    run.seconds.insert("evaluation".to_owned(), begun.elapsed().as_secs_f64());
+    run.seconds.insert(EVALUATION.to_owned(), begun.elapsed().as_secs_f64());
     results.seconds = run.seconds.clone();
     run.dir.write_json("eval/results.json", &results)?;
     run.dir.write_json("eval/samples.json", &samples)?;
@@ -304,15 +304,15 @@ fn ranked(run: &Run<'_>, reward_model: &Decoder, rankings: &[RankedGroup]) -> Re
     let mut scores = run.scores_of("reward model's card", reward_model, &items)?.into_iter();
     let gold = run.config.data.judge == JudgeName::InstructionWorld;
     let record = |r: &RankedGroup| {
-        let prompt = r.record.prompt.content.texts().last().copied().unwrap_or_default();
-        let points = |&i: &usize| f64::from(instruct_world::judge(prompt, r.record.completions[i].trim()));
+        let prompt = r.record.subject();
+        let points = |&i: &usize| f64::from(instruct_world::judge(&prompt, r.record.completions[i].trim()));
         Ranked {
             scores: scores.by_ref().take(r.group.completions.len()).map(f64::from).collect(),
             ranks: r.group.ranks.clone(),
             lengths: r.group.completions.iter().map(Vec::len).collect(),
             same_as: first_alike(&r.group.completions),
             gold: gold.then(|| r.kept.iter().map(points).collect()),
-            prompt: Some(r.record.subject()),
+            prompt: Some(prompt),
             labeler: r.record.labeler.clone(),
             use_case: r.record.prompt.use_case.clone(),
             confidence: r.record.confidence.map(|c| c.to_string()),

@@ -22,6 +22,7 @@ mod compare;
 pub mod config;
 mod embedded;
 mod evaluate;
+mod inputs;
 mod listener;
 pub mod machine;
 pub mod memory;
@@ -30,6 +31,7 @@ pub mod prepare;
 mod progress;
 mod stages;
 pub mod terminal;
+mod until;
 
 pub use crate::{
     cli::{exit, main},

@@ -1,11 +1,15 @@
 //! What a run will hold beside what the machine has: estimates of every stage, the machine's limit,
 //! and the refusal of what cannot fit.
 
-use crate::{config::Config, prepare::available};
+use crate::{
+    config::{Config, JudgeName},
+    prepare::available,
+    stages::{EVALUATION, SELECTION},
+};
 use anyhow::{Result, bail};
 use instruct_model::{
-    Config as Description, HeadKind,
-    memory::{Buffers, Estimate, Phase, Readout, inferred},
+    Config as Description, HeadKind, Sampling,
+    memory::{Buffers, Estimate, Phase, Readout, inferred, sampled},
 };
 use instruct_ppo as ppo;
 use instruct_reward_model as reward_model;
@@ -32,11 +36,11 @@ pub struct Texts<'a> {
     pub rankings: &'a [reward_model::Group],
     /// Windows of pretraining text.
     pub windows: &'a [Vec<u32>],
-    /// The longest prompt for reinforcement learning, in tokens.
+    /// The longest prompt that is answered, in tokens.
     pub longest_prompt: usize,
 }
 
-/// Every stage of the pipeline over a decoder of this description, in order. A model is opened where it is
+/// Every stage of the pipeline that needs to be estimated, over a decoder of this description, in order. A model is opened where it is
 /// used and closed after, so that each stage holds its own models alone.
 pub fn stages(config: &Config, model: &Description, texts: &Texts<'_>) -> Vec<Stage> {
     let (compute, frozen) = (available(config.model.precision).dtype(), available(config.model.frozen).bytes() as u64);
@@ -59,9 +63,47 @@ pub fn stages(config: &Config, model: &Description, texts: &Texts<'_>) -> Vec<St
             estimate: reward_model::memory(model, texts.rankings, &config.reward_model, micro_tokens),
         },
         Stage { name: "sft-init", estimate: tuned(&config.sft_init) },
+        Stage { name: SELECTION, estimate: selection(config, model, texts.longest_prompt) },
         reinforced("ppo", 0.0),
         reinforced("ppo-ptx", config.ppo.gamma_ptx),
+        Stage { name: EVALUATION, estimate: evaluation(config, model, texts.longest_prompt) },
     ]
+}
+
+/// A candidate answers, and the reward model reads the answers.
+fn selection(config: &Config, model: &Description, prompt: usize) -> Estimate {
+    let compute = available(config.model.precision).dtype();
+    let answers = answers(config, model, config.evaluate.selection_prompts, prompt);
+    let models = vec![
+        Buffers::frozen("candidate", model, HeadKind::LanguageModel, 4).decoding(compute),
+        Buffers::frozen("reward model", model, HeadKind::Score, 4),
+    ];
+    Estimate { models, phases: answers }
+}
+
+/// A compared model answers; the reward model, the reference and, where one is trained, the judge read the answers.
+fn evaluation(config: &Config, model: &Description, prompt: usize) -> Estimate {
+    let (compute, frozen) = (available(config.model.precision).dtype(), available(config.model.frozen).bytes() as u64);
+    let mut models = vec![
+        Buffers::frozen("compared", model, HeadKind::LanguageModel, 4).decoding(compute),
+        Buffers::frozen("reference", model, HeadKind::LanguageModel, frozen),
+        Buffers::frozen("reward model", model, HeadKind::Score, frozen),
+    ];
+    if config.data.judge == JudgeName::None {
+        models.push(Buffers::frozen("judge", model, HeadKind::Score, 4));
+    }
+    Estimate { models, phases: answers(config, model, config.evaluate.prompts, prompt) }
+}
+
+/// Sampling so many answers, and passes over them.
+fn answers(config: &Config, model: &Description, many: usize, prompt: usize) -> Vec<Phase> {
+    let cap = config.answer_tokens();
+    let slots = Sampling::plain([].into(), cap).slots.min(many);
+    let (compute, episode) = (available(config.model.precision).dtype(), (prompt + cap).min(model.context));
+    let tokens = (many * episode).min(config.model.micro_tokens.max(episode));
+    let compared = inferred(model, tokens, Readout::Logprob(tokens.min(many * cap), compute));
+    let scored = inferred(model, tokens, Readout::Scalar(many));
+    vec![sampled(model, slots, prompt, cap), Phase { name: "compare", ..compared }, Phase { name: "score", ..scored }]
 }
 
 /// The reward model's pass over the episodes of an iteration.
@@ -156,8 +198,8 @@ pub fn refuse(stages: &[Stage], machine: Machine) -> Result<()> {
     }
     bail!(
         "this run needs more memory than the {} that it may take here; nothing has begun\n{}\n  lower \
-         `model.micro-tokens` (what passes keep), `ppo.batch` or `ppo.max-new-tokens` (the cache), or take a smaller \
-         `model.base`",
+         `model.micro-tokens` (what passes keep), `ppo.batch`, `ppo.max-new-tokens` or `evaluate.max-new-tokens` (the \
+         cache), or take a smaller `model.base`",
         mega(machine.limit),
         table(stages, machine)
     )
@@ -246,7 +288,7 @@ mod tests {
         let texts = Texts { demonstrations: &examples, rankings: &[], windows: &[vec![1; 50]], longest_prompt: 30 };
         let stages = stages(&config, &model, &texts);
         let names: Vec<&str> = stages.iter().map(|stage| stage.name).collect();
-        assert_eq!(names, ["sft-baseline", "reward-model", "sft-init", "ppo", "ppo-ptx"]);
+        assert_eq!(names, ["sft-baseline", "reward-model", "sft-init", SELECTION, "ppo", "ppo-ptx", EVALUATION]);
         let most = stages.iter().map(|stage| stage.estimate.peak()).max().unwrap();
         let machine = |limit| Machine { held: 1_000, limit };
         refuse(&stages, machine(most + 1_000)).unwrap();

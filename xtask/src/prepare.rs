@@ -7,13 +7,14 @@ use crate::{
     embedded,
     progress::Progress,
     terminal::say,
+    until::Until,
 };
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{DType, Device};
 use instruct_data::{
-    Caps, Date, Demonstration, EncodeReport, Encoder, LeakCheck, Limits, Loss, Overlong, PretrainText, Prompt, Ranking,
-    Read, Record, RecordError, Renderer, Split, SplitPlan, Template, Tokenizer, cap_per_user, dedup, read_reporting,
-    sample, text_windows,
+    Caps, Date, Demonstration, DemonstrationTokens, EncodeReport, Encoder, LeakCheck, Limits, Loss, Overlong,
+    PretrainText, Prompt, Ranking, Read, Record, RecordError, Renderer, Split, SplitPlan, Template, Tokenizer,
+    cap_per_user, dedup, read_reporting, sample, text_windows,
 };
 use instruct_kernels::{DeviceChoice, Path as KernelPath, bf16_unit, probe_device};
 use instruct_model::{Checkpoint, Config as Description, Decoder};
@@ -174,7 +175,7 @@ impl Base {
             return Ok(open_decoder(&self.path, &self.device, config.model.precision)?.1);
         }
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-        let path = embedded::unpack(folder.path())?.join("base");
+        let path = base_path(embedded::BASE, &embedded::unpack(folder.path())?);
         Ok(open_decoder(&path, &self.device, config.model.precision)?.1)
     }
 }
@@ -183,11 +184,11 @@ impl Material {
     /// Reads and prepares everything that `config` names. `embedded` is where this binary's own
     /// files have been unpacked.
     ///
-    /// Errors: whatever a reader refuses; a record on two sides of the split; nothing left to
-    /// train on.
-    pub(crate) fn prepare(config: &Config, base: &Base, embedded: &Path) -> Result<Material> {
+    /// Errors: whatever a reader refuses; a record on two sides of the split; nothing left of what is taken `until`
+    /// there.
+    pub(crate) fn prepare(config: &Config, base: &Base, embedded: &Path, until: Until) -> Result<Material> {
         // What no data can mend is refused before any is read.
-        let caps = length_caps(config, &base.description)?;
+        let caps = length_caps(config, &base.description, until)?;
         let data = &config.data;
         let plan = SplitPlan { seed: config.seed, validation: data.validation, test: data.test };
         let mut report = Vec::new();
@@ -202,20 +203,43 @@ impl Material {
         // It holds the words of every prompt.
         drop(leaks);
 
-        let asked = Asked::of(data.judge, &demonstrations, &rankings, &prompts)?;
+        let asked = Asked::of(data.judge, &demonstrations, &rankings, &prompts, until)?;
 
         let encoder = Encoder { renderer: &base.renderer, caps, overlong: Overlong::Drop, loss: config.model.loss };
         let last = Encoder { loss: Loss::Last, ..encoder };
         let last_replies = match config.model.loss {
             Loss::Last => None,
-            Loss::All | Loss::Generation => Some(examples(&last, "last replies", &demonstrations.train, &mut report)?),
+            Loss::All | Loss::Generation => {
+                let (tokens, kept) = last.demonstrations(&demonstrations.train)?;
+                // What else there is to say of these records is said below.
+                let EncodeReport { long_prompts, long_completions, .. } = kept;
+                note(
+                    "last replies",
+                    &EncodeReport { long_prompts, long_completions, ..Default::default() },
+                    &mut report,
+                );
+                Some(tokens.into_iter().map(example).collect())
+            }
         };
-        let demonstrations =
-            map(demonstrations, |records| examples(&encoder, "demonstrations", &records, &mut report))?;
+        let Split { train, validation, test } = demonstrations;
+        let (train, learned) = examples(&encoder, &train, &mut report)?;
+        if learned.teaches_no_end() {
+            bail!(
+                "`model.loss` is `generation`, and `{{% generation %}}` of the chat template marks no token that ends a \
+                 reply, in none of the demonstrations; mark it, or set `model.loss` to `last` or `all`"
+            );
+        }
+        let (validation, test) =
+            (examples(&encoder, &validation, &mut report)?.0, examples(&encoder, &test, &mut report)?.0);
+        let demonstrations = Split { train, validation, test };
         let rankings = map(rankings, |records| groups(&encoder, records, &mut report))?;
         let prompts = map(prompts, |records| prompt_ids(&encoder, &records, &mut report))?;
         let length = match data.window {
-            0 => config.ppo.max_new_tokens.saturating_add(median(prompts.train.iter().map(|p| p.ids.len()))),
+            0 => {
+                let longest =
+                    config.ppo.max_new_tokens.saturating_add(median(prompts.train.iter().map(|p| p.ids.len())));
+                longest.min(base.description.context)
+            }
             length => length,
         };
         let (windows, held_out_windows) = windows(config, base, embedded, length, &mut report)?;
@@ -230,7 +254,7 @@ impl Material {
             asked,
             report,
         };
-        material.refuse_nothing()?;
+        material.refuse_nothing(config, until)?;
         Ok(material)
     }
 
@@ -239,19 +263,22 @@ impl Material {
         self.last_replies.as_ref().unwrap_or(&self.demonstrations.train)
     }
 
-    fn refuse_nothing(&self) -> Result<()> {
+    fn refuse_nothing(&self, config: &Config, until: Until) -> Result<()> {
+        let held_out_text = !config.data.pretraining.is_empty() || !config.data.pretraining_held_out.is_empty();
         let sets = [
-            ("demonstrations", self.demonstrations.train.len()),
-            ("last replies of demonstrations", self.last_replies().len()),
-            ("held-out demonstrations", self.demonstrations.validation.len()),
-            ("rankings", self.rankings.len()),
-            ("held-out rankings", self.held_out_rankings.len()),
-            ("prompts", self.prompts.train.len()),
-            ("validation prompts", self.prompts.validation.len()),
-            ("test prompts", self.prompts.test.len()),
-            ("held-out pretraining windows", self.held_out_windows.len()),
+            ("demonstrations", self.demonstrations.train.len(), true),
+            ("held-out demonstrations", self.demonstrations.validation.len(), true),
+            ("last replies of demonstrations", self.last_replies().len(), until >= Until::RewardModel),
+            ("rankings", self.rankings.len(), until >= Until::RewardModel),
+            ("held-out rankings", self.held_out_rankings.len(), until >= Until::RewardModel),
+            ("prompts", self.prompts.train.len(), until >= Until::Ppo),
+            ("validation prompts", self.prompts.validation.len(), until >= Until::Ppo),
+            ("test prompts", self.prompts.test.len(), until >= Until::Evaluation),
+            ("pretraining windows", self.windows.len(), until.mixes(config)),
+            ("held-out pretraining windows", self.held_out_windows.len(), until >= Until::Evaluation && held_out_text),
         ];
-        let empty: Vec<&str> = sets.iter().filter(|(_, n)| *n == 0).map(|(name, _)| *name).collect();
+        let empty = sets.iter().filter(|(_, n, taken)| *taken && *n == 0);
+        let empty: Vec<&str> = empty.map(|(name, ..)| *name).collect();
         if empty.is_empty() {
             return Ok(());
         }
@@ -265,9 +292,9 @@ impl Material {
 }
 
 /// The caps on prompt and completion, which together must fit the model.
-fn length_caps(config: &Config, model: &Description) -> Result<Caps> {
+fn length_caps(config: &Config, model: &Description, until: Until) -> Result<Caps> {
     let context = model.context;
-    let longest = config.model.max_completion.max(config.ppo.max_new_tokens).max(config.answer_tokens());
+    let longest = until.longest_completion(config);
     if config.model.max_prompt.saturating_add(longest) > context {
         bail!(
             "`model.max-prompt` ({}) and the longest completion ({longest}) do not fit the model's context of {context} \
@@ -290,6 +317,9 @@ fn load<T: Record>(
     embedded: &Path,
     report: &mut Vec<String>,
 ) -> Result<Split<T>> {
+    if names.is_empty() {
+        return Ok(Split { train: Vec::new(), validation: Vec::new(), test: Vec::new() });
+    }
     let paths = resolve(names, embedded);
     let kind = std::any::type_name::<T>().rsplit("::").next().unwrap_or_default().to_lowercase();
     let read = read_showing::<T>(&paths, &kind).with_context(|| format!("reading {kind} records"))?;
@@ -334,12 +364,17 @@ fn read_showing<T: Record>(paths: &[PathBuf], kind: &str) -> Result<Read<T>, ins
 }
 
 /// Paths of the named files; `embedded:NAME` lies where the binary's own files were unpacked.
-pub(crate) fn resolve(names: &[String], embedded: &Path) -> Vec<PathBuf> {
-    let path = |name: &String| match name.strip_prefix("embedded:") {
-        Some(name) => embedded.join(name),
+pub(crate) fn resolve(names: &[String], unpacked: &Path) -> Vec<PathBuf> {
+    let path = |name: &String| match name.strip_prefix(embedded::PREFIX) {
+        Some(name) => unpacked.join(name),
         None => expand(name),
     };
     names.iter().map(path).collect()
+}
+
+/// Where the model that `model.base` names lies; the embedded one where the binary's own files were unpacked.
+pub(crate) fn base_path(name: &str, unpacked: &Path) -> PathBuf {
+    if name == embedded::BASE { unpacked.join("base") } else { expand(name) }
 }
 
 /// `$INSTRUCT_SHARED` at the start of a path, by default `../shared`.
@@ -382,13 +417,16 @@ fn map<T, U>(split: Split<T>, mut f: impl FnMut(Vec<T>) -> Result<Vec<U>>) -> Re
 
 fn examples(
     encoder: &Encoder<'_>,
-    kind: &str,
     records: &[Demonstration],
     report: &mut Vec<String>,
-) -> Result<Vec<Example>> {
+) -> Result<(Vec<Example>, EncodeReport)> {
     let (tokens, kept) = encoder.demonstrations(records)?;
-    note(kind, &kept, report);
-    Ok(tokens.into_iter().map(|t| Example { prompt: t.prompt, completion: t.completion }).collect())
+    note("demonstrations", &kept, report);
+    Ok((tokens.into_iter().map(example).collect(), kept))
+}
+
+fn example(tokens: DemonstrationTokens) -> Example {
+    Example { prompt: tokens.prompt, completion: tokens.completion }
 }
 
 fn groups(encoder: &Encoder<'_>, records: Vec<Ranking>, report: &mut Vec<String>) -> Result<Vec<RankedGroup>> {

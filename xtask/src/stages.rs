@@ -10,6 +10,7 @@ use crate::{
     models::Model,
     prepare::{Base, Material, PromptIds, available, open_decoder},
     progress::Progress,
+    terminal::say,
 };
 use anyhow::{Context, Result, bail};
 use instruct_data::Tokenizer;
@@ -43,7 +44,13 @@ pub(crate) struct Run<'a> {
 }
 
 /// The artefact of step 2.
-const REWARD_MODEL: &str = "reward-model";
+pub(crate) const REWARD_MODEL: &str = "reward-model";
+
+/// The choice among the baseline's candidates.
+pub(crate) const SELECTION: &str = "sft-baseline-selection";
+
+/// What comes after all training.
+pub(crate) const EVALUATION: &str = "evaluation";
 
 impl<'a> Run<'a> {
     /// A run in this folder, with the seconds that earlier processes spent on it.
@@ -54,20 +61,32 @@ impl<'a> Run<'a> {
 }
 
 impl Run<'_> {
-    /// Both artefacts of step 1 and 2 that need each other: the baseline's candidates, the reward
-    /// model on the one with the lowest validation loss, then the candidate that the reward model
-    /// scores highest (Ouyang et al. 2022, section 3.5 and appendix C.1).
-    pub(crate) fn baseline_and_reward_model(&mut self) -> Result<()> {
+    /// The baseline's candidates, and the reward model on the one with the lowest validation loss (Ouyang et al.
+    /// 2022, appendix C.1). Returns the candidates, for [`Run::selection`].
+    pub(crate) fn baseline_and_reward_model(&mut self) -> Result<Vec<Candidate>> {
         let candidates = self.timed("sft-baseline", Run::sft_candidates)?;
         self.timed(REWARD_MODEL, |run| run.reward_model(&candidates))?;
-        self.timed("sft-baseline-selection", |run| run.select(&candidates))
+        Ok(candidates)
     }
 
-    /// The fine-tuned start of reinforcement learning, with its share of pretraining text.
+    /// Makes the candidate that the reward model scores highest the baseline (Ouyang et al. 2022, section 3.5).
+    pub(crate) fn selection(&mut self, candidates: &[Candidate]) -> Result<()> {
+        self.timed(SELECTION, |run| run.select(candidates))
+    }
+
+    /// The fine-tuned start of reinforcement learning, with its share of pretraining text. Under the baseline's own
+    /// recipe training would give the weights of the baseline's last epoch again, so these are taken.
     pub(crate) fn sft_init(&mut self) -> Result<()> {
         self.timed("sft-init", |run| {
-            let artefact = run.artefact("sft-init")?;
+            let mut artefact = run.artefact("sft-init")?;
             if artefact.model().is_some() {
+                return Ok(());
+            }
+            if run.config.sft_init == run.config.sft_baseline {
+                let last = Candidate::open(&run.artefact("sft-baseline")?, &epoch(run.config.sft_baseline.epochs))?;
+                say("  its recipe is the baseline's, so the weights of the baseline's last epoch are taken");
+                let (model, steps) = (run.open(&last.folder)?, sft::steps(&run.config.sft_init, run.examples()).1);
+                artefact.finish(steps, |folder| Ok(run.save(&model, folder)?))?;
                 return Ok(());
             }
             let (mut artefact, state) = run.sft(artefact, &run.config.sft_init, &mut |_, _, _, _| Ok(()))?;
@@ -89,8 +108,13 @@ impl Run<'_> {
         let trained =
             sft::train(&mut state, &data, plan, self.compute(), &mut |event| listener.handle(event, on_candidate));
         trained.map_err(|error| listener.stopped(self.dir.path(), error))?;
-        let total = sft::steps(plan, data.demonstrations.len()).1;
+        let total = sft::steps(plan, self.examples()).1;
         Ok((self.finished(listener, state.step, total)?, state))
+    }
+
+    /// Demonstrations that are trained on.
+    fn examples(&self) -> usize {
+        self.material.demonstrations.train.len()
     }
 
     /// Step 1 alone: the baseline's candidates and the start of reinforcement learning.
@@ -102,7 +126,7 @@ impl Run<'_> {
     /// Trains the baseline and returns its candidates, in order.
     fn sft_candidates(&mut self) -> Result<Vec<Candidate>> {
         let artefact = self.artefact("sft-baseline")?;
-        let names: Vec<String> = (1..=self.config.sft_baseline.epochs).map(|e| format!("epoch-{e:02}")).collect();
+        let names: Vec<String> = (1..=self.config.sft_baseline.epochs).map(epoch).collect();
         let artefact = if artefact.model().is_some() {
             artefact
         } else {
@@ -492,6 +516,11 @@ fn with_zero_head(policy: &Decoder) -> Result<Decoder> {
     let policy = policy.with_head(HeadKind::LanguageModelWithValue, 0)?;
     policy.params().set("score.weight", &vec![0.0; policy.config().width])?;
     Ok(policy)
+}
+
+/// The name of the baseline's weights after so many epochs.
+fn epoch(number: u64) -> String {
+    format!("epoch-{number:02}")
 }
 
 /// Weights to choose from: those of one epoch of the baseline.

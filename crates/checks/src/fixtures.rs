@@ -288,6 +288,10 @@ fn base_inputs(folder: &Path) -> Result<String> {
     hash(&[&recipe, text.as_bytes(), &fs::read(folder.join("base/tokenizer.json"))?])
 }
 
+/// How fine-tuning draws the pretraining windows that it mixes in; who changes that changes this word, because the
+/// completions are others then.
+const MIX: &str = "newly shuffled passes";
+
 /// The hash of what decides the committed completions. The plan is spelled out, so that a key which decides
 /// nothing about them can come and go.
 fn completion_inputs(folder: &Path) -> Result<String> {
@@ -302,7 +306,7 @@ fn completion_inputs(folder: &Path) -> Result<String> {
     let plan = format!(r#"[{{"epochs":{epochs},"batch":{batch},"lr":{lr:?},"dropout":{dropout:?},"#)
         + &format!(r#""pretraining-share":{pretraining_share:?},"prompt-weight":{prompt_weight:?},"adam":{adam},"#)
         + &format!(
-            r#""micro-tokens":{},"seed":{}}},{WINDOW},{RANKED},{RANKINGS},{MAX_NEW_TOKENS}]"#,
+            r#""micro-tokens":{},"seed":{},"mix":"{MIX}"}},{WINDOW},{RANKED},{RANKINGS},{MAX_NEW_TOKENS}]"#,
             compute.micro_tokens, compute.seed
         );
     let model = fs::read(folder.join("base/model.safetensors"))?;

@@ -195,7 +195,7 @@ impl Cursor<'_> {
             }
             let ends = |(i, &byte): (usize, &u8)| outline.ends(byte) && !(first && i == 0);
             let inside = buffer.iter().enumerate().position(ends).unwrap_or(buffer.len());
-            let taken = inside.min(most + 1 - into.len());
+            let taken = inside.min(most.saturating_add(1) - into.len());
             into.extend_from_slice(&buffer[..taken]);
             let (end, at) = (buffer.get(inside).copied(), at.behind(&buffer[..taken]));
             self.pass(taken);

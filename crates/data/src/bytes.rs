@@ -111,6 +111,9 @@ pub(crate) fn lines(path: &Path, limits: &Limits, each: &mut Each<'_>) -> Result
     Ok(())
 }
 
+/// Bytes of the longest line that room is made for before it is read.
+const MOST_AT_ONCE: usize = 1 << 26;
+
 /// A line: its number, and its text or what is wrong with it.
 type Numbered<'a> = (usize, Result<&'a str, Problem>);
 
@@ -126,10 +129,10 @@ pub(crate) struct Lines<'p> {
 impl<'p> Lines<'p> {
     /// Opens a file whose lines have at most `most` bytes each.
     ///
-    /// It makes room for such a line at once, because a vector that grows by doubling holds its content twice
-    /// while it moves. Room that is not written to takes no memory.
+    /// It makes room for such a line at once, up to a limit, because a vector that grows by doubling holds its
+    /// content twice while it moves. Room that is not written to takes no memory.
     pub(crate) fn open(path: &'p Path, limits: &Limits, most: usize) -> Result<Lines<'p>, Error> {
-        let bytes = Vec::with_capacity(most.saturating_add(1));
+        let bytes = Vec::with_capacity(most.min(MOST_AT_ONCE) + 1);
         Ok(Lines { reader: open(path, limits)?, path, most, bytes, number: 0 })
     }
 
@@ -137,7 +140,7 @@ impl<'p> Lines<'p> {
     /// it; `None` at the end of the file. Nothing is to be read after a line that is too long.
     pub(crate) fn next(&mut self) -> Result<Option<Numbered<'_>>, Error> {
         self.bytes.clear();
-        let read = (&mut self.reader).take(self.most as u64 + 1).read_until(b'\n', &mut self.bytes);
+        let read = (&mut self.reader).take((self.most as u64).saturating_add(1)).read_until(b'\n', &mut self.bytes);
         let read = read.map_err(|source| reading(self.path, source))?;
         if read == 0 {
             return Ok(None);
@@ -164,8 +167,8 @@ fn regular(path: &Path) -> Result<File, Error> {
 /// Reads to the end, or refuses more than `most` bytes. It makes room for the `expected` bytes at once,
 /// because a vector that grows by doubling holds its content twice while it moves.
 fn at_most(reader: impl Read, path: &Path, most: usize, expected: usize) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::with_capacity(expected.min(most) + 1);
-    reader.take(most as u64 + 1).read_to_end(&mut bytes).map_err(|source| reading(path, source))?;
+    let mut bytes = Vec::with_capacity(expected.min(most).saturating_add(1));
+    reader.take((most as u64).saturating_add(1)).read_to_end(&mut bytes).map_err(|source| reading(path, source))?;
     if bytes.len() > most {
         return Err(Error::TooLarge { path: path.to_owned(), limit: most as u64 });
     }

@@ -144,6 +144,13 @@ pub struct Split<T> {
     pub test: Vec<T>,
 }
 
+impl<T> Split<T> {
+    /// The records of all sides.
+    pub fn all(&self) -> impl Iterator<Item = &T> {
+        self.train.iter().chain(&self.validation).chain(&self.test)
+    }
+}
+
 impl SplitPlan {
     /// The side of a record: a function of the seed and of its user (of its prompt, where it has
     /// none) alone. So the same person is on the same side in every data set, and adding records

@@ -83,7 +83,7 @@ pub fn read_reporting<T: Record>(
         read.skipped.append(&mut sink.skipped);
         read.remarks.extend(Some(sink.remarks).filter(|remarks| !remarks.is_empty()));
     }
-    problems.append(&mut repeats(&read.records));
+    problems.append(&mut repeats(&read.records, limits.problems));
     if problems.is_empty() { Ok(read) } else { Err(Problems(problems).into()) }
 }
 
@@ -204,9 +204,9 @@ fn first_byte(path: &Path, limits: &Limits) -> Result<Option<u8>, Error> {
     }
 }
 
-/// Records that say the same twice, and ids that name two prompts. Ids count within a file: published sets
-/// that come in several begin anew in each.
-fn repeats<T: Record>(records: &[T]) -> Vec<RecordError> {
+/// Records that say the same twice, and ids that name two prompts, so many at `most`. Ids count within a file:
+/// published sets that come in several begin anew in each.
+fn repeats<T: Record>(records: &[T], most: usize) -> Vec<RecordError> {
     let mut by_id: BTreeMap<(&Path, &str), SameId<'_, T>> = BTreeMap::new();
     let mut found = Vec::new();
     for record in records {
@@ -215,13 +215,16 @@ fn repeats<T: Record>(records: &[T]) -> Vec<RecordError> {
         let Some(prompt) = given else { continue };
         let id = (&*prompt.origin.path, prompt.id.as_str());
         let Some(same) = by_id.get_mut(&id) else {
-            by_id.insert(id, SameId { first: record, other: None, by_answer: BTreeMap::new() });
+            by_id.insert(id, SameId { first: record, subject: None, other: None, by_answer: BTreeMap::new() });
             continue;
         };
         let (other_prompt, same_record) = same.seen(record);
         if let Some(first) = other_prompt.or(same_record) {
             let problem = Problem::Duplicate { first: first.origin().clone(), conflicting: other_prompt.is_some() };
             found.push(RecordError { origin: record.origin().clone(), field: Some("id".to_owned()), problem });
+        }
+        if found.len() >= most {
+            break;
         }
     }
     found
@@ -230,6 +233,8 @@ fn repeats<T: Record>(records: &[T]) -> Vec<RecordError> {
 /// The records of one id.
 struct SameId<'a, T> {
     first: &'a T,
+    /// The prompt of `first`, once it has been compared with another.
+    subject: Option<String>,
     /// The first whose prompt is not that of `first`.
     other: Option<&'a T>,
     /// The first of each answer; empty while there is one record, as most ids have.
@@ -242,7 +247,8 @@ impl<'a, T: Record> SameId<'a, T> {
         if self.by_answer.is_empty() {
             self.by_answer.insert(self.first.answer(), self.first);
         }
-        let same = self.first.subject() == record.subject();
+        let first = self.first;
+        let same = *self.subject.get_or_insert_with(|| first.subject()) == record.subject();
         let other_prompt = if same { self.other } else { Some(self.first) };
         if !same {
             self.other.get_or_insert(record);

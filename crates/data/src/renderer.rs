@@ -28,8 +28,13 @@ pub struct Renderer {
     stops: BTreeSet<u32>,
 }
 
-/// A span that a template marks: the ids before it, and its own.
-pub(crate) type Marked = (Vec<u32>, Vec<u32>);
+/// What a template marks as the model's.
+pub(crate) struct Marked {
+    /// The whole conversation.
+    pub(crate) ids: Vec<u32>,
+    /// Where the spans stand in it, each with a token at least and one before it.
+    pub(crate) spans: Vec<Range<usize>>,
+}
 
 /// A conversation that the model is to answer, written out and encoded once for all its completions.
 #[derive(Clone, Debug)]
@@ -118,13 +123,12 @@ impl Renderer {
         Ok(Asked { renderer: self, conversation, text, ids })
     }
 
-    /// What the template marks as the model's in a conversation that ends with `completion`: each span that
-    /// has a token, behind the ids that stand before it. As in transformers a span reaches from the token of its
+    /// What the template marks as the model's in a conversation that ends with `completion`. As in transformers a span reaches from the token of its
     /// first character to that of its last, so a token that reaches over the edge of a span belongs to it.
     ///
     /// # Errors
     /// As for [`Renderer::ask`]; the template marks nothing.
-    pub(crate) fn marked(&self, conversation: &Conversation, completion: &str) -> Result<Vec<Marked>, Error> {
+    pub(crate) fn marked(&self, conversation: &Conversation, completion: &str) -> Result<Marked, Error> {
         let (signed, sign) = self.signed(&answered(conversation, completion))?;
         let (text, spans) = self.template.render_marked(&signed)?;
         // A span that a template has captured may be counted from elsewhere, and end anywhere.
@@ -135,16 +139,20 @@ impl Renderer {
         let spans: Vec<Range<usize>> = spans.iter().map(|span| clean(span.start)..clean(span.end)).collect();
         let Rendered { text, spelled } = self.unsigned(text, sign);
         let located = self.tokenizer.locate_rendered(&text, &spelled)?;
-        let all: Vec<u32> = located.iter().map(|&(id, _)| id).collect();
-        let token_at = |at: usize| located.iter().position(|(_, bytes)| at < bytes.end);
+        let ids: Vec<u32> = located.iter().map(|&(id, _)| id).collect();
+        let token_at = |at: usize| {
+            let token = located.partition_point(|(_, bytes)| bytes.end <= at);
+            (token < located.len()).then_some(token)
+        };
         let cut = |span: Range<usize>| {
-            let last = text[..span.end].char_indices().last().map_or(0, |(at, _)| at);
+            let last = text[..span.end].char_indices().next_back().map_or(0, |(at, _)| at);
             // No token is predicted before the first.
             let begin = token_at(span.start)?.max(1);
-            let end = token_at(last).map_or(all.len(), |token| token + 1);
-            (begin < end).then(|| (all[..begin].to_vec(), all[begin..end].to_vec()))
+            let end = token_at(last).map_or(ids.len(), |token| token + 1);
+            (begin < end).then_some(begin..end)
         };
-        Ok(spans.into_iter().filter_map(cut).collect())
+        let spans = spans.into_iter().filter_map(cut).collect();
+        Ok(Marked { ids, spans })
     }
 
     /// The ids of the last `length` bytes.
@@ -218,7 +226,7 @@ impl Renderer {
         let mut spelled = Vec::new();
         for (number, (at, _)) in text.match_indices(sign).enumerate() {
             let after_first = at - number * sign.len_utf8();
-            let start = clean[..after_first].char_indices().last().map_or(0, |(start, _)| start);
+            let start = clean[..after_first].char_indices().next_back().map_or(0, |(start, _)| start);
             if let Some(mark) = self.tokenizer.longest_mark(&clean[start..]) {
                 spelled.push(start..start + mark.name.len());
             }

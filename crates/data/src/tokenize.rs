@@ -116,7 +116,8 @@ pub struct EncodeReport {
     pub empty_prompts: usize,
     /// Completions or spans left out because of their length. Where too few remain, the record is left out too.
     pub long_completions: usize,
-    /// Records left out because too few of their completions fit.
+    /// Rankings left out because fewer than two of their completions fit; under [`Loss::Generation`] demonstrations
+    /// of which no span fits.
     pub incomplete: usize,
     /// Records of which the prompt or a completion spells a special token. It is encoded as words, so that the
     /// model does not obey it.
@@ -127,6 +128,14 @@ pub struct EncodeReport {
     pub unwritten: usize,
     /// Spans of [`Loss::Generation`] that end without a stop id, and so teach no end.
     pub unended: usize,
+}
+
+impl EncodeReport {
+    /// Whether spans were encoded and all of them are [unended](EncodeReport::unended): who learns from these alone
+    /// never stops.
+    pub fn teaches_no_end(&self) -> bool {
+        self.unended > 0 && self.unended == self.kept
+    }
 }
 
 impl Encoder<'_> {
@@ -145,10 +154,9 @@ impl Encoder<'_> {
     /// Encodes demonstrations: one for each thing that a record teaches, see [`Loss`].
     ///
     /// # Errors
-    /// As for [`Encoder::prompts`]; [`Error::Template`] under [`Loss::Generation`] when the template marks nothing, or
-    /// no end: the model would never stop.
+    /// As for [`Encoder::prompts`]; [`Error::Template`] under [`Loss::Generation`] when the template marks nothing.
     pub fn demonstrations(&self, records: &[Demonstration]) -> Result<(Vec<DemonstrationTokens>, EncodeReport), Error> {
-        let (kept, report) = self.all(records, |run, record, demonstration| {
+        self.all(records, |run, record, demonstration| {
             run.count_spelled(&demonstration.texts());
             let taught = |(prompt, completion)| DemonstrationTokens { record, prompt, completion };
             if self.loss == Loss::Generation {
@@ -160,17 +168,10 @@ impl Encoder<'_> {
             for (prompt, text) in &replies {
                 let Some(asked) = run.prompt(prompt)? else { continue };
                 let completion = run.completion(prompt, &asked, "completion", text)?;
-                run.report.incomplete += usize::from(completion.is_none());
                 kept.extend(completion.map(|completion| taught((asked.ids().to_vec(), completion))));
             }
             Ok(kept)
-        })?;
-        if report.unended > 0 && report.unended == report.kept {
-            let problem = "`{% generation %}` marks no token that ends a reply, in none of the demonstrations; mark it, \
-                           or set `model.loss` to `last` or `all`";
-            return Err(Error::template("chat template", problem));
-        }
-        Ok((kept, report))
+        })
     }
 
     /// Encodes rankings. A completion that is too long leaves its group; a group with fewer than
@@ -294,20 +295,21 @@ impl<'a> Run<'a> {
         self.report.special_tokens += usize::from(texts.iter().any(spells));
     }
 
-    /// The spans that the template marks in the whole conversation, each behind what stands before it.
-    fn marked(&mut self, demonstration: &Demonstration) -> Result<Vec<Marked>, Error> {
+    /// The spans that the template marks in the whole conversation and that fit, each behind what stands before it.
+    fn marked(&mut self, demonstration: &Demonstration) -> Result<Vec<(Vec<u32>, Vec<u32>)>, Error> {
         let Caps { prompt: before, completion } = self.encoder.caps;
         let conversation = demonstration.prompt.content.conversation();
+        let Marked { ids, spans } = self.encoder.renderer.marked(&conversation, &demonstration.completion)?;
         let mut fitting = Vec::new();
-        for (prompt, span) in self.encoder.renderer.marked(&conversation, &demonstration.completion)? {
-            let (count, tokens, limit) = if prompt.len() > before {
-                (&mut self.report.long_prompts, prompt.len(), before)
+        for span in spans {
+            let (count, tokens, limit) = if span.start > before {
+                (&mut self.report.long_prompts, span.start, before)
             } else if span.len() > completion {
                 (&mut self.report.long_completions, span.len(), completion)
             } else {
-                let ends = span.last().is_some_and(|id| self.encoder.renderer.stops().contains(id));
+                let ends = ids[span.clone()].last().is_some_and(|id| self.encoder.renderer.stops().contains(id));
                 self.report.unended += usize::from(!ends);
-                fitting.push((prompt, span));
+                fitting.push((ids[..span.start].to_vec(), ids[span].to_vec()));
                 continue;
             };
             *count += 1;

@@ -7,7 +7,11 @@ mod rendered;
 
 pub(crate) use rendered::Mark;
 
-use crate::{bytes::read_text, date::Date, error::Error};
+use crate::{
+    bytes::read_text,
+    date::{Date, DateError},
+    error::Error,
+};
 use outline::{Outline, Pieces};
 use serde_json::{Value, json};
 use std::{
@@ -139,11 +143,12 @@ impl Tokenizer {
             inner.with_post_processor(processor);
         }
         let stops: BTreeSet<u32> = settings.stops.into_iter().chain([eos]).collect();
-        // A file may list a token that ends texts as an ordinary one; people's words must not end a text, and
-        // what ends an answer is no part of it.
+        // A file may list a token that ends texts as an ordinary one, or as a word of the vocabulary; people's words
+        // must not end a text, and what ends an answer is no part of it.
         let added = inner.get_added_tokens_decoder();
-        let ordinary = stops.iter().filter_map(|id| added.get(id)).filter(|token| !token.special);
-        let special: Vec<AddedToken> = ordinary.map(|token| token.clone().special(true)).collect();
+        let word = |id: &u32| inner.id_to_token(*id).map(|name| AddedToken::from(name, false));
+        let ends = stops.iter().filter_map(|id| added.get(id).cloned().or_else(|| word(id)));
+        let special: Vec<AddedToken> = ends.filter(|token| !token.special).map(|token| token.special(true)).collect();
         inner.add_tokens(special).map_err(broken)?;
         let last = inner.get_vocab(true).into_values().max();
         let mut words = inner.clone();
@@ -546,7 +551,12 @@ impl Files {
         } else {
             named_template(&self.config["chat_template"])
         };
-        let date = self.config[DATE].as_str().map(str::parse).transpose().map_err(|problem| {
+        let date = match &self.config[DATE] {
+            Value::Null => Ok(None),
+            Value::String(day) => day.parse().map(Some).map_err(|problem: DateError| problem.to_string()),
+            other => Err(format!("wants a day as text, like \"2024-07-26\", not {other}")),
+        };
+        let date = date.map_err(|problem| {
             let place = folder.join("tokenizer_config.json");
             Error::tokenizer(place.display(), format!("`{DATE}`: {problem}"))
         })?;

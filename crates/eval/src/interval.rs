@@ -1,4 +1,4 @@
-//! A mean and how sure it is: the percentile bootstrap, and the score interval where all outcomes are equal.
+//! A mean and how sure it is: the percentile bootstrap, widened by the score interval where outcomes are shares.
 
 use crate::error::{Error, finite};
 use instruct_random::Source;
@@ -28,16 +28,20 @@ pub struct Interval {
 /// values with replacement, [`RESAMPLES`] times, and take the quantiles of the means. Deterministic:
 /// the draws are keyed by resample.
 ///
-/// Where all values are equal every resample is too, and the quantiles would claim certainty. Equal shares
-/// (values in 0..=1) get Wilson's score interval instead, other equal values none. With fewer than
-/// [`FEWEST`] values there is no interval.
+/// Where all values are equal every resample is too, and the quantiles would claim certainty; where nearly all are
+/// they nearly do. Of shares (values in 0..=1) the interval therefore reaches at least as far as Wilson's score
+/// interval does, and other equal values have none. With fewer than [`FEWEST`] values there is no interval.
 ///
 /// # Errors
 /// On an empty slice and on a value that is not finite.
 pub fn bootstrap(values: &[f64]) -> Result<Interval, Error> {
     finite("values", values)?;
     let units: Vec<(f64, f64)> = values.iter().map(|&value| (value, 1.0)).collect();
-    Ok(bootstrap_ratio(&units))
+    let found = bootstrap_ratio(&units);
+    let shares = values.iter().all(|value| (0.0..=1.0).contains(value));
+    let (true, Some(low), Some(high)) = (shares, found.low, found.high) else { return Ok(found) };
+    let (least, most) = wilson(found.mean, found.n);
+    Ok(Interval { low: Some(low.min(least)), high: Some(high.max(most)), ..found })
 }
 
 /// Interval of `sum(numerator) / sum(denominator)` over units that are resampled whole: pairs of one
@@ -116,6 +120,22 @@ mod tests {
         check(&[1.0, 2.0, 3.0], 0.25, 1.5);
         check(&[1.0, 2.0], 0.975, 1.975);
         check(&[7.0], 0.025, 7.0);
+    }
+
+    #[test]
+    fn who_wins_more_often_has_no_lower_end_that_is_lower() {
+        #[track_caller]
+        fn check(n: usize) {
+            let ends = |won: usize| {
+                let interval = bootstrap(&[vec![1.0; won], vec![0.0; n - won]].concat()).unwrap();
+                (interval.low.unwrap(), interval.high.unwrap())
+            };
+            let all: Vec<(f64, f64)> = (0..=n).map(ends).collect();
+            assert!(all.windows(2).all(|pair| pair[0].0 <= pair[1].0 && pair[0].1 <= pair[1].1), "{all:?}");
+            assert!(all[..n].iter().all(|ends| ends.1 < 1.0) && all[1..].iter().all(|ends| ends.0 > 0.0), "{all:?}");
+        }
+        check(20);
+        check(37);
     }
 
     #[test]

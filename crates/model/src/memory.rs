@@ -169,6 +169,14 @@ pub fn inferred(config: &Config, tokens: usize, readout: Readout) -> Phase {
     Phase { temporary: inner.max(out) + workspace(config, tokens), ..Phase::default() }
 }
 
+/// Sampling completions of at most `cap` tokens to prompts of at most `prompt`, in so many slots: the cache beside a
+/// pass over the prompts that fill them. The cache is freed after, so that to the allocator it is a temporary.
+pub fn sampled(config: &Config, slots: usize, prompt: usize, cap: usize) -> Phase {
+    let filling = inferred(config, slots * prompt, Readout::Logits(slots));
+    let cache = cached(config, slots, (prompt + cap).min(config.context));
+    Phase { name: "sample", temporary: cache + filling.temporary, ..filling }
+}
+
 /// A key-value cache.
 pub fn cached(config: &Config, slots: usize, capacity: usize) -> u64 {
     kernels::cache(config.layers, slots, capacity, layout(config))

@@ -4,7 +4,7 @@ use crate::{Critic, Plan};
 use candle_core::DType;
 use instruct_model::{
     Config, HeadKind, Sampling,
-    memory::{Buffers, Estimate, Phase, Readout, cached, inferred, recorded, sums},
+    memory::{Buffers, Estimate, Phase, Readout, inferred, recorded, sampled, sums},
 };
 
 /// The most that [`crate::train`] holds, when every completion runs into the cap after the longest
@@ -70,11 +70,9 @@ fn phases(config: &Config, lengths: &Lengths, plan: &Plan, head: HeadKind, compu
     let mixed = if plan.gamma_ptx > 0.0 { plan.minibatch * plan.ptx_examples * lengths.window } else { 0 };
     let (mixed, more) = lengths.micro(mixed, lengths.window);
     let slots = Sampling::plain([].into(), plan.max_new_tokens).slots.min(plan.batch);
-    let filling = inferred(config, slots * lengths.prompt, Readout::Logits(slots));
     let sums = |head, micro_batches| sums(config, head, micro_batches);
     let mut phases = vec![
-        // The cache is freed after every iteration, so that to the allocator it is a temporary.
-        Phase { name: "sample", temporary: cached(config, slots, episode) + filling.temporary, ..filling },
+        sampled(config, slots, lengths.prompt, plan.max_new_tokens),
         Phase { name: "compare", ..inferred(config, passed, Readout::Logprob(read(passed, plan.batch), compute)) },
         Phase {
             name: "update of the policy",

@@ -61,6 +61,18 @@ pub enum Error {
         /// Lines `- section.key = then` and `+ section.key = now`.
         difference: Vec<String>,
     },
+    /// A run was begun with other data.
+    #[error(
+        "{} holds the hashes of the data that this run began with, and it is other data now (-: then, +: now); bring \
+         the data back, choose another folder, or take it over with --adopt\n{}",
+        path.display(), difference.join("\n")
+    )]
+    InputsDiffer {
+        /// The run's `inputs.json`.
+        path: PathBuf,
+        /// Lines `- name: hash then` and `+ name: hash now`.
+        difference: Vec<String>,
+    },
     /// A name of an artefact or checkpoint cannot be a folder's name.
     #[error(
         "`{name}` cannot name a folder here: use letters, digits, `-` and `_`, and neither `step-` nor `interrupted-` first"

@@ -73,6 +73,7 @@ pub use crate::{
     error::{BoxError, Damaged, Error, Result},
     events::{Edge, Event, Flow, Listener, Metrics, phase},
     flat::{Flat, read_flat, write_flat},
+    manifest::sha256,
     recorder::Recorder,
     run_dir::{RunDir, Start},
     saved::{ArrayReader, ArrayWriter, Saved},

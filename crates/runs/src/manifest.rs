@@ -86,6 +86,13 @@ impl Entry {
     }
 }
 
+/// The SHA-256 of a file, in hexadecimal; `done` hears how many more bytes have been read, again and again.
+///
+/// Errors: the disk's.
+pub fn sha256(path: &Path, done: &mut dyn FnMut(u64)) -> Result<String> {
+    Ok(Entry::of(path, done).map_err(disk::failed("read", path))?.sha256)
+}
+
 /// Makes the folder `parent/name` with what `encode` writes into the folder that it is given, all
 /// or nothing, and returns its path and manifest.
 ///

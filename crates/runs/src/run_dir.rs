@@ -7,8 +7,9 @@ use crate::{
 };
 use serde::Serialize;
 use std::{
+    collections::BTreeMap,
     fs::{self, File, TryLockError},
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     path::{Component, Path, PathBuf},
     sync::Arc,
 };
@@ -48,6 +49,7 @@ pub struct RunDir {
     path: PathBuf,
     environment_difference: Vec<String>,
     config_difference: Vec<String>,
+    start: Start,
     lock: Arc<File>,
 }
 
@@ -59,14 +61,15 @@ pub enum Start {
     /// Continue the run in the folder; where there is none yet (the process died before it wrote
     /// anything), begin.
     Resume,
-    /// As [`Start::Resume`], under the given configuration whatever the run was begun with: it
-    /// becomes the run's. For a run that a guard stopped, whose cause lies in the configuration.
+    /// As [`Start::Resume`], under the given configuration and with the given data whatever the run was
+    /// begun with: they become the run's. For a run that a guard stopped, whose cause lies in them.
     Adopt,
 }
 
 const LOCK: &str = ".lock";
 const CONFIG: &str = "config.toml";
 const ENVIRONMENT: &str = "environment.json";
+const INPUTS: &str = "inputs.json";
 
 impl RunDir {
     /// Opens the run folder `path`, making it when there is none.
@@ -100,7 +103,50 @@ impl RunDir {
             disk::replace(&path.join(CONFIG), config.as_bytes())?;
         }
         let environment_difference = keep_environment(&path.join(ENVIRONMENT), environment)?;
-        Ok(RunDir { path: path.to_owned(), environment_difference, config_difference, lock })
+        Ok(RunDir { path: path.to_owned(), environment_difference, config_difference, start, lock })
+    }
+
+    /// Keeps the hashes of the files that the run reads, by their names, as `inputs.json`, and compares them with those
+    /// that it began with. Returns what [`Start::Adopt`] changed, as lines `- then` and `+ now`.
+    ///
+    /// ```
+    /// use instruct_runs::{Error, RunDir, Start};
+    /// use std::collections::BTreeMap;
+    ///
+    /// let folder = tempfile::tempdir().unwrap();
+    /// let path = folder.path().join("run");
+    /// let open = |start| RunDir::open(&path, start, "seed = 1\n", &"this machine");
+    /// let data = |hash: &str| BTreeMap::from([("rankings.jsonl".to_owned(), hash.to_owned())]);
+    /// open(Start::Fresh)?.keep_inputs(&data("0123"))?;
+    /// assert!(open(Start::Resume)?.keep_inputs(&data("0123"))?.is_empty());
+    /// let other = open(Start::Resume)?.keep_inputs(&data("4567"));
+    /// assert!(matches!(other, Err(Error::InputsDiffer { .. })));
+    /// let adopted = open(Start::Adopt)?.keep_inputs(&data("4567"))?;
+    /// assert_eq!(adopted, ["- rankings.jsonl: 0123", "+ rankings.jsonl: 4567"]);
+    /// assert!(open(Start::Resume)?.keep_inputs(&data("4567"))?.is_empty());
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InputsDiffer`] unless the run was opened with [`Start::Adopt`]; an `inputs.json` that is none; the
+    /// disk's.
+    pub fn keep_inputs(&self, inputs: &BTreeMap<String, String>) -> Result<Vec<String>> {
+        let path = self.path.join(INPUTS);
+        let begun: BTreeMap<String, String> = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|error| Error::Malformed { path: path.clone(), problem: error.to_string() })?,
+            Err(error) if error.kind() == ErrorKind::NotFound => inputs.clone(),
+            Err(error) => return Err(disk::failed("read", &path)(error)),
+        };
+        let lines = |inputs: &BTreeMap<String, String>| -> Vec<String> {
+            inputs.iter().map(|(name, hash)| format!("{name}: {hash}")).collect()
+        };
+        let difference = difference(&lines(&begun), &lines(inputs));
+        if !difference.is_empty() && self.start != Start::Adopt {
+            return Err(Error::InputsDiffer { path, difference });
+        }
+        disk::replace(&path, &disk::pretty_json(&path, inputs)?)?;
+        Ok(difference)
     }
 
     /// The run folder.
@@ -228,7 +274,6 @@ mod tests {
     use super::*;
     use crate::{Checkpoint, Damaged, disk::death};
     use serde::Deserialize;
-    use std::collections::BTreeMap;
 
     const TOML: &str = "seed = 1\n\n[sft] \n# epochs of the paper: 16\nepochs = 2\nlr = 9e-6\n\n[ppo]\nlr = 1e-6\n";
 

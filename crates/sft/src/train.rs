@@ -278,6 +278,9 @@ struct Epochs<'a> {
     order: Passes,
     windows: Passes,
     kept: Option<(u64, Vec<Item<'a>>)>,
+    /// Epochs put together so far.
+    #[cfg(test)]
+    made: usize,
 }
 
 impl<'a> Epochs<'a> {
@@ -290,6 +293,8 @@ impl<'a> Epochs<'a> {
             order: passes("sft/order", data.demonstrations.len() + mixed),
             windows: passes("sft/windows", data.pretraining.len()),
             kept: None,
+            #[cfg(test)]
+            made: 0,
         }
     }
 
@@ -300,6 +305,10 @@ impl<'a> Epochs<'a> {
     }
 
     fn ordered(&mut self, epoch: u64) -> Vec<Item<'a>> {
+        #[cfg(test)]
+        {
+            self.made += 1;
+        }
         let Data { demonstrations, pretraining } = self.data;
         let first = epoch * self.mixed as u64;
         let windows = self.windows.places(first..first + self.mixed as u64);

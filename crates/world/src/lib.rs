@@ -112,19 +112,20 @@ impl World {
     }
 }
 
-/// The task that a prompt asks for, whatever its words: the name of its kind and what fills its slots, so that
-/// two phrasings of one request have one task. A pure function of the text. `None` for a prompt that is not of
+/// The task that a prompt asks for, whatever its words: the name of its kind, and what fills the slots that every
+/// phrasing of the request fills, so that two phrasings of one request have one task. A pure function of the text. `None` for a prompt that is not of
 /// this world.
 ///
 /// ```
 /// use instruct_world::task;
 ///
 /// assert_eq!(task("What is the opposite of big?"), task("Hello. Tell me the opposite of big. Thanks."));
+/// assert_eq!(task("I feel sad today."), task("It is Monday and I am sad."));
 /// assert_ne!(task("What is the opposite of big?"), task("What is the opposite of new?"));
 /// assert_eq!(task("Prove the theorem of Fermat."), None);
 /// ```
 pub fn task(prompt: &str) -> Option<String> {
-    parse(prompt).map(|task| task.identity())
+    tasks::identity(prompt)
 }
 
 /// Text to make the base from: so much prose of the same narrator that no document needs to be read

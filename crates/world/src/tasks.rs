@@ -8,7 +8,7 @@ use super::{
     lexicon::lexicon,
 };
 use instruct_random::Draws;
-use std::sync::LazyLock;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 /// A use case, with its share of the prompts in tenths of a percent [InstructGPT, table 1].
 pub(crate) const USE_CASES: [(&str, usize); 10] = [
@@ -129,20 +129,25 @@ pub(crate) fn realise(kind: &'static Kind, request: &str, draws: &mut Draws) -> 
 
 /// Reads a prompt back, greetings and thanks aside. `None` for a prompt that is not of this world.
 pub(crate) fn parse(prompt: &str) -> Option<Task> {
-    let all = tokens(prompt);
-    let text = strip(&all);
-    READERS.iter().find_map(|(kind, template)| {
-        let bound = matches(template, text)?;
-        possible(kind, &bound).then_some(Task { kind, bound })
-    })
+    read(prompt).map(|(reader, bound)| Task { kind: reader.kind, bound })
 }
 
-impl Task {
-    /// What is asked, whatever the words: the kind, and what stands in each of its slots.
-    pub(crate) fn identity(&self) -> String {
-        let filled = self.bound.iter().map(|(slot, word)| format!(" {slot}={word}"));
-        std::iter::once(self.kind.name.to_owned()).chain(filled).collect()
-    }
+/// What a prompt asks, whatever its words: the kind, and what stands in the slots that every wording of it fills.
+/// What only some wordings tell, a day or a place beside the point, is no part of it.
+pub(crate) fn identity(prompt: &str) -> Option<String> {
+    let (reader, bound) = read(prompt)?;
+    let filled = bound.iter().filter(|(slot, _)| reader.asked.contains(*slot));
+    let filled = filled.map(|(slot, word)| format!(" {slot}={word}"));
+    Some(std::iter::once(reader.kind.name.to_owned()).chain(filled).collect())
+}
+
+fn read(prompt: &str) -> Option<(&'static Reader, Bindings)> {
+    let all = tokens(prompt);
+    let text = strip(&all);
+    READERS.iter().find_map(|reader| {
+        let bound = matches(&reader.template, text)?;
+        possible(reader.kind, &bound).then_some((reader, bound))
+    })
 }
 
 /// The words of the request alone: what makes two prompts the same.
@@ -192,17 +197,35 @@ pub(crate) fn list_forms(class: &str, article: bool) -> [String; 2] {
     [format!("{item} and {item}"), format!("{item}, {item}, and {item}")]
 }
 
-/// Every prompt template with its kind, ready to match.
-static READERS: LazyLock<Vec<(&'static Kind, Vec<String>)>> = LazyLock::new(|| {
+/// A prompt template, ready to match.
+struct Reader {
+    kind: &'static Kind,
+    template: Vec<String>,
+    /// The slots that every prompt of this kind over the same passage fills.
+    asked: BTreeSet<String>,
+}
+
+/// Every prompt template.
+static READERS: LazyLock<Vec<Reader>> = LazyLock::new(|| {
     let mut readers = Vec::new();
     for kind in KINDS {
+        let passages = if kind.passages.is_empty() { &[""] } else { kind.passages };
+        let over = |prompt: &str, passage: &str| template_tokens(&prompt.replace('@', passage));
         for prompt in kind.prompts {
-            let passages = if kind.passages.is_empty() { &[""] } else { kind.passages };
-            readers.extend(passages.iter().map(|passage| (kind, template_tokens(&prompt.replace('@', passage)))));
+            readers.extend(passages.iter().map(|passage| {
+                let wordings = kind.prompts.iter().map(|prompt| slots(&over(prompt, passage)));
+                let asked = wordings.reduce(|all, slots| &all & &slots).unwrap_or_default();
+                Reader { kind, template: over(prompt, passage), asked }
+            }));
         }
     }
     readers
 });
+
+fn slots(template: &[String]) -> BTreeSet<String> {
+    let slot = |token: &String| Some(token.strip_prefix('{')?.split('.').next()?.to_owned());
+    template.iter().filter_map(slot).collect()
+}
 
 fn strip(all: &[String]) -> &[String] {
     let mut text = all;

@@ -53,6 +53,28 @@ fn every_prompt_is_short_and_reads_back() {
 }
 
 #[test]
+fn every_wording_of_a_request_has_one_task_and_another_request_another() {
+    let mut draws = draws("tasks");
+    for kind in KINDS {
+        for passage in if kind.passages.is_empty() { &[""] } else { kind.passages } {
+            let mut tasks = BTreeSet::new();
+            for _ in 0..3 {
+                // The words of all slots are drawn once, by the longest wording first.
+                let mut bound = Bindings::new();
+                let wordings: Vec<String> = kind.prompts.iter().map(|p| p.replace('@', passage)).collect();
+                wordings.iter().for_each(|wording| drop(fill(wording, &[], &mut bound, &mut draws)));
+                let asked = |wording: &String| task(&polish(&fill(wording, &[], &mut bound.clone(), &mut draws)));
+                let found: BTreeSet<Option<String>> = wordings.iter().map(asked).collect();
+                assert_eq!(found.len(), 1, "{}: {found:?}", kind.name);
+                tasks.extend(found.into_iter().flatten());
+            }
+            assert!(!tasks.is_empty(), "{}", kind.name);
+        }
+    }
+    assert_ne!(task("I feel sad today."), task("I feel lonely today."));
+}
+
+#[test]
 fn every_template_is_read_as_its_own_kind_and_no_other() {
     let mut draws = draws("templates");
     for kind in KINDS {

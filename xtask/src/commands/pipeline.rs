@@ -2,14 +2,15 @@
 
 use crate::{
     config::{Config, DeviceName},
-    embedded, evaluate,
+    embedded, evaluate, inputs,
     listener::on_interrupt,
     machine::cpu_model,
     memory::{Machine, Stage, Texts, refuse, stages as stages_of},
     models::Model,
-    prepare::{Base, Material, Wording, available, device, expand, open_base},
+    prepare::{Base, Material, Wording, available, base_path, device, open_base},
     stages::Run,
     terminal::{print, say},
+    until::Until,
 };
 use anyhow::{Context, Result, bail};
 use instruct_model::Checkpoint;
@@ -48,7 +49,7 @@ pub(crate) struct Args {
     /// Continue the run in --run from its last checkpoint
     #[arg(long, requires = "run")]
     resume: bool,
-    /// With --resume: go on although the configuration is another one, and make it the run's
+    /// With --resume: go on although the configuration or the data is other than at the start, and make it the run's
     #[arg(long, requires = "resume")]
     adopt: bool,
     /// Repeat the flow with so many seeds, each in a folder of its own, and report mean and spread
@@ -59,19 +60,10 @@ pub(crate) struct Args {
     dry_run: bool,
 }
 
-/// The last stage to run.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Until {
-    Sft,
-    RewardModel,
-    Ppo,
-    Evaluation,
-}
-
 pub(crate) fn run(args: &Args, until: Until) -> Result<()> {
     let config = load(args)?;
     if args.dry_run {
-        return dry_run(&config);
+        return dry_run(&config, until);
     }
     on_interrupt()?;
     let folder = args.run.clone().unwrap_or_else(new_folder);
@@ -140,11 +132,18 @@ fn one(config: &Config, folder: &Path, start: Start, until: Until) -> Result<Opt
     // A run that is continued must say at once that its configuration differs; a fresh one leaves no
     // folder behind when what it is to read is refused.
     let resumed = if start == Start::Resume { Some(open()?) } else { None };
-    let (base, material) = prepare(config)?;
+    if let Some(dir) = &resumed {
+        dir.keep_inputs(&inputs::hashes(config)?)?;
+    }
+    let (base, material) = prepare(config, until)?;
     let dir = match resumed {
         Some(dir) => dir,
         None => open()?,
     };
+    let other_data = if start == Start::Resume { Vec::new() } else { dir.keep_inputs(&inputs::hashes(config)?)? };
+    for difference in other_data {
+        say(&format!("warning: the data differs from what this run began with: {difference}"));
+    }
     for difference in dir.environment_difference() {
         say(&format!("warning: the environment differs from the one this run began in: {difference}"));
     }
@@ -165,11 +164,12 @@ fn stages(run: &mut Run<'_>, until: Until) -> Result<Option<evaluate::Results>> 
         run.both_sfts()?;
         return Ok(None);
     }
-    run.baseline_and_reward_model()?;
+    let candidates = run.baseline_and_reward_model()?;
     if until == Until::RewardModel {
         print(&evaluate::reward_results(run, &run.open_reward_model()?)?.line());
         return Ok(None);
     }
+    run.selection(&candidates)?;
     run.sft_init()?;
     {
         let frozen = run.frozen()?;
@@ -185,29 +185,25 @@ fn stages(run: &mut Run<'_>, until: Until) -> Result<Option<evaluate::Results>> 
     Ok(Some(results))
 }
 
-fn prepare(config: &Config) -> Result<(Base, Material)> {
-    let data = &config.data;
-    let lists = [&data.demonstrations, &data.rankings, &data.prompts, &data.pretraining, &data.pretraining_held_out];
-    for name in lists.into_iter().flatten() {
-        if name.strip_prefix("embedded:").is_some_and(|name| !embedded::records().any(|known| known == name)) {
+fn prepare(config: &Config, until: Until) -> Result<(Base, Material)> {
+    for (_, name) in config.data.files() {
+        if name.strip_prefix(embedded::PREFIX).is_some_and(|name| !embedded::records().any(|known| known == name)) {
             let known: Vec<&str> = embedded::records().collect();
             bail!("`data`: {name} is not in this program; name a file, or one of {}", known.join(", "));
         }
     }
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let unpacked = embedded::unpack(folder.path())?;
-    let base = match config.model.base.as_str() {
-        embedded::BASE => unpacked.join("base"),
-        path => expand(path),
-    };
+    let base = base_path(&config.model.base, &unpacked);
     if !base.exists() {
         bail!("`model.base`: {} does not exist; name a model folder, a .gguf file, or `embedded`", base.display());
     }
+    until.check_files(config)?;
     let device = device(config.device)?;
     let machine = Machine::read(config.memory.limit_mb).filter(|_| device.is_cpu());
     // Before weights are read: what models take alone does not depend on the data.
     if let Some(machine) = machine {
-        refuse(&stages_of(config, Checkpoint::open(&base)?.config(), &Texts::default()), machine)?;
+        refuse(&made(until, stages_of(config, Checkpoint::open(&base)?.config(), &Texts::default())), machine)?;
     }
     let wording = Wording { template: &config.model.template, option: "`model.template`", date: config.model.day()? };
     let mut base = open_base(&base, wording, &device)?;
@@ -216,36 +212,43 @@ fn prepare(config: &Config) -> Result<(Base, Material)> {
     let before = held();
     drop(base.decoder(config)?);
     base.retained = held().saturating_sub(before);
-    let material = Material::prepare(config, &base, &unpacked)?;
-    if let Some((stages, machine)) = estimate(config, &base, &material) {
+    let material = Material::prepare(config, &base, &unpacked, until)?;
+    if let Some((stages, machine)) = estimate(config, &base, &material, until) {
         refuse(&stages, machine)?;
     }
     Ok((base, material))
 }
 
-/// What every stage will hold, and what this process may; `None` where the system does not tell or the
-/// device is another.
-pub(crate) fn estimate(config: &Config, base: &Base, material: &Material) -> Option<(Vec<Stage>, Machine)> {
+/// The stages that are run on the way.
+fn made(until: Until, stages: Vec<Stage>) -> Vec<Stage> {
+    stages.into_iter().filter(|stage| until.makes(stage.name)).collect()
+}
+
+/// What every stage on the way will hold, and what this process may; `None` where the system does not tell
+/// or the device is another.
+pub(crate) fn estimate(
+    config: &Config,
+    base: &Base,
+    material: &Material,
+    until: Until,
+) -> Option<(Vec<Stage>, Machine)> {
     let machine = Machine::read(config.memory.limit_mb).filter(|_| base.device.is_cpu())?;
     let rankings: Vec<_> = material.rankings.iter().map(|ranked| ranked.group.clone()).collect();
     let texts = Texts {
         demonstrations: &material.demonstrations.train,
         rankings: &rankings,
         windows: &material.windows,
-        longest_prompt: material.prompts.train.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0),
+        longest_prompt: material.prompts.all().map(|prompt| prompt.ids.len()).max().unwrap_or(0),
     };
     let held = machine.held.saturating_sub(base.retained);
-    Some((stages_of(config, &base.description, &texts), Machine { held, ..machine }))
+    Some((made(until, stages_of(config, &base.description, &texts)), Machine { held, ..machine }))
 }
 
 /// What a result depends on besides the configuration.
 fn environment(config: &Config) -> Result<serde_json::Value> {
-    let commit = std::process::Command::new("git").args(["rev-parse", "HEAD"]).output();
-    let commit = commit.ok().filter(|out| out.status.success());
-    let commit = commit.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned());
     Ok(serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "commit": commit.unwrap_or_else(|| "unknown".to_owned()),
+        "commit": env!("INSTRUCT_COMMIT"),
         "features": if cfg!(feature = "cuda") { vec!["cuda"] } else { vec![] },
         "device": format!("{:?}", device(config.device)?),
         "cpu": cpu_model(),
@@ -256,10 +259,10 @@ fn environment(config: &Config) -> Result<serde_json::Value> {
 }
 
 /// The resolved configuration, what it would train on, and what that takes.
-fn dry_run(config: &Config) -> Result<()> {
-    let (base, material) = prepare(config)?;
+fn dry_run(config: &Config, until: Until) -> Result<()> {
+    let (base, material) = prepare(config, until)?;
     print(&toml::to_string(config)?);
     material.report.iter().for_each(|line| print(line));
-    super::plan::lines(config, &base, &material).iter().for_each(|line| print(line));
+    super::plan::lines(config, &base, &material, until).iter().for_each(|line| print(line));
     Ok(())
 }

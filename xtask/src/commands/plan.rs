@@ -4,6 +4,7 @@ use crate::{
     config::Config,
     memory::{mega, table},
     prepare::{Base, Material},
+    until::Until,
 };
 use instruct_model::HeadKind;
 
@@ -11,8 +12,8 @@ use instruct_model::HeadKind;
 /// server CPU. `doctor` says what this machine has; the estimate is for orders of magnitude.
 const ASSUMED_FLOPS: f64 = 60e9;
 
-/// Tokens, memory and time of each stage, a line each.
-pub(crate) fn lines(config: &Config, base: &Base, material: &Material) -> Vec<String> {
+/// Tokens, memory and time of each stage that is run `until` there, a line each.
+pub(crate) fn lines(config: &Config, base: &Base, material: &Material, until: Until) -> Vec<String> {
     let parameters = base.description.parameters(HeadKind::LanguageModel) as f64;
     let of = |examples: &[instruct_sft::Example]| -> f64 { examples.iter().map(|e| e.tokens() as f64).sum() };
     let demonstrations = of(&material.demonstrations.train);
@@ -30,15 +31,16 @@ pub(crate) fn lines(config: &Config, base: &Base, material: &Material) -> Vec<St
         ("sft-baseline", demonstrations * config.sft_baseline.epochs as f64, 6.0),
         ("reward-model", rankings * config.reward_model.epochs as f64, 6.0),
         ("sft-init", demonstrations * config.sft_init.epochs as f64 / (1.0 - config.sft_init.pretraining_share), 6.0),
-        ("ppo (at the cap)", episodes * episode, 10.0 + 12.0 * inner),
-        ("ppo-ptx (at the cap)", episodes * episode + ptx * 6.0 / (10.0 + 12.0 * inner), 10.0 + 12.0 * inner),
+        ("ppo", episodes * episode, 10.0 + 12.0 * inner),
+        ("ppo-ptx", episodes * episode + ptx * 6.0 / (10.0 + 12.0 * inner), 10.0 + 12.0 * inner),
     ];
     let line = |(name, tokens, per): (&str, f64, f64)| {
         let seconds = tokens * per * parameters / ASSUMED_FLOPS;
+        let name = if name.starts_with("ppo") { format!("{name} (at the cap)") } else { name.to_owned() };
         format!("{name:>21}: {tokens:>12.0} tokens, about {seconds:.0} s at {:.0} GFLOP/s", ASSUMED_FLOPS / 1e9)
     };
-    let mut lines: Vec<String> = stages.map(line).into();
-    if let Some((stages, machine)) = super::pipeline::estimate(config, base, material) {
+    let mut lines: Vec<String> = stages.into_iter().filter(|(name, ..)| until.makes(name)).map(line).collect();
+    if let Some((stages, machine)) = super::pipeline::estimate(config, base, material, until) {
         lines.push(format!("memory, of {} that this run may take:", mega(machine.limit)));
         lines.extend(table(&stages, machine).lines().map(str::to_owned));
     }

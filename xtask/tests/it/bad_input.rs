@@ -58,7 +58,7 @@ fn configurations_are_refused_by_key() {
     check_setting("ppo.epizodes=3", &["`ppo.epizodes`", "known here", "episodes"]);
     check_setting("ppo.minibatch=7", &["`minibatch`"]);
     check_setting("model.max-prompt=100000", &["`model.max-prompt`", "context"]);
-    check_setting("model.base=nowhere", &["`model.base`", "nowhere"]);
+    check_setting("model.base=nowhere", &["`model.base`", "embedded:demonstrations.jsonl"]);
     check_setting("data.rankings=[\"absent.jsonl\"]", &["absent.jsonl"]);
     check_setting("data.limit=3", &["nothing is left"]);
 }

@@ -79,8 +79,7 @@ fn mark(role: &Role) -> &'static str {
 
 /// Where each turn's mark stands, and who speaks there.
 fn marks(text: &str) -> impl Iterator<Item = (usize, Role)> {
-    let speaker =
-        |at: usize| [Role::User, Role::Assistant].into_iter().find(|role| text[at..].starts_with(mark(role)));
+    let speaker = |at: usize| [Role::User, Role::Assistant].into_iter().find(|role| text[at..].starts_with(mark(role)));
     // Every mark begins with a line end, and none begins inside another.
     text.match_indices('\n').filter_map(move |(at, _)| Some((at, speaker(at)?)))
 }

@@ -256,31 +256,27 @@ fn what_a_template_marks_is_taught_behind_what_stands_before_it() {
 
 /// What is said of spans that end without a stop id, in these conversations of a question and its answer.
 #[track_caller]
-fn check_ends(template: &str, answers: &[&str], want: Result<usize, &str>) {
+fn check_ends(template: &str, answers: &[&str], want: (usize, bool)) {
     let tokenizer = train_bpe(["aa bb aa bb"], 260, &["<e>", "<m>"]).unwrap();
     let template = Template::chat(template, &tokenizer).unwrap();
     let renderer = Renderer::new(tokenizer, template).unwrap();
     let caps = Caps { prompt: 64, completion: 64 };
     let encoder = Encoder { renderer: &renderer, caps, overlong: Overlong::Refuse, loss: Loss::Generation };
     let record = |answer: &&str| Demonstration { prompt: prompt(1, "Hi"), completion: (*answer).to_owned() };
-    let found = encoder.demonstrations(&answers.iter().map(record).collect::<Vec<_>>());
-    match (found, want) {
-        (Ok((_, report)), Ok(unended)) => assert_eq!(report.unended, unended),
-        (Err(why), Err(part)) => assert!(why.to_string().contains(part), "{why}"),
-        (found, want) => panic!("{found:?}, not {want:?}"),
-    }
+    let (_, report) = encoder.demonstrations(&answers.iter().map(record).collect::<Vec<_>>()).unwrap();
+    assert_eq!((report.unended, report.teaches_no_end()), want);
 }
 
 #[test]
-fn spans_that_teach_no_end_are_counted_and_refused_where_none_teaches_one() {
+fn spans_that_teach_no_end_are_counted() {
     let around = "{% for m in messages %}{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}\
         END{% endgeneration %}AFTER{% else %}{{ 'Q:' + m['content'] }}{% endif %}{% endfor %}";
     let with = |end: &str, after: &str| around.replace("END", end).replace("AFTER", after);
-    check_ends(&with("<m>", ""), &["yes", "no"], Ok(0));
-    check_ends(&with("", "<m>"), &["yes", "no"], Err("marks no token that ends a reply"));
+    check_ends(&with("<m>", ""), &["yes", "no"], (0, false));
+    check_ends(&with("", "<m>"), &["yes", "no"], (2, true));
     let some = "{% if m['content'] == 'yes' %}<m>{% endif %}";
-    check_ends(&with(some, "{% if m['content'] != 'yes' %}<m>{% endif %}"), &["yes", "no", "so"], Ok(2));
-    check_ends(&with("<m>", ""), &[], Ok(0));
+    check_ends(&with(some, "{% if m['content'] != 'yes' %}<m>{% endif %}"), &["yes", "no", "so"], (2, false));
+    check_ends(&with("<m>", ""), &[], (0, false));
 }
 
 #[test]

@@ -94,7 +94,8 @@ impl Tokenizer {
             let start = from + at;
             let mark = self.longest_mark(&text[start..])?;
             let taken = start..start + mark.name.len();
-            if spelled.iter().any(|range| range.start < taken.end && taken.start < range.end) {
+            let reached = spelled.partition_point(|range| range.end <= taken.start);
+            if spelled.get(reached).is_some_and(|range| range.start < taken.end) {
                 return None;
             }
             let space = |taken: bool, rest: usize, trimmed: usize| if taken { rest - trimmed } else { 0 };

@@ -1,0 +1,53 @@
+//! Hashes of the files that a run reads, so that a run that is continued notices other data before it works with it.
+
+use crate::{
+    config::Config,
+    embedded,
+    prepare::{base_path, resolve},
+    progress::Progress,
+};
+use anyhow::{Context, Result};
+use instruct_runs::sha256;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The SHA-256 of every file that `config` names, by its name there: records, text, and the base, of which a folder's
+/// files count that tell of a model or a tokenizer. What is no plain file is left out: a pipe could be read but once.
+///
+/// Errors: a file that cannot be read; no room for a temporary folder.
+pub(crate) fn hashes(config: &Config) -> Result<BTreeMap<String, String>> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let unpacked = embedded::unpack(folder.path())?;
+    let names: BTreeSet<String> = config.data.files().map(|(_, name)| name.clone()).collect();
+    let names: Vec<String> = names.into_iter().collect();
+    let mut files: Vec<(String, PathBuf)> = names.iter().cloned().zip(resolve(&names, &unpacked)).collect();
+    files.extend(of_model(&config.model.base, &base_path(&config.model.base, &unpacked))?);
+    files.retain(|(_, path)| path.is_file());
+    let size = |(_, path): &(String, PathBuf)| fs::metadata(path).map_or(0, |file| file.len() as usize);
+    let mut progress = Progress::of("hashing inputs", files.iter().map(size).sum(), "bytes");
+    let hash =
+        |(name, path): (String, PathBuf)| Ok((name, sha256(&path, &mut |bytes| progress.advance(bytes as usize))?));
+    files.into_iter().map(hash).collect()
+}
+
+/// The files of a model: itself, or of a folder those of the kinds that are read.
+fn of_model(name: &str, path: &Path) -> Result<Vec<(String, PathBuf)>> {
+    if !path.is_dir() {
+        return Ok(vec![(name.to_owned(), path.to_owned())]);
+    }
+    let read = |path: &PathBuf| {
+        path.extension().is_some_and(|kind| ["json", "jinja", "safetensors"].iter().any(|known| kind == *known))
+    };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        if read(&path) {
+            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            files.push((format!("{}/{file}", name.trim_end_matches('/')), path));
+        }
+    }
+    Ok(files)
+}
