@@ -194,6 +194,8 @@ pub struct EvaluateConfig {
     /// best-of-n, and of the SFT candidates among which the reward model chooses. 0 is `model.max-completion`, so that
     /// none is cut shorter than what it learned to say.
     pub max_new_tokens: usize,
+    /// Mean KL to the reference, in nats per answer, that the chosen one of `ppo.candidates` may have; 0 sets no limit.
+    pub kl_budget: f64,
     /// Whether PPO runs are evaluated at their averaged weights rather than their last ones.
     pub use_ema: bool,
 }
@@ -258,6 +260,7 @@ impl Default for Config {
                 best_of_n: vec![4, 16],
                 selection_prompts: 100,
                 max_new_tokens: 0,
+                kl_budget: 0.0,
                 use_ema: false,
             },
             checkpoints: CheckpointConfig { every: 50, keep: 2 },
@@ -313,6 +316,11 @@ impl Config {
         }
     }
 
+    /// [`EvaluateConfig::kl_budget`]; `None` where there is no limit.
+    pub(crate) fn kl_budget(&self) -> Option<f64> {
+        (self.evaluate.kl_budget > 0.0).then_some(self.evaluate.kl_budget)
+    }
+
     fn problems(&self) -> Vec<String> {
         let tables = [
             ("sft-baseline", self.sft_baseline.problems()),
@@ -354,6 +362,10 @@ impl Config {
         check(
             !self.evaluate.use_ema || self.ppo.ema > 0.0,
             "`evaluate.use-ema` asks for averaged weights, and `ppo.ema` is 0, which keeps none; set one of them",
+        );
+        check(
+            self.evaluate.kl_budget >= 0.0 && self.evaluate.kl_budget.is_finite(),
+            "`evaluate.kl-budget` must be a number, not below 0",
         );
         check(self.evaluate.best_of_n.iter().all(|&n| n > 0), "`evaluate.best-of-n` holds a 0");
         check(self.checkpoints.every > 0 && self.checkpoints.keep > 0, "`checkpoints` must be above 0");

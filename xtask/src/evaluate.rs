@@ -4,11 +4,12 @@
 use crate::{
     compare::{Answered, BestOfN, Comparison, Lengths, Panel, mean},
     config::JudgeName,
+    frontier::{Frontier, Measured},
     machine::peak_memory_mb,
     models::Model,
     prepare::{PromptIds, RankedGroup},
     progress::Progress,
-    stages::{EVALUATION, Frozen, Run},
+    stages::{Answered as ValidationAnswers, EVALUATION, Frozen, Run},
     terminal::print,
 };
 use anyhow::{Context, Result};
@@ -17,7 +18,7 @@ use instruct_eval::{Interval, Ranked, ReportCard, Spread, WinRate, report_card};
 use instruct_model::Decoder;
 use instruct_random::Source;
 use instruct_reward_model::{Group, Item};
-use instruct_rollout::{Episode, Sampled, best_of_n};
+use instruct_rollout::{Episode, best_of_n};
 use instruct_sft::{nll, perplexity};
 use serde::Serialize;
 use std::{collections::BTreeMap, path::Path};
@@ -35,6 +36,9 @@ pub(crate) struct Results {
     #[serde(flatten)]
     comparison: Comparison,
     alignment_tax: BTreeMap<String, f64>,
+    /// Written beside these results.
+    #[serde(skip)]
+    frontier: Option<Frontier>,
     seconds: BTreeMap<String, f64>,
     peak_memory_mb: f64,
 }
@@ -81,7 +85,7 @@ pub(crate) fn evaluate(run: &mut Run<'_>) -> Result<Results> {
     let unseen = run.material.asked.as_ref().map(|asked| prompts.iter().map(|p| !asked.holds(&p.text)).collect());
     let judged = |episodes: &[Episode]| judge.points(run, prompts, episodes);
     let panel = Panel { prompts, unseen, judge: &judged };
-    let mut measured = Measured::default();
+    let mut measured = Examined::default();
     let heard = panel.hear(&mut |model| {
         run.stop_if_interrupted()?;
         measured.examine(run, model, prompts, &frozen)
@@ -90,6 +94,7 @@ pub(crate) fn evaluate(run: &mut Run<'_>) -> Result<Results> {
     let mut best = |n: usize| best_of(run, &baseline, n, &frozen.reward_model, prompts);
     let comparison = panel.compare(&heard, &run.config.evaluate.best_of_n, &mut best)?;
     let samples = panel.samples(&heard);
+    let frontier = frontier(run, &judge, &frozen)?;
     let results = |model: Model| measured.ppo.get(&model).cloned().context("both policies were examined");
     let loss = |model: Model| measured.validation_loss.get(&model).copied().context("both were examined");
     let mut results = Results {
@@ -103,6 +108,7 @@ pub(crate) fn evaluate(run: &mut Run<'_>) -> Result<Results> {
         ppo_without_ptx: results(Model::Ppo)?,
         comparison,
         alignment_tax: measured.perplexity.clone(),
+        frontier,
         seconds: BTreeMap::new(),
         peak_memory_mb: peak_memory_mb(),
     };
@@ -110,12 +116,15 @@ pub(crate) fn evaluate(run: &mut Run<'_>) -> Result<Results> {
     results.seconds = run.seconds.clone();
     run.dir.write_json("eval/results.json", &results)?;
     run.dir.write_json("eval/samples.json", &samples)?;
+    if let Some(frontier) = &results.frontier {
+        run.dir.write_json("eval/frontier.json", frontier)?;
+    }
     Ok(results)
 }
 
 /// What is measured of the compared models besides their answers.
 #[derive(Default)]
-struct Measured {
+struct Examined {
     perplexity: BTreeMap<String, f64>,
     /// Of both fine-tuned models, on demonstrations.
     validation_loss: BTreeMap<Model, f64>,
@@ -123,7 +132,7 @@ struct Measured {
     ppo: BTreeMap<Model, PpoResults>,
 }
 
-impl Measured {
+impl Examined {
     /// Opens a model, asks it everything, and closes it.
     fn examine(&mut self, run: &Run<'_>, model: Model, prompts: &[PromptIds], frozen: &Frozen) -> Result<Answered> {
         let (key, decoder) = (model.key(), run.open_compared(model)?);
@@ -234,6 +243,39 @@ fn best_of(
     Ok(best_of_n(baseline, &ids, n, &run.sampling(), source, &score, &decode, &mut finished)?)
 }
 
+/// The candidates of both PPO runs, and the best of n answers of their reference, as the reward model and the judge see
+/// them on validation prompts. None where no candidates were kept.
+fn frontier(run: &Run<'_>, judge: &Judge, frozen: &Frozen) -> Result<Option<Frontier>> {
+    if run.config.ppo.candidates == 0 {
+        return Ok(None);
+    }
+    let prompts = run.selection_prompts();
+    let gold = |episodes: &[Episode]| Ok::<_, anyhow::Error>(mean(&judge.points(run, prompts, episodes)?));
+    let measured = |what: &str, name: &str, model: &Decoder| -> Result<Measured> {
+        run.stop_if_interrupted()?;
+        let ValidationAnswers { episodes, kl, score } = run.answered(what, model, frozen)?;
+        Ok(Measured { name: name.to_owned(), kl, proxy: score, gold: gold(&episodes)? })
+    };
+    let mut runs = Vec::new();
+    for model in [Model::PpoPtx, Model::Ppo] {
+        let artefact = run.artefact(model.artefact().unwrap_or_default())?;
+        let of = |name: &String| {
+            let candidate = run.open_candidate(&artefact, name)?;
+            measured(&format!("frontier: {}, {name}", model.key()), name, &candidate)
+        };
+        runs.push((model.key(), run.config.ppo.candidate_names().iter().map(of).collect::<Result<Vec<_>>>()?));
+    }
+    let start = run.open_compared(Model::SftInit)?;
+    let reference = Measured { kl: 0.0, ..measured("frontier: reference", Model::SftInit.key(), &start)? };
+    let best = |&n: &usize| -> Result<(usize, Measured)> {
+        let episodes = best_of(run, &start, n, &frozen.reward_model, prompts)?;
+        let scores: Vec<f64> = run.scores(&frozen.reward_model, &episodes)?.into_iter().map(f64::from).collect();
+        Ok((n, Measured { name: format!("best of {n}"), kl: 0.0, proxy: mean(&scores), gold: gold(&episodes)? }))
+    };
+    let best = run.config.evaluate.best_of_n.iter().map(best).collect::<Result<Vec<_>>>()?;
+    Frontier::of(prompts.len(), run.config.kl_budget(), &reference, runs, best).map(Some)
+}
+
 impl RewardResults {
     /// The line that a person reads.
     pub(crate) fn line(&self) -> String {
@@ -334,12 +376,11 @@ fn ppo_results(
     policy: &Decoder,
     frozen: &Frozen,
 ) -> Result<PpoResults> {
-    let scored = Sampled::of(episodes.to_vec()).score(&|_| Ok(scores.to_vec()))?;
-    let compared = scored.compare(policy, &frozen.reference, 1.0, run.config.model.micro_tokens)?;
+    let kl = run.kl(policy, episodes, scores, frozen)?;
     let scores: Vec<f64> = scores.iter().copied().map(f64::from).collect();
     let journal = run.dir.path().join(model.artefact().unwrap_or_default()).join("metrics.jsonl");
     Ok(PpoResults {
-        kl: mean(&compared.kl()),
+        kl,
         score: mean(&scores),
         ratio_first_minibatch: largest_deviation(&journal)?,
         mean_tokens: Lengths::of(episodes).mean_tokens,
@@ -387,6 +428,7 @@ impl Results {
                 p.kl, p.score, p.mean_tokens, p.ratio_first_minibatch
             ));
         }
+        lines.extend(self.frontier.iter().flat_map(Frontier::lines));
         let tax: Vec<String> = self.alignment_tax.iter().map(|(name, p)| format!("{name} {p:.3}")).collect();
         lines.push(format!("{:>22}  {}", "perplexity", tax.join("  ")));
         let seconds: Vec<String> = self.seconds.iter().map(|(name, s)| format!("{name} {s:.0}")).collect();

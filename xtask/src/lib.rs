@@ -22,6 +22,7 @@ mod compare;
 pub mod config;
 mod embedded;
 mod evaluate;
+mod frontier;
 mod inputs;
 mod listener;
 pub mod machine;

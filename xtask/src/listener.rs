@@ -1,7 +1,6 @@
 //! The listener of every training loop: journals, phase times, progress, checkpoints, interruption.
 
 use crate::{progress::Progress, terminal::say};
-use anyhow::Context;
 use instruct_runs::{Artefact, Checkpoint, Edge, Error, Event, Flow, Recorder, Saved};
 use std::{
     collections::BTreeMap,
@@ -34,18 +33,7 @@ pub(crate) struct StageListener {
     /// Steps done, when phases of the next are timed.
     step: u64,
     phases: BTreeMap<&'static str, Instant>,
-    best: Option<Best>,
 }
-
-/// The most that a metric has been at a checkpoint of the schedule, and what it is now.
-struct Best {
-    metric: &'static str,
-    so_far: f64,
-    now: f64,
-}
-
-/// The name of the checkpoint at which a stage's criterion was highest.
-const BEST: &str = "best";
 
 /// Writes a candidate: given the artefact, the candidate's name, the steps done and the state.
 pub(crate) type OnCandidate<'a, S> = dyn FnMut(&mut Artefact, &str, u64, &S) -> anyhow::Result<()> + 'a;
@@ -58,26 +46,7 @@ impl StageListener {
         artefact.passed_over().iter().for_each(|damaged| say(&format!("warning: {damaged}")));
         let step = artefact.checkpoint().map_or(0, |checkpoint| checkpoint.step);
         let recorder = Recorder::new(artefact, every, state)?;
-        Ok(StageListener {
-            recorder,
-            progress: Progress::new(&label, "steps"),
-            step,
-            phases: BTreeMap::new(),
-            best: None,
-        })
-    }
-
-    /// Keeps, as the candidate `best`, the model at the checkpoint of the schedule where `metric` was
-    /// highest. What it was before this process is read from the journal, which is cut to where the stage
-    /// continues: nothing more needs saving.
-    pub(crate) fn keep_best(&mut self, metric: &'static str) -> anyhow::Result<()> {
-        let path = self.recorder.artefact().folder().join("metrics.jsonl");
-        let journal = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let rows = journal.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let scheduled = rows.filter(|row| row["step"].as_u64().is_some_and(|step| self.recorder.is_due(step)));
-        let so_far = scheduled.filter_map(|row| row[metric].as_f64()).fold(f64::NEG_INFINITY, f64::max);
-        self.best = Some(Best { metric, so_far, now: f64::NEG_INFINITY });
-        Ok(())
+        Ok(StageListener { recorder, progress: Progress::new(&label, "steps"), step, phases: BTreeMap::new() })
     }
 
     /// Handles one event of a stage. `on_candidate` writes the models to choose from.
@@ -93,8 +62,7 @@ impl StageListener {
                 write(on_candidate, self.recorder.artefact(), name, step, state)?;
             }
             Event::Warning { step, message } => self.progress.line(&format!("warning at step {step}: {message}")),
-            Event::Boundary { step, state } => self.keep_if_best(step, state, on_candidate)?,
-            Event::Evaluation { .. } | Event::Sample { .. } => {}
+            Event::Evaluation { .. } | Event::Sample { .. } | Event::Boundary { .. } => {}
         }
         self.recorder.record(&event, INTERRUPTED.load(Ordering::SeqCst))
     }
@@ -115,25 +83,7 @@ impl StageListener {
         let value = |name: &str| metrics.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
         let shown = SHOWN.iter().filter_map(|(name, label)| Some(format!("{label} {:.3}", value(name)?)));
         self.progress.step(step, total, &shown.collect::<Vec<_>>().join("  "));
-        if let Some(best) = &mut self.best {
-            best.now = value(best.metric).unwrap_or(f64::NEG_INFINITY);
-        }
         self.step = step;
-    }
-
-    /// Before the checkpoint: a process that dies between the two comes here once more.
-    fn keep_if_best<S: Saved>(
-        &mut self,
-        step: u64,
-        state: &S,
-        on_candidate: &mut OnCandidate<'_, S>,
-    ) -> Result<(), Error> {
-        let due = self.recorder.is_due(step);
-        if let Some(best) = self.best.as_mut().filter(|best| due && best.now > best.so_far) {
-            best.so_far = best.now;
-            write(on_candidate, self.recorder.artefact(), BEST, step, state)?;
-        }
-        Ok(())
     }
 
     /// The error that stopped a stage of the run in this folder, with the checkpoint that is left and the

@@ -5,7 +5,9 @@
 //! folder, and no stage holds more models than its own.
 
 use crate::{
+    compare::mean,
     config::{Config, Precision},
+    frontier::choose,
     listener::{INTERRUPTED, OnCandidate, StageListener},
     models::Model,
     prepare::{Base, Material, PromptIds, available, open_decoder},
@@ -194,8 +196,7 @@ impl Run<'_> {
         if artefact.model().is_some() {
             return Ok(());
         }
-        let prompts = &self.material.prompts.validation;
-        let prompts = &prompts[..prompts.len().min(self.config.evaluate.selection_prompts)];
+        let prompts = self.selection_prompts();
         let reward_model = self.open_reward_model()?;
         let selection = instruct_eval::select(candidates, |candidate| -> Result<Vec<f64>> {
             let what = format!("selection, {}", candidate.name);
@@ -266,15 +267,14 @@ impl Run<'_> {
             stop: self.base.renderer.stops().clone(),
             compute: self.compute(),
         };
-        listener.keep_best("objective/rlhf_reward")?;
-        let mut best = |artefact: &mut Artefact, name: &str, step: u64, state: &ppo::State| -> Result<()> {
+        let mut keep = |artefact: &mut Artefact, name: &str, step: u64, state: &ppo::State| -> Result<()> {
             artefact.commit_named(name, step, |folder| Ok(self.save_policy(&state.policy, folder)?))?;
             Ok(())
         };
-        let trained = ppo::train(&mut state, &task, &plan, &mut |event| listener.handle(event, &mut best));
+        let trained = ppo::train(&mut state, &task, &plan, &mut |event| listener.handle(event, &mut keep));
         trained.map_err(|error| listener.stopped(self.dir.path(), error))?;
         let artefact = self.finished(listener, state.iteration, plan.iterations())?;
-        kernels::give_freed_memory_back(|| self.export(artefact, state))
+        kernels::give_freed_memory_back(|| self.export(artefact, state, frozen))
     }
 
     /// The policy that PPO starts from, and a value model where the plan wants one of its own.
@@ -289,17 +289,72 @@ impl Run<'_> {
         }
     }
 
-    /// Writes the last policy, and the averaged one where there is an average. Moments and value model go
-    /// first: nothing here needs them.
-    fn export(&self, mut artefact: Artefact, state: ppo::State) -> Result<()> {
+    /// Writes the chosen candidate, or the last policy where none is kept, and the averaged one where there is an
+    /// average. Moments and value model go first: nothing here needs them.
+    fn export(&self, mut artefact: Artefact, state: ppo::State, frozen: &Frozen) -> Result<()> {
         let ppo::State { policy, ema, iteration, .. } = state;
-        let raw = policy.with_head(HeadKind::LanguageModel, self.config.seed)?;
+        let last = policy.with_head(HeadKind::LanguageModel, self.config.seed)?;
         if let Some(ema) = ema {
             ema.copy_into(policy.params())?;
             artefact.commit_named(EMA, iteration, |folder| Ok(self.save_policy(&policy, folder)?))?;
         }
-        artefact.finish(iteration, |folder| Ok(self.save(&raw, folder)?))?;
+        drop(policy);
+        let model = if self.config.ppo.candidates > 0 {
+            drop(last);
+            self.chosen_candidate(&artefact, frozen)?
+        } else {
+            last
+        };
+        artefact.finish(iteration, |folder| Ok(self.save(&model, folder)?))?;
         Ok(())
+    }
+
+    /// The candidate whose answers to validation prompts the reward model scores highest, within the budget of KL.
+    fn chosen_candidate(&self, artefact: &Artefact, frozen: &Frozen) -> Result<Decoder> {
+        let run = artefact.folder().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let names = self.config.ppo.candidate_names();
+        let mut points = Vec::with_capacity(names.len());
+        for name in &names {
+            let candidate = self.open_candidate(artefact, name)?;
+            let Answered { kl, score, .. } = self.answered(&format!("{run}, {name}"), &candidate, frozen)?;
+            points.push((kl, score));
+        }
+        let chosen = choose(&points, self.config.kl_budget());
+        let rows = names.iter().zip(&points).enumerate().map(|(i, (name, (kl, score)))| {
+            serde_json::json!({ "candidate": name, "kl": kl, "mean_score": score, "chosen": i == chosen })
+        });
+        self.dir.write_json(&format!("eval/{run}-selection.json"), &rows.collect::<Vec<_>>())?;
+        self.open_candidate(artefact, &names[chosen])
+    }
+
+    /// Opens a policy that was kept on the way.
+    pub(crate) fn open_candidate(&self, artefact: &Artefact, name: &str) -> Result<Decoder> {
+        let folder = artefact.named(name)?.with_context(|| {
+            format!("{}: {name} is missing; was it trained with other `ppo.candidates`?", artefact.folder().display())
+        })?;
+        self.open(&folder)
+    }
+
+    /// Answers to the validation prompts on which candidates are compared, with what frozen models say of them.
+    pub(crate) fn answered(&self, what: &str, model: &Decoder, frozen: &Frozen) -> Result<Answered> {
+        let episodes = self.episodes(what, model, self.selection_prompts(), "selection")?;
+        let scores = self.scores(&frozen.reward_model, &episodes)?;
+        let kl = self.kl(model, &episodes, &scores, frozen)?;
+        let score = mean(&scores.into_iter().map(f64::from).collect::<Vec<f64>>());
+        Ok(Answered { episodes, kl, score })
+    }
+
+    /// Mean KL of a model's own answers to the reference, in nats.
+    pub(crate) fn kl(&self, model: &Decoder, episodes: &[Episode], scores: &[f32], frozen: &Frozen) -> Result<f64> {
+        let scored = Sampled::of(episodes.to_vec()).score(&|_| Ok(scores.to_vec()))?;
+        let compared = scored.compare(model, &frozen.reference, 1.0, self.config.model.micro_tokens)?;
+        Ok(mean(&compared.kl()))
+    }
+
+    /// The validation prompts on which candidates are compared.
+    pub(crate) fn selection_prompts(&self) -> &[PromptIds] {
+        let prompts = &self.material.prompts.validation;
+        &prompts[..prompts.len().min(self.config.evaluate.selection_prompts)]
     }
 
     /// One completion per prompt at temperature 1; prompt `i` takes the same draws whatever model
@@ -479,6 +534,15 @@ pub(crate) struct Frozen {
     /// The policy before its first update.
     pub(crate) reference: Decoder,
     pub(crate) reward_model: Decoder,
+}
+
+/// What a model answered, and what frozen models say of that.
+pub(crate) struct Answered {
+    pub(crate) episodes: Vec<Episode>,
+    /// Mean KL to the reference, nats per answer.
+    pub(crate) kl: f64,
+    /// Mean score of the reward model.
+    pub(crate) score: f64,
 }
 
 /// Where the wall-clock seconds of each stage are kept.

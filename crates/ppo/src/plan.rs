@@ -51,6 +51,8 @@ pub struct Plan {
     pub ptx_examples: usize,
     /// Decay of the averaged policy per optimizer step; 0 keeps no average.
     pub ema: f64,
+    /// Policies kept as candidates, evenly spaced over the iterations, the last one among them; 0 keeps none.
+    pub candidates: u64,
     /// Adam's constants, for policy and critic.
     pub adam: AdamConfig,
     /// When to stop, or to warn.
@@ -159,6 +161,7 @@ impl Plan {
             gamma_ptx: 27.8,
             ptx_examples: 8,
             ema: 0.992,
+            candidates: 0,
             adam: AdamConfig::default(),
             guards: Guards::default(),
         }
@@ -207,6 +210,18 @@ impl Plan {
         self.episodes.div_ceil(self.batch.max(1) as u64)
     }
 
+    /// The name of the policy after so many iterations, where it is a candidate.
+    pub fn candidate(&self, iteration: u64) -> Option<String> {
+        let kept = |done: u64| done.saturating_mul(self.candidates) / self.iterations().max(1);
+        let is_one = iteration > 0 && kept(iteration) > kept(iteration - 1);
+        is_one.then(|| format!("iteration-{iteration:04}"))
+    }
+
+    /// The names of all candidates, in order.
+    pub fn candidate_names(&self) -> Vec<String> {
+        (1..=self.iterations()).filter_map(|iteration| self.candidate(iteration)).collect()
+    }
+
     /// Optimizer steps per iteration.
     pub fn steps_per_iteration(&self) -> usize {
         self.inner_epochs * (self.batch / self.minibatch.max(1))
@@ -241,6 +256,7 @@ impl Plan {
             (self.gamma_ptx >= 0.0, "`gamma-ptx` must not be negative"),
             (self.gamma_ptx == 0.0 || self.ptx_examples > 0, "`gamma-ptx` is set but `ptx-examples` is 0"),
             ((0.0..1.0).contains(&self.ema), "`ema` must lie in 0..1"),
+            (self.candidates <= self.iterations(), "`candidates` are more than there are iterations"),
             (beta >= 0.0 && beta.is_finite(), "the price per nat in `kl` must be a number, not below 0"),
             (adaptive, "`kl.target` and `kl.horizon` must be above 0"),
             (coefficient > 0.0 && coefficient.is_finite(), "`critic.coefficient` must be above 0"),
@@ -270,6 +286,7 @@ mod tests {
         }
         let plan = || Plan::preset(Preset::InstructGpt);
         check(Plan { batch: 100, ..plan() }, "`minibatch`");
+        check(Plan { candidates: 501, ..plan() }, "`candidates`");
         check(Plan { policy_lr: f64::INFINITY, ..plan() }, "`policy-lr`");
         check(Plan { critic: Critic::Separate { lr: -1.0, coefficient: 1.0 }, ..plan() }, "`critic.lr`");
         check(Plan { critic: Critic::Head { coefficient: f64::NAN }, ..plan() }, "`critic.coefficient`");
@@ -283,6 +300,21 @@ mod tests {
     fn instructgpt_takes_eight_steps_an_iteration() {
         let plan = Plan::preset(Preset::InstructGpt);
         assert_eq!((plan.iterations(), plan.steps_per_iteration()), (500, 8));
+    }
+
+    #[test]
+    fn candidates_are_evenly_spaced_and_the_last_is_one() {
+        #[track_caller]
+        fn check(iterations: u64, candidates: u64, want: &[u64]) {
+            let plan = Plan { episodes: iterations * 8, batch: 8, candidates, ..Plan::preset(Preset::InstructGpt) };
+            let want: Vec<String> = want.iter().map(|iteration| format!("iteration-{iteration:04}")).collect();
+            assert_eq!(plan.candidate_names(), want);
+        }
+        check(10, 0, &[]);
+        check(10, 1, &[10]);
+        check(10, 2, &[5, 10]);
+        check(10, 3, &[4, 7, 10]);
+        check(3, 3, &[1, 2, 3]);
     }
 
     #[test]

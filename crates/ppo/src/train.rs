@@ -122,6 +122,9 @@ pub fn train(state: &mut State, task: &Task<'_>, plan: &Plan, on: &mut Listener<
             let _ = on(Event::Warning { step, message: &message })?;
         }
         let _ = on(Event::Step { step, total, metrics: &metrics.entries() })?;
+        if let Some(name) = plan.candidate(step) {
+            let _ = on(Event::Candidate { name: &name, step, state })?;
+        }
         if on(Event::Boundary { step: state.iteration, state })? == Flow::Stop {
             break;
         }

@@ -51,20 +51,21 @@ fn killed_runs_end_with_the_same_bytes() {
         assert!(killed[name] == *bytes, "{name} differs");
     }
     assert!(whole.keys().any(|name| name.ends_with("ppo-ptx/model/model.safetensors")));
-    the_best_is_kept(&folder.path().join("whole/ppo-ptx"));
+    the_chosen_candidate_is_the_result(&folder.path().join("whole"));
 }
 
-/// Of the checkpoints of the schedule (every second step) the one whose iteration earned most is `best`.
-fn the_best_is_kept(artefact: &Path) {
-    let read = |name: &str| fs::read_to_string(artefact.join(name)).unwrap();
-    let rows = read("metrics.jsonl");
-    let rows = rows.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let scheduled = rows.map(|row| (row["objective/rlhf_reward"].as_f64().unwrap(), row["step"].as_u64().unwrap()));
-    let scheduled: Vec<_> = scheduled.filter(|(_, step)| step.is_multiple_of(2)).collect();
-    assert_eq!(scheduled.len(), 2, "{scheduled:?}");
-    let (_, step) = scheduled.iter().max_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
-    let manifest: serde_json::Value = serde_json::from_str(&read("checkpoints/best/manifest.json")).unwrap();
-    assert_eq!(manifest["step"].as_u64(), Some(*step), "{scheduled:?}");
+/// Of the candidates, evenly spaced, the one that scored most on validation prompts is the run's model.
+fn the_chosen_candidate_is_the_result(run: &Path) {
+    let rows = fs::read_to_string(run.join("eval/ppo-ptx-selection.json")).unwrap();
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&rows).unwrap();
+    let score = |row: &serde_json::Value| row["mean_score"].as_f64().unwrap();
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    let chosen = rows.iter().find(|row| row["chosen"] == true).unwrap();
+    assert!(rows.iter().all(|row| score(row) <= score(chosen)), "{rows:?}");
+    let weights = |folder: String| fs::read(run.join("ppo-ptx").join(folder).join("model.safetensors")).unwrap();
+    let name = chosen["candidate"].as_str().unwrap();
+    assert!(weights(format!("checkpoints/{name}")) == weights("model".to_owned()), "{name} is not the result");
+    assert!(run.join("eval/frontier.json").is_file());
 }
 
 /// Every file of a run that does not hold wall-clock figures.
