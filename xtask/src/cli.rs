@@ -49,6 +49,9 @@ enum Command {
     /// Log-probabilities of a language model, or scores of a reward model
     #[command(after_help = commands::score::EXAMPLES)]
     Score(commands::score::Args),
+    /// Say how a run's reward model orders held-out rankings, by labeler, use case and more
+    #[command(after_help = commands::report_card::EXAMPLES)]
+    ReportCard(commands::report_card::Args),
     /// Check or split files of records
     #[command(after_help = commands::data::EXAMPLES)]
     Data(commands::data::Args),
@@ -106,6 +109,7 @@ fn run(command: Command) -> Result<()> {
         Command::Pretrain(args) => commands::pretrain::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Score(args) => commands::score::run(&args),
+        Command::ReportCard(args) => commands::report_card::run(&args),
         Command::Data(args) => commands::data::run(&args),
         Command::Config(args) => commands::config::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),

@@ -3,7 +3,7 @@
 use crate::embedded;
 use anyhow::{Result, bail};
 use candle_core::DType;
-use instruct_data::{Date, DateError, Loss};
+use instruct_data::{Date, DateError, Loss, Overlong};
 use instruct_optim::Compute;
 use instruct_ppo as ppo;
 use instruct_reward_model as reward_model;
@@ -92,10 +92,13 @@ pub struct ModelConfig {
     pub base: String,
     /// Text around a prompt, with `{prompt}` where it goes; empty uses the model's chat template.
     pub template: String,
-    /// Longest prompt, in tokens; longer records are dropped and counted.
+    /// Longest prompt, in tokens.
     pub max_prompt: usize,
-    /// Longest demonstration or ranked completion, in tokens; longer records are dropped and counted.
+    /// Longest demonstration or ranked completion, in tokens.
     pub max_completion: usize,
+    /// What happens to a record that is longer: `drop` leaves it out and counts it, `cut-prompt` cuts a prompt that is
+    /// plain text at newlines until it fits, as Stiennon et al. 2020 do, and drops the rest, `refuse` ends the run.
+    pub overlong: Overlong,
     /// The day that chat templates are told which write today's date, as `2024-07-26`; empty takes the day that the
     /// base's folder names, else that one. No clock is read, so that prompts are the same tomorrow, and exported
     /// models name their day.
@@ -133,6 +136,9 @@ pub struct DataConfig {
     pub rankings: Vec<String>,
     /// Files of prompts for reinforcement learning; the prompts of the other two are not added.
     pub prompts: Vec<String>,
+    /// Files of prompts for the final evaluation. With them the test side of `prompts` joins validation; without them
+    /// it is the evaluation's.
+    pub test_prompts: Vec<String>,
     /// Files of pretraining text for the mix.
     pub pretraining: Vec<String>,
     /// Files of held-out text for perplexity; empty splits a tenth off `pretraining`.
@@ -145,6 +151,9 @@ pub struct DataConfig {
     pub test: f64,
     /// Prompts that share this many leading characters are one prompt; 0 compares them whole.
     pub dedup_prefix: usize,
+    /// Whether records with an e-mail address or a telephone number leave training [InstructGPT, appendix A]: a first
+    /// sieve, which knows no names.
+    pub remove_personal: bool,
     /// Prompts kept per user [InstructGPT, appendix A: 200].
     pub per_user: usize,
     /// Keeps only so many records of each kind, chosen by the seed; 0 is all.
@@ -161,6 +170,7 @@ impl DataConfig {
             ("demonstrations", &self.demonstrations),
             ("rankings", &self.rankings),
             ("prompts", &self.prompts),
+            ("test-prompts", &self.test_prompts),
             ("pretraining", &self.pretraining),
             ("pretraining-held-out", &self.pretraining_held_out),
         ];
@@ -230,6 +240,7 @@ impl Default for Config {
                 template: String::new(),
                 max_prompt: 1_024,
                 max_completion: 1_024,
+                overlong: Overlong::Drop,
                 date: String::new(),
                 loss: Loss::Last,
                 micro_tokens: Compute::default().micro_tokens,
@@ -240,12 +251,14 @@ impl Default for Config {
                 demonstrations: Vec::new(),
                 rankings: Vec::new(),
                 prompts: Vec::new(),
+                test_prompts: Vec::new(),
                 pretraining: Vec::new(),
                 pretraining_held_out: Vec::new(),
                 window: 0,
                 validation: 0.1,
                 test: 0.1,
                 dedup_prefix: 0,
+                remove_personal: false,
                 per_user: 200,
                 limit: 0,
                 judge: JudgeName::None,

@@ -193,7 +193,8 @@ impl Judge {
                 state.model
             }
         };
-        let accuracy = report_card(&ranked(run, &model, &run.material.rankings)?)?.accuracy.mean;
+        let accuracy =
+            report_card(&ranked(run, &model, &run.material.rankings.iter().collect::<Vec<_>>())?)?.accuracy.mean;
         Ok(Judge::HeldOutRewardModel {
             model: Box::new(model),
             accuracy,
@@ -299,7 +300,7 @@ impl RewardResults {
 }
 
 /// A share with its interval, or that there were too few outcomes for one.
-fn percent(mean: f64, low: Option<f64>, high: Option<f64>) -> String {
+pub(crate) fn percent(mean: f64, low: Option<f64>, high: Option<f64>) -> String {
     let interval = match (low, high) {
         (Some(low), Some(high)) => format!("[{:.1}, {:.1}]", 100.0 * low, 100.0 * high),
         _ => "[too few]".to_owned(),
@@ -316,7 +317,7 @@ fn won(all: &WinRate, unseen: Option<&WinRate>) -> String {
 
 /// How a reward model orders the pairs of rankings that nothing was trained on.
 pub(crate) fn reward_results(run: &Run<'_>, reward_model: &Decoder) -> Result<RewardResults> {
-    let records = ranked(run, reward_model, &run.material.held_out_rankings)?;
+    let records = ranked(run, reward_model, &run.material.held_out_rankings.iter().collect::<Vec<_>>())?;
     let card = report_card(&records)?;
     let unseen = run.material.asked.as_ref().and_then(|asked| {
         let unseen = |record: &&Ranked| record.prompt.as_ref().is_some_and(|prompt| !asked.holds(prompt));
@@ -338,14 +339,14 @@ pub(crate) fn reward_results(run: &Run<'_>, reward_model: &Decoder) -> Result<Re
 }
 
 /// Rankings with a reward model's scores, and the gold judge's where there is one.
-fn ranked(run: &Run<'_>, reward_model: &Decoder, rankings: &[RankedGroup]) -> Result<Vec<Ranked>> {
+pub(crate) fn ranked(run: &Run<'_>, reward_model: &Decoder, rankings: &[&RankedGroup]) -> Result<Vec<Ranked>> {
     let items: Vec<Item> = rankings
         .iter()
         .flat_map(|r| r.group.completions.iter().map(|completion| Item { prompt: &r.group.prompt, completion }))
         .collect();
     let mut scores = run.scores_of("reward model's card", reward_model, &items)?.into_iter();
     let gold = run.config.data.judge == JudgeName::InstructionWorld;
-    let record = |r: &RankedGroup| {
+    let record = |r: &&RankedGroup| {
         let prompt = r.record.subject();
         let points = |&i: &usize| f64::from(instruct_world::judge(&prompt, r.record.completions[i].trim()));
         Ranked {

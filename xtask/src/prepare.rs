@@ -12,9 +12,9 @@ use crate::{
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{DType, Device};
 use instruct_data::{
-    Caps, Date, Demonstration, DemonstrationTokens, EncodeReport, Encoder, LeakCheck, Limits, Loss, Overlong,
-    PretrainText, Prompt, Ranking, Read, Record, RecordError, Renderer, Split, SplitPlan, Template, Tokenizer,
-    cap_per_user, dedup, read_reporting, sample, text_windows,
+    Caps, Date, Demonstration, DemonstrationTokens, EncodeReport, Encoder, LeakCheck, Limits, Loss, PersonalReport,
+    PretrainText, Prompt, Ranking, Read, Record, RecordError, Renderer, Side, Split, SplitPlan, Template, Tokenizer,
+    cap_per_user, dedup, read_reporting, remove_personal, sample, text_windows,
 };
 use instruct_kernels::{DeviceChoice, Path as KernelPath, bf16_unit, probe_device};
 use instruct_model::{Checkpoint, Config as Description, Decoder};
@@ -195,6 +195,7 @@ impl Material {
         let demonstrations = load::<Demonstration>(&data.demonstrations, data, &plan, embedded, &mut report)?;
         let rankings = load::<Ranking>(&data.rankings, data, &plan, embedded, &mut report)?;
         let prompts = load::<Prompt>(&data.prompts, data, &plan, embedded, &mut report)?;
+        let prompts = with_own_test(prompts, data, embedded, &mut report)?;
         let mut leaks = LeakCheck::new(data.dedup_prefix);
         leaks.add_split("demonstrations", &demonstrations);
         leaks.add_split("rankings", &rankings);
@@ -205,7 +206,8 @@ impl Material {
 
         let asked = Asked::of(data.judge, &demonstrations, &rankings, &prompts, until)?;
 
-        let encoder = Encoder { renderer: &base.renderer, caps, overlong: Overlong::Drop, loss: config.model.loss };
+        let encoder =
+            Encoder { renderer: &base.renderer, caps, overlong: config.model.overlong, loss: config.model.loss };
         let last = Encoder { loss: Loss::Last, ..encoder };
         let last_replies = match config.model.loss {
             Loss::Last => None,
@@ -339,7 +341,41 @@ fn load<T: Record>(
         records.len(),
     ));
     report.extend(account);
-    Ok(plan.split(records)?)
+    let split = plan.split(records)?;
+    if !data.remove_personal {
+        return Ok(split);
+    }
+    let (train, PersonalReport { removed, emails, phones, .. }) = remove_personal(split.train);
+    report.push(format!(
+        "{kind}: {removed} left training for what they say of people: {emails} e-mail addresses, {phones} telephone \
+         numbers"
+    ));
+    Ok(Split { train, ..split })
+}
+
+/// Puts a person's own test prompts in place of those that were split off, which join validation but for what the test
+/// prompts ask too.
+fn with_own_test(
+    prompts: Split<Prompt>,
+    data: &DataConfig,
+    embedded: &Path,
+    report: &mut Vec<String>,
+) -> Result<Split<Prompt>> {
+    if data.test_prompts.is_empty() {
+        return Ok(prompts);
+    }
+    let read = read_showing::<Prompt>(&resolve(&data.test_prompts, embedded), "test prompt");
+    let read = read.context("reading test prompts")?;
+    let mut own = LeakCheck::new(data.dedup_prefix);
+    own.add("test prompts", Side::Test, &read.records);
+    let (validation, removed) = own.clean([prompts.validation, prompts.test].concat());
+    report.push(format!(
+        "test prompts: {} read; {removed} validation prompts left, of the same person or \
+         asking the same",
+        read.records.len()
+    ));
+    report.extend(account("test prompts", &read));
+    Ok(Split { train: prompts.train, validation, test: read.records })
 }
 
 /// What a person must hear of what was read: a line for each reason for which records were left out, with

@@ -150,14 +150,27 @@ impl Run<'_> {
     }
 
     fn reward_model(&mut self, candidates: &[Candidate]) -> Result<()> {
-        let artefact = self.artefact(REWARD_MODEL)?;
+        let groups: Vec<_> = self.material.rankings.iter().map(|ranked| ranked.group.clone()).collect();
+        self.reward_model_from(candidates, REWARD_MODEL, &groups)
+    }
+
+    /// The reward model of these groups, made like the run's own, as an artefact of this name.
+    ///
+    /// Errors: the baseline was not trained; those of training.
+    pub(crate) fn reward_model_of(&mut self, name: &str, groups: &[reward_model::Group]) -> Result<Decoder> {
+        let candidates = self.sft_candidates()?;
+        self.reward_model_from(&candidates, name, groups)?;
+        self.open_artefact(name)
+    }
+
+    fn reward_model_from(&self, candidates: &[Candidate], name: &str, groups: &[reward_model::Group]) -> Result<()> {
+        let artefact = self.artefact(name)?;
         if artefact.model().is_some() {
             return Ok(());
         }
         let lowest = candidates.iter().min_by(|a, b| a.validation_loss.total_cmp(&b.validation_loss));
         let trunk = self.open(&lowest.context("the baseline has no candidate")?.folder)?;
-        let groups: Vec<_> = self.material.rankings.iter().map(|ranked| ranked.group.clone()).collect();
-        let (mut artefact, state) = self.train_reward_model(artefact, trunk, &groups, self.config.seed)?;
+        let (mut artefact, state) = self.train_reward_model(artefact, trunk, groups, self.config.seed)?;
         artefact.finish(state.step, |folder| Ok(self.save(&state.model, folder)?))?;
         Ok(())
     }

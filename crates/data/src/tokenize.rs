@@ -29,11 +29,13 @@ impl Caps {
 }
 
 /// What happens to a record that does not fit the caps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Overlong {
     /// All such records are reported and none is returned.
     Refuse,
     /// It is left out and counted.
+    #[default]
     Drop,
     /// A plain-text prompt is cut at its last newline until it fits (as \[N\] does). A prompt that never
     /// fits is left out, and so are conversations and completions that do not fit. A completion is never

@@ -7,6 +7,7 @@ pub(crate) mod generate;
 pub(crate) mod pipeline;
 pub(crate) mod plan;
 pub(crate) mod pretrain;
+pub(crate) mod report_card;
 pub(crate) mod score;
 
 use crate::terminal::say;

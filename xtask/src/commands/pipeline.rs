@@ -123,6 +123,19 @@ fn new_folder() -> PathBuf {
 
 /// One seed's run, as far as `until`; the results when it got to the evaluation.
 fn one(config: &Config, folder: &Path, start: Start, until: Until) -> Result<Option<evaluate::Results>> {
+    in_run(config, folder, start, until, |run| stages(run, until))
+}
+
+/// Opens a run folder with what is taken `until` there, says what is to be said of it, and works in it.
+///
+/// Errors: those of `work`; whatever is refused before it begins.
+pub(crate) fn in_run<T>(
+    config: &Config,
+    folder: &Path,
+    start: Start,
+    until: Until,
+    work: impl FnOnce(&mut Run<'_>) -> Result<T>,
+) -> Result<T> {
     let environment = environment(config)?;
     if folder.exists() && !folder.is_dir() {
         bail!("--run {}: this is a file; name a folder", folder.display());
@@ -156,7 +169,7 @@ fn one(config: &Config, folder: &Path, start: Start, until: Until) -> Result<Opt
         say("warning: this processor has no instructions for bf16: computing in f32");
     }
     material.report.iter().for_each(|line| say(&format!("  {line}")));
-    stages(&mut Run::new(&dir, config, &base, &material), until)
+    work(&mut Run::new(&dir, config, &base, &material))
 }
 
 fn stages(run: &mut Run<'_>, until: Until) -> Result<Option<evaluate::Results>> {

@@ -6,6 +6,7 @@ mod bad_input;
 mod commands;
 mod exports;
 mod guards;
+mod own_data;
 mod reliability;
 mod resume;
 
