@@ -206,7 +206,7 @@ pub struct EvaluateConfig {
     pub max_new_tokens: usize,
     /// Mean KL to the reference, in nats per answer, that the chosen one of `ppo.candidates` may have; 0 sets no limit.
     pub kl_budget: f64,
-    /// Whether PPO runs are evaluated at their averaged weights rather than their last ones.
+    /// Whether PPO runs are evaluated at their averaged weights rather than their last ones; without `ppo.candidates`.
     pub use_ema: bool,
 }
 
@@ -375,6 +375,10 @@ impl Config {
         check(
             !self.evaluate.use_ema || self.ppo.ema > 0.0,
             "`evaluate.use-ema` asks for averaged weights, and `ppo.ema` is 0, which keeps none; set one of them",
+        );
+        check(
+            !self.evaluate.use_ema || self.ppo.candidates == 0,
+            "`evaluate.use-ema` asks for averaged weights, and `ppo.candidates` for a choice among others; set one of them",
         );
         check(
             self.evaluate.kl_budget >= 0.0 && self.evaluate.kl_budget.is_finite(),

@@ -94,6 +94,7 @@ pub(crate) fn evaluate(run: &mut Run<'_>) -> Result<Results> {
     let mut best = |n: usize| best_of(run, &baseline, n, &frozen.reward_model, prompts);
     let comparison = panel.compare(&heard, &run.config.evaluate.best_of_n, &mut best)?;
     let samples = panel.samples(&heard);
+    drop(baseline);
     let frontier = frontier(run, &judge, &frozen)?;
     let results = |model: Model| measured.ppo.get(&model).cloned().context("both policies were examined");
     let loss = |model: Model| measured.validation_loss.get(&model).copied().context("both were examined");
@@ -101,7 +102,11 @@ pub(crate) fn evaluate(run: &mut Run<'_>) -> Result<Results> {
         seed: run.config.seed,
         judge: judge.name(),
         // What is opened: a policy without the weights that are asked for is an error.
-        evaluated_weights: if run.config.evaluate.use_ema { "ema" } else { "last" },
+        evaluated_weights: match (run.config.evaluate.use_ema, run.config.ppo.candidates) {
+            (true, _) => "ema",
+            (false, 0) => "last",
+            (false, _) => "chosen",
+        },
         sft: SftResults { validation_loss: loss(Model::Sft)?, init_validation_loss: loss(Model::SftInit)? },
         reward_model: reward_results(run, &frozen.reward_model)?,
         ppo: results(Model::PpoPtx)?,
@@ -143,8 +148,10 @@ impl Examined {
         let windows = &windows[..windows.len().min(run.config.evaluate.windows)];
         let micro_tokens = run.config.model.micro_tokens;
         let mut progress = Progress::of(&what("perplexity"), windows.len(), "windows");
-        let perplexity = perplexity(&decoder, windows, micro_tokens, &mut |done| progress.advance(done))?;
-        self.perplexity.insert(key.to_owned(), perplexity);
+        if !windows.is_empty() {
+            let perplexity = perplexity(&decoder, windows, micro_tokens, &mut |done| progress.advance(done))?;
+            self.perplexity.insert(key.to_owned(), perplexity);
+        }
         drop(progress);
         match model {
             Model::Base => {}
@@ -278,6 +285,25 @@ fn frontier(run: &Run<'_>, judge: &Judge, frozen: &Frozen) -> Result<Option<Fron
 }
 
 impl RewardResults {
+    /// Accuracy by labeler, use case, confidence and difference in length, a line each.
+    pub(crate) fn groups(&self) -> Vec<String> {
+        let card = &self.report_card;
+        let by = [
+            ("labeler", &card.by_labeler),
+            ("use case", &card.by_use_case),
+            ("confidence", &card.by_confidence),
+            ("longer by", &card.by_length_gap),
+        ];
+        let line = |(kind, name, of): (&str, &String, &Interval)| {
+            let label = format!("{kind} {name}");
+            format!("{label:>32}  {}  n = {}", percent(of.mean, of.low, of.high), of.n)
+        };
+        by.into_iter()
+            .flat_map(|(kind, groups)| groups.iter().map(move |(name, of)| (kind, name, of)))
+            .map(line)
+            .collect()
+    }
+
     /// The line that a person reads.
     pub(crate) fn line(&self) -> String {
         let ceiling = self.accuracy_ceiling.map_or(String::new(), |c| format!(", ceiling {:.1}", 100.0 * c));
@@ -431,7 +457,9 @@ impl Results {
         }
         lines.extend(self.frontier.iter().flat_map(Frontier::lines));
         let tax: Vec<String> = self.alignment_tax.iter().map(|(name, p)| format!("{name} {p:.3}")).collect();
-        lines.push(format!("{:>22}  {}", "perplexity", tax.join("  ")));
+        if !tax.is_empty() {
+            lines.push(format!("{:>22}  {}", "perplexity", tax.join("  ")));
+        }
         let seconds: Vec<String> = self.seconds.iter().map(|(name, s)| format!("{name} {s:.0}")).collect();
         let total: f64 = self.seconds.values().sum();
         lines.push(format!("{:>22}  {} = {total:.0}", "seconds", seconds.join(" + ")));

@@ -39,7 +39,8 @@ fn of_model(name: &str, path: &Path) -> Result<Vec<(String, PathBuf)>> {
         return Ok(vec![(name.to_owned(), path.to_owned())]);
     }
     let read = |path: &PathBuf| {
-        path.extension().is_some_and(|kind| ["json", "jinja", "safetensors"].iter().any(|known| kind == *known))
+        path.ends_with("merges.txt")
+            || path.extension().is_some_and(|kind| ["json", "jinja", "safetensors"].iter().any(|known| kind == *known))
     };
     let mut files = Vec::new();
     for entry in fs::read_dir(path)? {

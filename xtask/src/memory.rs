@@ -38,6 +38,8 @@ pub struct Texts<'a> {
     pub windows: &'a [Vec<u32>],
     /// The longest prompt that is answered, in tokens.
     pub longest_prompt: usize,
+    /// Prompts that candidates answer, and that the compared models answer.
+    pub answered: [usize; 2],
 }
 
 /// Every stage of the pipeline that needs to be estimated, over a decoder of this description, in order. A model is opened where it is
@@ -63,17 +65,18 @@ pub fn stages(config: &Config, model: &Description, texts: &Texts<'_>) -> Vec<St
             estimate: reward_model::memory(model, texts.rankings, &config.reward_model, micro_tokens),
         },
         Stage { name: "sft-init", estimate: tuned(&config.sft_init) },
-        Stage { name: SELECTION, estimate: selection(config, model, texts.longest_prompt) },
+        Stage { name: SELECTION, estimate: selection(config, model, texts) },
         reinforced("ppo", 0.0),
         reinforced("ppo-ptx", config.ppo.gamma_ptx),
-        Stage { name: EVALUATION, estimate: evaluation(config, model, texts.longest_prompt) },
+        Stage { name: EVALUATION, estimate: evaluation(config, model, texts) },
     ]
 }
 
 /// A candidate answers, and the reward model reads the answers.
-fn selection(config: &Config, model: &Description, prompt: usize) -> Estimate {
+fn selection(config: &Config, model: &Description, texts: &Texts<'_>) -> Estimate {
     let compute = available(config.model.precision).dtype();
-    let answers = answers(config, model, config.evaluate.selection_prompts, prompt);
+    let many = config.evaluate.selection_prompts.min(texts.answered[0]);
+    let answers = answers(config, model, many, texts.longest_prompt);
     let models = vec![
         Buffers::frozen("candidate", model, HeadKind::LanguageModel, 4).decoding(compute),
         Buffers::frozen("reward model", model, HeadKind::Score, 4),
@@ -82,7 +85,7 @@ fn selection(config: &Config, model: &Description, prompt: usize) -> Estimate {
 }
 
 /// A compared model answers; the reward model, the reference and, where one is trained, the judge read the answers.
-fn evaluation(config: &Config, model: &Description, prompt: usize) -> Estimate {
+fn evaluation(config: &Config, model: &Description, texts: &Texts<'_>) -> Estimate {
     let (compute, frozen) = (available(config.model.precision).dtype(), available(config.model.frozen).bytes() as u64);
     let mut models = vec![
         Buffers::frozen("compared", model, HeadKind::LanguageModel, 4).decoding(compute),
@@ -92,17 +95,19 @@ fn evaluation(config: &Config, model: &Description, prompt: usize) -> Estimate {
     if config.data.judge == JudgeName::None {
         models.push(Buffers::frozen("judge", model, HeadKind::Score, 4));
     }
-    Estimate { models, phases: answers(config, model, config.evaluate.prompts, prompt) }
+    let many = config.evaluate.prompts.min(texts.answered[1]);
+    Estimate { models, phases: answers(config, model, many, texts.longest_prompt) }
 }
 
 /// Sampling so many answers, and passes over them.
 fn answers(config: &Config, model: &Description, many: usize, prompt: usize) -> Vec<Phase> {
     let cap = config.answer_tokens();
     let slots = Sampling::plain([].into(), cap).slots.min(many);
-    let (compute, episode) = (available(config.model.precision).dtype(), (prompt + cap).min(model.context));
-    let tokens = (many * episode).min(config.model.micro_tokens.max(episode));
-    let compared = inferred(model, tokens, Readout::Logprob(tokens.min(many * cap), compute));
-    let scored = inferred(model, tokens, Readout::Scalar(many));
+    let episode = prompt.saturating_add(cap).min(model.context);
+    let tokens = many.saturating_mul(episode).min(config.model.micro_tokens.max(episode));
+    let compute = available(config.model.precision).dtype();
+    let compared = inferred(model, tokens, Readout::Logprob(tokens.min(many.saturating_mul(cap)), compute));
+    let scored = inferred(model, tokens, Readout::Scalar(many.min(tokens)));
     vec![sampled(model, slots, prompt, cap), Phase { name: "compare", ..compared }, Phase { name: "score", ..scored }]
 }
 
@@ -285,7 +290,13 @@ mod tests {
         let config = Config::default();
         let model = Description::tiny_gpt2(300, 64, 2, 2, 128);
         let examples = vec![sft::Example { prompt: vec![1; 20], completion: vec![1; 20] }; 40];
-        let texts = Texts { demonstrations: &examples, rankings: &[], windows: &[vec![1; 50]], longest_prompt: 30 };
+        let texts = Texts {
+            demonstrations: &examples,
+            rankings: &[],
+            windows: &[vec![1; 50]],
+            longest_prompt: 30,
+            answered: [8, 8],
+        };
         let stages = stages(&config, &model, &texts);
         let names: Vec<&str> = stages.iter().map(|stage| stage.name).collect();
         assert_eq!(names, ["sft-baseline", "reward-model", "sft-init", SELECTION, "ppo", "ppo-ptx", EVALUATION]);

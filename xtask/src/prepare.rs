@@ -12,16 +12,16 @@ use crate::{
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{DType, Device};
 use instruct_data::{
-    Caps, Date, Demonstration, DemonstrationTokens, EncodeReport, Encoder, LeakCheck, Limits, Loss, PersonalReport,
-    PretrainText, Prompt, Ranking, Read, Record, RecordError, Renderer, Side, Split, SplitPlan, Template, Tokenizer,
-    cap_per_user, dedup, read_reporting, remove_personal, sample, text_windows,
+    Caps, Date, Demonstration, DemonstrationTokens, EncodeReport, Encoder, LeakCheck, Limits, Loss, Overlong,
+    PersonalReport, PretrainText, Prompt, Ranking, Read, Record, RecordError, Renderer, Side, Split, SplitPlan,
+    Template, Tokenizer, cap_per_user, dedup, read_reporting, remove_personal, sample, text_windows,
 };
 use instruct_kernels::{DeviceChoice, Path as KernelPath, bf16_unit, probe_device};
 use instruct_model::{Checkpoint, Config as Description, Decoder};
 use instruct_reward_model::Group;
 use instruct_sft::Example;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -194,6 +194,15 @@ impl Material {
         let mut report = Vec::new();
         let demonstrations = load::<Demonstration>(&data.demonstrations, data, &plan, embedded, &mut report)?;
         let rankings = load::<Ranking>(&data.rankings, data, &plan, embedded, &mut report)?;
+        // A judge is trained on those that are held out.
+        let rankings = match data.remove_personal {
+            true => Split {
+                validation: impersonal("ranking", rankings.validation, &mut report),
+                test: impersonal("ranking", rankings.test, &mut report),
+                ..rankings
+            },
+            false => rankings,
+        };
         let prompts = load::<Prompt>(&data.prompts, data, &plan, embedded, &mut report)?;
         let prompts = with_own_test(prompts, data, embedded, &mut report)?;
         let mut leaks = LeakCheck::new(data.dedup_prefix);
@@ -236,6 +245,10 @@ impl Material {
         let demonstrations = Split { train, validation, test };
         let rankings = map(rankings, |records| groups(&encoder, records, &mut report))?;
         let prompts = map(prompts, |records| prompt_ids(&encoder, &records, &mut report))?;
+        let (demonstrations, rankings, prompts) = match config.model.overlong {
+            Overlong::CutPrompt => apart(demonstrations, rankings, prompts, &mut report),
+            Overlong::Drop | Overlong::Refuse => (demonstrations, rankings, prompts),
+        };
         let length = match data.window {
             0 => {
                 let longest =
@@ -345,12 +358,20 @@ fn load<T: Record>(
     if !data.remove_personal {
         return Ok(split);
     }
-    let (train, PersonalReport { removed, emails, phones, .. }) = remove_personal(split.train);
-    report.push(format!(
-        "{kind}: {removed} left training for what they say of people: {emails} e-mail addresses, {phones} telephone \
-         numbers"
-    ));
+    let train = impersonal(&kind, split.train, report);
     Ok(Split { train, ..split })
+}
+
+/// The records without an e-mail address or a telephone number.
+fn impersonal<T: Record>(kind: &str, records: Vec<T>, report: &mut Vec<String>) -> Vec<T> {
+    let (kept, PersonalReport { removed, emails, phones, .. }) = remove_personal(records);
+    if removed > 0 {
+        report.push(format!(
+            "{kind}: {removed} left training for what they say of people: {emails} e-mail addresses, {phones} telephone \
+             numbers"
+        ));
+    }
+    kept
 }
 
 /// Puts a person's own test prompts in place of those that were split off, which join validation but for what the test
@@ -447,6 +468,26 @@ fn clean(
     )
 }
 
+/// Removes from training what cutting made the same prompt as a held-out one.
+fn apart(
+    mut demonstrations: Split<Example>,
+    mut rankings: Split<RankedGroup>,
+    mut prompts: Split<PromptIds>,
+    report: &mut Vec<String>,
+) -> (Split<Example>, Split<RankedGroup>, Split<PromptIds>) {
+    let d = demonstrations.validation.iter().chain(&demonstrations.test).map(|of| &of.prompt);
+    let r = rankings.validation.iter().chain(&rankings.test).map(|of| &of.group.prompt);
+    let p = prompts.validation.iter().chain(&prompts.test).map(|of| &of.ids);
+    let held_out: BTreeSet<Vec<u32>> = d.chain(r).chain(p).cloned().collect();
+    let before = demonstrations.train.len() + rankings.train.len() + prompts.train.len();
+    demonstrations.train.retain(|of| !held_out.contains(&of.prompt));
+    rankings.train.retain(|of| !held_out.contains(&of.group.prompt));
+    prompts.train.retain(|of| !held_out.contains(&of.ids));
+    let removed = before - demonstrations.train.len() - rankings.train.len() - prompts.train.len();
+    report.push(format!("leak check: {removed} records left training whose prompt, as it was cut, is held out"));
+    (demonstrations, rankings, prompts)
+}
+
 fn map<T, U>(split: Split<T>, mut f: impl FnMut(Vec<T>) -> Result<Vec<U>>) -> Result<Split<U>> {
     Ok(Split { train: f(split.train)?, validation: f(split.validation)?, test: f(split.test)? })
 }
@@ -518,7 +559,11 @@ fn windows(
     let mut cut = |names: &[String]| -> Result<Vec<Vec<u32>>> {
         let read = read_showing::<PretrainText>(&resolve(names, embedded), "text")?;
         report.extend(account("pretraining text", &read));
-        let (windows, left_over) = text_windows(base.renderer.tokenizer(), &read.records, length)?;
+        let texts = match config.data.remove_personal {
+            true => impersonal("pretraining text", read.records, report),
+            false => read.records,
+        };
+        let (windows, left_over) = text_windows(base.renderer.tokenizer(), &texts, length)?;
         if left_over > 0 {
             report.push(format!("pretraining text: the last {left_over} tokens fill no window and are left out"));
         }

@@ -156,7 +156,7 @@ impl Run<'_> {
 
     /// The reward model of these groups, made like the run's own, as an artefact of this name.
     ///
-    /// Errors: the baseline was not trained; those of training.
+    /// Errors: those of training, of the baseline too where it is not there yet.
     pub(crate) fn reward_model_of(&mut self, name: &str, groups: &[reward_model::Group]) -> Result<Decoder> {
         let candidates = self.sft_candidates()?;
         self.reward_model_from(&candidates, name, groups)?;
@@ -305,7 +305,8 @@ impl Run<'_> {
     /// Writes the chosen candidate, or the last policy where none is kept, and the averaged one where there is an
     /// average. Moments and value model go first: nothing here needs them.
     fn export(&self, mut artefact: Artefact, state: ppo::State, frozen: &Frozen) -> Result<()> {
-        let ppo::State { policy, ema, iteration, .. } = state;
+        let ppo::State { policy, ema, iteration, value, policy_optimizer, value_optimizer, .. } = state;
+        drop((value, policy_optimizer, value_optimizer));
         let last = policy.with_head(HeadKind::LanguageModel, self.config.seed)?;
         if let Some(ema) = ema {
             ema.copy_into(policy.params())?;

@@ -173,7 +173,7 @@ pub fn inferred(config: &Config, tokens: usize, readout: Readout) -> Phase {
 /// pass over the prompts that fill them. The cache is freed after, so that to the allocator it is a temporary.
 pub fn sampled(config: &Config, slots: usize, prompt: usize, cap: usize) -> Phase {
     let filling = inferred(config, slots * prompt, Readout::Logits(slots));
-    let cache = cached(config, slots, (prompt + cap).min(config.context));
+    let cache = cached(config, slots, prompt.saturating_add(cap).min(config.context));
     Phase { name: "sample", temporary: cache + filling.temporary, ..filling }
 }
 

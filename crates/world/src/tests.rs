@@ -58,7 +58,7 @@ fn every_wording_of_a_request_has_one_task_and_another_request_another() {
     for kind in KINDS {
         for passage in if kind.passages.is_empty() { &[""] } else { kind.passages } {
             let mut tasks = BTreeSet::new();
-            for _ in 0..3 {
+            for _ in 0..12 {
                 // The words of all slots are drawn once, by the longest wording first.
                 let mut bound = Bindings::new();
                 let wordings: Vec<String> = kind.prompts.iter().map(|p| p.replace('@', passage)).collect();
@@ -68,7 +68,7 @@ fn every_wording_of_a_request_has_one_task_and_another_request_another() {
                 assert_eq!(found.len(), 1, "{}: {found:?}", kind.name);
                 tasks.extend(found.into_iter().flatten());
             }
-            assert!(!tasks.is_empty(), "{}", kind.name);
+            assert!(tasks.len() > 1, "{}: {tasks:?}", kind.name);
         }
     }
     assert_ne!(task("I feel sad today."), task("I feel lonely today."));

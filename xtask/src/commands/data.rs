@@ -199,7 +199,9 @@ fn leaks<T: Record>(args: &LeaksArgs) -> Result<()> {
     let mut check = LeakCheck::new(args.dedup_prefix);
     for (side, files) in [(Side::Train, &args.train), (Side::Test, &args.test)] {
         for file in files {
-            check.add(&file.display().to_string(), side, &read::<T>(&[file], &Limits::default())?.records);
+            let read = read::<T>(&[file], &Limits::default())?;
+            account("records", &read).iter().for_each(|line| say(line));
+            check.add(&file.display().to_string(), side, &read.records);
         }
     }
     let records = check.verify()?;

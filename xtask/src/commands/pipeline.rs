@@ -252,6 +252,7 @@ pub(crate) fn estimate(
         rankings: &rankings,
         windows: &material.windows,
         longest_prompt: material.prompts.all().map(|prompt| prompt.ids.len()).max().unwrap_or(0),
+        answered: [material.prompts.validation.len(), material.prompts.test.len()],
     };
     let held = machine.held.saturating_sub(base.retained);
     Some((made(until, stages_of(config, &base.description, &texts)), Machine { held, ..machine }))

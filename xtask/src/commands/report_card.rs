@@ -28,14 +28,17 @@ pub(crate) struct Args {
     /// rankings of people whom it never met (Ouyang et al. 2022, section 5.2: 5)
     #[arg(long, default_value_t = 0)]
     folds: usize,
+    /// Continue after an interruption; what is done is never done again, so this changes nothing
+    #[arg(long)]
+    resume: bool,
 }
 
 /// One fold.
 #[derive(Serialize)]
 struct Outcome {
     fold: usize,
-    /// Training rankings of the labelers that were left out.
-    unmet: Interval,
+    /// Training rankings of the labelers that were left out; none where they hold no pair.
+    unmet: Option<Interval>,
     /// Held-out rankings of the labelers that were trained on; none where there are none.
     met: Option<Interval>,
 }
@@ -46,6 +49,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let reward_model = run.open_reward_model()?;
         let results = reward_results(run, &reward_model)?;
         print(&results.line());
+        results.groups().iter().for_each(|line| print(line));
+        let path = run.dir.write_json("eval/report-card.json", &results)?;
+        print(&format!("results: {}", path.display()));
         drop(reward_model);
         if args.folds > 0 {
             folds(run, args.folds)?;
@@ -65,7 +71,7 @@ fn folds(run: &mut Run<'_>, k: usize) -> Result<()> {
     let folds = labeler_folds(&labelers, k, run.config.seed).context("--folds")?;
     let mut results = Vec::new();
     for (number, fold) in (1..).zip(&folds) {
-        let result = one(run, number, fold, &known, &labelers)?;
+        let result = one(run, (number, k), fold, &known, &labelers)?;
         print(&result.line());
         results.push(result);
     }
@@ -75,24 +81,37 @@ fn folds(run: &mut Run<'_>, k: usize) -> Result<()> {
 }
 
 /// Trains without the labelers of a fold, and orders their rankings, and held-out ones of the others.
-fn one(run: &mut Run<'_>, fold: usize, of: &Fold, known: &[&RankedGroup], labelers: &[&str]) -> Result<Outcome> {
+fn one(
+    run: &mut Run<'_>,
+    (fold, k): (usize, usize),
+    of: &Fold,
+    known: &[&RankedGroup],
+    labelers: &[&str],
+) -> Result<Outcome> {
     let groups: Vec<_> = of.train.iter().map(|&i| known[i].group.clone()).collect();
-    let model = run.reward_model_of(&format!("labelers-{fold}"), &groups)?;
-    let accuracy =
-        |rankings: &[&RankedGroup]| -> Result<Interval> { Ok(report_card(&ranked(run, &model, rankings)?)?.accuracy) };
+    let model = run.reward_model_of(&format!("labelers-{fold}-of-{k}"), &groups)?;
+    let accuracy = |rankings: &[&RankedGroup]| -> Result<Option<Interval>> {
+        match report_card(&ranked(run, &model, rankings)?) {
+            Ok(card) => Ok(Some(card.accuracy)),
+            // Few rankings may hold no pair.
+            Err(instruct_eval::Error::Empty { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    };
     let met: BTreeSet<&str> = of.train.iter().map(|&i| labelers[i]).collect();
     let held_out = run.material.held_out_rankings.iter();
     let held_out: Vec<&RankedGroup> =
         held_out.filter(|of| of.record.labeler.as_deref().is_some_and(|name| met.contains(name))).collect();
     let unmet: Vec<&RankedGroup> = of.test.iter().map(|&i| known[i]).collect();
-    // Of few rankings none may hold a pair, and then there is no accuracy.
-    Ok(Outcome { fold, unmet: accuracy(&unmet)?, met: accuracy(&held_out).ok() })
+    Ok(Outcome { fold, unmet: accuracy(&unmet)?, met: accuracy(&held_out)? })
 }
 
 impl Outcome {
     fn line(&self) -> String {
-        let of = |interval: &Interval| percent(interval.mean, interval.low, interval.high);
-        let met = self.met.as_ref().map_or("none".to_owned(), of);
-        format!("fold {}: people it never met {}; people it was trained on {met}", self.fold, of(&self.unmet))
+        let of = |interval: &Option<Interval>| {
+            interval.as_ref().map_or("none".to_owned(), |of| percent(of.mean, of.low, of.high))
+        };
+        let (unmet, met) = (of(&self.unmet), of(&self.met));
+        format!("fold {}: people it never met {unmet}; people it was trained on {met}", self.fold)
     }
 }

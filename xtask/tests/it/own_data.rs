@@ -74,14 +74,16 @@ fn people_and_prompts_on_both_sides_are_found() {
     for (name, lines) in [
         ("train", "{\"prompt\": \"a\", \"user\": \"x\"}\n{\"prompt\": \"b\", \"user\": \"y\"}\n"),
         ("test", "{\"prompt\": \"c\", \"user\": \"z\"}\n"),
-        ("leaking", "{\"prompt\": \"d\", \"user\": \"y\"}\n"),
+        ("person", "{\"prompt\": \"d\", \"user\": \"y\"}\n"),
+        ("prompt", "{\"prompt\": \"a\", \"user\": \"z\"}\n"),
     ] {
         fs::write(folder.path().join(format!("{name}.jsonl")), lines).unwrap();
     }
     let arguments = |test| ["data", "leaks", "--kind", "prompts", "--train", "train.jsonl", "--test", test];
     let none = "3 records, and no person and no prompt is on both sides";
     check(folder.path(), &arguments("test.jsonl"), true, &[none]);
-    check(folder.path(), &arguments("leaking.jsonl"), false, &["train.jsonl:2", "leaking.jsonl:1", "y"]);
+    check(folder.path(), &arguments("person.jsonl"), false, &["train.jsonl:2", "person.jsonl:1", "user `y`"]);
+    check(folder.path(), &arguments("prompt.jsonl"), false, &["train.jsonl:1", "prompt.jsonl:1"]);
 }
 
 #[test]
@@ -119,7 +121,7 @@ fn records_that_name_people_can_be_kept_out_of_training() {
     let arguments = ["sft", "--config", "c.toml", "--dry-run", "--set", "data.remove-personal=true"];
     check(folder.path(), &arguments, true, &["left training for what they say of people", " e-mail addresses"]);
     // A prompt of lines that is too long is cut where it may be.
-    let long = format!("{{\"prompt\": \"{}\", \"completion\": \"Yes.\"}}\n", "So it is.\\n".repeat(60)).repeat(1);
+    let long = format!("{{\"prompt\": \"{}\", \"completion\": \"Yes.\"}}\n", "So it is.\\n".repeat(60));
     let mut all = fs::read_to_string(folder.path().join("d.jsonl")).unwrap();
     all.push_str(&long);
     fs::write(folder.path().join("d.jsonl"), all).unwrap();
@@ -134,7 +136,11 @@ fn reward_models_are_tried_on_people_whom_they_never_met() {
     let arguments = ["reward-model", "--config", &config, "--run", "run", "--set", "sft-baseline.epochs=1"];
     check(folder.path(), &arguments, true, &["reward model accuracy"]);
     let card = ["report-card", "--run", "run", "--folds", "2"];
-    check(folder.path(), &card, true, &["reward model accuracy", "fold 1: people it never met ", "fold 2: "]);
+    let parts = ["reward model accuracy", "use case ", "fold 1: people it never met ", "fold 2: "];
+    check(folder.path(), &card, true, &parts);
+    assert!(
+        folder.path().join("run/labelers-1-of-2").is_dir() && folder.path().join("run/eval/report-card.json").is_file()
+    );
     let folds = fs::read_to_string(folder.path().join("run/eval/labeler-folds.json")).unwrap();
     let folds: serde_json::Value = serde_json::from_str(&folds).unwrap();
     let tested: u64 = folds.as_array().unwrap().iter().map(|fold| fold["unmet"]["n"].as_u64().unwrap()).sum();
