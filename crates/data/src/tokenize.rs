@@ -282,6 +282,9 @@ fn earlier_replies(demonstration: &Demonstration) -> Vec<(Prompt, &String)> {
     replies.collect()
 }
 
+/// The ids before what is learned, and those of what is.
+type Span = (Vec<u32>, Vec<u32>);
+
 /// One pass over a piece of a data set.
 struct Run<'a> {
     encoder: &'a Encoder<'a>,
@@ -298,7 +301,7 @@ impl<'a> Run<'a> {
     }
 
     /// The spans that the template marks in the whole conversation and that fit, each behind what stands before it.
-    fn marked(&mut self, demonstration: &Demonstration) -> Result<Vec<(Vec<u32>, Vec<u32>)>, Error> {
+    fn marked(&mut self, demonstration: &Demonstration) -> Result<Vec<Span>, Error> {
         let Caps { prompt: before, completion } = self.encoder.caps;
         let conversation = demonstration.prompt.content.conversation();
         let Marked { ids, spans } = self.encoder.renderer.marked(&conversation, &demonstration.completion)?;
