@@ -28,7 +28,7 @@ pub(crate) struct Answered {
 }
 
 /// What every compared model answered, and how that was judged.
-pub(crate) struct Heard(BTreeMap<Model, Judged>);
+pub(crate) struct AllJudged(BTreeMap<Model, Judged>);
 
 struct Judged {
     answered: Answered,
@@ -71,34 +71,34 @@ impl Panel<'_> {
     /// Asks every compared model, one after the other, and the judge about its answers.
     ///
     /// Errors: those of `answer` and of the judge.
-    pub(crate) fn hear(&self, answer: &mut dyn FnMut(Model) -> Result<Answered>) -> Result<Heard> {
+    pub(crate) fn judge_all(&self, answer: &mut dyn FnMut(Model) -> Result<Answered>) -> Result<AllJudged> {
         let judged = |model: Model| {
             let answered = answer(model)?;
             let points = (self.judge)(&answered.episodes)?;
             Ok((model, Judged { answered, points }))
         };
-        Ok(Heard(Model::ALL.into_iter().map(judged).collect::<Result<_>>()?))
+        Ok(AllJudged(Model::ALL.into_iter().map(judged).collect::<Result<_>>()?))
     }
 
-    /// Compares what was heard, and the best of each `n` answers of the SFT model, which `best` gives, with that
+    /// Compares all answers, and the best of each `n` answers of the SFT model, which `best` gives, with that
     /// model's single ones.
     ///
     /// Errors: those of `best` and of the judge; answers that are not one for each prompt, or points that are no
     /// numbers.
     pub(crate) fn compare(
         &self,
-        heard: &Heard,
+        answers: &AllJudged,
         best_of_n: &[usize],
         best: &mut dyn FnMut(usize) -> Result<Vec<Episode>>,
     ) -> Result<Comparison> {
         let (mut all, mut unseen) = (BTreeMap::new(), BTreeMap::new());
         for (a, b) in COMPARISONS {
             let key = format!("{}_vs_{}", a.key(), b.key());
-            let (rate, on_unseen) = self.rates(&heard.of(a)?.points, &heard.of(b)?.points)?;
+            let (rate, on_unseen) = self.rates(&answers.of(a)?.points, &answers.of(b)?.points)?;
             all.insert(key.clone(), rate);
             unseen.extend(on_unseen.map(|rate| (key, rate)));
         }
-        let sft = &heard.of(Model::Sft)?.points;
+        let sft = &answers.of(Model::Sft)?.points;
         let best_of = |&n: &usize| {
             let episodes = best(n)?;
             let (win_rate_vs_sft, win_rate_vs_sft_unseen) = self.rates(&(self.judge)(&episodes)?, sft)?;
@@ -108,9 +108,9 @@ impl Panel<'_> {
         Ok(Comparison {
             win_rate: all,
             win_rate_unseen: unseen,
-            judge_mean: heard.by_key(|judged| mean(&judged.points)),
-            answers: heard.by_key(|judged| Lengths::of(&judged.answered.episodes)),
-            judge_correlation: heard.correlation()?,
+            judge_mean: answers.by_key(|judged| mean(&judged.points)),
+            answers: answers.by_key(|judged| Lengths::of(&judged.answered.episodes)),
+            judge_correlation: answers.correlation()?,
             best_of_n: best_of_n.iter().map(best_of).collect::<Result<_>>()?,
         })
     }
@@ -128,20 +128,20 @@ impl Panel<'_> {
     }
 
     /// A table for people to read: every prompt with every model's answer and points.
-    pub(crate) fn samples(&self, heard: &Heard) -> Vec<serde_json::Value> {
+    pub(crate) fn samples(&self, answers: &AllJudged) -> Vec<serde_json::Value> {
         let row = |(i, prompt): (usize, &PromptIds)| {
             let of = |(model, judged): (&Model, &Judged)| {
                 let text = judged.answered.episodes[i].text.trim();
                 (model.key().to_owned(), serde_json::json!({ "text": text, "points": judged.points[i] }))
             };
-            let answers: serde_json::Map<String, serde_json::Value> = heard.0.iter().map(of).collect();
+            let answers: serde_json::Map<String, serde_json::Value> = answers.0.iter().map(of).collect();
             serde_json::json!({ "prompt": prompt.text, "use_case": prompt.use_case, "answers": answers })
         };
         self.prompts.iter().enumerate().map(row).collect()
     }
 }
 
-impl Heard {
+impl AllJudged {
     fn of(&self, model: Model) -> Result<&Judged> {
         self.0.get(&model).with_context(|| format!("{} was not asked", model.key()))
     }
@@ -224,10 +224,10 @@ mod tests {
         let judge = |episodes: &[Episode]| Ok(episodes.iter().map(digit).collect());
         let unseen = knows_tasks.then(|| (0..10).map(|i| UNSEEN.contains(&i)).collect());
         let panel = Panel { prompts: &prompts, unseen, judge: &judge };
-        let heard = panel.hear(&mut script).unwrap();
+        let all = panel.judge_all(&mut script).unwrap();
         let mut best =
             |n: usize| Ok(if n == 2 { episodes("3333333333", 9, 30) } else { episodes("5555555555", 3, 40) });
-        (panel.compare(&heard, &[2, 8], &mut best).unwrap(), panel.samples(&heard))
+        (panel.compare(&all, &[2, 8], &mut best).unwrap(), panel.samples(&all))
     }
 
     /// Two models that change places, anywhere from the script to the key, change a number in each of their rows.

@@ -86,14 +86,14 @@ pub(crate) fn evaluate(run: &mut Run<'_>) -> Result<Results> {
     let judged = |episodes: &[Episode]| judge.points(run, prompts, episodes);
     let panel = Panel { prompts, unseen, judge: &judged };
     let mut measured = Examined::default();
-    let heard = panel.hear(&mut |model| {
+    let all = panel.judge_all(&mut |model| {
         run.stop_if_interrupted()?;
         measured.examine(run, model, prompts, &frozen)
     })?;
     let baseline = run.open_compared(Model::Sft)?;
     let mut best = |n: usize| best_of(run, &baseline, n, &frozen.reward_model, prompts);
-    let comparison = panel.compare(&heard, &run.config.evaluate.best_of_n, &mut best)?;
-    let samples = panel.samples(&heard);
+    let comparison = panel.compare(&all, &run.config.evaluate.best_of_n, &mut best)?;
+    let samples = panel.samples(&all);
     drop(baseline);
     let frontier = frontier(run, &judge, &frozen)?;
     let results = |model: Model| measured.ppo.get(&model).cloned().context("both policies were examined");

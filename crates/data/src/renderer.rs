@@ -30,7 +30,9 @@ pub struct Renderer {
 
 /// What a template marks as the model's.
 pub(crate) struct Marked {
-    /// The whole conversation.
+    /// The whole conversation as it is written.
+    pub(crate) text: String,
+    /// Its ids.
     pub(crate) ids: Vec<u32>,
     /// Where the spans stand in it, each with a token at least and one before it.
     pub(crate) spans: Vec<Range<usize>>,
@@ -108,8 +110,8 @@ impl Renderer {
     /// `apply_chat_template` gives these ids.
     pub fn exported(&self) -> Tokenizer {
         let template = self.template.source(&self.tokenizer);
-        let told = self.template.date();
-        self.tokenizer.clone().with_chat_template(Some(template)).with_date(told).with_stops(&self.stops)
+        let day = self.template.date();
+        self.tokenizer.clone().with_chat_template(Some(template)).with_date(day).with_stops(&self.stops)
     }
 
     /// A conversation that the model is to answer. A plain template's prompt begins with BOS where the tokenizer
@@ -151,8 +153,8 @@ impl Renderer {
             let end = token_at(last).map_or(ids.len(), |token| token + 1);
             (begin < end).then_some(begin..end)
         };
-        let spans = spans.into_iter().filter_map(cut).collect();
-        Ok(Marked { ids, spans })
+        let spans: Vec<Range<usize>> = spans.into_iter().filter_map(cut).collect();
+        Ok(Marked { text, ids, spans })
     }
 
     /// The ids of the last `length` bytes.
@@ -241,9 +243,9 @@ impl Asked<'_> {
         &self.ids
     }
 
-    /// Whether the template wrote these words.
-    pub(crate) fn writes(&self, words: &str) -> bool {
-        self.text.contains(words.trim())
+    /// What the template wrote.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
     }
 
     /// The ids of a completion; the last is a stop id.

@@ -282,6 +282,11 @@ fn earlier_replies(demonstration: &Demonstration) -> Vec<(Prompt, &String)> {
     replies.collect()
 }
 
+/// Whether some of these words are not in the text.
+fn lacks(text: &str, words: &[String]) -> bool {
+    words.iter().any(|words| !text.contains(words.trim()))
+}
+
 /// The ids before what is learned, and those of what is.
 type Span = (Vec<u32>, Vec<u32>);
 
@@ -304,7 +309,9 @@ impl<'a> Run<'a> {
     fn marked(&mut self, demonstration: &Demonstration) -> Result<Vec<Span>, Error> {
         let Caps { prompt: before, completion } = self.encoder.caps;
         let conversation = demonstration.prompt.content.conversation();
-        let Marked { ids, spans } = self.encoder.renderer.marked(&conversation, &demonstration.completion)?;
+        let other = self.other_words(&conversation);
+        let Marked { text, ids, spans } = self.encoder.renderer.marked(&conversation, &demonstration.completion)?;
+        self.unwritten |= lacks(&text, &other);
         let mut fitting = Vec::new();
         for span in spans {
             let (count, tokens, limit) = if span.start > before {
@@ -324,19 +331,24 @@ impl<'a> Run<'a> {
         Ok(fitting)
     }
 
+    /// What neither the person nor the model says, which a template may leave out. Words that spell a special token are
+    /// written in pieces, so nothing is known of them.
+    fn other_words(&self, conversation: &Conversation) -> Vec<String> {
+        let tokenizer = self.encoder.renderer.tokenizer();
+        let other = |m: &&Message| {
+            matches!(m.role, Role::Other(_) | Role::System) && tokenizer.special_in(&m.content).is_none()
+        };
+        conversation.messages.iter().filter(other).map(|m| m.content.clone()).collect()
+    }
+
     /// The prompt, cut if need be; `None` when it does not fit.
     fn prompt(&mut self, prompt: &Prompt) -> Result<Option<Asked<'a>>, Error> {
         let field = if matches!(prompt.content, Content::Text(_)) { "prompt" } else { "messages" };
         let limit = self.encoder.caps.prompt;
         let conversation = prompt.content.conversation();
-        // Words that spell a special token are written in pieces, and a person's are in every template.
-        let tokenizer = self.encoder.renderer.tokenizer();
-        let other = |m: &&Message| {
-            matches!(m.role, Role::Other(_) | Role::System) && tokenizer.special_in(&m.content).is_none()
-        };
-        let other: Vec<String> = conversation.messages.iter().filter(other).map(|m| m.content.clone()).collect();
+        let other = self.other_words(&conversation);
         let asked = self.encoder.renderer.ask(conversation)?;
-        self.unwritten |= other.iter().any(|words| !asked.writes(words));
+        self.unwritten |= lacks(asked.text(), &other);
         let tokens = asked.ids().len();
         if tokens == 0 {
             self.report.empty_prompts += 1;

@@ -156,7 +156,7 @@ const CLAUSES: [(&str, &[&str]); 9] = [
         &["named_checkpoints_are_verified", "a_damaged_candidate_is_named_and_can_be_made_again"],
     ),
     (
-        "the last `checkpoints.keep` are kept, and of PPO the best by `objective/rlhf_reward`; an interruption adds none",
+        "the last `checkpoints.keep` are kept, and every candidate of SFT and PPO; an interruption adds none",
         &["killed_runs_end_with_the_same_bytes", "an_interrupted_run_leaves_no_other_checkpoints"],
     ),
     (

@@ -77,7 +77,7 @@ fn what_a_template_marks_is_what_transformers_masks() {
             let renderer = Renderer::new(tokenizer.clone(), template).unwrap();
             let (conversation, reply) = conversation(&case.talk);
             let mut found = vec![0; case.ids.len()];
-            let Marked { ids, spans } = renderer.marked(&conversation, reply).unwrap();
+            let Marked { ids, spans, .. } = renderer.marked(&conversation, reply).unwrap();
             assert_eq!(ids, case.ids, "{name}, {}: {:?}", case.template, case.talk);
             spans.into_iter().for_each(|span| found[span].fill(1));
             assert_eq!(found, case.mask, "{name}, {}: {:?}", case.template, case.talk);

@@ -103,7 +103,8 @@ fn equal_completions_are_counted_pair_by_pair() {
 
 #[test]
 fn messages_that_a_template_does_not_write_are_counted_once_a_record() {
-    let deaf = "{% for m in messages %}{% if m.role != 'tool' %}{{ m.content }}|{% endif %}{% endfor %}";
+    let deaf = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}|\
+        {% endgeneration %}{% elif m.role != 'tool' %}{{ m.content }}|{% endif %}{% endfor %}";
     let talk = |role: &str| {
         let turns = [(Role::User, "a"), (Role::named(role).unwrap(), "4"), (Role::Assistant, "b"), (Role::User, "c")];
         let messages = turns.into_iter().map(|(role, said)| Message::new(role, said)).collect();
@@ -112,9 +113,11 @@ fn messages_that_a_template_does_not_write_are_counted_once_a_record() {
     };
     let renderer = Renderer::new(tokenizer(), Template::chat(deaf, &tokenizer()).unwrap()).unwrap();
     let caps = Caps { prompt: 64, completion: 64 };
-    let encoder = Encoder { renderer: &renderer, caps, overlong: Overlong::Refuse, loss: Loss::All };
-    let (kept, report) = encoder.demonstrations(&[talk("tool"), talk("developer")]).unwrap();
-    assert_eq!((kept.len(), report.unwritten), (4, 1));
+    for loss in [Loss::All, Loss::Generation] {
+        let encoder = Encoder { renderer: &renderer, caps, overlong: Overlong::Refuse, loss };
+        let (kept, report) = encoder.demonstrations(&[talk("tool"), talk("developer")]).unwrap();
+        assert_eq!((kept.len(), report.unwritten), (4, 1), "{loss:?}");
+    }
 }
 
 #[test]
