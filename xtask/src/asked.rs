@@ -14,8 +14,8 @@ pub(crate) struct Asked(BTreeSet<String>);
 impl Asked {
     /// The tasks of all records that are trained on. `None` with a judge that reads no tasks.
     ///
-    /// Errors: a prompt that is to be judged on the way `until` there is not of the simulated world; its judge would give every answer to it
-    /// 0 points, and every comparison would be a tie.
+    /// Errors: a prompt that is to be judged on the way `until` there is not of the simulated world. Its judge would
+    /// give every answer to it 0 points, and every comparison would be a tie.
     pub(crate) fn of(
         judge: JudgeName,
         demonstrations: &Split<Demonstration>,

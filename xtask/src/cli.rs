@@ -52,7 +52,7 @@ enum Command {
     /// Say how a run's reward model orders held-out rankings, by labeler, use case and more
     #[command(after_help = commands::report_card::EXAMPLES)]
     ReportCard(commands::report_card::Args),
-    /// Check or split files of records
+    /// Check or split files of records, or look for what two sides share
     #[command(after_help = commands::data::EXAMPLES)]
     Data(commands::data::Args),
     /// Print every key of a configuration, or explain one

@@ -9,12 +9,12 @@ use crate::{
     models::Model,
     prepare::{PromptIds, RankedGroup},
     progress::Progress,
-    stages::{Answered as ValidationAnswers, EVALUATION, Frozen, Run},
+    stages::{EVALUATION, Frozen, Run, ValidationAnswers},
     terminal::print,
 };
 use anyhow::{Context, Result};
 use instruct_data::Record;
-use instruct_eval::{Interval, Ranked, ReportCard, Spread, WinRate, report_card};
+use instruct_eval::{Interval, Ranked, ReportCard, Spread, WinRate, best_of_n_kl, report_card};
 use instruct_model::Decoder;
 use instruct_random::Source;
 use instruct_reward_model::{Group, Item};
@@ -213,8 +213,8 @@ impl Judge {
         match self {
             Judge::InstructionWorld => "simulation: the rules of the instruction world".to_owned(),
             Judge::HeldOutRewardModel { accuracy, records, .. } => format!(
-                "a second reward model, trained from the base on {records} held-out rankings; it agrees with the other rankings on \
-                 {:.1} % of pairs",
+                "a second reward model, trained from the base on {records} held-out rankings; it agrees with the other \
+                 rankings on {:.1} % of pairs",
                 100.0 * accuracy
             ),
         }
@@ -261,7 +261,7 @@ fn frontier(run: &Run<'_>, judge: &Judge, frozen: &Frozen) -> Result<Option<Fron
     let gold = |episodes: &[Episode]| Ok::<_, anyhow::Error>(mean(&judge.points(run, prompts, episodes)?));
     let measured = |what: &str, name: &str, model: &Decoder| -> Result<Measured> {
         run.stop_if_interrupted()?;
-        let ValidationAnswers { episodes, kl, score } = run.answered(what, model, frozen)?;
+        let ValidationAnswers { episodes, kl, score } = run.validated(what, model, frozen)?;
         Ok(Measured { name: name.to_owned(), kl, proxy: score, gold: gold(&episodes)? })
     };
     let mut runs = Vec::new();
@@ -275,10 +275,11 @@ fn frontier(run: &Run<'_>, judge: &Judge, frozen: &Frozen) -> Result<Option<Fron
     }
     let start = run.open_compared(Model::SftInit)?;
     let reference = Measured { kl: 0.0, ..measured("frontier: reference", Model::SftInit.key(), &start)? };
-    let best = |&n: &usize| -> Result<(usize, Measured)> {
+    let best = |&n: &usize| -> Result<Measured> {
         let episodes = best_of(run, &start, n, &frozen.reward_model, prompts)?;
         let scores: Vec<f64> = run.scores(&frozen.reward_model, &episodes)?.into_iter().map(f64::from).collect();
-        Ok((n, Measured { name: format!("best of {n}"), kl: 0.0, proxy: mean(&scores), gold: gold(&episodes)? }))
+        let (name, kl) = (format!("best of {n}"), best_of_n_kl(n));
+        Ok(Measured { name, kl, proxy: mean(&scores), gold: gold(&episodes)? })
     };
     let best = run.config.evaluate.best_of_n.iter().map(best).collect::<Result<Vec<_>>>()?;
     Frontier::of(prompts.len(), run.config.kl_budget(), &reference, runs, best).map(Some)

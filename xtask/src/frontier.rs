@@ -3,8 +3,7 @@
 
 use anyhow::Result;
 use instruct_eval::{
-    Fit, Point, best_of_n_kl, fit_best_of_n, fit_reinforcement, frontier, over_optimisation, select_within_kl,
-    turning_point,
+    Fit, Point, fit_best_of_n, fit_reinforcement, frontier, over_optimisation, select_within_kl, turning_point,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -57,8 +56,9 @@ struct Row {
     sqrt_kl: f64,
     proxy: f64,
     gold: f64,
-    /// Whether nothing of this run that is nearer has more of the judge's points.
-    on_frontier: bool,
+    /// Of a candidate, whether none that is nearer has more of the judge's points.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_frontier: Option<bool>,
 }
 
 /// The index of the point (KL, worth) that is worth most within `budget` nats; where none is within it, of the
@@ -69,15 +69,13 @@ pub(crate) fn choose(points: &[(f64, f64)], budget: Option<f64>) -> usize {
 }
 
 impl Frontier {
-    /// `best_of_n` is measured by its n.
-    ///
     /// Errors: those of [`over_optimisation`], which lists of one length do not cause.
     pub(crate) fn of(
         prompts: usize,
         kl_budget: Option<f64>,
         reference: &Measured,
         runs: Vec<(&'static str, Vec<Measured>)>,
-        best_of_n: Vec<(usize, Measured)>,
+        best_of_n: Vec<Measured>,
     ) -> Result<Frontier> {
         let row = |of: &Measured, on_frontier| Row {
             name: of.name.clone(),
@@ -87,17 +85,15 @@ impl Frontier {
             gold: of.gold,
             on_frontier,
         };
-        let known = |(n, of): (usize, Measured)| Measured { kl: best_of_n_kl(n), ..of };
-        let sampled: Vec<Measured> = best_of_n.into_iter().map(known).collect();
         let runs =
             runs.into_iter().map(|(run, candidates)| Ok((run, candidates_of(kl_budget, reference, candidates, row)?)));
         Ok(Frontier {
             kl_budget,
             prompts,
-            reference: row(reference, true),
+            reference: row(reference, None),
             runs: runs.collect::<Result<_>>()?,
-            best_of_n_fit: fit_best_of_n(&above(reference, &points(&sampled)?)),
-            best_of_n: sampled.iter().map(|of| row(of, false)).collect(),
+            best_of_n_fit: fit_best_of_n(&above(reference, &points(&best_of_n)?)),
+            best_of_n: best_of_n.iter().map(|of| row(of, None)).collect(),
         })
     }
 
@@ -121,7 +117,7 @@ fn candidates_of(
     budget: Option<f64>,
     reference: &Measured,
     mut candidates: Vec<Measured>,
-    row: impl Fn(&Measured, bool) -> Row,
+    row: impl Fn(&Measured, Option<bool>) -> Row,
 ) -> Result<Candidates> {
     let chosen_by = |worth: fn(&Measured) -> f64, candidates: &[Measured]| {
         let points: Vec<(f64, f64)> = candidates.iter().map(|of| (of.kl, worth(of))).collect();
@@ -137,7 +133,7 @@ fn candidates_of(
         judge_choice,
         turning_point: turning_point(&points).map(|i| candidates[i].name.clone()),
         fit: fit_reinforcement(&above(reference, &points)),
-        candidates: candidates.iter().enumerate().map(|(i, of)| row(of, best.contains(&i))).collect(),
+        candidates: candidates.iter().enumerate().map(|(i, of)| row(of, Some(best.contains(&i)))).collect(),
     })
 }
 
@@ -154,6 +150,7 @@ fn above(reference: &Measured, points: &[Point]) -> Vec<Point> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use instruct_eval::best_of_n_kl;
 
     fn measured(name: &str, kl: f64, proxy: f64, gold: f64) -> Measured {
         Measured { name: name.into(), kl, proxy, gold }
@@ -173,7 +170,7 @@ mod tests {
             let run = &found.runs["ppo"];
             assert_eq!((run.chosen.as_str(), run.judge_choice.as_str()), (chosen, judge_choice));
             let rows: Vec<_> = run.candidates.iter().map(|row| (row.name.as_str(), row.on_frontier)).collect();
-            assert_eq!(rows, [("near", true), ("middle", true), ("far", false)]);
+            assert_eq!(rows, [("near", Some(true)), ("middle", Some(true)), ("far", Some(false))]);
             assert_eq!(run.turning_point.as_deref(), Some("middle"));
         }
         check(None, "far", "middle");
@@ -189,7 +186,7 @@ mod tests {
         let at = |d: f64| measured(&d.to_string(), d * d, d, 10.0 + d * (3.0 - 0.5 * d.ln()));
         let of_n = |n: usize| {
             let d = best_of_n_kl(n).sqrt();
-            (n, measured(&n.to_string(), 7.0, d, 10.0 + d * (3.0 - 0.5 * d)))
+            measured(&n.to_string(), d * d, d, 10.0 + d * (3.0 - 0.5 * d))
         };
         let reference = measured("sft", 0.0, 0.0, 10.0);
         let found =
@@ -198,7 +195,6 @@ mod tests {
             let Fit { alpha, beta } = fit.unwrap();
             assert!((alpha - 3.0).abs() < 1e-9 && (beta - 0.5).abs() < 1e-9, "{alpha} {beta}");
         }
-        assert_eq!(found.best_of_n[1].kl, best_of_n_kl(16));
         assert!(found.lines()[0].contains("chosen 2 (KL 4.00, score 2.00"), "{:?}", found.lines());
     }
 }

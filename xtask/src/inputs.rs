@@ -52,3 +52,21 @@ fn of_model(name: &str, path: &Path) -> Result<Vec<(String, PathBuf)>> {
     }
     Ok(files)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_folder_count_the_files_that_tell_of_a_model_or_its_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = ["config.json", "chat_template.jinja", "merges.txt", "model.safetensors"];
+        for name in read.iter().chain(&["README.md", "notes.txt", "training_args.bin"]) {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let found: BTreeSet<String> =
+            of_model("m/", folder.path()).unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(found, read.map(|name| format!("m/{name}")).into());
+        assert_eq!(of_model("m.gguf", Path::new("m.gguf")).unwrap(), [("m.gguf".to_owned(), "m.gguf".into())]);
+    }
+}

@@ -42,7 +42,7 @@ pub struct Texts<'a> {
     pub answered: [usize; 2],
 }
 
-/// Every stage of the pipeline that needs to be estimated, over a decoder of this description, in order. A model is opened where it is
+/// Every stage of the pipeline over a decoder of this description, in order. A model is opened where it is
 /// used and closed after, so that each stage holds its own models alone.
 pub fn stages(config: &Config, model: &Description, texts: &Texts<'_>) -> Vec<Stage> {
     let (compute, frozen) = (available(config.model.precision).dtype(), available(config.model.frozen).bytes() as u64);
@@ -283,6 +283,25 @@ mod tests {
         check_limit(&[v1, limit, usage], 1_000);
         // Version 1 writes "no limit" as a very large number.
         check_limit(&[v1, ("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "9223372036854771712"), usage], 4_500);
+    }
+
+    #[test]
+    fn the_evaluation_holds_what_its_own_cap_and_its_own_prompts_take() {
+        let model = Description::tiny_gpt2(300, 64, 2, 2, 128);
+        let peak = |answers: usize, answered: [usize; 2], judge: JudgeName| {
+            let mut config = Config::default();
+            (config.evaluate.max_new_tokens, config.data.judge) = (answers, judge);
+            let texts = Texts { longest_prompt: 30, answered, ..Texts::default() };
+            let stages = stages(&config, &model, &texts);
+            [SELECTION, EVALUATION].map(|name| stages.iter().find(|s| s.name == name).unwrap().estimate.peak())
+        };
+        let [selection, evaluation] = peak(64, [8, 8], JudgeName::InstructionWorld);
+        let [longer_selection, longer_evaluation] = peak(96, [8, 8], JudgeName::InstructionWorld);
+        assert!(longer_selection > selection && longer_evaluation > evaluation);
+        assert_eq!(peak(64, [8, 4], JudgeName::InstructionWorld)[0], selection);
+        assert!(peak(64, [8, 4], JudgeName::InstructionWorld)[1] < evaluation);
+        assert!(peak(64, [8, 8], JudgeName::None)[1] > evaluation, "a judge that is trained is a model more");
+        assert_eq!(peak(usize::MAX, [400, 400], JudgeName::None), peak(1_024, [400, 400], JudgeName::None));
     }
 
     #[test]

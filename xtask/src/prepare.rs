@@ -217,32 +217,8 @@ impl Material {
 
         let encoder =
             Encoder { renderer: &base.renderer, caps, overlong: config.model.overlong, loss: config.model.loss };
-        let last = Encoder { loss: Loss::Last, ..encoder };
-        let last_replies = match config.model.loss {
-            Loss::Last => None,
-            Loss::All | Loss::Generation => {
-                let (tokens, kept) = last.demonstrations(&demonstrations.train)?;
-                // What else there is to say of these records is said below.
-                let EncodeReport { long_prompts, long_completions, .. } = kept;
-                note(
-                    "last replies",
-                    &EncodeReport { long_prompts, long_completions, ..Default::default() },
-                    &mut report,
-                );
-                Some(tokens.into_iter().map(example).collect())
-            }
-        };
-        let Split { train, validation, test } = demonstrations;
-        let (train, learned) = examples(&encoder, &train, &mut report)?;
-        if learned.teaches_no_end() {
-            bail!(
-                "`model.loss` is `generation`, and `{{% generation %}}` of the chat template marks no token that ends a \
-                 reply, in none of the demonstrations; mark it, or set `model.loss` to `last` or `all`"
-            );
-        }
-        let (validation, test) =
-            (examples(&encoder, &validation, &mut report)?.0, examples(&encoder, &test, &mut report)?.0);
-        let demonstrations = Split { train, validation, test };
+        let last_replies = last_replies(&encoder, &demonstrations.train, &mut report)?;
+        let demonstrations = examples(&encoder, demonstrations, &mut report)?;
         let rankings = map(rankings, |records| groups(&encoder, records, &mut report))?;
         let prompts = map(prompts, |records| prompt_ids(&encoder, &records, &mut report))?;
         let (demonstrations, rankings, prompts) = match config.model.overlong {
@@ -251,9 +227,8 @@ impl Material {
         };
         let length = match data.window {
             0 => {
-                let longest =
-                    config.ppo.max_new_tokens.saturating_add(median(prompts.train.iter().map(|p| p.ids.len())));
-                longest.min(base.description.context)
+                let prompt = median(prompts.train.iter().map(|p| p.ids.len()));
+                config.ppo.max_new_tokens.saturating_add(prompt).min(base.description.context)
             }
             length => length,
         };
@@ -492,14 +467,37 @@ fn map<T, U>(split: Split<T>, mut f: impl FnMut(Vec<T>) -> Result<Vec<U>>) -> Re
     Ok(Split { train: f(split.train)?, validation: f(split.validation)?, test: f(split.test)? })
 }
 
-fn examples(
+/// The last reply of every demonstration, where training takes others too.
+fn last_replies(
     encoder: &Encoder<'_>,
     records: &[Demonstration],
     report: &mut Vec<String>,
-) -> Result<(Vec<Example>, EncodeReport)> {
-    let (tokens, kept) = encoder.demonstrations(records)?;
-    note("demonstrations", &kept, report);
-    Ok((tokens.into_iter().map(example).collect(), kept))
+) -> Result<Option<Vec<Example>>> {
+    if encoder.loss == Loss::Last {
+        return Ok(None);
+    }
+    let (tokens, kept) = Encoder { loss: Loss::Last, ..*encoder }.demonstrations(records)?;
+    // What else there is to say of these records is said where they are encoded for training.
+    let EncodeReport { long_prompts, long_completions, .. } = kept;
+    let lengths = EncodeReport { long_prompts, long_completions, ..EncodeReport::default() };
+    note("last replies", &lengths, KEYS, report);
+    Ok(Some(tokens.into_iter().map(example).collect()))
+}
+
+fn examples(encoder: &Encoder<'_>, records: Split<Demonstration>, report: &mut Vec<String>) -> Result<Split<Example>> {
+    let mut side = |records: &[Demonstration]| -> Result<(Vec<Example>, EncodeReport)> {
+        let (tokens, kept) = encoder.demonstrations(records)?;
+        note("demonstrations", &kept, KEYS, report);
+        Ok((tokens.into_iter().map(example).collect(), kept))
+    };
+    let (train, learned) = side(&records.train)?;
+    if learned.teaches_no_end() {
+        bail!(
+            "`model.loss` is `generation`, and `{{% generation %}}` of the chat template marks no token that ends a \
+             reply, in none of the demonstrations; mark it, or set `model.loss` to `last` or `all`"
+        );
+    }
+    Ok(Split { train, validation: side(&records.validation)?.0, test: side(&records.test)?.0 })
 }
 
 fn example(tokens: DemonstrationTokens) -> Example {
@@ -508,7 +506,7 @@ fn example(tokens: DemonstrationTokens) -> Example {
 
 fn groups(encoder: &Encoder<'_>, records: Vec<Ranking>, report: &mut Vec<String>) -> Result<Vec<RankedGroup>> {
     let (tokens, kept) = encoder.rankings(&records)?;
-    note("rankings", &kept, report);
+    note("rankings", &kept, KEYS, report);
     let group = |t: instruct_data::RankingTokens| RankedGroup {
         record: records[t.record].clone(),
         group: Group { prompt: t.prompt, completions: t.completions, ranks: t.ranks },
@@ -519,7 +517,7 @@ fn groups(encoder: &Encoder<'_>, records: Vec<Ranking>, report: &mut Vec<String>
 
 fn prompt_ids(encoder: &Encoder<'_>, records: &[Prompt], report: &mut Vec<String>) -> Result<Vec<PromptIds>> {
     let (tokens, kept) = encoder.prompts(records)?;
-    note("prompts", &kept, report);
+    note("prompts", &kept, KEYS, report);
     let prompt = |t: instruct_data::PromptTokens| PromptIds {
         text: records[t.record].subject(),
         use_case: records[t.record].use_case.clone().unwrap_or_else(|| "all".to_owned()),
@@ -528,18 +526,35 @@ fn prompt_ids(encoder: &Encoder<'_>, records: &[Prompt], report: &mut Vec<String
     Ok(tokens.into_iter().map(prompt).collect())
 }
 
+/// What a person sets the caps on prompts and completions with, for messages.
+#[derive(Clone, Copy)]
+pub(crate) struct CapNames {
+    pub(crate) prompt: &'static str,
+    pub(crate) completion: &'static str,
+}
+
+/// Those of a configuration.
+const KEYS: CapNames = CapNames { prompt: "`model.max-prompt`", completion: "`model.max-completion`" };
+
 /// What was left out on the way to ids, and what else only a tokenizer can tell: a line for each reason.
-pub(crate) fn note(kind: &str, kept: &EncodeReport, report: &mut Vec<String>) {
+pub(crate) fn note(kind: &str, kept: &EncodeReport, caps: CapNames, report: &mut Vec<String>) {
+    let CapNames { prompt, completion } = caps;
     let reasons = [
-        (kept.long_prompts, "left out: the prompt is longer than `model.max-prompt`"),
-        (kept.empty_prompts, "left out: the prompt has no token"),
-        (kept.long_completions, "completions left out: longer than `model.max-completion`"),
-        (kept.incomplete, "left out: too few of their completions are left"),
-        (kept.cut, "with a prompt that was cut at a newline to fit `model.max-prompt`"),
-        (kept.special_tokens, "with words that spell a special token of the model, which are encoded as words"),
-        (kept.equal_pairs, "pairs of equal completions, which are ranked and form no pair"),
-        (kept.unwritten, "with a message of which the chat template writes nothing"),
-        (kept.unended, "spans of the template that end without a token that ends a reply; no end is learned from them"),
+        (kept.long_prompts, format!("left out: the prompt is longer than {prompt}")),
+        (kept.empty_prompts, "left out: the prompt has no token".to_owned()),
+        (kept.long_completions, format!("completions left out: longer than {completion}")),
+        (kept.incomplete, "left out: too few of their completions are left".to_owned()),
+        (kept.cut, format!("with a prompt that was cut at a newline to fit {prompt}")),
+        (
+            kept.special_tokens,
+            "with words that spell a special token of the model, which are encoded as words".to_owned(),
+        ),
+        (kept.equal_pairs, "pairs of equal completions, which are ranked and form no pair".to_owned()),
+        (kept.unwritten, "with a message of which the chat template writes nothing".to_owned()),
+        (
+            kept.unended,
+            "spans of the template that end without a token that ends a reply; no end is learned from them".to_owned(),
+        ),
     ];
     let counted = reasons.into_iter().filter(|(number, _)| *number > 0);
     report.extend(counted.map(|(number, reason)| format!("{kind}: {number} {reason}")));

@@ -330,7 +330,7 @@ impl Run<'_> {
         let mut points = Vec::with_capacity(names.len());
         for name in &names {
             let candidate = self.open_candidate(artefact, name)?;
-            let Answered { kl, score, .. } = self.answered(&format!("{run}, {name}"), &candidate, frozen)?;
+            let ValidationAnswers { kl, score, .. } = self.validated(&format!("{run}, {name}"), &candidate, frozen)?;
             points.push((kl, score));
         }
         let chosen = choose(&points, self.config.kl_budget());
@@ -350,12 +350,12 @@ impl Run<'_> {
     }
 
     /// Answers to the validation prompts on which candidates are compared, with what frozen models say of them.
-    pub(crate) fn answered(&self, what: &str, model: &Decoder, frozen: &Frozen) -> Result<Answered> {
+    pub(crate) fn validated(&self, what: &str, model: &Decoder, frozen: &Frozen) -> Result<ValidationAnswers> {
         let episodes = self.episodes(what, model, self.selection_prompts(), "selection")?;
         let scores = self.scores(&frozen.reward_model, &episodes)?;
         let kl = self.kl(model, &episodes, &scores, frozen)?;
         let score = mean(&scores.into_iter().map(f64::from).collect::<Vec<f64>>());
-        Ok(Answered { episodes, kl, score })
+        Ok(ValidationAnswers { episodes, kl, score })
     }
 
     /// Mean KL of a model's own answers to the reference, in nats.
@@ -436,7 +436,10 @@ impl Run<'_> {
         // A run can be continued under another configuration than that of its training. Its last weights in place of
         // averaged ones would be reported under a wrong name.
         let averaged = self.artefact(name)?.named(EMA)?.with_context(|| {
-            format!("`evaluate.use-ema`: {name} was trained without `ppo.ema`, so it has no averaged weights; set it to false")
+            format!(
+                "`evaluate.use-ema`: {name} was trained without `ppo.ema`, so it has no averaged weights; set it to \
+                 false"
+            )
         })?;
         self.open(&averaged)
     }
@@ -550,8 +553,8 @@ pub(crate) struct Frozen {
     pub(crate) reward_model: Decoder,
 }
 
-/// What a model answered, and what frozen models say of that.
-pub(crate) struct Answered {
+/// What a model answered to validation prompts, and what frozen models say of that.
+pub(crate) struct ValidationAnswers {
     pub(crate) episodes: Vec<Episode>,
     /// Mean KL to the reference, nats per answer.
     pub(crate) kl: f64,

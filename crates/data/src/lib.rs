@@ -8,9 +8,9 @@
 //! to end ([`Packed`]), with no padding, no mask and no position to fix up.
 //!
 //! Modules import each other in one direction, which a test checks. From the bottom they are `origin`,
-//! `leak` and `error`; `bytes` and `json`, with `documents` and `array` above them; then `entry`, `record`, `shapes` and `read`; beside these
-//! `hygiene`, `personal` and `jinja` on `record`, and `tokenizer` on `bytes` with `bpe`, `gguf`, `template`,
-//! `renderer` and `tokenize` above it.
+//! `leak` and `error`; `bytes` and `json`, with `documents` and `array` above them; then `entry`, `record`,
+//! `shapes` and `read`; beside these `hygiene`, `personal` and `jinja` on `record`, and `tokenizer` on `bytes`
+//! with `bpe`, `gguf`, `template`, `renderer` and `tokenize` above it.
 //!
 //! The crate names no device and no tensor. Sources: \[IG\] Ouyang et al. 2022, \[SF\] Stiennon et al. 2020,
 //! \[N\] the "N implementation details" replications.

@@ -125,8 +125,9 @@ impl Renderer {
         Ok(Asked { renderer: self, conversation, text, ids })
     }
 
-    /// What the template marks as the model's in a conversation that ends with `completion`. As in transformers a span reaches from the token of its
-    /// first character to that of its last, so a token that reaches over the edge of a span belongs to it.
+    /// What the template marks as the model's in a conversation that ends with `completion`. As in transformers a
+    /// span reaches from the token of its first character to that of its last, so a token that reaches over the
+    /// edge of a span belongs to it.
     ///
     /// # Errors
     /// As for [`Renderer::ask`]; the template marks nothing.

@@ -143,12 +143,11 @@ impl Tokenizer {
             inner.with_post_processor(processor);
         }
         let stops: BTreeSet<u32> = settings.stops.into_iter().chain([eos]).collect();
-        // A file may list a token that ends texts as an ordinary one, or as a word of the vocabulary; people's words
-        // must not end a text, and what ends an answer is no part of it.
+        // A file may list a token that ends texts as an ordinary one; people's words must not end a text, and
+        // what ends an answer is no part of it.
         let added = inner.get_added_tokens_decoder();
-        let word = |id: &u32| inner.id_to_token(*id).map(|name| AddedToken::from(name, false));
-        let ends = stops.iter().filter_map(|id| added.get(id).cloned().or_else(|| word(id)));
-        let special: Vec<AddedToken> = ends.filter(|token| !token.special).map(|token| token.special(true)).collect();
+        let ordinary = stops.iter().filter_map(|id| added.get(id)).filter(|token| !token.special);
+        let special: Vec<AddedToken> = ordinary.map(|token| token.clone().special(true)).collect();
         inner.add_tokens(special).map_err(broken)?;
         let last = inner.get_vocab(true).into_values().max();
         let mut words = inner.clone();

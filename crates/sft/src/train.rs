@@ -113,8 +113,8 @@ pub fn steps(plan: &Plan, demonstrations: usize) -> (u64, u64) {
 /// Fine-tunes from the step that `state` has reached.
 ///
 /// Every epoch is a new order of all demonstrations and of so many pretraining windows that they
-/// make up their share. The windows come from passes over all of them, each pass newly shuffled. The weights at the end of each epoch are candidates, from which a reward
-/// model chooses.
+/// make up their share. The windows come from passes over all of them, each pass newly shuffled. The
+/// weights at the end of each epoch are candidates, from which a reward model chooses.
 ///
 /// Errors: a plan with [`Plan::problems`]; nothing to learn from; a parameter that receives no
 /// gradient on the first step; a loss, a gradient or a weight that is not finite. The last boundary's
@@ -275,7 +275,7 @@ struct Epochs<'a> {
     data: Data<'a>,
     /// Windows in an epoch.
     mixed: usize,
-    order: Passes,
+    order: Source,
     windows: Passes,
     kept: Option<(u64, Vec<Item<'a>>)>,
     /// Epochs put together so far.
@@ -285,13 +285,11 @@ struct Epochs<'a> {
 
 impl<'a> Epochs<'a> {
     fn new(data: &Data<'a>, plan: &Plan, seed: u64) -> Epochs<'a> {
-        let mixed = windows_per_epoch(plan, data.demonstrations.len());
-        let passes = |purpose, n| Passes::new(Source::new(seed, purpose), n);
         Epochs {
             data: *data,
-            mixed,
-            order: passes("sft/order", data.demonstrations.len() + mixed),
-            windows: passes("sft/windows", data.pretraining.len()),
+            mixed: windows_per_epoch(plan, data.demonstrations.len()),
+            order: Source::new(seed, "sft/order"),
+            windows: Passes::new(Source::new(seed, "sft/windows"), data.pretraining.len()),
             kept: None,
             #[cfg(test)]
             made: 0,
@@ -316,7 +314,7 @@ impl<'a> Epochs<'a> {
             None => Item::Demonstration(&demonstrations[i]),
             Some(i) => Item::Pretraining(&pretraining[windows[i]]),
         };
-        self.order.pass(epoch).iter().map(item).collect()
+        self.order.at([epoch]).permutation(demonstrations.len() + self.mixed).iter().map(item).collect()
     }
 }
 

@@ -113,8 +113,8 @@ impl World {
 }
 
 /// The task that a prompt asks for, whatever its words: the name of its kind, and what fills the slots that every
-/// phrasing of the request fills, so that two phrasings of one request have one task. A pure function of the text. `None` for a prompt that is not of
-/// this world.
+/// phrasing of the request fills, so that two phrasings of one request have one task. A pure function of the
+/// text. `None` for a prompt that is not of this world.
 ///
 /// ```
 /// use instruct_world::task;

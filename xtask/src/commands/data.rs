@@ -1,7 +1,7 @@
 //! `data check`, `data split` and `data leaks`: what files of records hold, before anything trains on them.
 
 use crate::{
-    prepare::{Wording, account, note, open_base},
+    prepare::{CapNames, Wording, account, note, open_base},
     terminal::{print, say},
 };
 use anyhow::{Context, Result, bail};
@@ -183,7 +183,7 @@ fn encoded<T: Record>(model: &Path, args: &CheckArgs, records: &[T], encode: &En
     let encoder = Encoder { renderer: &base.renderer, caps, overlong: Overlong::Drop, loss: Loss::Last };
     let (lengths, report) = encode(&encoder, records)?;
     let mut lines = Vec::new();
-    note("records", &report, &mut lines);
+    note("records", &report, CapNames { prompt: "`--max-prompt`", completion: "`--max-completion`" }, &mut lines);
     let most = |of: fn(&(usize, usize)) -> usize| lengths.iter().map(of).max().unwrap_or(0);
     let all: usize = lengths.iter().map(|(prompt, completion)| prompt + completion).sum();
     lines.push(format!(

@@ -141,19 +141,19 @@ pub(crate) fn in_run<T>(
         bail!("--run {}: this is a file; name a folder", folder.display());
     }
     let resolved = toml::to_string(config)?;
-    let open = || RunDir::open(folder, start, &resolved, &environment);
-    // A run that is continued must say at once that its configuration differs; a fresh one leaves no
+    let open = || -> Result<(RunDir, Vec<String>)> {
+        let dir = RunDir::open(folder, start, &resolved, &environment)?;
+        let other_data = dir.keep_inputs(&inputs::hashes(config)?)?;
+        Ok((dir, other_data))
+    };
+    // A run that is continued must say at once that its configuration or data differs; a fresh one leaves no
     // folder behind when what it is to read is refused.
     let resumed = if start == Start::Resume { Some(open()?) } else { None };
-    if let Some(dir) = &resumed {
-        dir.keep_inputs(&inputs::hashes(config)?)?;
-    }
     let (base, material) = prepare(config, until)?;
-    let dir = match resumed {
-        Some(dir) => dir,
+    let (dir, other_data) = match resumed {
+        Some(opened) => opened,
         None => open()?,
     };
-    let other_data = if start == Start::Resume { Vec::new() } else { dir.keep_inputs(&inputs::hashes(config)?)? };
     for difference in other_data {
         say(&format!("warning: the data differs from what this run began with: {difference}"));
     }

@@ -1,9 +1,10 @@
-//! `report-card`: how a run's reward model orders held-out rankings, and how models do that were trained without some of
-//! the labelers on the rankings of those.
+//! `report-card`: how a run's reward model orders held-out rankings, and how models that were trained without some
+//! labelers order the rankings of those.
 
 use crate::{
     config::Config,
     evaluate::{percent, ranked, reward_results},
+    listener::on_interrupt,
     prepare::RankedGroup,
     stages::Run,
     terminal::{print, say},
@@ -44,6 +45,7 @@ struct Outcome {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    on_interrupt()?;
     let config = Config::read(&args.run.join("config.toml"), &[])?;
     super::pipeline::in_run(&config, &args.run, Start::Resume, Until::RewardModel, |run| {
         let reward_model = run.open_reward_model()?;

@@ -21,7 +21,8 @@ fn every_command_shows_examples_and_no_chore_of_the_repository_is_among_them() {
         let examples = help.split("Examples:").nth(1).unwrap_or_else(|| panic!("{command} has no examples"));
         assert!((1..=3).contains(&examples.trim().lines().count()), "{command}: {examples}");
     }
-    for inner in [["data", "check"], ["data", "split"], ["config", "default"], ["config", "explain"]] {
+    for inner in [["data", "check"], ["data", "leaks"], ["data", "split"], ["config", "default"], ["config", "explain"]]
+    {
         assert!(printed(&[inner[0], inner[1], "--help"]).contains("Examples:"), "{inner:?}");
     }
     for chore in ["ci", "torture", "bench", "correctness", "reference", "fixtures", "gpu"] {

@@ -63,8 +63,7 @@ fn a_tokenizer_counts_what_no_reader_can() {
     let without = check(folder.path(), &arguments, true, &["4 records, 0 skipped"]);
     assert!(!without.contains("encoded"), "{without}");
     let with = ["--model", &base, "--template", "User: {prompt}\nAssistant:", "--max-completion", "40"];
-    let parts =
-        ["1 completions left out: longer than `model.max-completion`", "3 encoded, ", "the longest prompt has "];
+    let parts = ["1 completions left out: longer than `--max-completion`", "3 encoded, ", "the longest prompt has "];
     check(folder.path(), &[&arguments[..], &with].concat(), true, &parts);
 }
 
@@ -127,6 +126,19 @@ fn records_that_name_people_can_be_kept_out_of_training() {
     fs::write(folder.path().join("d.jsonl"), all).unwrap();
     let arguments = ["sft", "--config", "c.toml", "--dry-run", "--set", "model.overlong=cut-prompt"];
     check(folder.path(), &arguments, true, &["1 with a prompt that was cut at a newline"]);
+}
+
+#[test]
+fn prompts_that_cutting_makes_one_do_not_stand_on_two_sides() {
+    let folder = tempfile::tempdir().unwrap();
+    let line =
+        |i: usize| format!("{{\"prompt\": \"Say it.\\n{}\", \"completion\": \"Yes.\"}}\n", format!("{i} ").repeat(99));
+    fs::write(folder.path().join("d.jsonl"), (0..40).map(line).collect::<String>()).unwrap();
+    fs::write(folder.path().join("c.toml"), SFT.replace("BASE", &base())).unwrap();
+    let arguments = ["sft", "--config", "c.toml", "--dry-run", "--set", "model.overlong=cut-prompt"];
+    let parts =
+        ["records left training whose prompt, as it was cut, is held out", "nothing is left of: demonstrations"];
+    check(folder.path(), &arguments, false, &parts);
 }
 
 #[test]

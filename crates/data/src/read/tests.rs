@@ -314,6 +314,16 @@ fn limits_hold_before_memory_is_spent() {
     assert!(message.ends_with("long.txt:1: the document is longer than 80 bytes; split it"), "{message}");
 }
 
+#[test]
+fn no_limit_is_a_limit_too() {
+    let most = usize::MAX;
+    let limits = Limits { line: most, values: most, spread: most, whole: most, file: u64::MAX, ..Limits::default() };
+    for (name, bytes) in [("r.jsonl", "{\"text\":\"a\"}\n"), ("r.json", "[{\"text\":\"a\"}]"), ("r.txt", "a")] {
+        let (_folder, path) = file(name, bytes.as_bytes());
+        assert_eq!(read::<PretrainText>(&[path], &limits).unwrap().records[0].text, "a", "{name}");
+    }
+}
+
 /// One record of every shape of TRL's, next to what it means.
 #[test]
 fn shapes_of_others_become_the_houses() {
@@ -722,7 +732,9 @@ proptest! {
     #[test]
     fn repeats_are_what_comparing_all_finds(parts in proptest::collection::vec((0u8..2, 0u8..3, 0u8..3), 0..12)) {
         let records = answered(&parts);
-        prop_assert_eq!(repeats(&records, usize::MAX), slow_repeats(&records));
+        let all = slow_repeats(&records);
+        prop_assert_eq!(&repeats(&records, 2), &all[..all.len().min(2)]);
+        prop_assert_eq!(repeats(&records, usize::MAX), all);
     }
 
     /// What is written is what is read.

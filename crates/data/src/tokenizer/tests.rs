@@ -550,6 +550,9 @@ fn a_day_beside_a_template_is_read_or_refused() {
     assert_eq!(dated("2026-01-05").unwrap().date(), Some("2026-01-05".parse().unwrap()));
     assert_eq!(beside(&[]).unwrap().date(), None);
     check_says(dated("January"), &["tokenizer_config.json", "`chat_template_date`", "`January` is no day"]);
+    let number = beside(&[("tokenizer_config.json", r#"{"chat_template_date":20260105}"#)]);
+    check_says(number, &["`chat_template_date`: wants a day as text", "not 20260105"]);
+    assert_eq!(beside(&[("tokenizer_config.json", r#"{"chat_template_date":null}"#)]).unwrap().date(), None);
 }
 
 #[test]

@@ -42,8 +42,8 @@ pub enum Precision {
 /// head adds two tensors that transformers ignores. The tokenizer is not written here.
 ///
 /// # Errors
-/// The description does not hold together, or its padding begins or ends texts; a parameter is not available or has the wrong length;
-/// the folder cannot be written.
+/// The description does not hold together, or its padding begins or ends texts; a parameter is not available or
+/// has the wrong length; the folder cannot be written.
 pub fn save(
     folder: impl AsRef<Path>,
     config: &Config,
