@@ -9,6 +9,7 @@ use instruct_data::{Demonstration, Prompt, Ranking, Record, Split};
 use std::collections::BTreeSet;
 
 /// Tasks of the simulated world.
+#[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Asked(BTreeSet<String>);
 
 impl Asked {

@@ -13,7 +13,6 @@ use crate::{
     terminal::print,
 };
 use anyhow::{Context, Result};
-use instruct_data::Record;
 use instruct_eval::{Interval, Ranked, ReportCard, Spread, WinRate, best_of_n_kl, report_card};
 use instruct_model::Decoder;
 use instruct_random::Source;
@@ -374,18 +373,17 @@ pub(crate) fn ranked(run: &Run<'_>, reward_model: &Decoder, rankings: &[&RankedG
     let mut scores = run.scores_of("reward model's card", reward_model, &items)?.into_iter();
     let gold = run.config.data.judge == JudgeName::InstructionWorld;
     let record = |r: &&RankedGroup| {
-        let prompt = r.record.subject();
-        let points = |&i: &usize| f64::from(instruct_world::judge(&prompt, r.record.completions[i].trim()));
+        let points = |text: &String| f64::from(instruct_world::judge(&r.prompt, text.trim()));
         Ranked {
             scores: scores.by_ref().take(r.group.completions.len()).map(f64::from).collect(),
             ranks: r.group.ranks.clone(),
             lengths: r.group.completions.iter().map(Vec::len).collect(),
             same_as: first_alike(&r.group.completions),
-            gold: gold.then(|| r.kept.iter().map(points).collect()),
-            prompt: Some(prompt),
-            labeler: r.record.labeler.clone(),
-            use_case: r.record.prompt.use_case.clone(),
-            confidence: r.record.confidence.map(|c| c.to_string()),
+            gold: gold.then(|| r.completions.iter().map(points).collect()),
+            prompt: Some(r.prompt.clone()),
+            labeler: r.labeler.clone(),
+            use_case: r.use_case.clone(),
+            confidence: r.confidence.map(|c| c.to_string()),
         }
     };
     Ok(rankings.iter().map(record).collect())

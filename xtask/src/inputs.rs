@@ -9,16 +9,38 @@ use crate::{
 use anyhow::{Context, Result};
 use instruct_runs::sha256;
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
 
-/// The SHA-256 of every file that `config` names, by its name there: records, text, and the base, of which a folder's
-/// files count that tell of a model or a tokenizer. What is no plain file is left out: a pipe could be read but once.
-///
-/// Errors: a file that cannot be read; no room for a temporary folder.
-pub(crate) fn hashes(config: &Config) -> Result<BTreeMap<String, String>> {
+/// The files that a configuration names, which are hashed when that is first asked for.
+pub(crate) struct Inputs<'a> {
+    config: &'a Config,
+    hashes: OnceCell<BTreeMap<String, String>>,
+}
+
+impl Inputs<'_> {
+    pub(crate) fn of(config: &Config) -> Inputs<'_> {
+        Inputs { config, hashes: OnceCell::new() }
+    }
+
+    /// The SHA-256 of every file, by its name in the configuration: records, text, and the base, of which a folder's
+    /// files count that tell of a model or a tokenizer. What is no plain file is left out: a pipe could be read but
+    /// once.
+    ///
+    /// Errors: a file that cannot be read; no room for a temporary folder.
+    pub(crate) fn hashes(&self) -> Result<&BTreeMap<String, String>> {
+        if let Some(known) = self.hashes.get() {
+            return Ok(known);
+        }
+        let found = hashes(self.config)?;
+        Ok(self.hashes.get_or_init(|| found))
+    }
+}
+
+fn hashes(config: &Config) -> Result<BTreeMap<String, String>> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let unpacked = embedded::unpack(folder.path())?;
     let names: BTreeSet<String> = config.data.files().map(|(_, name)| name.clone()).collect();

@@ -24,6 +24,7 @@ mod embedded;
 mod evaluate;
 mod frontier;
 mod inputs;
+mod kept;
 mod listener;
 pub mod machine;
 pub mod memory;

@@ -5,6 +5,8 @@ use crate::{
     asked::Asked,
     config::{Config, DataConfig, DeviceName, Precision},
     embedded,
+    inputs::Inputs,
+    kept::{self, Kept},
     progress::Progress,
     terminal::say,
     until::Until,
@@ -20,6 +22,7 @@ use instruct_kernels::{DeviceChoice, Path as KernelPath, bf16_unit, probe_device
 use instruct_model::{Checkpoint, Config as Description, Decoder};
 use instruct_reward_model::Group;
 use instruct_sft::Example;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -42,6 +45,7 @@ pub struct Base {
 }
 
 /// Every data set of a run, in token ids.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Material {
     pub(crate) demonstrations: Split<Example>,
     /// The last reply of every demonstration that is trained on, where training takes others too.
@@ -58,16 +62,59 @@ pub(crate) struct Material {
     pub(crate) report: Vec<String>,
 }
 
-/// A ranking in ids, beside the record it came from.
+/// What decides how records become ids, but for the files themselves: where it and they are the same, so is the
+/// [`Material`].
+#[derive(Serialize)]
+pub(crate) struct Recipe<'a> {
+    seed: u64,
+    template: &'a str,
+    date: &'a str,
+    max_prompt: usize,
+    max_completion: usize,
+    overlong: Overlong,
+    loss: Loss,
+    data: &'a DataConfig,
+    /// Most tokens of an answer in PPO, by which windows of text are as long as its episodes.
+    max_new_tokens: usize,
+    /// The model's, in tokens.
+    context: usize,
+    until: Until,
+}
+
+impl<'a> Recipe<'a> {
+    pub(crate) fn of(config: &'a Config, model: &Description, until: Until) -> Recipe<'a> {
+        let Config { seed, data, model: words, ppo, .. } = config;
+        Recipe {
+            seed: *seed,
+            template: &words.template,
+            date: &words.date,
+            max_prompt: words.max_prompt,
+            max_completion: words.max_completion,
+            overlong: words.overlong,
+            loss: words.loss,
+            data,
+            max_new_tokens: ppo.max_new_tokens,
+            context: model.context,
+            until,
+        }
+    }
+}
+
+/// A ranking in ids, beside what the evaluation says of the record it came from.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RankedGroup {
-    pub(crate) record: Ranking,
     pub(crate) group: Group,
-    /// Which of the record's completions are in the group.
-    pub(crate) kept: Vec<usize>,
+    /// The prompt's words.
+    pub(crate) prompt: String,
+    /// The words of each completion of the group.
+    pub(crate) completions: Vec<String>,
+    pub(crate) labeler: Option<String>,
+    pub(crate) use_case: Option<String>,
+    pub(crate) confidence: Option<f32>,
 }
 
 /// A prompt in ids, beside its text.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PromptIds {
     pub(crate) text: String,
     pub(crate) use_case: String,
@@ -181,16 +228,33 @@ impl Base {
 }
 
 impl Material {
-    /// Reads and prepares everything that `config` names. `embedded` is where this binary's own
-    /// files have been unpacked.
+    /// Reads and prepares everything that `config` names, or reads what an earlier run [kept](crate::kept) of it.
+    /// `embedded` is where this binary's own files have been unpacked.
     ///
     /// Errors: whatever a reader refuses; a record on two sides of the split; nothing left of what is taken `until`
     /// there.
-    pub(crate) fn prepare(config: &Config, base: &Base, embedded: &Path, until: Until) -> Result<Material> {
+    pub(crate) fn prepare(
+        config: &Config,
+        base: &Base,
+        embedded: &Path,
+        until: Until,
+        inputs: &Inputs<'_>,
+    ) -> Result<Material> {
         // What no data can mend is refused before any is read.
-        let caps = length_caps(config, &base.description, until)?;
-        let data = &config.data;
-        let plan = SplitPlan { seed: config.seed, validation: data.validation, test: data.test };
+        length_caps(config, &base.description, until)?;
+        let recipe = Recipe::of(config, &base.description, until);
+        let make = || Material::read(&recipe, base, embedded);
+        let material = match Kept::for_data(&config.data) {
+            Some(kept) => kept.read_or(&kept::key(&recipe, inputs.hashes()?)?, make)?,
+            None => make()?,
+        };
+        material.refuse_nothing(config, until)?;
+        Ok(material)
+    }
+
+    fn read(recipe: &Recipe<'_>, base: &Base, embedded: &Path) -> Result<Material> {
+        let &Recipe { data, until, .. } = recipe;
+        let plan = SplitPlan { seed: recipe.seed, validation: data.validation, test: data.test };
         let mut report = Vec::new();
         let demonstrations = load::<Demonstration>(&data.demonstrations, data, &plan, embedded, &mut report)?;
         let rankings = load::<Ranking>(&data.rankings, data, &plan, embedded, &mut report)?;
@@ -215,25 +279,25 @@ impl Material {
 
         let asked = Asked::of(data.judge, &demonstrations, &rankings, &prompts, until)?;
 
-        let encoder =
-            Encoder { renderer: &base.renderer, caps, overlong: config.model.overlong, loss: config.model.loss };
+        let caps = Caps { prompt: recipe.max_prompt, completion: recipe.max_completion };
+        let encoder = Encoder { renderer: &base.renderer, caps, overlong: recipe.overlong, loss: recipe.loss };
         let last_replies = last_replies(&encoder, &demonstrations.train, &mut report)?;
         let demonstrations = examples(&encoder, demonstrations, &mut report)?;
         let rankings = map(rankings, |records| groups(&encoder, records, &mut report))?;
         let prompts = map(prompts, |records| prompt_ids(&encoder, &records, &mut report))?;
-        let (demonstrations, rankings, prompts) = match config.model.overlong {
+        let (demonstrations, rankings, prompts) = match recipe.overlong {
             Overlong::CutPrompt => apart(demonstrations, rankings, prompts, &mut report),
             Overlong::Drop | Overlong::Refuse => (demonstrations, rankings, prompts),
         };
         let length = match data.window {
             0 => {
                 let prompt = median(prompts.train.iter().map(|p| p.ids.len()));
-                config.ppo.max_new_tokens.saturating_add(prompt).min(base.description.context)
+                recipe.max_new_tokens.saturating_add(prompt).min(recipe.context)
             }
             length => length,
         };
-        let (windows, held_out_windows) = windows(config, base, embedded, length, &mut report)?;
-        let material = Material {
+        let (windows, held_out_windows) = windows(data, base, embedded, length, &mut report)?;
+        Ok(Material {
             demonstrations,
             last_replies,
             held_out_rankings: rankings.validation.into_iter().chain(rankings.test).collect(),
@@ -243,9 +307,7 @@ impl Material {
             held_out_windows,
             asked,
             report,
-        };
-        material.refuse_nothing(config, until)?;
-        Ok(material)
+        })
     }
 
     /// The last reply of every demonstration that is trained on, whatever is trained.
@@ -281,8 +343,8 @@ impl Material {
     }
 }
 
-/// The caps on prompt and completion, which together must fit the model.
-fn length_caps(config: &Config, model: &Description, until: Until) -> Result<Caps> {
+/// Refuses caps on prompt and completion that together do not fit the model.
+fn length_caps(config: &Config, model: &Description, until: Until) -> Result<()> {
     let context = model.context;
     let longest = until.longest_completion(config);
     if config.model.max_prompt.saturating_add(longest) > context {
@@ -296,7 +358,7 @@ fn length_caps(config: &Config, model: &Description, until: Until) -> Result<Cap
     if config.data.window > context {
         bail!("`data.window` ({}) does not fit the model's context of {context} tokens; lower it", config.data.window);
     }
-    Ok(Caps { prompt: config.model.max_prompt, completion: config.model.max_completion })
+    Ok(())
 }
 
 /// Reads, cleans and splits one kind of record.
@@ -507,10 +569,16 @@ fn example(tokens: DemonstrationTokens) -> Example {
 fn groups(encoder: &Encoder<'_>, records: Vec<Ranking>, report: &mut Vec<String>) -> Result<Vec<RankedGroup>> {
     let (tokens, kept) = encoder.rankings(&records)?;
     note("rankings", &kept, KEYS, report);
-    let group = |t: instruct_data::RankingTokens| RankedGroup {
-        record: records[t.record].clone(),
-        group: Group { prompt: t.prompt, completions: t.completions, ranks: t.ranks },
-        kept: t.kept,
+    let group = |t: instruct_data::RankingTokens| {
+        let record = &records[t.record];
+        RankedGroup {
+            group: Group { prompt: t.prompt, completions: t.completions, ranks: t.ranks },
+            prompt: record.subject(),
+            completions: t.kept.iter().map(|&i| record.completions[i].clone()).collect(),
+            labeler: record.labeler.clone(),
+            use_case: record.prompt.use_case.clone(),
+            confidence: record.confidence,
+        }
     };
     Ok(tokens.into_iter().map(group).collect())
 }
@@ -565,7 +633,7 @@ type Windows = Vec<Vec<u32>>;
 
 /// Windows of pretraining text for the mix, and held-out ones for the alignment tax.
 fn windows(
-    config: &Config,
+    data: &DataConfig,
     base: &Base,
     embedded: &Path,
     length: usize,
@@ -574,7 +642,7 @@ fn windows(
     let mut cut = |names: &[String]| -> Result<Vec<Vec<u32>>> {
         let read = read_showing::<PretrainText>(&resolve(names, embedded), "text")?;
         report.extend(account("pretraining text", &read));
-        let texts = match config.data.remove_personal {
+        let texts = match data.remove_personal {
             true => impersonal("pretraining text", read.records, report),
             false => read.records,
         };
@@ -584,8 +652,8 @@ fn windows(
         }
         Ok(windows)
     };
-    let mut train = cut(&config.data.pretraining)?;
-    let held_out = match config.data.pretraining_held_out.as_slice() {
+    let mut train = cut(&data.pretraining)?;
+    let held_out = match data.pretraining_held_out.as_slice() {
         [] => train.split_off(train.len() - train.len() / 10),
         names => cut(names)?,
     };
@@ -598,3 +666,6 @@ fn median(lengths: impl Iterator<Item = usize>) -> usize {
     sorted.sort_unstable();
     sorted.get(sorted.len() / 2).copied().unwrap_or(0)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -8,7 +8,7 @@ use crate::{
 use anyhow::{Result, bail};
 
 /// The last stage to run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub(crate) enum Until {
     Sft,
     RewardModel,

@@ -14,6 +14,7 @@ use xtask::{
 mod ceilings;
 mod memory;
 mod peer;
+mod prepare;
 mod report;
 mod shapes;
 mod stages;
@@ -45,6 +46,9 @@ pub(crate) struct Args {
     /// Compare what each stage is estimated to hold with what it holds; fails when one is a fifth off
     #[arg(long, conflicts_with_all = ["peer", "sweeps", "shape", "precision", "frozen", "micro_tokens", "rounds", "steps"])]
     memory: bool,
+    /// Generate so many demonstrations, and measure how long they take to ids: from their file, and kept
+    #[arg(long, value_name = "RECORDS", num_args = 0..=1, default_missing_value = "1000000", conflicts_with_all = ["memory", "peer", "sweeps", "shape", "stage"])]
+    prepare: Option<usize>,
     /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
@@ -143,6 +147,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let turn = stages::measure(stages[0], &args.shape[0], sizes, args.settings, args.steps)?;
         print(&serde_json::to_string(&turn)?);
         return Ok(());
+    }
+    if let Some(records) = args.prepare {
+        return prepare::run(records, args.out.as_deref());
     }
     if args.memory {
         return memory::run(&stages, args.out.as_deref());

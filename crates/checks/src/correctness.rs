@@ -23,6 +23,10 @@ pub(crate) struct Args {
     /// record which tests fail (half an hour at first, which builds everything again)
     #[arg(long, conflicts_with = "check")]
     breaks: bool,
+    /// With --breaks: break only what the tests of this package are to notice (may be repeated); the page keeps its
+    /// other rows
+    #[arg(long, requires = "breaks", value_name = "NAME")]
+    package: Vec<String>,
     /// What the tests measured; without it they are run
     #[arg(long, value_name = "FILE")]
     measured: Option<PathBuf>,
@@ -41,9 +45,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (table, broken) = page.split_once(BROKEN).unwrap_or((&page, ""));
     let listed = breaks::read(&root.join(BREAKS))?;
     if args.breaks {
-        let broken = breaks::section(&breaks::run(&root, &listed)?);
+        let noticed = breaks::run(&root, &listed, &args.package)?;
+        let broken = breaks::section(&listed, &noticed, broken)?;
         fs::write(root.join(PAGE), format!("{table}{BROKEN}{broken}"))?;
-        print(&format!("correctness: {} broken formulas, each noticed; written to {PAGE}", listed.len()));
+        print(&format!("correctness: {} broken formulas, each noticed; written to {PAGE}", noticed.len()));
         return Ok(());
     }
     let claims = read_claims(&root)?;

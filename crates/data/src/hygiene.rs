@@ -8,6 +8,7 @@ use crate::{
     record::Record,
 };
 use instruct_random::Source;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a step kept and what it removed.
@@ -134,7 +135,7 @@ pub struct SplitPlan {
 }
 
 /// Records on their sides, in their original order.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Split<T> {
     /// Trained on.
     pub train: Vec<T>,

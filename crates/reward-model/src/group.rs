@@ -4,9 +4,10 @@ use crate::Result;
 use candle_core::{DType, Tensor};
 use instruct_data::{Packed, distinct_pairs, micro_batches};
 use instruct_model::{Decoder, Pass};
+use serde::{Deserialize, Serialize};
 
 /// One ranking record: a prompt, its completions, and the order a labeler gave them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     /// Token ids of the prompt; at least one.
     pub prompt: Vec<u32>,

@@ -2,10 +2,11 @@
 
 use crate::Plan;
 use instruct_data::{Packed, micro_batches};
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// A demonstration as token ids.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Example {
     /// Token ids of the prompt; may be empty only when the completion has a token to start from.
     pub prompt: Vec<u32>,

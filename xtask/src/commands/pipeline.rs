@@ -2,7 +2,8 @@
 
 use crate::{
     config::{Config, DeviceName},
-    embedded, evaluate, inputs,
+    embedded, evaluate,
+    inputs::Inputs,
     listener::on_interrupt,
     machine::cpu_model,
     memory::{Machine, Stage, Texts, refuse, stages as stages_of},
@@ -141,15 +142,16 @@ pub(crate) fn in_run<T>(
         bail!("--run {}: this is a file; name a folder", folder.display());
     }
     let resolved = toml::to_string(config)?;
+    let inputs = Inputs::of(config);
     let open = || -> Result<(RunDir, Vec<String>)> {
         let dir = RunDir::open(folder, start, &resolved, &environment)?;
-        let other_data = dir.keep_inputs(&inputs::hashes(config)?)?;
+        let other_data = dir.keep_inputs(inputs.hashes()?)?;
         Ok((dir, other_data))
     };
     // A run that is continued must say at once that its configuration or data differs; a fresh one leaves no
     // folder behind when what it is to read is refused.
     let resumed = if start == Start::Resume { Some(open()?) } else { None };
-    let (base, material) = prepare(config, until)?;
+    let (base, material) = prepare(config, until, &inputs)?;
     let (dir, other_data) = match resumed {
         Some(opened) => opened,
         None => open()?,
@@ -198,7 +200,7 @@ fn stages(run: &mut Run<'_>, until: Until) -> Result<Option<evaluate::Results>> 
     Ok(Some(results))
 }
 
-fn prepare(config: &Config, until: Until) -> Result<(Base, Material)> {
+fn prepare(config: &Config, until: Until, inputs: &Inputs<'_>) -> Result<(Base, Material)> {
     for (_, name) in config.data.files() {
         if name.strip_prefix(embedded::PREFIX).is_some_and(|name| !embedded::records().any(|known| known == name)) {
             let known: Vec<&str> = embedded::records().collect();
@@ -225,7 +227,7 @@ fn prepare(config: &Config, until: Until) -> Result<(Base, Material)> {
     let before = held();
     drop(base.decoder(config)?);
     base.retained = held().saturating_sub(before);
-    let material = Material::prepare(config, &base, &unpacked, until)?;
+    let material = Material::prepare(config, &base, &unpacked, until, inputs)?;
     if let Some((stages, machine)) = estimate(config, &base, &material, until) {
         refuse(&stages, machine)?;
     }
@@ -274,7 +276,7 @@ fn environment(config: &Config) -> Result<serde_json::Value> {
 
 /// The resolved configuration, what it would train on, and what that takes.
 fn dry_run(config: &Config, until: Until) -> Result<()> {
-    let (base, material) = prepare(config, until)?;
+    let (base, material) = prepare(config, until, &Inputs::of(config))?;
     print(&toml::to_string(config)?);
     material.report.iter().for_each(|line| print(line));
     super::plan::lines(config, &base, &material, until).iter().for_each(|line| print(line));

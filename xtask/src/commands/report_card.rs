@@ -64,12 +64,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn folds(run: &mut Run<'_>, k: usize) -> Result<()> {
     let material = run.material;
-    let known: Vec<&RankedGroup> = material.rankings.iter().filter(|of| of.record.labeler.is_some()).collect();
+    let known: Vec<&RankedGroup> = material.rankings.iter().filter(|of| of.labeler.is_some()).collect();
     let unnamed = material.rankings.len() - known.len();
     if unnamed > 0 {
         say(&format!("{unnamed} rankings name no labeler and are left out"));
     }
-    let labelers: Vec<&str> = known.iter().filter_map(|of| of.record.labeler.as_deref()).collect();
+    let labelers: Vec<&str> = known.iter().filter_map(|of| of.labeler.as_deref()).collect();
     let folds = labeler_folds(&labelers, k, run.config.seed).context("--folds")?;
     let mut results = Vec::new();
     for (number, fold) in (1..).zip(&folds) {
@@ -103,7 +103,7 @@ fn one(
     let met: BTreeSet<&str> = of.train.iter().map(|&i| labelers[i]).collect();
     let held_out = run.material.held_out_rankings.iter();
     let held_out: Vec<&RankedGroup> =
-        held_out.filter(|of| of.record.labeler.as_deref().is_some_and(|name| met.contains(name))).collect();
+        held_out.filter(|of| of.labeler.as_deref().is_some_and(|name| met.contains(name))).collect();
     let unmet: Vec<&RankedGroup> = of.test.iter().map(|&i| known[i]).collect();
     Ok(Outcome { fold, unmet: accuracy(&unmet)?, met: accuracy(&held_out)? })
 }

@@ -1,7 +1,11 @@
 //! A person's own files: what each command takes of them, counts in them, and remembers of them.
 
 use super::{smoke, xtask};
-use std::{fs, path::Path, process::Output};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
 
 /// A model of a folder of the repository, whose chat template is none.
 fn base() -> String {
@@ -157,4 +161,32 @@ fn reward_models_are_tried_on_people_whom_they_never_met() {
     let folds: serde_json::Value = serde_json::from_str(&folds).unwrap();
     let tested: u64 = folds.as_array().unwrap().iter().map(|fold| fold["unmet"]["n"].as_u64().unwrap()).sum();
     assert!(tested > 60, "{folds}");
+}
+
+#[test]
+fn large_data_is_read_once() {
+    let folder = tempfile::tempdir().unwrap();
+    demonstrations(&folder.path().join("d.jsonl"), 40);
+    // Sixteen prompts that are far too long: what counts is the size of what is read.
+    let long = |i: usize| format!("{{\"prompt\": \"{i} {}\", \"completion\": \"x\"}}\n", "much ".repeat(220_000));
+    fs::write(folder.path().join("long.jsonl"), (0..16).map(long).collect::<String>()).unwrap();
+    let config = SFT.replace("BASE", &base()).replace("\"d.jsonl\"", "\"d.jsonl\", \"long.jsonl\"");
+    fs::write(folder.path().join("c.toml"), config).unwrap();
+    let start = |cache: &str, parts: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_instruct"));
+        command.args(["sft", "--config", "c.toml", "--dry-run"]).env("INSTRUCT_CACHE", cache);
+        let output = command.current_dir(folder.path()).stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        let (printed, said) = (String::from_utf8_lossy(&output.stdout).into_owned(), said(&output));
+        parts.iter().for_each(|part| assert!(said.contains(part), "`{part}` is not in: {said}"));
+        printed
+    };
+    // What the process holds when it estimates its memory depends on how it came there.
+    let plan = |printed: String| printed.split("memory, of").next().unwrap().to_owned();
+    let first = start("cache", &["56 read", "left out: the prompt is longer", "prepared data: kept in cache/"]);
+    let again = start("cache", &["prepared data: read from cache/"]);
+    assert_eq!(plan(again), plan(first), "it says and plans the same");
+    demonstrations(&folder.path().join("d.jsonl"), 41);
+    start("cache", &["57 read", "prepared data: kept in cache/"]);
+    assert_eq!(fs::read_dir(folder.path().join("cache")).unwrap().count(), 2);
 }

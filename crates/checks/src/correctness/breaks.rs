@@ -3,6 +3,7 @@
 use super::BREAKS;
 use anyhow::{Context, Result, bail};
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
@@ -24,6 +25,9 @@ pub(super) struct Break {
     new: String,
     /// The package whose tests should notice.
     package: String,
+    /// Whether these are the tests inside its library alone; those outside may run whole pipelines.
+    #[serde(default)]
+    library: bool,
 }
 
 #[derive(serde::Deserialize)]
@@ -46,17 +50,20 @@ pub(super) fn read(file: &Path) -> Result<Vec<Break>> {
     Ok(listed.breaks)
 }
 
-/// Breaks one formula at a time.
+/// Breaks one formula at a time: all, or those that the tests of these `packages` are to notice.
 ///
-/// Errors: the unbroken copy fails a test, or a broken one fails none.
-pub(super) fn run<'a>(root: &Path, listed: &'a [Break]) -> Result<Vec<Noticed<'a>>> {
+/// Errors: a package of which nothing is listed; the unbroken copy fails a test, or a broken one fails none.
+pub(super) fn run<'a>(root: &Path, listed: &'a [Break], packages: &[String]) -> Result<Vec<Noticed<'a>>> {
+    if let Some(unknown) = packages.iter().find(|name| listed.iter().all(|broken| broken.package != **name)) {
+        bail!("{BREAKS} lists nothing that the tests of {unknown} are to notice");
+    }
+    let chosen = |broken: &&Break| packages.is_empty() || packages.contains(&broken.package);
+    let listed: Vec<&Break> = listed.iter().filter(chosen).collect();
     let copy = Copy::of(root)?;
-    let mut packages: Vec<&str> = listed.iter().map(|broken| broken.package.as_str()).collect();
-    packages.sort_unstable();
-    packages.dedup();
-    for package in packages {
+    let tests: BTreeSet<(&str, bool)> = listed.iter().map(|broken| broken.tests()).collect();
+    for (package, library) in tests {
         say(&format!("unbroken: {package}"));
-        let failed = copy.failing(package)?;
+        let failed = copy.failing(package, library)?;
         if !failed.is_empty() {
             bail!("nothing is broken yet, and {package} fails {}", failed.join(", "));
         }
@@ -66,7 +73,8 @@ pub(super) fn run<'a>(root: &Path, listed: &'a [Break]) -> Result<Vec<Noticed<'a
         let path = copy.root.join(&broken.file);
         let whole = fs::read_to_string(&path).with_context(|| broken.file.clone())?;
         fs::write(&path, broken.applied_to(&whole)?)?;
-        let tests = copy.failing(&broken.package)?;
+        let (package, library) = broken.tests();
+        let tests = copy.failing(package, library)?;
         fs::write(&path, whole)?;
         say(&format!(
             "{}: {}",
@@ -83,6 +91,16 @@ pub(super) fn run<'a>(root: &Path, listed: &'a [Break]) -> Result<Vec<Noticed<'a
 }
 
 impl Break {
+    /// The tests that should notice: a package, and whether those in its library alone.
+    fn tests(&self) -> (&str, bool) {
+        (&self.package, self.library)
+    }
+
+    /// How its row on the page begins.
+    fn begins(&self) -> String {
+        format!("| {} | {} | ", self.says, self.file)
+    }
+
     fn applied_to(&self, whole: &str) -> Result<String> {
         match whole.matches(&self.old).count() {
             1 => Ok(whole.replacen(&self.old, &self.new, 1)),
@@ -114,10 +132,11 @@ impl Copy {
         Ok(Copy { root, original: original.to_owned() })
     }
 
-    /// Names of the tests of `package` that fail.
-    fn failing(&self, package: &str) -> Result<Vec<String>> {
+    /// Names of the tests of `package` that fail, or of those in its `library` alone.
+    fn failing(&self, package: &str, library: bool) -> Result<Vec<String>> {
         let mut tests = Command::new("cargo");
-        tests.args(["test", "--release", "--offline", "--no-fail-fast", "--lib", "--tests", "--package", package]);
+        tests.args(["test", "--release", "--offline", "--no-fail-fast", "--lib", "--package", package]);
+        tests.args((!library).then_some("--tests"));
         tests.current_dir(&self.root).env("CARGO_TARGET_DIR", self.original.join("target/breaks/target"));
         tests.env_remove(instruct_claims::FILE).env("RUST_BACKTRACE", "0");
         let shared = std::env::var_os("INSTRUCT_SHARED").map_or_else(|| "../shared".into(), PathBuf::from);
@@ -143,13 +162,23 @@ tests of one package. Changes are listed in [breaks.toml](../fixtures/reference/
 |---|---|---|---|
 ";
 
-/// The part of the page about them.
-pub(super) fn section(noticed: &[Noticed<'_>]) -> String {
+/// The part of the page about all that is `listed`: what was noticed now, and `old` rows of the rest.
+///
+/// Errors: one was broken neither now nor before.
+pub(super) fn section(listed: &[Break], noticed: &[Noticed<'_>], old: &str) -> Result<String> {
     let mut text = FRONT.to_owned();
-    for Noticed { broken, tests } in noticed {
-        let _ = writeln!(text, "| {} | {} | {} | `{}` |", broken.says, broken.file, tests.len(), tests[0]);
+    for broken in listed {
+        let begins = broken.begins();
+        let row = match noticed.iter().find(|noticed| std::ptr::eq(noticed.broken, broken)) {
+            Some(Noticed { tests, .. }) => format!("{begins}{} | `{}` |", tests.len(), tests[0]),
+            None => match old.lines().find(|row| row.starts_with(&begins)) {
+                Some(row) => row.to_owned(),
+                None => bail!("`{}` was never broken: name {} too", broken.says, broken.package),
+            },
+        };
+        let _ = writeln!(text, "{row}");
     }
-    text
+    Ok(text)
 }
 
 /// Checks that the page shows every broken formula of the list and no other, and that the list still
@@ -158,7 +187,7 @@ pub(super) fn check(root: &Path, page: &str, listed: &[Break]) -> Result<()> {
     for broken in listed {
         broken.applied_to(&fs::read_to_string(root.join(&broken.file)).with_context(|| broken.file.clone())?)?;
     }
-    let begins: Vec<String> = listed.iter().map(|broken| format!("| {} | {} | ", broken.says, broken.file)).collect();
+    let begins: Vec<String> = listed.iter().map(Break::begins).collect();
     let rows: Vec<&str> = page.lines().skip_while(|line| !line.starts_with("|---")).skip(1).collect();
     if rows.len() != begins.len() || rows.iter().zip(&begins).any(|(row, begin)| !row.starts_with(begin.as_str())) {
         bail!("{} does not show the formulas of {BREAKS}: run `cargo xtask correctness --breaks`", super::PAGE);
