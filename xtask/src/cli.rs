@@ -2,6 +2,7 @@
 
 use crate::{
     commands, machine,
+    ranks::{on_ranks, refuse_ranks},
     terminal::{message, say},
     until::Until,
 };
@@ -101,11 +102,22 @@ pub fn exit(outcome: Result<()>) -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
+    let flow = |args: commands::pipeline::Args, until| on_ranks(|ranks| commands::pipeline::run(&args, until, ranks));
     match command {
-        Command::Pipeline(args) | Command::Evaluate(args) => commands::pipeline::run(&args, Until::Evaluation),
-        Command::Sft(args) => commands::pipeline::run(&args, Until::Sft),
-        Command::RewardModel(args) => commands::pipeline::run(&args, Until::RewardModel),
-        Command::Ppo(args) => commands::pipeline::run(&args, Until::Ppo),
+        Command::Pipeline(args) | Command::Evaluate(args) => flow(args, Until::Evaluation),
+        Command::Sft(args) => flow(args, Until::Sft),
+        Command::RewardModel(args) => flow(args, Until::RewardModel),
+        Command::Ppo(args) => flow(args, Until::Ppo),
+        alone => refuse_ranks().and_then(|()| run_alone(alone)),
+    }
+}
+
+/// What one process does.
+fn run_alone(command: Command) -> Result<()> {
+    match command {
+        Command::Pipeline(_) | Command::Evaluate(_) | Command::Sft(_) | Command::RewardModel(_) | Command::Ppo(_) => {
+            Ok(())
+        }
         Command::Pretrain(args) => commands::pretrain::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Score(args) => commands::score::run(&args),

@@ -108,6 +108,9 @@ pub struct ModelConfig {
     pub loss: Loss,
     /// Tokens computed at a time in training; changes memory and, in the last bits, sums.
     pub micro_tokens: usize,
+    /// Leaves of the tree that adds up the gradient of a training step, 1 to 1,024: the examples of a step are dealt to
+    /// them in order, and each is cut into micro-batches on its own. Changes memory and, in the last bits, sums.
+    pub leaves: usize,
     /// What the factors of matrix products are rounded to on the CPU, where its processor multiplies
     /// `bf16`; weights, sums and everything else are `f32`. CUDA computes in `bf16` either way.
     pub precision: Precision,
@@ -117,6 +120,11 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
+    /// How a stage of a run with this seed is computed, by one rank.
+    pub fn compute(&self, seed: u64) -> Compute<'static> {
+        Compute { seed, micro_tokens: self.micro_tokens, leaves: self.leaves, ..Compute::default() }
+    }
+
     /// [`ModelConfig::date`] as a day; `None` where it is empty.
     ///
     /// Errors: it names none.
@@ -244,6 +252,7 @@ impl Default for Config {
                 date: String::new(),
                 loss: Loss::Last,
                 micro_tokens: Compute::default().micro_tokens,
+                leaves: Compute::default().leaves,
                 precision: Precision::F32,
                 frozen: Precision::F32,
             },
@@ -370,6 +379,7 @@ impl Config {
         }
         check(self.model.max_completion > 0, "`model.max-completion` is 0");
         check(self.model.micro_tokens > 0, "`model.micro-tokens` is 0");
+        check((1..=1_024).contains(&self.model.leaves), "`model.leaves` must lie in 1..=1024");
         check(self.evaluate.prompts > 0, "`evaluate.prompts` is 0");
         check(self.evaluate.windows > 0, "`evaluate.windows` is 0");
         check(
@@ -542,6 +552,8 @@ mod tests {
         check_refused("[ppo]\nbatch = 10\nminibatch = 3", &[], &["`minibatch` does not divide `batch`"]);
         check_refused("[ppo]\npreset = \"gpt5\"", &[], &["known recipes: instructgpt"]);
         check_refused("", &["ppo.batch"], &["write key=value"]);
+        check_refused("", &["model.leaves=0"], &["`model.leaves` must lie in 1..=1024"]);
+        check_refused("", &["model.leaves=1025"], &["`model.leaves` must lie in 1..=1024"]);
         check_refused("", &["data.test=1.5", "sft-init.lr=0.0"], &["`data.test`", "[sft-init] `lr`"]);
         check_refused("seed = 1\na = = 1", &[], &["test.toml:2: not valid TOML at column 5", "correct the line"]);
         check_refused("[ppo]\nbatch = -4", &[], &["`ppo.batch` is -4; it must be 0 or more"]);

@@ -62,10 +62,10 @@ impl Kept {
         Some(Kept { folder: folder(|name| std::env::var_os(name).filter(|value| !value.is_empty()))? })
     }
 
-    /// What is kept under `key`; what `make` makes otherwise, which is kept then.
+    /// What is kept under `key`; what `make` makes otherwise, which is kept then by the process that `keeps`.
     ///
     /// Errors: those of `make`. That nothing can be kept is said, and is none.
-    pub(crate) fn read_or(&self, key: &str, make: impl FnOnce() -> Result<Material>) -> Result<Material> {
+    pub(crate) fn read_or(&self, key: &str, keeps: bool, make: impl FnOnce() -> Result<Material>) -> Result<Material> {
         let path = self.folder.join(format!("{key}.prepared"));
         if path.exists() {
             match read(&path) {
@@ -77,6 +77,9 @@ impl Kept {
             }
         }
         let material = make()?;
+        if !keeps {
+            return Ok(material);
+        }
         match self.keep(&path, &material) {
             Ok(()) => say(&format!(
                 "prepared data: kept in {} for the next run; it holds what people wrote, and may be removed",
@@ -192,7 +195,7 @@ mod tests {
             *made += 1;
             files.prepare(&ALL, Until::Evaluation)
         };
-        kept.read_or(key, make).unwrap()
+        kept.read_or(key, true, make).unwrap()
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub mod memory;
 mod models;
 pub mod prepare;
 mod progress;
+mod ranks;
 mod stages;
 pub mod terminal;
 mod until;

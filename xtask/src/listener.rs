@@ -27,8 +27,8 @@ pub(crate) fn on_interrupt() -> anyhow::Result<()> {
 const TWICE_INTERRUPTED: i32 = 130;
 
 /// What a stage's loop talks to: a recorder that makes it survive, a clock, and a display.
-pub(crate) struct StageListener {
-    recorder: Recorder,
+pub(crate) struct StageListener<'r> {
+    recorder: Recorder<'r>,
     progress: Progress,
     /// Steps done, when phases of the next are timed.
     step: u64,
@@ -36,12 +36,12 @@ pub(crate) struct StageListener {
 }
 
 /// Writes a candidate: given the artefact, the candidate's name, the steps done and the state.
-pub(crate) type OnCandidate<'a, S> = dyn FnMut(&mut Artefact, &str, u64, &S) -> anyhow::Result<()> + 'a;
+pub(crate) type OnCandidate<'a, S> = dyn FnMut(&mut Artefact<'_>, &str, u64, &S) -> anyhow::Result<()> + 'a;
 
-impl StageListener {
+impl<'r> StageListener<'r> {
     /// Brings `state` to the artefact's newest checkpoint, and listens from there; `every` so many steps
     /// it saves the state.
-    pub(crate) fn new<S: Saved>(artefact: Artefact, every: u64, state: &mut S) -> anyhow::Result<StageListener> {
+    pub(crate) fn new<S: Saved>(artefact: Artefact<'r>, every: u64, state: &mut S) -> anyhow::Result<Self> {
         let label = artefact.folder().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         artefact.passed_over().iter().for_each(|damaged| say(&format!("warning: {damaged}")));
         let step = artefact.checkpoint().map_or(0, |checkpoint| checkpoint.step);
@@ -105,7 +105,7 @@ impl StageListener {
     }
 
     /// Takes the display down and gives the artefact back.
-    pub(crate) fn done(self) -> Artefact {
+    pub(crate) fn done(self) -> Artefact<'r> {
         self.progress.keep();
         self.recorder.into_artefact()
     }

@@ -45,15 +45,15 @@ pub struct Texts<'a> {
 /// Every stage of the pipeline over a decoder of this description, in order. A model is opened where it is
 /// used and closed after, so that each stage holds its own models alone.
 pub fn stages(config: &Config, model: &Description, texts: &Texts<'_>) -> Vec<Stage> {
-    let (compute, frozen) = (available(config.model.precision).dtype(), available(config.model.frozen).bytes() as u64);
-    let micro_tokens = config.model.micro_tokens;
+    let (products, frozen) = (available(config.model.precision).dtype(), available(config.model.frozen).bytes() as u64);
+    let compute = config.model.compute(config.seed);
     let data = sft::Data { demonstrations: texts.demonstrations, pretraining: texts.windows };
-    let tuned = |plan| sft::memory(model, &data, plan, micro_tokens, compute);
+    let tuned = |plan| sft::memory(model, &data, plan, compute, products);
     let reinforced = |name, gamma_ptx| {
         let plan = ppo::Plan { gamma_ptx, ..config.ppo.clone() };
         let (prompt, window) = (texts.longest_prompt, texts.windows.iter().map(Vec::len).max().unwrap_or(0));
-        let lengths = ppo::Lengths { prompt, window, micro_tokens };
-        let mut estimate = ppo::memory(model, &lengths, &plan, compute, frozen);
+        let lengths = ppo::Lengths { prompt, window, compute };
+        let mut estimate = ppo::memory(model, &lengths, &plan, products, frozen);
         estimate.models.push(Buffers::frozen("reward model", model, HeadKind::Score, frozen));
         estimate.phases.push(scored(model, &plan, &lengths));
         Stage { name, estimate }
@@ -62,7 +62,7 @@ pub fn stages(config: &Config, model: &Description, texts: &Texts<'_>) -> Vec<St
         Stage { name: "sft-baseline", estimate: tuned(&config.sft_baseline) },
         Stage {
             name: "reward-model",
-            estimate: reward_model::memory(model, texts.rankings, &config.reward_model, micro_tokens),
+            estimate: reward_model::memory(model, texts.rankings, &config.reward_model, compute),
         },
         Stage { name: "sft-init", estimate: tuned(&config.sft_init) },
         Stage { name: SELECTION, estimate: selection(config, model, texts) },
@@ -114,7 +114,7 @@ fn answers(config: &Config, model: &Description, many: usize, prompt: usize) -> 
 /// The reward model's pass over the episodes of an iteration.
 pub fn scored(model: &Description, plan: &ppo::Plan, lengths: &ppo::Lengths) -> Phase {
     let episode = (lengths.prompt + plan.max_new_tokens).min(model.context);
-    let tokens = (plan.batch * episode).min(lengths.micro_tokens.max(episode));
+    let tokens = (plan.batch * episode).min(lengths.compute.micro_tokens.max(episode));
     Phase { name: "score", ..inferred(model, tokens, Readout::Scalar(plan.batch)) }
 }
 
@@ -319,6 +319,15 @@ mod tests {
         let stages = stages(&config, &model, &texts);
         let names: Vec<&str> = stages.iter().map(|stage| stage.name).collect();
         assert_eq!(names, ["sft-baseline", "reward-model", "sft-init", SELECTION, "ppo", "ppo-ptx", EVALUATION]);
+        let mut dealt = config.clone();
+        dealt.model.leaves = 4;
+        let dealt = self::stages(&dealt, &model, &texts);
+        for (one, four) in stages.iter().zip(&dealt) {
+            let mut phases = one.estimate.phases.iter().zip(&four.estimate.phases);
+            assert!(phases.all(|(one, four)| four.sums >= one.sums && four.kept <= one.kept), "{}", one.name);
+        }
+        let worst = |stages: &[Stage]| stages[0].estimate.worst();
+        assert!(worst(&dealt).sums > worst(&stages).sums && worst(&dealt).kept < worst(&stages).kept);
         let most = stages.iter().map(|stage| stage.estimate.peak()).max().unwrap();
         let machine = |limit| Machine { held: 1_000, limit };
         refuse(&stages, machine(most + 1_000)).unwrap();

@@ -229,7 +229,8 @@ impl Base {
 
 impl Material {
     /// Reads and prepares everything that `config` names, or reads what an earlier run [kept](crate::kept) of it.
-    /// `embedded` is where this binary's own files have been unpacked.
+    /// `embedded` is where this binary's own files have been unpacked. Of several processes that prepare the same, one
+    /// `keeps` it.
     ///
     /// Errors: whatever a reader refuses; a record on two sides of the split; nothing left of what is taken `until`
     /// there.
@@ -239,13 +240,14 @@ impl Material {
         embedded: &Path,
         until: Until,
         inputs: &Inputs<'_>,
+        keeps: bool,
     ) -> Result<Material> {
         // What no data can mend is refused before any is read.
         length_caps(config, &base.description, until)?;
         let recipe = Recipe::of(config, &base.description, until);
         let make = || Material::read(&recipe, base, embedded);
         let material = match Kept::for_data(&config.data) {
-            Some(kept) => kept.read_or(&kept::key(&recipe, inputs.hashes()?)?, make)?,
+            Some(kept) => kept.read_or(&kept::key(&recipe, inputs.hashes()?)?, keeps, make)?,
             None => make()?,
         };
         material.refuse_nothing(config, until)?;

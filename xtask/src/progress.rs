@@ -1,6 +1,6 @@
 //! What a person sees of work that takes long: a bar on a terminal, a line now and then elsewhere.
 
-use crate::terminal::say;
+use crate::terminal::{is_quiet, say};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::{
     io::IsTerminal,
@@ -31,7 +31,7 @@ impl Progress {
     /// Nothing done yet of work that is counted in `unit`, for example `prompts`. On a terminal the bar
     /// appears at once.
     pub(crate) fn new(label: &str, unit: &'static str) -> Progress {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let bar = (std::io::stderr().is_terminal() && !is_quiet()).then(|| {
             let bar = BARS.add(ProgressBar::new(0));
             let template = "{prefix:>22} {bar:24} {pos}/{len}  {per_sec}  ETA {eta}  {wide_msg}";
             if let Ok(style) = ProgressStyle::with_template(template) {

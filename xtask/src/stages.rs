@@ -15,6 +15,7 @@ use crate::{
     terminal::say,
 };
 use anyhow::{Context, Result, bail};
+use instruct_collective::Collective;
 use instruct_data::Tokenizer;
 use instruct_kernels as kernels;
 use instruct_model::{Config as Description, Decoder, HeadKind, Precision as StoredAs, Sampling};
@@ -36,10 +37,12 @@ use std::{
 
 /// A run in progress: its folder, its configuration, and what it works on.
 pub(crate) struct Run<'a> {
-    pub(crate) dir: &'a RunDir,
+    pub(crate) dir: &'a RunDir<'a>,
     pub(crate) config: &'a Config,
     pub(crate) base: &'a Base,
     pub(crate) material: &'a Material,
+    /// The ranks that train together.
+    ranks: &'a dyn Collective,
     pub(crate) seconds: BTreeMap<String, f64>,
     /// Finished models whose files this process has compared with their hashes.
     verified: RefCell<BTreeMap<String, PathBuf>>,
@@ -56,13 +59,19 @@ pub(crate) const EVALUATION: &str = "evaluation";
 
 impl<'a> Run<'a> {
     /// A run in this folder, with the seconds that earlier processes spent on it.
-    pub(crate) fn new(dir: &'a RunDir, config: &'a Config, base: &'a Base, material: &'a Material) -> Run<'a> {
+    pub(crate) fn new(
+        dir: &'a RunDir<'a>,
+        config: &'a Config,
+        base: &'a Base,
+        material: &'a Material,
+        ranks: &'a dyn Collective,
+    ) -> Run<'a> {
         let seconds = earlier_seconds(dir.path());
-        Run { dir, config, base, material, seconds, verified: RefCell::default() }
+        Run { dir, config, base, material, ranks, seconds, verified: RefCell::default() }
     }
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
     /// The baseline's candidates, and the reward model on the one with the lowest validation loss (Ouyang et al.
     /// 2022, appendix C.1). Returns the candidates, for [`Run::selection`].
     pub(crate) fn baseline_and_reward_model(&mut self) -> Result<Vec<Candidate>> {
@@ -99,10 +108,10 @@ impl Run<'_> {
 
     fn sft(
         &self,
-        artefact: Artefact,
+        artefact: Artefact<'a>,
         plan: &sft::Plan,
         on_candidate: &mut OnCandidate<'_, sft::State>,
-    ) -> Result<(Artefact, sft::State)> {
+    ) -> Result<(Artefact<'a>, sft::State)> {
         let data =
             sft::Data { demonstrations: &self.material.demonstrations.train, pretraining: &self.material.windows };
         let mut state = sft::State::new(self.open_model(Model::Base)?, plan)?;
@@ -132,7 +141,7 @@ impl Run<'_> {
         let artefact = if artefact.model().is_some() {
             artefact
         } else {
-            let mut save = |artefact: &mut Artefact, name: &str, step: u64, state: &sft::State| -> Result<()> {
+            let mut save = |artefact: &mut Artefact<'_>, name: &str, step: u64, state: &sft::State| -> Result<()> {
                 let held_out = &self.material.demonstrations.validation;
                 let mut progress = Progress::of("validation", held_out.len(), "examples");
                 let micro_tokens = self.config.model.micro_tokens;
@@ -179,11 +188,11 @@ impl Run<'_> {
     /// its head and the order of the groups.
     pub(crate) fn train_reward_model(
         &self,
-        artefact: Artefact,
+        artefact: Artefact<'a>,
         trunk: Decoder,
         groups: &[reward_model::Group],
         seed: u64,
-    ) -> Result<(Artefact, reward_model::State)> {
+    ) -> Result<(Artefact<'a>, reward_model::State)> {
         let plan = &self.config.reward_model;
         let start = trunk.with_head(HeadKind::Score, seed)?;
         drop(trunk);
@@ -263,7 +272,7 @@ impl Run<'_> {
         Ok(if halves { model.held_in_bf16()? } else { model })
     }
 
-    fn train_ppo(&self, artefact: Artefact, gamma_ptx: f64, frozen: &Frozen) -> Result<()> {
+    fn train_ppo(&self, artefact: Artefact<'a>, gamma_ptx: f64, frozen: &Frozen) -> Result<()> {
         let plan = ppo::Plan { gamma_ptx, ..self.config.ppo.clone() };
         let (policy, value) = kernels::give_freed_memory_back(|| self.policy_and_value(&plan))?;
         let mut state = ppo::State::new(policy, value, &plan)?;
@@ -280,7 +289,7 @@ impl Run<'_> {
             stop: self.base.renderer.stops().clone(),
             compute: self.compute(),
         };
-        let mut keep = |artefact: &mut Artefact, name: &str, step: u64, state: &ppo::State| -> Result<()> {
+        let mut keep = |artefact: &mut Artefact<'_>, name: &str, step: u64, state: &ppo::State| -> Result<()> {
             artefact.commit_named(name, step, |folder| Ok(self.save_policy(&state.policy, folder)?))?;
             Ok(())
         };
@@ -304,7 +313,7 @@ impl Run<'_> {
 
     /// Writes the chosen candidate, or the last policy where none is kept, and the averaged one where there is an
     /// average. Moments and value model go first: nothing here needs them.
-    fn export(&self, mut artefact: Artefact, state: ppo::State, frozen: &Frozen) -> Result<()> {
+    fn export(&self, mut artefact: Artefact<'a>, state: ppo::State, frozen: &Frozen) -> Result<()> {
         let ppo::State { policy, ema, iteration, value, policy_optimizer, value_optimizer, .. } = state;
         drop((value, policy_optimizer, value_optimizer));
         let last = policy.with_head(HeadKind::LanguageModel, self.config.seed)?;
@@ -324,7 +333,7 @@ impl Run<'_> {
     }
 
     /// The candidate whose answers to validation prompts the reward model scores highest, within the budget of KL.
-    fn chosen_candidate(&self, artefact: &Artefact, frozen: &Frozen) -> Result<Decoder> {
+    fn chosen_candidate(&self, artefact: &Artefact<'_>, frozen: &Frozen) -> Result<Decoder> {
         let run = artefact.folder().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let names = self.config.ppo.candidate_names();
         let mut points = Vec::with_capacity(names.len());
@@ -342,7 +351,7 @@ impl Run<'_> {
     }
 
     /// Opens a policy that was kept on the way.
-    pub(crate) fn open_candidate(&self, artefact: &Artefact, name: &str) -> Result<Decoder> {
+    pub(crate) fn open_candidate(&self, artefact: &Artefact<'_>, name: &str) -> Result<Decoder> {
         let folder = artefact.named(name)?.with_context(|| {
             format!("{}: {name} is missing; was it trained with other `ppo.candidates`?", artefact.folder().display())
         })?;
@@ -422,8 +431,8 @@ impl Run<'_> {
     }
 
     /// What keys the draws of this run, and bounds what is computed at a time.
-    fn compute(&self) -> Compute {
-        Compute { seed: self.config.seed, micro_tokens: self.config.model.micro_tokens }
+    fn compute(&self) -> Compute<'a> {
+        Compute { ranks: self.ranks, ..self.config.model.compute(self.config.seed) }
     }
 
     /// Opens one of the compared models: of PPO the averaged weights, where these are to be evaluated.
@@ -495,21 +504,21 @@ impl Run<'_> {
 
     /// Opens an artefact of this run. What lies in it is compared with its hashes, which takes a while for
     /// large models, so there is progress.
-    pub(crate) fn artefact(&self, name: &str) -> Result<Artefact> {
+    pub(crate) fn artefact(&self, name: &str) -> Result<Artefact<'a>> {
         let mut progress =
             Progress::of(&format!("verifying {name}"), self.dir.bytes_to_verify(name)? as usize, "bytes");
         Ok(self.dir.artefact_reporting(name, &mut |bytes| progress.advance(bytes as usize))?)
     }
 
     /// A listener over `artefact`, and `state` where its newest checkpoint left it.
-    fn listen<S: Saved>(&self, mut artefact: Artefact, state: &mut S) -> Result<StageListener> {
+    fn listen<S: Saved>(&self, mut artefact: Artefact<'a>, state: &mut S) -> Result<StageListener<'a>> {
         artefact.keep_last(self.config.checkpoints.keep);
         // What is read passes through buffers as large as those of the state.
         kernels::give_freed_memory_back(|| StageListener::new(artefact, self.config.checkpoints.every, state))
     }
 
     /// The artefact of a stage that ran to its end; an error that says how to resume otherwise.
-    fn finished(&self, listener: StageListener, step: u64, total: u64) -> Result<Artefact> {
+    fn finished(&self, listener: StageListener<'a>, step: u64, total: u64) -> Result<Artefact<'a>> {
         let artefact = listener.done();
         if step < total && INTERRUPTED.load(Ordering::SeqCst) {
             bail!(
@@ -612,7 +621,7 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    fn open(artefact: &Artefact, name: &str) -> Result<Candidate> {
+    fn open(artefact: &Artefact<'_>, name: &str) -> Result<Candidate> {
         let folder = artefact.named(name)?.with_context(|| format!("candidate {name} is missing"))?;
         let text = std::fs::read_to_string(folder.join(VALIDATION_LOSS))?;
         let validation_loss = text.parse().with_context(|| format!("candidate {name}: no validation loss"))?;

@@ -1,16 +1,42 @@
 //! What a person reads: lines on standard error and standard output, and how an error is put.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// Whether another process says what this one would.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// From here on nothing is said and nothing printed: another process of the same run does it.
+pub(crate) fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+/// Whether [`be_quiet`] was called.
+pub(crate) fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
 
 /// One line for a person, on standard error; results go to standard output. A terminal that is gone, or
 /// a full disk behind it, must not end a run.
 pub fn say(text: &str) {
+    if !is_quiet() {
+        say_at_all_costs(text);
+    }
+}
+
+/// As [`say`], in a process that is quiet too: its last words.
+pub(crate) fn say_at_all_costs(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// One line of a command's result, on standard output. A result that cannot be given is a failure, and
 /// ends the process with exit code 2.
 pub fn print(text: &str) {
+    if is_quiet() {
+        return;
+    }
     if let Err(error) = writeln!(io::stdout(), "{text}") {
         say(&format!("error: cannot write to standard output: {error}"));
         std::process::exit(2);

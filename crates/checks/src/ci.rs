@@ -6,7 +6,7 @@ use xtask::terminal::{print, say};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave out the smoke pipeline, the torture and the type checks of the cuda feature and the fuzz targets
+    /// Leave out the smoke pipeline, the torture, the ranks and the type checks of the cuda feature and the fuzz targets
     #[arg(long)]
     quick: bool,
 }
@@ -39,6 +39,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         // A workspace of its own, which nothing else here would notice to be broken.
         let fuzz = "check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-check";
         ci.step("fuzz type check", "cargo", fuzz, &[])?;
+        ci.step("ranks", "bash", ".ci/mpi", &[])?;
     }
     ci.lines.iter().for_each(|line| say(line));
     print(&format!("ci: {} passed, 0 failed", ci.lines.len()));

@@ -208,7 +208,7 @@ fn sampler_plan() -> Plan {
     Plan { epochs: 4, batch: 16, lr: 1.5e-3, dropout: 0.1, pretraining_share: 0.3, ..Plan::default() }
 }
 
-fn sampler_compute() -> Compute {
+fn sampler_compute() -> Compute<'static> {
     Compute { seed: SEED, ..Compute::default() }
 }
 

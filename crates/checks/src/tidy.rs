@@ -14,7 +14,7 @@ fn the_repository_is_tidy() {
     let repository = Repository::read();
     assert!(repository.files.len() > 100, "the walk found {} files only", repository.files.len());
     let mut problems = Vec::new();
-    for rule in [fronts, absences, unsafety, arrows, features, packages, metrics, guards, links, simulation] {
+    for rule in [fronts, absences, unsafety, arrows, blocks, features, packages, metrics, guards, links, simulation] {
         rule(&repository, &mut problems);
     }
     assert!(problems.is_empty(), "{} problem(s):\n{}", problems.len(), problems.join("\n"));
@@ -28,15 +28,23 @@ fn every_rule_bites() {
     check(absences, "crates/ppo/src/a.rs", "\n\nstd::fs::read(path)", "crates/ppo/src/a.rs:3: `std::fs`");
     check(absences, "crates/optim/src/a.rs", "Instant::now()", "only xtask and checks read the clock");
     check(absences, "crates/runs/src/a.rs", "use candle_core::Tensor;", "knows no tensor");
+    check(absences, "crates/collective/src/a.rs", "std::env::var(\"PMI_SIZE\")", "the environment is handed in");
     check(absences, "crates/ppo/src/a.rs", "#[path = \"../b.rs\"]", "included by its path");
     check(absences, "xtask/src/a.rs", "use instruct_claims::holds;", "no chore");
     check(absences, "crates/model/src/a.rs", "pub fn nll_loss(x: f32) -> f32 {", "a.rs:1: a loss");
     check(absences, "crates/model/src/a.rs", "candle_nn::LayerNorm::new(w, b)", "no backward");
     check(absences, "xtask/src/a.rs", "let seen: HashSet<u32>;", "BTreeSet");
     check(absences, "docs/a.md", &["see /ro", "ot/notes"].concat(), "docs/a.md:1: a path of one machine");
-    check(unsafety, "crates/model/src/a.rs", "// SAFETY: none\nunsafe { f() }", "a.rs:2: `unsafe`; only kernels may");
+    check(
+        unsafety,
+        "crates/model/src/a.rs",
+        "// SAFETY: none\nunsafe { f() }",
+        "a.rs:2: `unsafe`; only kernels and collective",
+    );
     check(unsafety, "crates/kernels/src/a.rs", "let x = unsafe { f() };", "without a SAFETY comment");
     check(arrows, "crates/sft/Cargo.toml", "[dependencies]\ninstruct-ppo = 1", "lists instruct-ppo");
+    check(arrows, "crates/collective/Cargo.toml", "[dependencies]\ninstruct-optim = 1", "lists instruct-optim");
+    check(blocks, "crates/collective/src/a.rs", "pub const BLOCK: usize = 512;", "a block of 512;");
     check(arrows, "crates/data/Cargo.toml", "[target.'cfg(unix)'.dependencies]\ncandle-core = 1", "lists candle-core");
     check(arrows, "crates/eval/Cargo.toml", "[dependencies]\ninstruct-claims = 1", "only tests may");
     let unreached = "[features]\ndefault = []\n[dependencies]\ncandle-core = 1";
@@ -85,6 +93,11 @@ const ABSENCES: &[Absence] = &[
         under: &["crates/data/", "crates/random/", "crates/eval/", "crates/runs/", "crates/world/"],
         words: &["candle", "Tensor", "Device"],
         why: "this crate knows no tensor and no device: it is tested and used without one",
+    },
+    Absence {
+        under: &["crates/collective/"],
+        words: &["Tensor", "std::fs", "env::var"],
+        why: "ranks exchange flat slices, and the environment is handed in, so that all of it is tested without either",
     },
     Absence {
         under: STAGES,
@@ -180,8 +193,10 @@ fn unsafety(repository: &Repository, problems: &mut Vec<String>) {
         let lines: Vec<&str> = file.text.lines().collect();
         for (index, _) in lines.iter().enumerate().filter(|(_, line)| opens_unsafe(line)) {
             let at = format!("{}:{}", file.path, index + 1);
-            if !file.path.starts_with("crates/kernels/src/") {
-                problems.push(format!("{at}: `unsafe`; only kernels may, so that there is one place to audit"));
+            if !["crates/kernels/src/", "crates/collective/src/"].iter().any(|may| file.path.starts_with(may)) {
+                problems.push(format!(
+                    "{at}: `unsafe`; only kernels and collective may, so that there are two places to audit"
+                ));
             }
             let above = &lines[index.saturating_sub(12)..index];
             if !above.iter().any(|line| line.contains("SAFETY:") || line.contains("# Safety")) {
@@ -203,7 +218,8 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ("kernels", &["random"], "operations know no model and no data"),
     ("model", &["data", "kernels", "random"], "a model has no loss and no stage"),
     ("runs", &[], "what survives knows nothing of ours"),
-    ("optim", &["kernels"], "a step knows flat buffers and nothing else"),
+    ("collective", &[], "ranks exchange bytes and flat numbers, whatever they mean"),
+    ("optim", &["collective", "kernels"], "a step knows flat buffers, and who shares them"),
     ("rollout", &["data", "kernels", "model", "random"], "sampling and comparing know no stage"),
     ("sft", STAGE_MAY, "stages do not know each other"),
     ("reward-model", STAGE_MAY, "stages do not know each other"),
@@ -217,8 +233,8 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
 const BINARIES: [&str; 2] = ["xtask", "checks"];
 /// What the tests of every crate may list, and nothing else may but `checks`.
 const TESTS_MAY: [&str; 2] = ["instruct-claims", "instruct-golden"];
-const STAGE_MAY: &[&str] = &["data", "kernels", "model", "optim", "random", "runs"];
-const PPO_MAY: &[&str] = &["data", "kernels", "model", "optim", "random", "rollout", "runs"];
+const STAGE_MAY: &[&str] = &["collective", "data", "kernels", "model", "optim", "random", "runs"];
+const PPO_MAY: &[&str] = &["collective", "data", "kernels", "model", "optim", "random", "rollout", "runs"];
 
 fn arrows(repository: &Repository, problems: &mut Vec<String>) {
     for (name, table) in repository.manifests() {
@@ -250,6 +266,18 @@ fn arrows(repository: &Repository, problems: &mut Vec<String>) {
             if dependency.starts_with("candle") && ["random", "data", "eval", "runs", "world"].contains(&name.as_str())
             {
                 problems.push(format!("crates/{name}/Cargo.toml: lists {dependency}; {name} knows no tensor"));
+            }
+        }
+    }
+}
+
+/// A block has one size: ranks own whole blocks, and what sums block by block is then the same for any number of them.
+fn blocks(repository: &Repository, problems: &mut Vec<String>) {
+    for file in repository.code() {
+        for (number, line) in file.production() {
+            let size = line.split("const BLOCK: usize = ").nth(1).and_then(|rest| rest.strip_suffix(';'));
+            if let Some(size) = size.filter(|size| !["4096", "instruct_kernels::BLOCK"].contains(size)) {
+                problems.push(format!("{}:{number}: a block of {size}; everywhere else it has 4096", file.path));
             }
         }
     }

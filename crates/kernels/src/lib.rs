@@ -2,7 +2,7 @@
 //!
 //! # Overview
 //!
-//! [`Params`] holds all parameters of a model in one flat buffer and their gradients in another.
+//! [`Params`] holds all parameters of a model in one [`Flat`] buffer and their gradients in another.
 //! [`Param`] is a handle to one of them. The operations are functions of a Candle tensor and such
 //! handles. Each exists twice, and [`Path`] chooses when the parameters are made:
 //!
@@ -73,6 +73,7 @@ pub use dropout::{DropKey, dropout};
 pub use embedding::{embedding, scaled_embedding};
 pub use error::{Error, Result};
 pub use feed_forward::{FeedForward, feed_forward};
+pub use flat::Flat;
 pub use gain::Gain;
 pub use gather::gather_rows;
 pub use head_norm::head_norm;
@@ -108,6 +109,7 @@ mod embedding;
 mod error;
 mod feed_forward;
 mod few_rows;
+mod flat;
 mod gain;
 mod gather;
 mod gemm;

@@ -3,6 +3,7 @@
 use crate::{
     Error, Result,
     bf16::Right,
+    flat::Flat,
     kept_awake,
     matrix::Matrix,
     op::Elements,
@@ -67,6 +68,11 @@ impl Slot {
     /// padding, zero in weights and gradients alike.
     pub fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.len
+    }
+
+    /// The blocks of this parameter in the flat buffer, which no other has a part in; none without elements.
+    pub fn blocks(&self) -> Range<usize> {
+        self.offset / BLOCK..(self.offset + self.len).div_ceil(BLOCK)
     }
 }
 
@@ -151,14 +157,14 @@ impl Params {
             let (name, shape) = (name.to_owned(), slot.shape.clone());
             return Err(Error::ParameterLength { name, shape, got: values.len() });
         }
-        in_place(&self.weights, |weights| weights[slot.range()].copy_from_slice(values))?;
+        in_place(&self.weights, |weights| weights.on_host()[slot.range()].copy_from_slice(values))?;
         self.refill(slot)
     }
 
     /// Overwrites every parameter where it lies, several at a time: `f(slot, values)`, in row-major order.
     pub fn fill(&self, f: impl Fn(&Slot, &mut [f32]) + Sync) -> Result<()> {
         in_place(&self.weights, |weights| {
-            let (mut parts, mut rest, mut at) = (Vec::new(), weights, 0);
+            let (mut parts, mut rest, mut at) = (Vec::new(), &mut weights.on_host()[..], 0);
             for slot in &self.slots {
                 let (values, after) = rest[slot.offset - at..].split_at_mut(slot.len);
                 parts.push((slot, values));
@@ -233,7 +239,7 @@ impl Params {
             let Some(grad) = grads.remove(var) else { continue };
             let grad = grad.detach().to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
             let mut sums = self.gradient.whole();
-            sums.numbers[slot.range()].iter_mut().zip(grad).for_each(|(sum, grad)| *sum += grad);
+            sums.numbers.on_host()[slot.range()].iter_mut().zip(grad).for_each(|(sum, grad)| *sum += grad);
         }
         Ok(())
     }
@@ -256,25 +262,52 @@ impl Params {
         other.gradient.adopt(self.gradient.take());
     }
 
-    /// Lends the flat weights: `f(weights)`.
-    pub fn with_weights<R>(&self, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
-        Ok(f(&Elements::of(&self.weights)?))
+    /// Exchanges the flat gradient with `other`, which moves no number. A flat without elements is a gradient of
+    /// zeros that has no memory yet, on either side.
+    ///
+    /// A gradient that is to go on from zero in the memory of `other` needs [`Params::zero_grad`] after this.
+    ///
+    /// # Panics
+    /// When `other` has elements, and not as many as the weights.
+    pub fn swap_grad(&self, other: &mut Flat) {
+        assert!(other.is_empty() || other.len() == self.len(), "a gradient of {} for {}", other.len(), self.len());
+        self.gradient.swap(other);
     }
 
-    /// Lends the flat gradient: `f(gradient)`.
-    pub fn with_grads<R>(&self, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
-        Ok(f(&mut self.gradient.whole().numbers))
+    /// Lends the weights to a walk over blocks that leaves them as they are: `f(weights)`.
+    pub fn weights<R>(&self, f: impl FnOnce(&Flat) -> R) -> Result<R> {
+        in_place(&self.weights, |weights| f(weights))
     }
 
-    /// Lends flat weights and gradient for an optimizer's step: `f(weights, gradient)`. Every
+    /// Lends the gradient to a walk over blocks: `f(gradient)`.
+    pub fn gradient<R>(&self, f: impl FnOnce(&mut Flat) -> R) -> R {
+        f(&mut self.gradient.whole().numbers)
+    }
+
+    /// Lends weights and gradient to the walk of an optimizer's step: `f(weights, gradient)`. Every
     /// handle and view sees the new weights afterwards.
-    pub fn update<R>(&self, f: impl FnOnce(&mut [f32], &mut [f32]) -> R) -> Result<R> {
+    pub fn step<R>(&self, f: impl FnOnce(&mut Flat, &mut Flat) -> R) -> Result<R> {
         let result = {
             let mut gradient = self.gradient.whole();
             in_place(&self.weights, |weights| f(weights, &mut gradient.numbers))?
         };
         self.slots.iter().try_for_each(|slot| self.refill(slot))?;
         Ok(result)
+    }
+
+    /// Lends the numbers of the flat weights: `f(weights)`.
+    pub fn with_weights<R>(&self, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+        Ok(f(&Elements::of(&self.weights)?))
+    }
+
+    /// Lends the numbers of the flat gradient: `f(gradient)`.
+    pub fn with_grads<R>(&self, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
+        Ok(self.gradient(|gradient| f(gradient.on_host())))
+    }
+
+    /// As [`Params::step`], with their numbers: `f(weights, gradient)`.
+    pub fn update<R>(&self, f: impl FnOnce(&mut [f32], &mut [f32]) -> R) -> Result<R> {
+        self.step(|weights, gradient| f(weights.on_host(), gradient.on_host()))
     }
 
     fn over(slots: Vec<Slot>, weights: Tensor, device: &Device, path: Path, compute: DType) -> Result<Params> {
@@ -393,7 +426,8 @@ impl Param {
     pub(crate) fn accumulate<R>(&self, f: impl FnOnce(&mut Sum) -> R) -> Option<R> {
         let Kind::Fused { gradient, number, .. } = &self.inner.kind else { return None };
         let Sums { numbers, begun } = &mut *gradient.lock();
-        Some(f(&mut Sum { numbers: &mut numbers[self.inner.slot.range()], begun: &mut begun[*number] }))
+        let numbers = &mut numbers.on_host()[self.inner.slot.range()];
+        Some(f(&mut Sum { numbers, begun: &mut begun[*number] }))
     }
 }
 
@@ -457,7 +491,7 @@ struct Gradient {
 struct Sums {
     /// As long as the weights, or empty until it is first needed, because most models are never trained. Zero between
     /// the slots.
-    numbers: Vec<f32>,
+    numbers: Flat,
     /// For each slot, whether its numbers are a sum. Otherwise they mean nothing, and the sum is zero.
     begun: Vec<bool>,
 }
@@ -475,18 +509,27 @@ impl Gradient {
     }
 
     /// Makes it zero, and gives its memory away.
-    fn take(&self) -> Vec<f32> {
+    fn take(&self) -> Flat {
         std::mem::take(&mut *self.sums()).numbers
     }
 
-    /// Uses this memory from now on, if it suffices and there is none yet.
-    fn adopt(&self, mut memory: Vec<f32>) {
+    /// Exchanges it with another sum in every slot, or with none at all.
+    fn swap(&self, other: &mut Flat) {
         let mut sums = self.sums();
+        self.fill(&mut sums);
+        std::mem::swap(&mut sums.numbers, other);
+        sums.begun = vec![true; self.ranges.len()];
+    }
+
+    /// Uses this memory from now on, if it suffices and there is none yet.
+    fn adopt(&self, mut flat: Flat) {
+        let mut sums = self.sums();
+        let memory = flat.on_host();
         if sums.numbers.is_empty() && memory.capacity() >= self.len {
             memory.resize(self.len, 0.0);
             let ends = self.ranges.iter().skip(1).map(|range| range.start).chain([self.len]);
             self.ranges.iter().zip(ends).for_each(|(range, end)| memory[range.end..end].fill(0.0));
-            *sums = Sums { numbers: memory, begun: vec![false; self.ranges.len()] };
+            *sums = Sums { numbers: flat, begun: vec![false; self.ranges.len()] };
         }
     }
 
@@ -500,7 +543,7 @@ impl Gradient {
         let mut sums = self.sums();
         if sums.numbers.is_empty() {
             // The system hands out these zeros when a page is first touched. Writing zeros would touch all pages now.
-            *sums = Sums { numbers: vec![0.0; self.len], begun: vec![true; self.ranges.len()] };
+            *sums = Sums { numbers: Flat::zeros(self.len), begun: vec![true; self.ranges.len()] };
         }
         sums
     }
@@ -508,11 +551,19 @@ impl Gradient {
     /// With a sum in every slot.
     fn whole(&self) -> MutexGuard<'_, Sums> {
         let mut sums = self.lock();
-        let Sums { numbers, begun } = &mut *sums;
-        for (range, begun) in self.ranges.iter().zip(begun) {
-            Sum { numbers: &mut numbers[range.clone()], begun }.numbers();
-        }
+        self.fill(&mut sums);
         sums
+    }
+
+    /// Puts a sum into every slot of the memory that is there.
+    fn fill(&self, sums: &mut Sums) {
+        let Sums { numbers, begun } = sums;
+        if numbers.is_empty() {
+            return;
+        }
+        for (range, begun) in self.ranges.iter().zip(begun) {
+            Sum { numbers: &mut numbers.on_host()[range.clone()], begun }.numbers();
+        }
     }
 
     fn sums(&self) -> MutexGuard<'_, Sums> {
@@ -544,28 +595,34 @@ fn padded_len(slots: &[Slot]) -> usize {
     slots.last().map_or(0, |last| last.range().end.next_multiple_of(BLOCK))
 }
 
-fn in_place<R>(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
+/// Lends the whole memory of the flat weights, which every view of them shares.
+fn in_place<R>(weights: &Tensor, f: impl FnOnce(&mut Flat) -> R) -> Result<R> {
     let op = InPlace { f: RefCell::new(Some(f)), result: RefCell::new(None) };
-    tensor.inplace_op1(&op)?;
+    weights.inplace_op1(&op)?;
     Ok(op.result.into_inner().expect("an in-place operation that succeeds has run its closure"))
 }
 
-/// Runs a closure on a tensor's own memory, which every view of it shares.
+/// Runs a closure on a tensor's own memory.
 struct InPlace<F, R> {
     f: RefCell<Option<F>>,
     result: RefCell<Option<R>>,
 }
 
-impl<F: FnOnce(&mut [f32]) -> R, R> InplaceOp1 for InPlace<F, R> {
+impl<F: FnOnce(&mut Flat) -> R, R> InplaceOp1 for InPlace<F, R> {
     fn name(&self) -> &'static str {
         "in-place"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
         let CpuStorage::F32(elements) = storage else { candle_core::bail!("expected f32") };
-        let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("expected contiguous") };
+        if layout.contiguous_offsets() != Some((0, elements.len())) {
+            candle_core::bail!("expected the whole memory");
+        }
         if let Some(f) = self.f.take() {
-            self.result.replace(Some(f(&mut elements[start..end])));
+            // A closure that panics poisons the tensor's lock, so nobody sees that its memory was away.
+            let mut flat = Flat::from(std::mem::take(elements));
+            self.result.replace(Some(f(&mut flat)));
+            std::mem::swap(elements, flat.on_host());
         }
         Ok(())
     }
@@ -720,6 +777,23 @@ mod tests {
             longer.hand_over_grad(&params);
             assert!(longer.with_grads(|grads| grads.iter().all(|g| *g == 0.0)).unwrap());
             assert!(params.with_grads(|grads| *grads == once).unwrap(), "{path:?}: not what the first step gave");
+            // Out of the way, and back again. What was elsewhere in the meantime is not seen.
+            let mut away = Flat::default();
+            params.swap_grad(&mut away);
+            assert_eq!(*away.read(), once);
+            step();
+            let mut other = Flat::from(once.iter().map(|g| 2.0 * g).collect::<Vec<_>>());
+            params.swap_grad(&mut other);
+            params.zero_grad();
+            assert_eq!(*other.read(), once, "{path:?}: a gradient in new memory");
+            assert!(params.with_grads(|grads| grads.iter().all(|g| *g == 0.0)).unwrap());
+            params.swap_grad(&mut other);
+            params.zero_grad();
+            step();
+            assert!(params.with_grads(|grads| *grads == once).unwrap(), "{path:?}: a gradient over old numbers");
+            params.zero_grad();
+            params.swap_grad(&mut away);
+            assert!(params.with_grads(|grads| *grads == once).unwrap() && away.read().iter().all(|g| *g == 0.0));
         }
     }
 }

@@ -182,10 +182,11 @@ pub fn cached(config: &Config, slots: usize, capacity: usize) -> u64 {
     kernels::cache(config.layers, slots, capacity, layout(config))
 }
 
-/// Sums of the gradients of earlier micro-batches, when the last of `micro_batches` is under way: a
-/// pairwise tree holds one for each of its levels.
-pub fn sums(config: &Config, head: HeadKind, micro_batches: usize) -> u64 {
-    u64::from(micro_batches.max(1).ilog2()) * floats(elements(config, head))
+/// Sums of the gradients of earlier micro-batches, at the worst moment of a step of so many leaves, each of so many
+/// `micro_batches`: a pairwise tree holds one for each of its levels, and the leaves are added in a tree of their own.
+pub fn sums(config: &Config, head: HeadKind, leaves: usize, micro_batches: usize) -> u64 {
+    let levels = leaves.max(1).ilog2() + micro_batches.max(1).ilog2();
+    u64::from(levels) * floats(elements(config, head))
 }
 
 fn entry(config: &Config, n: usize) -> u64 {
@@ -377,8 +378,10 @@ mod tests {
         let config = Config::tiny_gpt2(30, 16, 1, 4, 24);
         let one = floats(elements(&config, HeadKind::Score));
         let levels = [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (7, 2), (8, 3)];
-        for (micro_batches, level) in levels {
-            assert_eq!(sums(&config, HeadKind::Score, micro_batches), level * one, "{micro_batches}");
+        for (parts, level) in levels {
+            assert_eq!(sums(&config, HeadKind::Score, 1, parts), level * one, "{parts} micro-batches");
+            assert_eq!(sums(&config, HeadKind::Score, parts, 1), level * one, "{parts} leaves");
         }
+        assert_eq!(sums(&config, HeadKind::Score, 4, 8), 5 * one);
     }
 }

@@ -2,11 +2,10 @@
 
 use crate::{
     Error, Result,
-    blocks::{BLOCK, clip_scale, pairwise_sum, square_sum},
+    blocks::{clip_scale, pairwise_sum},
     state::{Arrays, Text, expect_layout, layout, take},
 };
-use instruct_kernels::{Params, Slot, widened};
-use rayon::prelude::*;
+use instruct_kernels::{BLOCK, Flat, Params, Slot, widened};
 use serde::{Deserialize, Serialize};
 
 /// Decoupled weight decay Adam (Loshchilov and Hutter 2019, algorithm 2) over all of a model's
@@ -19,8 +18,8 @@ pub struct AdamW {
     config: AdamConfig,
     slots: Vec<Slot>,
     roles: Vec<Role>,
-    first: Vec<f32>,
-    second: Vec<f32>,
+    first: Flat,
+    second: Flat,
     steps: u64,
 }
 
@@ -109,7 +108,7 @@ impl AdamW {
     pub fn new(params: &Params, config: AdamConfig, groups: Groups<'_>) -> Result<AdamW> {
         config.validate()?;
         let roles = roles(params.slots(), params.len(), groups)?;
-        let zeros = || vec![0.0; params.len()];
+        let zeros = || Flat::zeros(params.len());
         Ok(AdamW { config, slots: params.slots().to_vec(), roles, first: zeros(), second: zeros(), steps: 0 })
     }
 
@@ -118,7 +117,7 @@ impl AdamW {
     /// Errors: [`Error::NotFinite`] names the first tensor whose gradient is not finite (the
     /// weights are then untouched), or whose weights or moments are not after the step.
     pub fn step(&mut self, params: &Params, lr: f64) -> Result<StepReport> {
-        let report = params.update(|weights, grads| self.step_slices(weights, grads, lr))??;
+        let report = params.step(|weights, gradient| self.step_flats(weights, gradient, lr))??;
         params.zero_grad();
         Ok(report)
     }
@@ -131,12 +130,13 @@ impl AdamW {
     /// Whether no step so far has had a gradient anywhere. It can be rightly so, where all scores are equal;
     /// until then no parameter can be told to be dead.
     pub fn is_idle(&self) -> bool {
-        self.second.iter().all(|&v| v == 0.0)
+        // Loops ask before every step, and the first number that is not zero answers.
+        self.second.read().iter().all(|&v| v == 0.0)
     }
 
     /// What continues this optimizer, besides its parameters: the step counter as text, and both
     /// moments. Equal states are equal in it, bit for bit.
-    pub fn state(&self) -> (Text, [(&'static str, &[f32]); 2]) {
+    pub fn state(&self) -> (Text, [(&'static str, &Flat); 2]) {
         let text = [("steps", self.steps.to_string()), ("layout", layout(&self.slots))];
         (text.map(|(key, value)| (key.to_owned(), value)).into(), [("first", &self.first), ("second", &self.second)])
     }
@@ -150,48 +150,38 @@ impl AdamW {
         let problem = || "has no whole number of `steps`".to_owned();
         let steps = steps.ok_or_else(|| Error::Layout { what: "optimizer", problem: problem() })?;
         let mut moment = |name| take("optimizer", &mut arrays, name, self.first.len());
-        (self.first, self.second) = (moment("first")?, moment("second")?);
+        let (first, second) = (moment("first")?, moment("second")?);
+        (self.first, self.second) = (first.into(), second.into());
         self.steps = steps;
         Ok(())
     }
 
-    fn step_slices(&mut self, weights: &mut [f32], grads: &[f32], lr: f64) -> Result<StepReport> {
-        let grad_norm = self.grad_norm(grads);
+    fn step_flats(&mut self, weights: &mut Flat, gradient: &Flat, lr: f64) -> Result<StepReport> {
+        let mut squares = gradient.square_sums();
+        squares.iter_mut().zip(&self.roles).filter(|(_, role)| **role == Role::Frozen).for_each(|(sum, _)| *sum = 0.0);
+        let grad_norm = pairwise_sum(&squares).sqrt();
         if !grad_norm.is_finite() {
-            return Err(self.not_finite("gradient", |block| !square_sum(&grads[block]).is_finite()));
+            return Err(self.not_finite("gradient", &[squares]));
         }
         let scale = clip_scale(grad_norm, self.config.clip_norm);
         let constants = Constants::new(&self.config, self.steps + 1, lr, scale);
-        let blocks = (weights.par_chunks_mut(BLOCK), grads.par_chunks(BLOCK));
-        let moments = (self.first.par_chunks_mut(BLOCK), self.second.par_chunks_mut(BLOCK));
-        let all_finite = (blocks.0.zip(blocks.1))
-            .zip(moments.0.zip(moments.1))
-            .zip(&self.roles)
-            .map(|(((w, g), (m, v)), &role)| update_block(w, g, m, v, role, constants))
-            .reduce(|| true, |a, b| a & b);
-        if !all_finite {
-            let broken = |block: std::ops::Range<usize>| {
-                !square_sum(&weights[block.clone()]).is_finite() || !square_sum(&self.second[block]).is_finite()
-            };
-            return Err(self.not_finite("weight", broken));
+        let AdamW { roles, first, second, .. } = self;
+        let finite = Flat::map([weights, first, second], [gradient], |block, [w, m, v], [g]| {
+            update_block(w, g, m, v, roles[block], constants)
+        });
+        if finite.contains(&false) {
+            return Err(self.not_finite("weight", &[weights.square_sums(), self.second.square_sums()]));
         }
         self.steps += 1;
         Ok(StepReport { grad_norm, clipped: scale != 1.0 })
     }
 
-    /// The norm over the blocks that train; see [`crate::grad_norm`].
-    fn grad_norm(&self, grads: &[f32]) -> f64 {
-        let blocks = grads.par_chunks(BLOCK).zip(&self.roles);
-        let parts: Vec<f64> =
-            blocks.map(|(block, &role)| if role == Role::Frozen { 0.0 } else { square_sum(block) }).collect();
-        pairwise_sum(&parts).sqrt()
-    }
-
-    /// The error that names the first trained tensor of which a block is `broken`.
-    fn not_finite(&self, what: &'static str, broken: impl Fn(std::ops::Range<usize>) -> bool) -> Error {
+    /// The error that names the first trained tensor of which a block has a sum that is not finite.
+    fn not_finite(&self, what: &'static str, sums: &[Vec<f64>]) -> Error {
         // A last parameter without elements has no block at all.
         let trains = |slot: &&Slot| self.roles.get(slot.offset / BLOCK).is_some_and(|&role| role != Role::Frozen);
-        let slot = self.slots.iter().filter(trains).find(|slot| broken(slot.range()));
+        let broken = |slot: &&Slot| sums.iter().any(|sums| sums[slot.blocks()].iter().any(|sum| !sum.is_finite()));
+        let slot = self.slots.iter().filter(trains).find(broken);
         let tensor = slot.map_or_else(|| "padding".to_owned(), |slot| slot.name.clone());
         Error::NotFinite { tensor, step: self.steps + 1, what }
     }
@@ -294,7 +284,7 @@ fn roles(slots: &[Slot], len: usize, groups: Groups<'_>) -> Result<Vec<Role>> {
         } else {
             Role::Plain
         };
-        roles[slot.offset / BLOCK..(slot.offset + slot.len).div_ceil(BLOCK)].fill(role);
+        roles[slot.blocks()].fill(role);
     }
     Ok(roles)
 }
@@ -394,7 +384,8 @@ mod tests {
     fn frozen_parameters_have_no_moments_and_the_gradient_is_left_at_zero() {
         let (params, adam, _) = run(AdamConfig::default(), Groups { frozen: &["matrix"], no_decay: &[] }, 3);
         let frozen = params.slots().iter().find(|slot| slot.name == "matrix").unwrap().range();
-        assert!(adam.first[frozen.clone()].iter().chain(&adam.second[frozen]).all(|&x| x == 0.0));
+        let moments = [&adam.first, &adam.second];
+        assert!(moments.iter().all(|moment| moment.read()[frozen.clone()].iter().all(|&x| x == 0.0)));
         assert!(params.with_grads(|g| g.iter().all(|&g| g == 0.0)).unwrap());
     }
 
@@ -446,13 +437,13 @@ mod tests {
         adam.step(&params, 0.01).unwrap();
         assert!(params.read("b").unwrap().iter().all(|&w| w < 0.0), "the frozen one before it has no block of its own");
         // The search for what is not finite asks about every parameter, and finds none.
-        let error = adam.not_finite("gradient", |_| false);
+        let error = adam.not_finite("gradient", &[vec![0.0]]);
         assert!(matches!(error, Error::NotFinite { tensor, .. } if tensor == "padding"));
     }
 
     fn owned(adam: &AdamW) -> (Text, Arrays) {
         let (text, arrays) = adam.state();
-        (text, arrays.map(|(name, values)| (name.to_owned(), values.to_vec())).into())
+        (text, arrays.map(|(name, moment)| (name.to_owned(), moment.read().into_owned())).into())
     }
 
     #[test]
@@ -485,7 +476,7 @@ mod tests {
         let without = |name: &str| arrays.clone().into_iter().filter(|(key, _)| key != name).collect::<Arrays>();
         assert!(matches!(adam.restore(&text, without("second")), Err(Error::Layout { .. })));
         assert!(matches!(adam.restore(&Text::new(), arrays), Err(Error::Layout { .. })));
-        assert!(adam.first.iter().all(|&x| x == 0.0), "nothing is taken over");
+        assert!(adam.first.read().iter().all(|&x| x == 0.0), "nothing is taken over");
     }
 
     #[test]

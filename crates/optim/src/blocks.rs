@@ -1,11 +1,6 @@
-//! Maths over flat `f32` buffers in fixed blocks, so that results do not depend on how many
-//! threads (or, later, ranks) share the work.
+//! Sums over blocks, so that results do not depend on how many threads (or, later, ranks) share the work.
 
-use instruct_kernels::widened;
-use rayon::prelude::*;
-
-/// Elements in a block: every parameter starts on a multiple of it, so a block has one owner.
-pub(crate) const BLOCK: usize = instruct_kernels::BLOCK;
+use instruct_kernels::Flat;
 
 /// The sum of `values`, added as a balanced binary tree over their positions.
 ///
@@ -24,23 +19,21 @@ pub fn pairwise_sum(values: &[f64]) -> f64 {
 
 /// The Euclidean norm of a flat gradient: `f64` sums per block, then [`pairwise_sum`] over blocks.
 ///
-/// Infinite or NaN exactly when an element is, since no sum of squares of finite `f32` values
-/// overflows an `f64`.
-pub fn grad_norm(grads: &[f32]) -> f64 {
-    let parts: Vec<f64> = grads.par_chunks(BLOCK).map(square_sum).collect();
-    pairwise_sum(&parts).sqrt()
+/// Infinite or NaN exactly when an element is.
+pub fn grad_norm(gradient: &Flat) -> f64 {
+    pairwise_sum(&gradient.square_sums()).sqrt()
 }
 
-/// Scales `grads` so that their norm is at most `max_norm`, and returns the norm from before.
+/// Scales `gradient` so that its norm is at most `max_norm`, and returns the norm from before.
 ///
 /// A `max_norm` of 0 turns clipping off. Of a gradient that is not finite nothing can be rescued: it
 /// stays so, and the norm that is returned says it. [`crate::AdamW`] clips inside its own pass; this function
 /// is for loops that bring another optimizer.
-pub fn clip_grad_norm(grads: &mut [f32], max_norm: f64) -> f64 {
-    let norm = grad_norm(grads);
+pub fn clip_grad_norm(gradient: &mut Flat, max_norm: f64) -> f64 {
+    let norm = grad_norm(gradient);
     let scale = clip_scale(norm, max_norm);
     if scale != 1.0 {
-        grads.par_chunks_mut(BLOCK).for_each(|block| block.iter_mut().for_each(|g| *g *= scale));
+        Flat::map([gradient], [], |_, [block], []| block.iter_mut().for_each(|g| *g *= scale));
     }
     norm
 }
@@ -50,41 +43,24 @@ pub(crate) fn clip_scale(norm: f64, max_norm: f64) -> f32 {
     if max_norm > 0.0 && norm > max_norm { (max_norm / norm) as f32 } else { 1.0 }
 }
 
-/// The sum of squares of one block, in eight fixed lanes so that the compiler may use vectors
-/// without changing the order of additions.
-pub(crate) fn square_sum(block: &[f32]) -> f64 {
-    let lanes = widened(
-        #[inline(always)]
-        || {
-            let (rows, rest) = block.as_chunks::<8>();
-            let mut lanes = [0.0; 8];
-            for row in rows {
-                for (lane, &x) in lanes.iter_mut().zip(row) {
-                    *lane += f64::from(x) * f64::from(x);
-                }
-            }
-            for (lane, &x) in lanes.iter_mut().zip(rest) {
-                *lane += f64::from(x) * f64::from(x);
-            }
-            lanes
-        },
-    );
-    pairwise_sum(&lanes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use instruct_kernels::BLOCK;
 
     fn gradient(len: usize) -> Vec<f32> {
         (0..len).map(|i| ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0).collect()
+    }
+
+    fn norm(grads: &[f32]) -> f64 {
+        grad_norm(&Flat::from(grads.to_vec()))
     }
 
     #[track_caller]
     fn check_norm(len: usize) {
         let grads = gradient(len);
         let naive = grads.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
-        let got = grad_norm(&grads);
+        let got = norm(&grads);
         assert!((got - naive).abs() <= 1e-12 * naive.max(1.0), "{len}: {got} against {naive}");
     }
 
@@ -98,18 +74,19 @@ mod tests {
     #[test]
     fn norm_does_not_depend_on_the_number_of_threads() {
         let grads = gradient(37 * BLOCK + 5);
-        let want = grad_norm(&grads).to_bits();
+        let want = norm(&grads).to_bits();
         for threads in [1, 2, 3, 7] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            assert_eq!(pool.install(|| grad_norm(&grads)).to_bits(), want, "{threads} threads");
+            assert_eq!(pool.install(|| norm(&grads)).to_bits(), want, "{threads} threads");
         }
     }
 
     #[track_caller]
     fn check_clip(max_norm: f64, want: f64) {
-        let mut grads = vec![3.0, 4.0];
-        assert_eq!(clip_grad_norm(&mut grads, max_norm), 5.0, "the norm from before clipping");
-        assert!((grad_norm(&grads) - want).abs() < 1e-6, "{grads:?}");
+        let mut gradient = Flat::from(vec![3.0, 4.0]);
+        assert_eq!(clip_grad_norm(&mut gradient, max_norm), 5.0, "the norm from before clipping");
+        let grads = gradient.read();
+        assert!((norm(&grads) - want).abs() < 1e-6, "{grads:?}");
         assert!((grads[0] / grads[1] - 0.75).abs() < 1e-6, "clipping keeps the direction: {grads:?}");
     }
 
@@ -125,9 +102,9 @@ mod tests {
     #[test]
     fn clipping_never_hides_what_is_not_finite() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut grads = vec![3.0, bad];
-            assert!(!clip_grad_norm(&mut grads, 1.0).is_finite());
-            assert!(!grad_norm(&grads).is_finite(), "{grads:?}");
+            let mut gradient = Flat::from(vec![3.0, bad]);
+            assert!(!clip_grad_norm(&mut gradient, 1.0).is_finite());
+            assert!(!grad_norm(&gradient).is_finite(), "{bad}");
         }
     }
 
@@ -136,8 +113,8 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut grads = gradient(2 * BLOCK);
             grads[BLOCK + 1] = bad;
-            assert!(!grad_norm(&grads).is_finite());
+            assert!(!norm(&grads).is_finite());
         }
-        assert!(grad_norm(&[f32::MAX; 100]).is_finite());
+        assert!(norm(&[f32::MAX; 100]).is_finite());
     }
 }

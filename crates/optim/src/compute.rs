@@ -1,21 +1,127 @@
 //! What a loop needs besides its recipe.
 
-use serde::{Deserialize, Serialize};
+use crate::{Error, Result};
+use instruct_collective::{Collective, Solo, deal};
+use std::{fmt, ops::Range};
 
 /// How a run of a recipe is computed: it decides bits and memory, never what is learned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Compute {
+#[derive(Clone, Copy)]
+pub struct Compute<'a> {
     /// Keys every draw of the run.
     pub seed: u64,
     /// Tokens computed at a time, about: a micro-batch holds at least one example. Another number
     /// changes memory and, since gradients add in another order, last bits.
     pub micro_tokens: usize,
+    /// Leaves of the tree that adds up a step's gradient, at least one. Another number changes memory and last bits;
+    /// with the same number, the bits do not depend on who computes which leaf ([`crate::GradTree`]).
+    pub leaves: usize,
+    /// The ranks that share the leaves. Each calls the same loops with the same data; [`Solo`] computes all leaves.
+    pub ranks: &'a dyn Collective,
 }
 
-impl Default for Compute {
-    /// Seed 1, 4,096 tokens at a time.
-    fn default() -> Compute {
-        Compute { seed: 1, micro_tokens: 4_096 }
+impl Default for Compute<'_> {
+    /// Seed 1, 4,096 tokens at a time, one leaf, one rank.
+    fn default() -> Self {
+        Compute { seed: 1, micro_tokens: 4_096, leaves: 1, ranks: &Solo }
+    }
+}
+
+impl fmt::Debug for Compute<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Compute { seed, micro_tokens, leaves, ranks } = self;
+        let rank = format!("{} of {}", ranks.rank(), ranks.world());
+        f.debug_struct("Compute")
+            .field("seed", seed)
+            .field("micro_tokens", micro_tokens)
+            .field("leaves", leaves)
+            .field("rank", &rank)
+            .finish()
+    }
+}
+
+impl Compute<'_> {
+    /// Refuses leaves that cannot be shared so that each rank adds a whole subtree.
+    ///
+    /// Errors: [`Error::Leaves`] unless every rank gets the same number of leaves, a power of two of them.
+    pub fn check(&self) -> Result<()> {
+        let (leaves, ranks) = (self.leaves.max(1), self.ranks.world());
+        let fits = ranks == 1 || leaves.is_multiple_of(ranks) && (leaves / ranks).is_power_of_two();
+        if fits { Ok(()) } else { Err(Error::Leaves { leaves, ranks }) }
+    }
+
+    /// The leaves that this rank computes.
+    pub fn own(&self) -> Range<usize> {
+        deal(self.leaves.max(1), self.ranks.rank(), self.ranks.world())
+    }
+
+    /// Which of a step's `examples` belong to each leaf, in the order of both: runs as even as whole examples make
+    /// them, leaf `i` of `L` from `i * examples / L` on. With fewer examples than leaves some have none, and add zeros,
+    /// so that the tree keeps its shape.
+    pub fn deal(&self, examples: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let leaves = self.leaves.max(1);
+        let start = move |leaf: usize| (leaf as u128 * examples as u128 / leaves as u128) as usize;
+        (0..leaves).map(move |leaf| start(leaf)..start(leaf + 1))
+    }
+
+    /// The most examples that [`Compute::deal`] gives to one leaf.
+    pub fn dealt(&self, examples: usize) -> usize {
+        examples.div_ceil(self.leaves.max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Leaves of so many examples, one after the other.
+    #[track_caller]
+    fn check(leaves: usize, examples: usize, wanted: &[usize]) {
+        let compute = Compute { leaves, ..Compute::default() };
+        let dealt: Vec<_> = compute.deal(examples).collect();
+        assert_eq!(dealt.iter().map(Range::len).collect::<Vec<_>>(), wanted);
+        assert!(dealt.iter().cloned().flatten().eq(0..examples), "{dealt:?}");
+        assert_eq!(wanted.iter().max(), Some(&compute.dealt(examples)));
+    }
+
+    #[test]
+    fn examples_are_dealt_in_order_and_evenly() {
+        check(1, 5, &[5]);
+        check(0, 5, &[5]);
+        check(2, 5, &[2, 3]);
+        check(4, 8, &[2; 4]);
+        check(4, 7, &[1, 2, 2, 2]);
+        check(3, 2, &[0, 1, 1]);
+        check(2, 0, &[0, 0]);
+    }
+
+    #[test]
+    fn ranks_share_whole_subtrees() {
+        let fits = |leaves: usize, world: usize| {
+            let outcomes = instruct_collective::testing::threads(world, |ranks| {
+                let compute = Compute { leaves, ranks, ..Compute::default() };
+                compute.check().map(|()| compute.own().len()).map_err(|error| error.to_string()).map_err(Refused)
+            });
+            outcomes.into_iter().all(|own| own == Ok(leaves / world))
+        };
+        for (leaves, world) in [(1, 1), (3, 1), (2, 2), (4, 2), (8, 4), (3, 3), (6, 3)] {
+            assert!(fits(leaves, world), "{leaves} leaves on {world} ranks");
+        }
+        for (leaves, world) in [(1, 2), (3, 2), (6, 2), (8, 3), (9, 3)] {
+            assert!(!fits(leaves, world), "{leaves} leaves on {world} ranks");
+        }
+    }
+
+    struct Refused(String);
+
+    impl fmt::Display for Refused {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(&self.0)
+        }
+    }
+
+    impl From<instruct_collective::Error> for Refused {
+        fn from(error: instruct_collective::Error) -> Refused {
+            Refused(error.to_string())
+        }
     }
 }

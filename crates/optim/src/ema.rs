@@ -2,11 +2,9 @@
 
 use crate::{
     Error, Result,
-    blocks::BLOCK,
     state::{Arrays, Text, expect_layout, layout, take},
 };
-use instruct_kernels::{Params, Slot, widened};
-use rayon::prelude::*;
+use instruct_kernels::{Flat, Params, Slot, widened};
 
 /// `average = decay * average + (1 - decay) * weights` after every optimizer step, starting at the
 /// initial weights and without bias correction (InstructGPT, appendix C.4, with decay 0.992: after
@@ -14,7 +12,7 @@ use rayon::prelude::*;
 pub struct Ema {
     decay: f64,
     slots: Vec<Slot>,
-    average: Vec<f32>,
+    average: Flat,
 }
 
 impl Ema {
@@ -26,7 +24,7 @@ impl Ema {
         if !(0.0..=1.0).contains(&decay) {
             return Err(Error::Hyperparameter { field: "ema", value: decay, expected: "between 0 and 1" });
         }
-        Ok(Ema { decay, slots: params.slots().to_vec(), average: params.with_weights(<[f32]>::to_vec)? })
+        Ok(Ema { decay, slots: params.slots().to_vec(), average: params.with_weights(<[f32]>::to_vec)?.into() })
     }
 
     /// Takes in the weights after a step.
@@ -34,19 +32,19 @@ impl Ema {
         // An increment, so that an average equal to the weights stays equal to the last bit.
         let share = (1.0 - self.decay) as f32;
         let average = &mut self.average;
-        Ok(params.with_weights(|weights| {
-            let blocks = average.par_chunks_mut(BLOCK).zip(weights.par_chunks(BLOCK));
-            blocks.for_each(|(a, w)| {
+        params.weights(|weights| {
+            Flat::map([average], [weights], |_, [a], [w]| {
                 widened(
                     #[inline(always)]
                     || a.iter_mut().zip(w).for_each(|(a, w)| *a += share * (w - *a)),
                 )
             });
-        })?)
+        })?;
+        Ok(())
     }
 
-    /// The averaged weights, laid out as [`Params::with_weights`] lends them.
-    pub fn average(&self) -> &[f32] {
+    /// The averaged weights, laid out as [`Params::weights`] lends them.
+    pub fn average(&self) -> &Flat {
         &self.average
     }
 
@@ -59,11 +57,11 @@ impl Ema {
             let problem = "is of other parameters".to_owned();
             return Err(Error::Layout { what: "average", problem });
         }
-        Ok(params.update(|weights, _| weights.copy_from_slice(&self.average))?)
+        Ok(params.step(|weights, _| weights.write(&self.average.read()))?)
     }
 
     /// What continues this average, besides its decay: what its parameters are as text, and itself.
-    pub fn state(&self) -> (Text, [(&'static str, &[f32]); 1]) {
+    pub fn state(&self) -> (Text, [(&'static str, &Flat); 1]) {
         ([("layout".to_owned(), layout(&self.slots))].into(), [("average", &self.average)])
     }
 
@@ -72,7 +70,7 @@ impl Ema {
     /// Errors: an average of other parameters, or none; nothing is taken over then.
     pub fn restore(&mut self, text: &Text, mut arrays: Arrays) -> Result<()> {
         expect_layout("average", text, &self.slots)?;
-        self.average = take("average", &mut arrays, "average", self.average.len())?;
+        self.average = take("average", &mut arrays, "average", self.average.len())?.into();
         Ok(())
     }
 }
@@ -91,7 +89,7 @@ mod tests {
         (0..40).for_each(|_| ema.update(&params).unwrap());
         let kept = 0.992f32.powi(40);
         assert!((kept - 0.725).abs() < 5e-4);
-        assert_close("a", &ema.average()[..2], &[kept, 1.0 - 4.0 * kept], 1e-5, 0.0);
+        assert_close("a", &ema.average().read()[..2], &[kept, 1.0 - 4.0 * kept], 1e-5, 0.0);
     }
 
     #[test]
@@ -108,14 +106,16 @@ mod tests {
             want.iter_mut().enumerate().for_each(|(i, a)| *a = 0.9 * *a + 0.1 * f64::from(weight(i, t)));
             let (text, arrays) = ema.state();
             let mut again = Ema::new(&params, 0.9).unwrap();
-            again.restore(&text, arrays.map(|(name, values)| (name.to_owned(), values.to_vec())).into()).unwrap();
-            assert_eq!(again.average(), ema.average());
+            again
+                .restore(&text, arrays.map(|(name, flat)| (name.to_owned(), flat.read().into_owned())).into())
+                .unwrap();
+            assert_eq!(again.average().read(), ema.average().read());
             ema = again;
         }
         let want: Vec<f32> = want.iter().map(|&a| a as f32).collect();
-        assert_close("w", &ema.average()[..4500], &want, 1e-6, 0.0);
+        assert_close("w", &ema.average().read()[..4500], &want, 1e-6, 0.0);
         ema.copy_into(&params).unwrap();
-        assert_eq!(params.read("w").unwrap(), &ema.average()[..4500]);
+        assert_eq!(params.read("w").unwrap(), &ema.average().read()[..4500]);
     }
 
     #[test]
@@ -124,7 +124,7 @@ mod tests {
         params.set("w", &[0.1, 1e-7, 3e5]).unwrap();
         let mut ema = Ema::new(&params, Ema::DECAY).unwrap();
         (0..100).for_each(|_| ema.update(&params).unwrap());
-        assert_eq!(ema.average()[..3], [0.1, 1e-7, 3e5]);
+        assert_eq!(ema.average().read()[..3], [0.1, 1e-7, 3e5]);
         assert!(Ema::new(&params, 1.1).is_err());
         assert!(ema.copy_into(&crate::testing::params(&[("v", &[3])])).is_err());
     }

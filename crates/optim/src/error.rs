@@ -54,6 +54,20 @@ pub enum Error {
         /// What differs.
         problem: String,
     },
+    /// Ranks cannot share the leaves of a step in whole subtrees.
+    #[error(
+        "{leaves} leaves cannot be shared by {ranks} ranks: `model.leaves` must be {ranks} times a power of two, for \
+         example {ranks}"
+    )]
+    Leaves {
+        /// `leaves` of [`crate::Compute`].
+        leaves: usize,
+        /// How many ranks there are.
+        ranks: usize,
+    },
+    /// The ranks could not exchange what they have.
+    #[error(transparent)]
+    Ranks(#[from] instruct_collective::Error),
     /// The parameters refused.
     #[error(transparent)]
     Kernels(#[from] instruct_kernels::Error),

@@ -1,7 +1,7 @@
 //! Guards: what stops a run, or warns, before it wastes hours.
 
-use crate::{Error, Result, blocks::square_sum};
-use instruct_kernels::Params;
+use crate::{Error, Result};
+use instruct_kernels::{Flat, Params};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -14,11 +14,10 @@ use std::collections::{BTreeMap, VecDeque};
 ///
 /// Errors: [`Error::NoGradient`] with all such parameters and `step`, the one about to be taken.
 pub fn check_gradients(params: &Params, allow: &[&str], step: u64) -> Result<()> {
-    let dead = params.with_grads(|grads| {
-        let slots = params.slots().iter().filter(|slot| !allow.contains(&slot.name.as_str()));
-        let dead = slots.filter(|slot| grads[slot.range()].iter().all(|&g| g == 0.0));
-        dead.map(|slot| slot.name.clone()).collect::<Vec<_>>()
-    })?;
+    let sums = params.gradient(|gradient| gradient.square_sums());
+    let slots = params.slots().iter().filter(|slot| !allow.contains(&slot.name.as_str()));
+    let dead = slots.filter(|slot| sums[slot.blocks()].iter().all(|&sum| sum == 0.0));
+    let dead: Vec<String> = dead.map(|slot| slot.name.clone()).collect();
     if dead.is_empty() { Ok(()) } else { Err(Error::NoGradient { tensors: dead, step }) }
 }
 
@@ -41,11 +40,9 @@ pub fn problems(checks: &[(bool, &str)]) -> Vec<String> {
 ///
 /// Errors: [`Error::NotFinite`] with the first such tensor.
 pub fn check_weights(params: &Params, step: u64) -> Result<()> {
-    let broken = params.with_weights(|weights| {
-        let broken = params.slots().iter().find(|slot| !square_sum(&weights[slot.range()]).is_finite());
-        broken.map(|slot| slot.name.clone())
-    })?;
-    broken.map_or(Ok(()), |tensor| Err(Error::NotFinite { tensor, step, what: "weight" }))
+    let sums = params.weights(Flat::square_sums)?;
+    let broken = params.slots().iter().find(|slot| sums[slot.blocks()].iter().any(|sum| !sum.is_finite()));
+    broken.map_or(Ok(()), |slot| Err(Error::NotFinite { tensor: slot.name.clone(), step, what: "weight" }))
 }
 
 /// Passes a finite scalar (a loss, a score) through and refuses any other.

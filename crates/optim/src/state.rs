@@ -29,8 +29,8 @@ pub fn save_learner<E: From<Error>>(
 ) -> Result<(), E> {
     let written = params.with_weights(|weights| write(weights_name, &Text::new(), &[("weights", weights)]));
     written.map_err(Error::from)??;
-    let (text, arrays) = optimizer.state();
-    write(optimizer_name, &text, &arrays)
+    let (text, [(first_name, first), (second_name, second)]) = optimizer.state();
+    write(optimizer_name, &text, &[(first_name, &first.read()), (second_name, &second.read())])
 }
 
 /// Continues a model that learns from what [`save_learner`] handed over; `read` returns the text and the
@@ -50,12 +50,12 @@ pub fn load_learner<E: From<Error>>(
     Ok(optimizer.restore(&text, arrays)?)
 }
 
-/// Overwrites the weights of `params` with `saved`, laid out as [`Params::with_weights`] lends them.
+/// Overwrites the weights of `params` with `saved`, laid out as [`Params::weights`] lends them.
 ///
 /// Errors: another number of weights; nothing is written then.
 fn restore_weights(params: &Params, saved: &[f32]) -> Result<()> {
     expect_len("weights", saved.len(), params.len())?;
-    Ok(params.update(|weights, _| weights.copy_from_slice(saved))?)
+    Ok(params.step(|weights, _| weights.write(saved))?)
 }
 
 /// A hash of every parameter's name, shape and place.

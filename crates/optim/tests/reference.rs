@@ -5,9 +5,9 @@
 use candle_core::{DType, Device};
 use instruct_claims::{holds, relative};
 use instruct_kernels::{Params, Path, Spec};
-use instruct_optim::{AdamConfig, AdamForm, AdamW, Decay, Ema, GradTree, Groups, Schedule, clip_grad_norm};
+use instruct_optim::{AdamConfig, AdamForm, AdamW, Compute, Decay, Ema, GradTree, Groups, Schedule, clip_grad_norm};
 use safetensors::{Dtype, SafeTensors};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 const STEPS: usize = 20;
 const MICRO: usize = 4;
@@ -79,16 +79,16 @@ fn check(claim: &str, case: &str, how: Loop) {
         let config = AdamConfig { clip_norm: if how.clip_before { 0.0 } else { how.config.clip_norm }, ..how.config };
         let mut adam = AdamW::new(&params, config, Groups::default()).unwrap();
         let mut ema = Ema::new(&params, how.ema.unwrap_or(0.0)).unwrap();
-        let (mut tree, mut norms, mut worst) = (GradTree::new(MICRO), Vec::new(), 0.0);
+        let (mut norms, mut worst) = (Vec::new(), 0.0);
         for t in 0..STEPS {
-            backward(&golden, &params, t, how.accumulate.then_some(&mut tree));
-            let before = params.with_grads(|g| how.clip_before.then(|| clip_grad_norm(g, how.config.clip_norm)));
+            backward(&golden, &params, t, how.accumulate);
+            let before = params.gradient(|g| how.clip_before.then(|| clip_grad_norm(g, how.config.clip_norm)));
             let report = adam.step(&params, how.schedule.lr(how.peak, t as u64, STEPS as u64)).unwrap();
-            norms.push(before.unwrap().unwrap_or(report.grad_norm));
+            norms.push(before.unwrap_or(report.grad_norm));
             ema.update(&params).unwrap();
             for slot in params.slots() {
                 let wanted = golden.row(case, &slot.name, t);
-                let averaged = || ema.average()[slot.range()].to_vec();
+                let averaged = || ema.average().read()[slot.range()].to_vec();
                 let found = how.ema.map_or_else(|| params.read(&slot.name).unwrap(), |_| averaged());
                 worst = f64::max(worst, relative(&found, wanted, 0.0));
             }
@@ -112,25 +112,29 @@ fn start(golden: &Golden, path: Path) -> Params {
     params
 }
 
-/// What the backward pass of a step leaves in the gradient; with a tree, that of its micro-batches.
-fn backward(golden: &Golden, params: &Params, t: usize, tree: Option<&mut GradTree>) {
+/// What the backward pass of a step leaves in the gradient, or the sum of what those of its micro-batches do.
+fn backward(golden: &Golden, params: &Params, t: usize, accumulate: bool) {
     let fill = |values: &dyn Fn(&str) -> Vec<f32>| {
         for slot in params.slots() {
             let values = values(&slot.name);
             params.with_grads(|g| g[slot.range()].iter_mut().zip(values).for_each(|(g, x)| *g += x)).unwrap();
         }
     };
-    let Some(tree) = tree else {
+    if !accumulate {
         return fill(&|name| golden.row("gradients", name, t).iter().map(|&x| x as f32).collect());
-    };
-    for part in 0..MICRO {
-        fill(&|name| {
-            let parts = golden.row("micro", name, t);
-            let len = parts.len() / MICRO;
-            parts[part * len..][..len].iter().map(|&x| x as f32 / MICRO as f32).collect()
-        });
-        params.with_grads(|g| tree.push(g)).unwrap();
     }
+    let micro_batches = |tree: &mut GradTree, parts: Range<usize>| -> instruct_optim::Result<[f64; 0]> {
+        for part in parts {
+            fill(&|name| {
+                let parts = golden.row("micro", name, t);
+                let len = parts.len() / MICRO;
+                parts[part * len..][..len].iter().map(|&x| x as f32 / MICRO as f32).collect()
+            });
+            tree.push(params);
+        }
+        Ok([])
+    };
+    GradTree::over(params, Compute::default(), std::iter::once(0..MICRO), micro_batches).unwrap();
 }
 
 #[test]

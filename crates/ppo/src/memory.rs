@@ -6,6 +6,7 @@ use instruct_model::{
     Config, HeadKind, Sampling,
     memory::{Buffers, Estimate, Phase, Readout, inferred, recorded, sampled, sums},
 };
+use instruct_optim::Compute;
 
 /// The most that [`crate::train`] holds, when every completion runs into the cap after the longest
 /// prompts; what scores is the caller's to add.
@@ -15,40 +16,40 @@ use instruct_model::{
 /// sample:  cache(slots, longest prompt + cap) + a pass over the prompts that fill the slots
 /// compare: passes of n tokens without a graph, for log-probabilities and values
 /// update:  sums + kept(n) + temporary(n), for policy, pretraining windows and value model in turn
-/// n = min(tokens of the batch or minibatch, max(micro-tokens, longest episode))
+/// n = min(tokens of the batch or of a minibatch's leaf, max(micro-tokens, longest episode))
 /// ```
 ///
 /// Of the n tokens of a pass, the completions' are read.
 ///
 /// The reference takes `frozen` bytes per parameter; P counts 4, and 2 more of a policy whose products round to
-/// bf16, which is their `compute`. `config` is that of every model.
+/// bf16, as `products` says. `config` is that of every model.
 /// Nothing is computed and nothing allocated.
-pub fn memory(config: &Config, lengths: &Lengths, plan: &Plan, compute: DType, frozen: u64) -> Estimate {
+pub fn memory(config: &Config, lengths: &Lengths, plan: &Plan, products: DType, frozen: u64) -> Estimate {
     let head = match plan.critic {
         Critic::Separate { .. } => HeadKind::LanguageModel,
         Critic::Head { .. } => HeadKind::LanguageModelWithValue,
     };
-    let mut models = vec![Buffers::learner("policy", config, head, plan.ema > 0.0).decoding(compute)];
+    let mut models = vec![Buffers::learner("policy", config, head, plan.ema > 0.0).decoding(products)];
     if let Critic::Separate { .. } = plan.critic {
         // Policy and critic learn in turns, with one gradient at a time; the larger is the policy's.
         models.push(Buffers { gradient: 0, ..Buffers::learner("value model", config, HeadKind::Value, false) });
     }
     models.push(Buffers::frozen("reference", config, HeadKind::LanguageModel, frozen));
-    Estimate { models, phases: phases(config, lengths, plan, head, compute) }
+    Estimate { models, phases: phases(config, lengths, plan, head, products) }
 }
 
 /// How long things get in a run, in tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lengths {
+#[derive(Clone, Copy, Debug)]
+pub struct Lengths<'a> {
     /// The longest prompt.
     pub prompt: usize,
     /// The longest window of pretraining text; 0 when there is none.
     pub window: usize,
-    /// Tokens computed at a time.
-    pub micro_tokens: usize,
+    /// How many of them are computed at a time.
+    pub compute: Compute<'a>,
 }
 
-impl Lengths {
+impl Lengths<'_> {
     /// The longest episode.
     fn episode(&self, config: &Config, plan: &Plan) -> usize {
         (self.prompt + plan.max_new_tokens).min(config.context)
@@ -57,35 +58,38 @@ impl Lengths {
     /// Tokens of the largest of the micro-batches that `tokens` of items of this length are cut into, and
     /// how many there are.
     fn micro(&self, tokens: usize, item: usize) -> (usize, usize) {
-        (tokens.min(self.micro_tokens.max(item)), tokens.div_ceil(self.micro_tokens.max(1)))
+        let limit = self.compute.micro_tokens;
+        (tokens.min(limit.max(item)), tokens.div_ceil(limit.max(1)))
     }
 }
 
-fn phases(config: &Config, lengths: &Lengths, plan: &Plan, head: HeadKind, compute: DType) -> Vec<Phase> {
+fn phases(config: &Config, lengths: &Lengths, plan: &Plan, head: HeadKind, products: DType) -> Vec<Phase> {
     let episode = lengths.episode(config, plan);
     let (passed, _) = lengths.micro(plan.batch * episode, episode);
-    let (update, own) = lengths.micro(plan.minibatch * episode, episode);
+    let compute = lengths.compute;
+    let dealt = compute.dealt(plan.minibatch);
+    let (update, own) = lengths.micro(dealt * episode, episode);
     // However short the prompts are that share a micro-batch.
     let read = |tokens: usize, episodes: usize| tokens.min(episodes * plan.max_new_tokens);
-    let mixed = if plan.gamma_ptx > 0.0 { plan.minibatch * plan.ptx_examples * lengths.window } else { 0 };
-    let (mixed, more) = lengths.micro(mixed, lengths.window);
+    let windows = if plan.gamma_ptx > 0.0 { compute.dealt(plan.minibatch * plan.ptx_examples) } else { 0 };
+    let (mixed, more) = lengths.micro(windows * lengths.window, lengths.window);
     let slots = Sampling::plain([].into(), plan.max_new_tokens).slots.min(plan.batch);
-    let sums = |head, micro_batches| sums(config, head, micro_batches);
+    let sums = |head, micro_batches| sums(config, head, compute.leaves, micro_batches);
     let mut phases = vec![
         sampled(config, slots, lengths.prompt, plan.max_new_tokens),
-        Phase { name: "compare", ..inferred(config, passed, Readout::Logprob(read(passed, plan.batch), compute)) },
+        Phase { name: "compare", ..inferred(config, passed, Readout::Logprob(read(passed, plan.batch), products)) },
         Phase {
             name: "update of the policy",
             sums: sums(head, own + more),
-            ..recorded(config, update, false, Readout::Logprob(read(update, plan.minibatch), compute))
+            ..recorded(config, update, false, Readout::Logprob(read(update, dealt), products))
         },
     ];
     if mixed > 0 {
-        let pass = recorded(config, mixed, false, Readout::Likelihood(mixed, compute));
+        let pass = recorded(config, mixed, false, Readout::Likelihood(mixed, products));
         phases.push(Phase { name: "pretraining mix", sums: sums(head, own + more), ..pass });
     }
     if let Critic::Separate { .. } = plan.critic {
-        let pass = recorded(config, update, false, Readout::Scalar(read(update, plan.minibatch)));
+        let pass = recorded(config, update, false, Readout::Scalar(read(update, dealt)));
         phases.push(Phase { name: "update of the values", sums: sums(HeadKind::Value, own), ..pass });
     }
     phases
@@ -95,26 +99,30 @@ fn phases(config: &Config, lengths: &Lengths, plan: &Plan, head: HeadKind, compu
 mod tests {
     use super::*;
 
-    fn estimate(change: impl Fn(&mut Plan, &mut usize)) -> Estimate {
+    fn estimate(change: impl Fn(&mut Plan, &mut Lengths)) -> Estimate {
         let config = Config::tiny_gpt2(30, 16, 2, 2, 64);
         let base = Plan::preset(crate::Preset::InstructGpt);
         let mut plan = Plan { batch: 32, minibatch: 32, max_new_tokens: 16, ptx_examples: 1, ..base };
-        let mut lengths = Lengths { prompt: 9, window: 20, micro_tokens: 10_000 };
-        change(&mut plan, &mut lengths.micro_tokens);
+        let compute = Compute { micro_tokens: 10_000, ..Compute::default() };
+        let mut lengths = Lengths { prompt: 9, window: 20, compute };
+        change(&mut plan, &mut lengths);
         memory(&config, &lengths, &plan, DType::F32, 4)
     }
 
     #[test]
     fn smaller_settings_take_less() {
         let whole = estimate(|_, _| {});
-        let less = |what: &str, change: fn(&mut Plan, &mut usize)| {
+        let less = |what: &str, change: fn(&mut Plan, &mut Lengths)| {
             let (peak, most) = (estimate(change).peak(), whole.peak());
             assert!(peak < most, "{what}: {peak} of {most}");
         };
         // More micro-batches keep less of a graph, and add a level to the tree of their sums.
         let update = |of: &Estimate| of.phases.iter().find(|p| p.name == "update of the policy").cloned().unwrap();
-        let (cut, uncut) = (update(&estimate(|_, micro_tokens| *micro_tokens = 50)), update(&whole));
+        let (cut, uncut) = (update(&estimate(|_, lengths| lengths.compute.micro_tokens = 50)), update(&whole));
         assert!(cut.kept < uncut.kept && cut.sums > uncut.sums, "{cut:?} {uncut:?}");
+        // So do more leaves, each of a part of the minibatch: here two levels, over one for the mix.
+        let leaves = update(&estimate(|_, lengths| lengths.compute.leaves = 4));
+        assert!(leaves.kept < uncut.kept && leaves.sums == 3 * uncut.sums, "{leaves:?} {uncut:?}");
         less("minibatch", |plan, _| plan.minibatch = 8);
         less("mix", |plan, _| plan.gamma_ptx = 0.0);
         less("cap", |plan, _| plan.max_new_tokens = 4);

@@ -29,8 +29,8 @@ impl Saved for State {
             save_learner(value.params(), optimizer, VALUE, &mut write)?;
         }
         if let Some(ema) = &self.ema {
-            let (text, arrays) = ema.state();
-            write("ema", &text, &arrays)?;
+            let (text, [(name, average)]) = ema.state();
+            write("ema", &text, &[(name, &average.read())])?;
         }
         Ok(())
     }

@@ -53,7 +53,7 @@ pub struct Task<'a> {
     /// Ids that end a completion.
     pub stop: BTreeSet<u32>,
     /// Keys every draw of the run, and bounds what is computed at a time.
-    pub compute: Compute,
+    pub compute: Compute<'a>,
 }
 
 impl State {
@@ -143,7 +143,7 @@ fn check(task: &Task<'_>, plan: &Plan) -> Result<()> {
     if plan.gamma_ptx > 0.0 && task.pretraining.is_empty() {
         return Err(Error::NoPretraining { gamma: plan.gamma_ptx });
     }
-    Ok(())
+    Ok(task.compute.check()?)
 }
 
 /// One iteration: sample, score, learn.
@@ -230,7 +230,7 @@ fn update(
     for inner in 0..plan.inner_epochs as u64 {
         let order = shuffle.at([state.iteration, inner]).permutation(plan.batch);
         for episodes in order.chunks(plan.minibatch) {
-            let minibatch = Minibatch::new(experience, episodes, plan, task.compute.micro_tokens);
+            let minibatch = Minibatch::new(experience, episodes, plan, task.compute);
             let ptx = ptx_batches(task, plan, state.iteration * steps as u64 + step, orders);
             let mut stats = policy_gradients(state, task, plan, &minibatch, &ptx)?;
             if step == 0 {
@@ -250,7 +250,7 @@ fn policy_gradients(
     task: &Task<'_>,
     plan: &Plan,
     minibatch: &Minibatch<'_>,
-    ptx: &[Packed],
+    ptx: &[Vec<Packed>],
 ) -> Result<UpdateStats> {
     let head = match plan.critic {
         Critic::Head { coefficient } => Some(coefficient),
@@ -345,24 +345,25 @@ fn value_step(state: &mut State, right: bool, lr: f64) -> Result<(), instruct_op
     Ok(())
 }
 
-/// The pretraining windows of one optimizer step, as micro-batches.
-fn ptx_batches(task: &Task<'_>, plan: &Plan, step: u64, orders: &mut Orders) -> Vec<Packed> {
-    if plan.gamma_ptx == 0.0 {
-        return Vec::new();
-    }
-    let count = (plan.minibatch * plan.ptx_examples) as u64;
+/// The pretraining windows of one optimizer step, as the micro-batches of each leaf.
+fn ptx_batches(task: &Task<'_>, plan: &Plan, step: u64, orders: &mut Orders) -> Vec<Vec<Packed>> {
+    let count = if plan.gamma_ptx == 0.0 { 0 } else { (plan.minibatch * plan.ptx_examples) as u64 };
     let examples = step * count..(step + 1) * count;
     let order = orders.ptx.places(examples.clone());
     let windows: Vec<(u64, &[u32])> = examples.zip(order.into_iter().map(|i| task.pretraining[i].as_slice())).collect();
-    let lengths = windows.iter().map(|(_, window)| window.len());
-    let batch = |run: Range<usize>| {
+    let batch = |windows: &[(u64, &[u32])]| {
         let mut batch = Packed::new();
-        for &(example, window) in &windows[run] {
+        for &(example, window) in windows {
             batch.push_text(window, example, 1.0);
         }
         batch
     };
-    micro_batches(lengths, task.compute.micro_tokens).into_iter().map(batch).collect()
+    let leaf = |leaf: Range<usize>| {
+        let windows = &windows[leaf];
+        let runs = micro_batches(windows.iter().map(|(_, window)| window.len()), task.compute.micro_tokens);
+        runs.into_iter().map(|run| batch(&windows[run])).collect()
+    };
+    task.compute.deal(windows.len()).map(leaf).collect()
 }
 
 /// The rows of `samples.jsonl`: what was said to whom, and what it was worth.

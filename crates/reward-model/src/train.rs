@@ -109,6 +109,7 @@ pub fn train(
     if usable.is_empty() {
         return Err(Error::NoPairs { groups: groups.len() });
     }
+    compute.check()?;
     let per_epoch = usable.len().div_ceil(plan.batch) as u64;
     let total = plan.epochs * per_epoch;
     let mut order = Passes::new(Source::new(compute.seed, "reward-model/order"), usable.len());
@@ -116,7 +117,8 @@ pub fn train(
         let epoch = order.pass(state.step / per_epoch);
         let chunk = epoch.chunks(plan.batch).nth((state.step % per_epoch) as usize).unwrap_or_default();
         let batch: Vec<&Group> = chunk.iter().map(|&i| usable[i]).collect();
-        let sums = gradients(&state.model, &batch, compute.micro_tokens)?;
+        let leaves: Vec<&[&Group]> = compute.deal(batch.len()).map(|leaf| &batch[leaf]).collect();
+        let sums = Sums::sum(&gradients(&state.model, &leaves, batch.len(), compute)?);
         let params = state.model.params();
         check_loss(params, "train/rm/loss", sums.loss, state.step + 1)?;
         if state.step < 2 {
@@ -165,7 +167,7 @@ fn invariant(model: &Decoder) -> Vec<&str> {
     names.filter(|name| ["score.bias", "norm.bias"].contains(name)).collect()
 }
 
-#[derive(Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Sums {
     loss: f64,
     correct: f64,
@@ -173,30 +175,54 @@ struct Sums {
     pairs: f64,
 }
 
+impl Sums {
+    /// As ranks exchange them.
+    fn numbers(&self) -> [f64; 4] {
+        [self.loss, self.correct, self.margin, self.pairs]
+    }
+
+    fn of([loss, correct, margin, pairs]: [f64; 4]) -> Sums {
+        Sums { loss, correct, margin, pairs }
+    }
+
+    /// Those of a step from those of its leaves, in their order.
+    fn sum(leaves: &[Sums]) -> Sums {
+        let mut sum = Sums::default();
+        for Sums { loss, correct, margin, pairs } in leaves {
+            sum.loss += loss;
+            sum.correct += correct;
+            sum.margin += margin;
+            sum.pairs += pairs;
+        }
+        sum
+    }
+}
+
 fn usable(groups: &[Group]) -> Vec<&Group> {
     groups.iter().filter(|group| !group.pairs().is_empty()).collect()
 }
 
-/// Adds the gradient of the batch loss to the model's buffer, micro-batch by micro-batch; a group
-/// is never cut.
-fn gradients(model: &Decoder, groups: &[&Group], micro_tokens: usize) -> Result<Sums> {
-    let runs = micro_batches(groups.iter().map(|group| group.tokens()), micro_tokens);
-    let mut tree = GradTree::new(runs.len());
-    let mut sums = Sums::default();
-    for run in runs {
-        let groups_here = &groups[run];
-        let mut batch = ItemBatch::default();
-        for (example, group) in (0..).zip(groups_here) {
-            for completion in &group.completions {
-                batch.push(Item { prompt: &group.prompt, completion }, example);
+/// Puts the gradient of the batch loss over `total` groups, or what these leaves of it contribute, into the model's
+/// buffer, micro-batch by micro-batch; a group is never cut. Returns the sums of each leaf.
+fn gradients(model: &Decoder, leaves: &[&[&Group]], total: usize, compute: Compute<'_>) -> Result<Vec<Sums>> {
+    let counted = GradTree::over(model.params(), compute, leaves, |tree, groups| -> Result<_> {
+        let mut sums = Sums::default();
+        for run in micro_batches(groups.iter().map(|group| group.tokens()), compute.micro_tokens) {
+            let groups_here = &groups[run];
+            let mut batch = ItemBatch::default();
+            for (example, group) in (0..).zip(groups_here) {
+                for completion in &group.completions {
+                    batch.push(Item { prompt: &group.prompt, completion }, example);
+                }
             }
+            let scores = batch.scores(model, Pass::Train)?;
+            let gradient = losses(&scores.to_vec1::<f32>()?, groups_here, total as f64, &mut sums);
+            model.params().backward(&chain(&scores, &gradient)?)?;
+            tree.push(model.params());
         }
-        let scores = batch.scores(model, Pass::Train)?;
-        let gradient = losses(&scores.to_vec1::<f32>()?, groups_here, groups.len() as f64, &mut sums);
-        model.params().backward(&chain(&scores, &gradient)?)?;
-        model.params().with_grads(|grads| tree.push(grads))?;
-    }
-    Ok(sums)
+        Ok(sums.numbers())
+    })?;
+    Ok(counted.into_iter().map(Sums::of).collect())
 }
 
 fn losses(scores: &[f32], groups: &[&Group], total: f64, sums: &mut Sums) -> Vec<f32> {

@@ -3,6 +3,7 @@
 use crate::{
     BoxError, Damaged, Error, Result, disk,
     manifest::{self, Manifest, STAGED},
+    ranks::{Ranks, meet},
 };
 use serde::{Deserialize, Serialize, Serializer, de::DeserializeOwned, ser::SerializeMap};
 use std::{
@@ -27,17 +28,17 @@ use std::{
 /// killed at any instant continues as if it had not been. A checkpoint is written under another
 /// name, synced, and renamed; one that does not match its manifest is passed over for the one
 /// before it.
-pub struct Artefact {
+pub struct Artefact<'r> {
     folder: PathBuf,
-    metrics: Journal,
-    samples: Journal,
-    timings: Journal,
+    /// Of the process that writes.
+    journals: Option<Journals>,
     checkpoint: Option<Checkpoint>,
     model: Option<PathBuf>,
     passed_over: Vec<Damaged>,
     keep_last: usize,
     expected_bytes: u64,
-    _lock: Arc<File>,
+    ranks: &'r dyn Ranks,
+    _lock: Option<Arc<File>>,
 }
 
 /// A whole checkpoint of a stage.
@@ -67,13 +68,23 @@ const METRICS: &str = "metrics.jsonl";
 const SAMPLES: &str = "samples.jsonl";
 const TIMINGS: &str = "timings.jsonl";
 
-impl Artefact {
-    /// `done` hears how many more bytes have been compared with their hashes.
-    pub(crate) fn open(folder: PathBuf, lock: Arc<File>, done: &mut dyn FnMut(u64)) -> Result<Artefact> {
+impl<'r> Artefact<'r> {
+    /// `done` hears how many more bytes have been compared with their hashes. The process that writes holds `lock`,
+    /// and mends what a killed one left before the others look.
+    pub(crate) fn open(
+        folder: PathBuf,
+        lock: Option<Arc<File>>,
+        ranks: &'r dyn Ranks,
+        done: &mut dyn FnMut(u64),
+    ) -> Result<Artefact<'r>> {
         let checkpoints = folder.join("checkpoints");
-        disk::create_folder(&checkpoints)?;
-        remove_staged(&folder)?;
-        remove_staged(&checkpoints)?;
+        if ranks.writes() {
+            disk::create_folder(&checkpoints)?;
+            remove_staged(&folder)?;
+            remove_staged(&checkpoints)?;
+        } else {
+            meet(ranks)?;
+        }
         let mut passed_over = Vec::new();
         let mut whole = |path: &Path| match verify_with_journals(path, &folder, done) {
             Ok(manifest) => Some(manifest),
@@ -89,26 +100,41 @@ impl Artefact {
             .map(|(step, name)| Checkpoint { step, folder: checkpoints.join(name) })
             .find_map(|checkpoint| whole(&checkpoint.folder).map(|manifest| (checkpoint, manifest)));
         let past = model.as_ref().map(|(_, m)| m).or(checkpoint.as_ref().map(|(_, m)| m));
-        let journal = |name: &str| Journal::open(folder.join(name));
-        let (mut metrics, mut samples, mut timings) = (journal(METRICS)?, journal(SAMPLES)?, journal(TIMINGS)?);
-        let offset = |name: &str| past.and_then(|manifest| manifest.journals.get(name).copied()).unwrap_or(0);
-        metrics.cut(offset(METRICS))?;
-        samples.cut(offset(SAMPLES))?;
-        timings.cut_after_step(past.map(|manifest| manifest.step))?;
-        disk::sync(&folder)?;
+        let journals = if ranks.writes() {
+            let journals = Journals::open(&folder, past)?;
+            meet(ranks)?;
+            Some(journals)
+        } else {
+            None
+        };
         let expected_bytes = past.map_or(0, Manifest::bytes);
         Ok(Artefact {
-            metrics,
-            samples,
-            timings,
+            journals,
             checkpoint: checkpoint.map(|(checkpoint, _)| checkpoint),
             model: model.map(|(path, _)| path),
             passed_over,
             keep_last: 2,
             expected_bytes,
             folder,
+            ranks,
             _lock: lock,
         })
+    }
+
+    /// What the process that writes answers.
+    pub(crate) fn told(&self, answer: bool) -> Result<bool> {
+        self.ranks.told(answer).map_err(Error::Ranks)
+    }
+
+    /// Lets the process that writes make `folder` while the others wait: nobody reads what it removes, and all find
+    /// what it made.
+    fn together(&mut self, folder: PathBuf, write: impl FnOnce(&mut Self, &Path) -> Result<()>) -> Result<PathBuf> {
+        meet(self.ranks)?;
+        if self.ranks.writes() {
+            write(self, &folder)?;
+        }
+        meet(self.ranks)?;
+        Ok(folder)
     }
 
     /// The artefact's folder.
@@ -148,18 +174,19 @@ impl Artefact {
     /// Appends `{"step": step, name: value, ...}` to `metrics.jsonl`, in this order. A value that is
     /// not finite becomes `null`.
     pub fn metrics(&mut self, step: u64, entries: &[(&'static str, f64)]) -> Result<()> {
-        self.metrics.append(&MetricsRow { step, entries })
+        self.journals.as_mut().map_or(Ok(()), |of| of.metrics.append(&MetricsRow { step, entries }))
     }
 
     /// Appends `row` (a struct or map) with its `step` to `samples.jsonl`.
     pub fn sample(&mut self, step: u64, row: &impl Serialize) -> Result<()> {
-        self.samples.append(&SampleRow { step, row })
+        self.journals.as_mut().map_or(Ok(()), |of| of.samples.append(&SampleRow { step, row }))
     }
 
     /// Appends a phase's wall-clock time to `timings.jsonl`. `step` is the number that the step
     /// under way will have when it is done: a resume drops the rows after its checkpoint's step.
     pub fn timing(&mut self, step: u64, phase: &str, seconds: f64) -> Result<()> {
-        self.timings.append(&TimingRow { step, phase: phase.into(), seconds })
+        let row = TimingRow { step, phase: phase.into(), seconds };
+        self.journals.as_mut().map_or(Ok(()), |of| of.timings.append(&row))
     }
 
     /// Commits `checkpoints/step-<step>/` with `state` and what `encode` writes into the folder it
@@ -177,9 +204,7 @@ impl Artefact {
         state: &impl Serialize,
         encode: impl FnOnce(&Path) -> Result<(), BoxError>,
     ) -> Result<PathBuf> {
-        let folder = self.commit_state(SCHEDULED, step, state, encode)?;
-        self.prune(step)?;
-        Ok(folder)
+        self.commit_state(SCHEDULED, step, state, encode, |artefact| artefact.prune(step))
     }
 
     /// Commits `checkpoints/interrupted-<step>/` as [`Artefact::commit`] does, between two of the
@@ -193,7 +218,7 @@ impl Artefact {
         state: &impl Serialize,
         encode: impl FnOnce(&Path) -> Result<(), BoxError>,
     ) -> Result<PathBuf> {
-        self.commit_state(INTERIM, step, state, encode)
+        self.commit_state(INTERIM, step, state, encode, |_| Ok(()))
     }
 
     fn commit_state(
@@ -202,11 +227,16 @@ impl Artefact {
         step: u64,
         state: &impl Serialize,
         encode: impl FnOnce(&Path) -> Result<(), BoxError>,
+        then: impl FnOnce(&Self) -> Result<()>,
     ) -> Result<PathBuf> {
-        let folder = self.commit_folder("checkpoints", &format!("{prefix}{step:06}"), step, |folder| {
-            encode(folder)?;
-            let path = folder.join(STATE);
-            Ok(disk::write(&path, &disk::pretty_json(&path, state)?)?)
+        let folder = self.folder.join("checkpoints").join(format!("{prefix}{step:06}"));
+        let folder = self.together(folder, |artefact, folder| {
+            artefact.commit_folder(folder, step, |folder| {
+                encode(folder)?;
+                let path = folder.join(STATE);
+                Ok(disk::write(&path, &disk::pretty_json(&path, state)?)?)
+            })?;
+            then(artefact)
         })?;
         self.checkpoint = Some(Checkpoint { step, folder: folder.clone() });
         Ok(folder)
@@ -223,7 +253,8 @@ impl Artefact {
         step: u64,
         encode: impl FnOnce(&Path) -> Result<(), BoxError>,
     ) -> Result<PathBuf> {
-        self.commit_folder("checkpoints", folder_name(name)?, step, encode)
+        let folder = self.folder.join("checkpoints").join(folder_name(name)?);
+        self.together(folder, |artefact, folder| artefact.commit_folder(folder, step, encode))
     }
 
     /// The folder of a named checkpoint, after comparing it with its manifest; `None` when there is
@@ -250,33 +281,31 @@ impl Artefact {
     ///
     /// Errors: as [`Artefact::commit`].
     pub fn finish(&mut self, step: u64, encode: impl FnOnce(&Path) -> Result<(), BoxError>) -> Result<PathBuf> {
-        // A process that died between its last checkpoint and the removal of the oldest left one
-        // too many; once the model is there nobody would look again. All steps are past now, whatever
-        // `step` counts.
-        self.prune(u64::MAX)?;
-        let folder = self.commit_folder("", "model", step, encode)?;
+        let folder = self.together(self.folder.join("model"), |artefact, folder| {
+            // A process that died between its last checkpoint and the removal of the oldest left one
+            // too many; once the model is there nobody would look again. All steps are past now, whatever
+            // `step` counts.
+            artefact.prune(u64::MAX)?;
+            artefact.commit_folder(folder, step, encode)
+        })?;
         self.model = Some(folder.clone());
         Ok(folder)
     }
 
     fn commit_folder(
         &mut self,
-        parent: &str,
-        name: &str,
+        folder: &Path,
         step: u64,
         encode: impl FnOnce(&Path) -> Result<(), BoxError>,
-    ) -> Result<PathBuf> {
-        let parent = if parent.is_empty() { self.folder.clone() } else { self.folder.join(parent) };
-        disk::ensure_space(&parent, self.expected_bytes)?;
+    ) -> Result<()> {
+        let parent = folder.parent().unwrap_or(&self.folder);
+        disk::ensure_space(parent, self.expected_bytes)?;
         // What the manifest calls the past must be on the disk before the manifest is.
-        for journal in [&self.metrics, &self.samples, &self.timings] {
-            disk::sync(&journal.path)?;
-        }
-        let journals = [(METRICS, &self.metrics), (SAMPLES, &self.samples)];
-        let journals = journals.map(|(name, journal)| (name.to_owned(), journal.bytes));
-        let (folder, manifest) = manifest::commit(&parent, name, step, BTreeMap::from(journals), encode)?;
+        let past = self.journals.as_ref().map_or(Ok(BTreeMap::new()), Journals::synced)?;
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let (_, manifest) = manifest::commit(parent, &name, step, past, encode)?;
         self.expected_bytes = self.expected_bytes.max(manifest.bytes());
-        Ok(folder)
+        Ok(())
     }
 
     /// Removes all but the newest checkpoints up to `step`. Later ones can only be damaged ones
@@ -298,6 +327,35 @@ pub(crate) fn folder_name(name: &str) -> Result<&str> {
         return Err(Error::Name { name: name.to_owned() });
     }
     Ok(name)
+}
+
+/// What the process that writes appends to.
+struct Journals {
+    metrics: Journal,
+    samples: Journal,
+    timings: Journal,
+}
+
+impl Journals {
+    /// Opens them where the newest whole checkpoint or model was made.
+    fn open(folder: &Path, past: Option<&Manifest>) -> Result<Journals> {
+        let journal = |name: &str| Journal::open(folder.join(name));
+        let (mut metrics, mut samples, mut timings) = (journal(METRICS)?, journal(SAMPLES)?, journal(TIMINGS)?);
+        let offset = |name: &str| past.and_then(|manifest| manifest.journals.get(name).copied()).unwrap_or(0);
+        metrics.cut(offset(METRICS))?;
+        samples.cut(offset(SAMPLES))?;
+        timings.cut_after_step(past.map(|manifest| manifest.step))?;
+        disk::sync(folder)?;
+        Ok(Journals { metrics, samples, timings })
+    }
+
+    /// Waits until they are on the disk, and returns the lengths that a manifest holds.
+    fn synced(&self) -> Result<BTreeMap<String, u64>> {
+        for journal in [&self.metrics, &self.samples, &self.timings] {
+            disk::sync(&journal.path)?;
+        }
+        Ok([(METRICS, &self.metrics), (SAMPLES, &self.samples)].map(|(name, of)| (name.to_owned(), of.bytes)).into())
+    }
 }
 
 /// An append-only file of JSON lines that knows its length.

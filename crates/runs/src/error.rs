@@ -110,6 +110,9 @@ pub enum Error {
         /// What the state said.
         source: BoxError,
     },
+    /// The processes of a run could not meet.
+    #[error("the processes of this run do not meet: {0}")]
+    Ranks(#[source] BoxError),
     /// The listener of a loop's events failed.
     #[error(transparent)]
     Listener(#[from] BoxError),

@@ -64,6 +64,7 @@ mod error;
 mod events;
 mod flat;
 mod manifest;
+mod ranks;
 mod recorder;
 mod run_dir;
 mod saved;
@@ -74,6 +75,7 @@ pub use crate::{
     events::{Edge, Event, Flow, Listener, Metrics, phase},
     flat::{Flat, read_flat, write_flat},
     manifest::sha256,
+    ranks::Ranks,
     recorder::Recorder,
     run_dir::{RunDir, Start},
     saved::{ArrayReader, ArrayWriter, Saved},

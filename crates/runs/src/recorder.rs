@@ -5,18 +5,18 @@ use crate::{Artefact, Event, Flow, Result, Saved};
 /// Writes a loop's events into an artefact: metrics and samples as they come, its state whenever a
 /// checkpoint is due. With one of these a loop that is killed at any instant continues as if it had not
 /// been.
-pub struct Recorder {
-    artefact: Artefact,
+pub struct Recorder<'r> {
+    artefact: Artefact<'r>,
     every: u64,
     total: u64,
 }
 
-impl Recorder {
+impl<'r> Recorder<'r> {
     /// A recorder that saves a checkpoint every so many steps and at the last. It brings `state` to where
     /// the artefact's newest checkpoint left it.
     ///
     /// Errors: as [`Artefact::restore`].
-    pub fn new<S: Saved>(mut artefact: Artefact, every: u64, state: &mut S) -> Result<Recorder> {
+    pub fn new<S: Saved>(mut artefact: Artefact<'r>, every: u64, state: &mut S) -> Result<Self> {
         artefact.restore(state)?;
         Ok(Recorder { artefact, every: every.max(1), total: 0 })
     }
@@ -35,6 +35,8 @@ impl Recorder {
             Event::Evaluation { step, metrics } => self.artefact.metrics(step, metrics)?,
             Event::Sample { step, row } => self.artefact.sample(step, row)?,
             Event::Boundary { step, state } => {
+                // A signal reaches the processes of a run at different steps.
+                let stop = self.artefact.told(stop)?;
                 if self.is_due(step) || step == self.total {
                     self.artefact.save(step, state)?;
                 } else if stop {
@@ -53,12 +55,12 @@ impl Recorder {
     }
 
     /// The artefact, for what else is written into it.
-    pub fn artefact(&mut self) -> &mut Artefact {
+    pub fn artefact(&mut self) -> &mut Artefact<'r> {
         &mut self.artefact
     }
 
     /// Gives the artefact back.
-    pub fn into_artefact(self) -> Artefact {
+    pub fn into_artefact(self) -> Artefact<'r> {
         self.artefact
     }
 }

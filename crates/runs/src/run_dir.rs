@@ -4,6 +4,7 @@ use crate::{
     Artefact, Error, Result,
     artefact::{bytes_to_verify, folder_name},
     disk,
+    ranks::{Alone, Ranks, meet},
 };
 use serde::Serialize;
 use std::{
@@ -45,12 +46,14 @@ use std::{
 /// assert_eq!(count(&path, Start::Resume).unwrap(), 45); // from the last checkpoint
 /// assert!(count(&path, Start::Fresh).is_err()); // never over an existing run
 /// ```
-pub struct RunDir {
+pub struct RunDir<'r> {
     path: PathBuf,
     environment_difference: Vec<String>,
     config_difference: Vec<String>,
     start: Start,
-    lock: Arc<File>,
+    /// Of the process that writes.
+    lock: Option<Arc<File>>,
+    ranks: &'r dyn Ranks,
 }
 
 /// Whether a run begins or continues.
@@ -71,7 +74,7 @@ const CONFIG: &str = "config.toml";
 const ENVIRONMENT: &str = "environment.json";
 const INPUTS: &str = "inputs.json";
 
-impl RunDir {
+impl RunDir<'static> {
     /// Opens the run folder `path`, making it when there is none.
     ///
     /// `config` is the resolved configuration, kept as `config.toml`; `environment` (commit,
@@ -80,7 +83,40 @@ impl RunDir {
     /// Errors: a folder that is not empty ([`Start::Fresh`]) or holds something other than a run
     /// ([`Start::Resume`]), both left untouched; a run of another process; a run of another
     /// configuration, with the lines that differ.
-    pub fn open(path: &Path, start: Start, config: &str, environment: &impl Serialize) -> Result<RunDir> {
+    pub fn open(path: &Path, start: Start, config: &str, environment: &impl Serialize) -> Result<Self> {
+        RunDir::open_among(&Alone, path, start, config, environment)
+    }
+}
+
+impl<'r> RunDir<'r> {
+    /// As [`RunDir::open`], for one of several processes that do the same work. What the folder differs in is known to
+    /// the one that writes alone.
+    ///
+    /// Errors: as [`RunDir::open`], in the process that writes; [`Error::Ranks`].
+    pub fn open_among(
+        ranks: &'r dyn Ranks,
+        path: &Path,
+        start: Start,
+        config: &str,
+        environment: &impl Serialize,
+    ) -> Result<Self> {
+        let opened = if ranks.writes() {
+            RunDir::open_writing(ranks, path, start, config, environment)?
+        } else {
+            let (environment_difference, config_difference) = (Vec::new(), Vec::new());
+            RunDir { path: path.to_owned(), environment_difference, config_difference, start, lock: None, ranks }
+        };
+        meet(ranks)?;
+        Ok(opened)
+    }
+
+    fn open_writing(
+        ranks: &'r dyn Ranks,
+        path: &Path,
+        start: Start,
+        config: &str,
+        environment: &impl Serialize,
+    ) -> Result<Self> {
         let is_run = || -> Result<bool> { Ok(disk::names(path)?.iter().any(|name| name == CONFIG)) };
         if !is_run()? && !is_vacant(path)? {
             let path = path.to_owned();
@@ -90,7 +126,7 @@ impl RunDir {
             });
         }
         disk::create_folder(path)?;
-        let lock = Arc::new(lock(path)?);
+        let lock = Some(Arc::new(lock(path)?));
         let config_difference = match (is_run()?, start) {
             (true, Start::Fresh) => return Err(Error::NotEmpty { path: path.to_owned() }),
             (true, _) => compare_config(&path.join(CONFIG), config)?,
@@ -103,7 +139,7 @@ impl RunDir {
             disk::replace(&path.join(CONFIG), config.as_bytes())?;
         }
         let environment_difference = keep_environment(&path.join(ENVIRONMENT), environment)?;
-        Ok(RunDir { path: path.to_owned(), environment_difference, config_difference, start, lock })
+        Ok(RunDir { path: path.to_owned(), environment_difference, config_difference, start, lock, ranks })
     }
 
     /// Keeps the hashes of the files that the run reads, by their names, as `inputs.json`, and compares them with those
@@ -131,6 +167,9 @@ impl RunDir {
     /// [`Error::InputsDiffer`] unless the run was opened with [`Start::Adopt`]; an `inputs.json` that is none; the
     /// disk's.
     pub fn keep_inputs(&self, inputs: &BTreeMap<String, String>) -> Result<Vec<String>> {
+        if !self.ranks.writes() {
+            return Ok(Vec::new());
+        }
         let path = self.path.join(INPUTS);
         let begun: BTreeMap<String, String> = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
@@ -170,7 +209,7 @@ impl RunDir {
     /// name: two would write the same journals.
     ///
     /// Errors: a name that is not fit for a folder; the disk's.
-    pub fn artefact(&self, name: &str) -> Result<Artefact> {
+    pub fn artefact(&self, name: &str) -> Result<Artefact<'r>> {
         self.artefact_reporting(name, &mut |_| ())
     }
 
@@ -178,8 +217,8 @@ impl RunDir {
     /// and again, up to [`RunDir::bytes_to_verify`] where nothing is damaged.
     ///
     /// Errors: as [`RunDir::artefact`].
-    pub fn artefact_reporting(&self, name: &str, done: &mut dyn FnMut(u64)) -> Result<Artefact> {
-        Artefact::open(self.path.join(folder_name(name)?), self.lock.clone(), done)
+    pub fn artefact_reporting(&self, name: &str, done: &mut dyn FnMut(u64)) -> Result<Artefact<'r>> {
+        Artefact::open(self.path.join(folder_name(name)?), self.lock.clone(), self.ranks, done)
     }
 
     /// Bytes that opening an artefact compares with their hashes; 0 where there is nothing yet.
@@ -198,6 +237,9 @@ impl RunDir {
             return Err(Error::Name { name: relative.to_owned() });
         }
         let path = self.path.join(relative);
+        if !self.ranks.writes() {
+            return Ok(path);
+        }
         path.parent().map_or(Ok(()), disk::create_folder)?;
         disk::replace(&path, &disk::pretty_json(&path, value)?)?;
         Ok(path)
@@ -274,11 +316,19 @@ mod tests {
     use super::*;
     use crate::{Checkpoint, Damaged, disk::death};
     use serde::Deserialize;
+    use std::sync::{
+        Barrier,
+        atomic::{AtomicBool, Ordering},
+    };
 
     const TOML: &str = "seed = 1\n\n[sft] \n# epochs of the paper: 16\nepochs = 2\nlr = 9e-6\n\n[ppo]\nlr = 1e-6\n";
 
-    fn open(path: &Path, start: Start) -> Result<RunDir> {
-        RunDir::open(path, start, TOML, &BTreeMap::from([("threads", 2), ("seed", 1)]))
+    fn open(path: &Path, start: Start) -> Result<RunDir<'static>> {
+        among(&Alone, path, start)
+    }
+
+    fn among<'r>(ranks: &'r dyn Ranks, path: &Path, start: Start) -> Result<RunDir<'r>> {
+        RunDir::open_among(ranks, path, start, TOML, &BTreeMap::from([("threads", 2), ("seed", 1)]))
     }
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -292,7 +342,11 @@ mod tests {
 
     /// A training run in miniature: every number depends on all before it.
     fn train(path: &Path, start: Start) -> Result<()> {
-        let run = open(path, start)?;
+        train_among(&Alone, path, start)
+    }
+
+    fn train_among(ranks: &dyn Ranks, path: &Path, start: Start) -> Result<()> {
+        let run = among(ranks, path, start)?;
         let mut artefact = run.artefact("sft-init")?;
         artefact.keep_last(2);
         if artefact.model().is_none() {
@@ -539,6 +593,106 @@ mod tests {
         }
         train(&path, Start::Resume).unwrap();
         assert_same_tree(&path, &straight, "after the damage");
+    }
+
+    /// Threads in place of processes.
+    struct Thread<'a> {
+        writes: bool,
+        place: &'a Barrier,
+        answer: &'a AtomicBool,
+    }
+
+    impl Ranks for Thread<'_> {
+        fn writes(&self) -> bool {
+            self.writes
+        }
+
+        fn meet(&self) -> Result<(), crate::BoxError> {
+            self.place.wait();
+            Ok(())
+        }
+
+        fn told(&self, answer: bool) -> Result<bool, crate::BoxError> {
+            if self.writes {
+                self.answer.store(answer, Ordering::SeqCst);
+            }
+            self.meet()?;
+            let told = self.answer.load(Ordering::SeqCst);
+            self.meet()?;
+            Ok(told)
+        }
+    }
+
+    /// Calls `work` on so many threads, of which the first writes.
+    fn on_threads(ranks: usize, work: impl Fn(&Thread<'_>) + Sync) {
+        let (place, answer) = (Barrier::new(ranks), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            for rank in 0..ranks {
+                let (place, answer, work) = (&place, &answer, &work);
+                scope.spawn(move || work(&Thread { writes: rank == 0, place, answer }));
+            }
+        });
+    }
+
+    #[test]
+    fn of_several_processes_one_writes_and_all_go_on_from_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, straight] = ["run", "straight"].map(|name| folder.path().join(name));
+        train(&straight, Start::Fresh).unwrap();
+        interrupt(&path, 3);
+        on_threads(3, |ranks| {
+            let run = among(ranks, &path, Start::Resume).unwrap();
+            let artefact = run.artefact("sft-init").unwrap();
+            assert_eq!(artefact.checkpoint().unwrap().step, 3);
+        });
+        on_threads(4, |ranks| train_among(ranks, &path, Start::Resume).unwrap());
+        assert_same_tree(&path, &straight, "of four processes");
+        on_threads(2, |ranks| {
+            let artefact = among(ranks, &path, Start::Resume).unwrap().artefact("sft-init").unwrap();
+            assert!(artefact.model().is_some() && artefact.named("candidate-5").unwrap().is_some());
+        });
+    }
+
+    /// A loop that hears at the boundary of step 2, in one process alone, that it should stop.
+    #[test]
+    fn all_stop_when_the_one_that_writes_is_told_to() {
+        #[derive(Debug)]
+        struct Counted(u64);
+        impl crate::Saved for Counted {
+            type Rest = u64;
+            fn rest(&self) -> u64 {
+                self.0
+            }
+            fn save(&self, files: &mut crate::ArrayWriter<'_>) -> Result<(), crate::BoxError> {
+                Ok(files.write("none", &BTreeMap::new(), &[("none", &[])])?)
+            }
+            fn load(&mut self, rest: u64, _: &crate::ArrayReader<'_>) -> Result<(), crate::BoxError> {
+                self.0 = rest;
+                Ok(())
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run");
+        for last in [2, 5] {
+            on_threads(3, |ranks| {
+                let run = among(ranks, &path, Start::Resume).unwrap();
+                let mut counted = Counted(0);
+                let mut recorder = crate::Recorder::new(run.artefact("count").unwrap(), 10, &mut counted).unwrap();
+                assert_eq!(counted.0, if last == 2 { 0 } else { 2 });
+                while counted.0 < 5 {
+                    counted.0 += 1;
+                    let step: crate::Event<'_, Counted> =
+                        crate::Event::Step { step: counted.0, total: 5, metrics: &[] };
+                    recorder.record(&step, false).unwrap();
+                    let boundary = crate::Event::Boundary { step: counted.0, state: &counted };
+                    let stop = ranks.writes && counted.0 == 2;
+                    if recorder.record(&boundary, stop).unwrap() == crate::Flow::Stop {
+                        break;
+                    }
+                }
+                assert_eq!(counted.0, last);
+            });
+        }
     }
 
     #[test]

@@ -65,7 +65,7 @@ fn file(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.safetensors"))
 }
 
-impl Artefact {
+impl Artefact<'_> {
     /// Brings `state` to where the newest whole checkpoint left it; a state without one stays as it is.
     /// From here on even the first checkpoint is not begun without room for it.
     ///

@@ -14,7 +14,7 @@ use std::{
 
 const FOLDER: &str = "INSTRUCT_RUNS_LOCK_FOLDER";
 
-fn open(path: &Path) -> Result<RunDir> {
+fn open(path: &Path) -> Result<RunDir<'static>> {
     RunDir::open(path, Start::Resume, "seed = 1\n", &0)
 }
 

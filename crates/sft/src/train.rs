@@ -13,6 +13,7 @@ use instruct_optim::{
 use instruct_random::{Passes, Source};
 use instruct_runs::{Event, Flow, Listener};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// How a decoder is fine-tuned. Defaults are those of the baseline in Ouyang et al. 2022, appendix
 /// C.1 (the 1.3B column).
@@ -136,6 +137,7 @@ pub fn train(
     if plan.pretraining_share > 0.0 && data.pretraining.is_empty() {
         return Err(Error::NoPretraining { share: plan.pretraining_share });
     }
+    compute.check()?;
     let (per_epoch, total) = steps(plan, data.demonstrations.len());
     let mut epochs = Epochs::new(data, plan, compute.seed);
     while state.step < total {
@@ -144,8 +146,8 @@ pub fn train(
         let at = (state.step % per_epoch) as usize;
         let chunk = items.chunks(plan.batch).nth(at).unwrap_or_default();
         let first = epoch * items.len() as u64 + (at * plan.batch) as u64;
-        let micros = pack(chunk, first, plan.prompt_weight, compute.micro_tokens);
-        let losses = gradients(state, &micros, plan, compute.seed)?;
+        let step = Step::new(chunk, first, plan, compute);
+        let losses = Losses::sum(&gradients(state, &step, plan)?);
         for (name, loss) in [("train/sft/loss", losses.completion), ("train/sft/pretraining_loss", losses.pretraining)]
         {
             check_loss(state.model.params(), name, loss.mean(), state.step + 1)?;
@@ -231,32 +233,79 @@ impl Mean {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Losses {
     completion: Mean,
     pretraining: Mean,
 }
 
-/// Adds the gradient of the step's mean loss to the model's buffer. The denominator is the weight
-/// of the whole step, never that of a micro-batch.
-fn gradients(state: &State, micros: &[Micro], plan: &Plan, seed: u64) -> Result<Losses> {
-    let total: f64 = micros.iter().flat_map(|micro| &micro.weights).map(|&w| f64::from(w)).sum();
+impl Losses {
+    /// As ranks exchange them.
+    fn numbers(&self) -> [f64; 4] {
+        let Losses { completion, pretraining } = self;
+        [completion.sum, completion.weight, pretraining.sum, pretraining.weight]
+    }
+
+    fn of([sum, weight, of_text, weight_of_text]: [f64; 4]) -> Losses {
+        Losses { completion: Mean { sum, weight }, pretraining: Mean { sum: of_text, weight: weight_of_text } }
+    }
+
+    /// Those of a step from those of its leaves, in their order.
+    fn sum(leaves: &[Losses]) -> Losses {
+        let mut sum = Losses::default();
+        for Losses { completion, pretraining } in leaves {
+            sum.completion.add(completion.sum, completion.weight);
+            sum.pretraining.add(pretraining.sum, pretraining.weight);
+        }
+        sum
+    }
+}
+
+/// What a step learns from.
+struct Step<'a> {
+    /// The micro-batches of each leaf.
+    leaves: Vec<Vec<Micro>>,
+    /// Weight of all predictions of the whole step, which every loss is divided by.
+    total: f64,
+    compute: Compute<'a>,
+}
+
+impl<'a> Step<'a> {
+    /// The step over `items`, of which the first is example `first` of the run.
+    fn new(items: &[Item<'_>], first: u64, plan: &Plan, compute: Compute<'a>) -> Step<'a> {
+        let leaf = |run: Range<usize>| {
+            let first = first + run.start as u64;
+            pack(&items[run], first, plan.prompt_weight, compute.micro_tokens)
+        };
+        let leaves: Vec<Vec<Micro>> = compute.deal(items.len()).map(leaf).collect();
+        let weights = leaves.iter().flatten().flat_map(|micro| &micro.weights);
+        let total = weights.map(|&w| f64::from(w)).sum();
+        Step { leaves, total, compute }
+    }
+}
+
+/// Puts the gradient of the step's mean loss into the model's buffer. Returns the losses of each leaf.
+fn gradients(state: &State, step: &Step<'_>, plan: &Plan) -> Result<Vec<Losses>> {
+    let seed = step.compute.seed;
     let dropout = Dropout { rate: plan.dropout, source: Source::new(seed, "sft/dropout"), step: state.step };
     let pass = if plan.dropout > 0.0 { Pass::TrainWithDropout(dropout) } else { Pass::Train };
-    let mut tree = GradTree::new(micros.len());
-    let mut losses = Losses::default();
-    for micro in micros {
-        let scaled: Vec<f32> = micro.weights.iter().map(|w| (f64::from(*w) / total) as f32).collect();
-        let (params, unembedding) = (state.model.params(), state.model.unembedding()?);
-        let hidden = state.model.predicting(&micro.packed, pass)?;
-        let (rows, targets) = predictions(micro);
-        let loss = token_nll_backward(params, &hidden, unembedding, &rows, &targets, &scaled)?;
-        params.with_grads(|grads| tree.push(grads))?;
-        let weight = micro.weights.iter().map(|&w| f64::from(w)).sum();
-        let mean = if micro.pretraining { &mut losses.pretraining } else { &mut losses.completion };
-        mean.add(f64::from(loss) * total, weight);
-    }
-    Ok(losses)
+    let params = state.model.params();
+    let counted = GradTree::over(params, step.compute, &step.leaves, |tree, leaf| -> Result<_> {
+        let mut losses = Losses::default();
+        for micro in leaf {
+            let scaled: Vec<f32> = micro.weights.iter().map(|w| (f64::from(*w) / step.total) as f32).collect();
+            let unembedding = state.model.unembedding()?;
+            let hidden = state.model.predicting(&micro.packed, pass)?;
+            let (rows, targets) = predictions(micro);
+            let loss = token_nll_backward(params, &hidden, unembedding, &rows, &targets, &scaled)?;
+            tree.push(params);
+            let weight = micro.weights.iter().map(|&w| f64::from(w)).sum();
+            let mean = if micro.pretraining { &mut losses.pretraining } else { &mut losses.completion };
+            mean.add(f64::from(loss) * step.total, weight);
+        }
+        Ok(losses.numbers())
+    })?;
+    Ok(counted.into_iter().map(Losses::of).collect())
 }
 
 /// Rows of [`Decoder::predicting`] and the tokens that follow them.

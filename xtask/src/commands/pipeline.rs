@@ -9,11 +9,13 @@ use crate::{
     memory::{Machine, Stage, Texts, refuse, stages as stages_of},
     models::Model,
     prepare::{Base, Material, Wording, available, base_path, device, open_base},
+    ranks::{Party, of_first},
     stages::Run,
     terminal::{print, say},
     until::Until,
 };
 use anyhow::{Context, Result, bail};
+use instruct_collective::Collective;
 use instruct_model::Checkpoint;
 use instruct_runs::{RunDir, Start};
 use std::path::{Path, PathBuf};
@@ -61,29 +63,33 @@ pub(crate) struct Args {
     dry_run: bool,
 }
 
-pub(crate) fn run(args: &Args, until: Until) -> Result<()> {
+pub(crate) fn run(args: &Args, until: Until, ranks: &dyn Collective) -> Result<()> {
     let config = load(args)?;
     if args.dry_run {
-        return dry_run(&config, until);
+        return dry_run(&config, until, ranks);
     }
     on_interrupt()?;
-    let folder = args.run.clone().unwrap_or_else(new_folder);
+    let folder = match &args.run {
+        Some(folder) => folder.clone(),
+        // The first rank may have made it before another looks for one that is free.
+        None => PathBuf::from(of_first(ranks, &new_folder().to_string_lossy())?),
+    };
     let start = match (args.resume, args.adopt) {
         (_, true) => Start::Adopt,
         (true, false) => Start::Resume,
         (false, false) => Start::Fresh,
     };
     if args.seeds <= 1 {
-        one(&config, &folder, start, until)?;
+        one(&config, &folder, start, until, ranks)?;
         return Ok(());
     }
     let mut results = Vec::new();
     for seed in config.seed..config.seed + args.seeds {
         say(&format!("seed {seed}"));
         let config = Config { seed, ..config.clone() };
-        results.extend(one(&config, &folder.join(format!("seed-{seed}")), start, until)?);
+        results.extend(one(&config, &folder.join(format!("seed-{seed}")), start, until, ranks)?);
     }
-    evaluate::over_seeds(&folder, &results)
+    if ranks.rank() > 0 { Ok(()) } else { evaluate::over_seeds(&folder, &results) }
 }
 
 fn load(args: &Args) -> Result<Config> {
@@ -123,8 +129,14 @@ fn new_folder() -> PathBuf {
 }
 
 /// One seed's run, as far as `until`; the results when it got to the evaluation.
-fn one(config: &Config, folder: &Path, start: Start, until: Until) -> Result<Option<evaluate::Results>> {
-    in_run(config, folder, start, until, |run| stages(run, until))
+fn one(
+    config: &Config,
+    folder: &Path,
+    start: Start,
+    until: Until,
+    ranks: &dyn Collective,
+) -> Result<Option<evaluate::Results>> {
+    in_run(config, folder, start, until, ranks, |run| stages(run, until))
 }
 
 /// Opens a run folder with what is taken `until` there, says what is to be said of it, and works in it.
@@ -135,6 +147,7 @@ pub(crate) fn in_run<T>(
     folder: &Path,
     start: Start,
     until: Until,
+    ranks: &dyn Collective,
     work: impl FnOnce(&mut Run<'_>) -> Result<T>,
 ) -> Result<T> {
     let environment = environment(config)?;
@@ -143,15 +156,16 @@ pub(crate) fn in_run<T>(
     }
     let resolved = toml::to_string(config)?;
     let inputs = Inputs::of(config);
-    let open = || -> Result<(RunDir, Vec<String>)> {
-        let dir = RunDir::open(folder, start, &resolved, &environment)?;
+    let party = Party(ranks);
+    let open = || -> Result<(RunDir<'_>, Vec<String>)> {
+        let dir = RunDir::open_among(&party, folder, start, &resolved, &environment)?;
         let other_data = dir.keep_inputs(inputs.hashes()?)?;
         Ok((dir, other_data))
     };
     // A run that is continued must say at once that its configuration or data differs; a fresh one leaves no
     // folder behind when what it is to read is refused.
     let resumed = if start == Start::Resume { Some(open()?) } else { None };
-    let (base, material) = prepare(config, until, &inputs)?;
+    let (base, material) = prepare(config, until, &inputs, ranks)?;
     let (dir, other_data) = match resumed {
         Some(opened) => opened,
         None => open()?,
@@ -171,7 +185,7 @@ pub(crate) fn in_run<T>(
         say("warning: this processor has no instructions for bf16: computing in f32");
     }
     material.report.iter().for_each(|line| say(&format!("  {line}")));
-    work(&mut Run::new(&dir, config, &base, &material))
+    work(&mut Run::new(&dir, config, &base, &material, ranks))
 }
 
 fn stages(run: &mut Run<'_>, until: Until) -> Result<Option<evaluate::Results>> {
@@ -200,7 +214,7 @@ fn stages(run: &mut Run<'_>, until: Until) -> Result<Option<evaluate::Results>> 
     Ok(Some(results))
 }
 
-fn prepare(config: &Config, until: Until, inputs: &Inputs<'_>) -> Result<(Base, Material)> {
+fn prepare(config: &Config, until: Until, inputs: &Inputs<'_>, ranks: &dyn Collective) -> Result<(Base, Material)> {
     for (_, name) in config.data.files() {
         if name.strip_prefix(embedded::PREFIX).is_some_and(|name| !embedded::records().any(|known| known == name)) {
             let known: Vec<&str> = embedded::records().collect();
@@ -227,7 +241,7 @@ fn prepare(config: &Config, until: Until, inputs: &Inputs<'_>) -> Result<(Base, 
     let before = held();
     drop(base.decoder(config)?);
     base.retained = held().saturating_sub(before);
-    let material = Material::prepare(config, &base, &unpacked, until, inputs)?;
+    let material = Material::prepare(config, &base, &unpacked, until, inputs, ranks.rank() == 0)?;
     if let Some((stages, machine)) = estimate(config, &base, &material, until) {
         refuse(&stages, machine)?;
     }
@@ -275,8 +289,8 @@ fn environment(config: &Config) -> Result<serde_json::Value> {
 }
 
 /// The resolved configuration, what it would train on, and what that takes.
-fn dry_run(config: &Config, until: Until) -> Result<()> {
-    let (base, material) = prepare(config, until, &Inputs::of(config))?;
+fn dry_run(config: &Config, until: Until, ranks: &dyn Collective) -> Result<()> {
+    let (base, material) = prepare(config, until, &Inputs::of(config), ranks)?;
     print(&toml::to_string(config)?);
     material.report.iter().for_each(|line| print(line));
     super::plan::lines(config, &base, &material, until).iter().for_each(|line| print(line));

@@ -132,7 +132,7 @@ pub fn pretrain(
 ) -> Result<u64> {
     let example = |window: &Vec<u32>| Example { prompt: Vec::new(), completion: window.clone() };
     let examples: Vec<Example> = windows.iter().map(example).collect();
-    let compute = Compute { seed: recipe.seed, micro_tokens: MICRO_TOKENS };
+    let compute = Compute { seed: recipe.seed, micro_tokens: MICRO_TOKENS, ..Compute::default() };
     train(state, &Data { demonstrations: &examples, pretraining: &[] }, &plan(recipe), compute, on)?;
     Ok(steps(&plan(recipe), examples.len()).1)
 }

@@ -11,6 +11,7 @@ use crate::{
     until::Until,
 };
 use anyhow::{Context, Result};
+use instruct_collective::Solo;
 use instruct_eval::{Fold, Interval, labeler_folds, report_card};
 use instruct_runs::Start;
 use serde::Serialize;
@@ -47,7 +48,7 @@ struct Outcome {
 pub(crate) fn run(args: &Args) -> Result<()> {
     on_interrupt()?;
     let config = Config::read(&args.run.join("config.toml"), &[])?;
-    super::pipeline::in_run(&config, &args.run, Start::Resume, Until::RewardModel, |run| {
+    super::pipeline::in_run(&config, &args.run, Start::Resume, Until::RewardModel, &Solo, |run| {
         let reward_model = run.open_reward_model()?;
         let results = reward_results(run, &reward_model)?;
         print(&results.line());

@@ -29,7 +29,7 @@ impl Files {
         let config = self.config(settings);
         let wording = Wording { template: &config.model.template, option: "", date: None };
         let base = open_base(Path::new(&config.model.base), wording, &Device::Cpu).unwrap();
-        Material::prepare(&config, &base, Path::new(""), until, &Inputs::of(&config))
+        Material::prepare(&config, &base, Path::new(""), until, &Inputs::of(&config), true)
     }
 }
 

@@ -168,7 +168,7 @@ fn train_sft(state: &mut sft::State, fault: Fault, on: &mut Listener<'_, sft::St
     Ok(sft::train(state, &sft::Data { demonstrations: &examples, pretraining: &windows }, &plan, compute(20), on)?)
 }
 
-fn compute(micro_tokens: usize) -> Compute {
+fn compute(micro_tokens: usize) -> Compute<'static> {
     Compute { micro_tokens, ..Compute::default() }
 }
 

@@ -7,6 +7,8 @@ mod commands;
 mod exports;
 mod guards;
 mod own_data;
+#[cfg(feature = "mpi")]
+mod ranks;
 mod reliability;
 mod resume;
 

@@ -69,7 +69,7 @@ fn the_chosen_candidate_is_the_result(run: &Path) {
 }
 
 /// Every file of a run that does not hold wall-clock figures.
-fn files(run: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn files(run: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![run.to_owned()];
     while let Some(folder) = folders.pop() {

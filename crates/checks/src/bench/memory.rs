@@ -6,6 +6,7 @@ use instruct_model::{
     HeadKind, Sampling,
     memory::{Buffers, Estimate, Phase, Readout, cached, inferred},
 };
+use instruct_optim::Compute;
 use instruct_ppo as ppo;
 use instruct_reward_model as reward_model;
 use instruct_sft as sft;
@@ -96,22 +97,17 @@ impl Row {
 
 /// What a turn of these sizes will hold, from the functions that a run asks.
 fn estimate(stage: Stage, shape: &Shape, sizes: Sizes, settings: ModelSettings) -> Estimate {
-    let (compute, frozen) = (settings.precision.dtype(), settings.frozen().bytes() as u64);
-    let (config, steps, micro_tokens) = (&shape.config, STEPS as u64 + 1, settings.micro_tokens);
+    let (products, frozen) = (settings.precision.dtype(), settings.frozen().bytes() as u64);
+    let (config, steps) = (&shape.config, STEPS as u64 + 1);
+    let compute = Compute { micro_tokens: settings.micro_tokens, ..Compute::default() };
     match stage {
         Stage::Sft => {
             let (examples, plan) = demonstrations(shape, sizes, steps);
-            sft::memory(
-                config,
-                &sft::Data { demonstrations: &examples, pretraining: &[] },
-                &plan,
-                micro_tokens,
-                compute,
-            )
+            sft::memory(config, &sft::Data { demonstrations: &examples, pretraining: &[] }, &plan, compute, products)
         }
         Stage::RewardModel | Stage::RewardModelLong => {
             let (groups, plan) = rankings(shape, sizes, steps);
-            reward_model::memory(config, &groups, &plan, micro_tokens)
+            reward_model::memory(config, &groups, &plan, compute)
         }
         Stage::Generate | Stage::Decode => {
             let slots = sizes.prompts.min(Sampling::plain([].into(), 1).slots);
@@ -119,12 +115,12 @@ fn estimate(stage: Stage, shape: &Shape, sizes: Sizes, settings: ModelSettings) 
             let filling = inferred(config, slots * sizes.prompt, Readout::Logits(slots));
             let phase = Phase { name: "sample", kept: cache, ..filling };
             let model = Buffers::frozen("model", config, HeadKind::LanguageModel, 4);
-            Estimate { models: vec![model.decoding(compute)], phases: vec![phase] }
+            Estimate { models: vec![model.decoding(products)], phases: vec![phase] }
         }
         Stage::Ppo | Stage::PpoPtx => {
             let plan = ppo_plan(stage, sizes, steps);
-            let lengths = ppo::Lengths { prompt: sizes.prompt, window: WINDOW, micro_tokens };
-            let mut estimate = ppo::memory(config, &lengths, &plan, compute, frozen);
+            let lengths = ppo::Lengths { prompt: sizes.prompt, window: WINDOW, compute };
+            let mut estimate = ppo::memory(config, &lengths, &plan, products, frozen);
             estimate.models.push(Buffers::frozen("reward model", config, HeadKind::Score, frozen));
             estimate.phases.push(scored(config, &plan, &lengths));
             estimate

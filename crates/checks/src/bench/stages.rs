@@ -185,8 +185,8 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    fn compute(&self) -> Compute {
-        Compute { seed: 1, micro_tokens: self.settings.micro_tokens }
+    fn compute(&self) -> Compute<'static> {
+        Compute { micro_tokens: self.settings.micro_tokens, ..Compute::default() }
     }
 
     /// A model that is trained.

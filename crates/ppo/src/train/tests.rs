@@ -4,6 +4,7 @@ use super::*;
 use crate::{Alarm, Guards, KlControl, MissingEos, WhitenScope};
 use candle_core::{DType, Device, Tensor};
 use instruct_claims::holds;
+use instruct_collective::{Collective, Solo, testing::threads};
 use instruct_kernels::{Path, gather_rows, logits, token_logprob, token_nll};
 use instruct_model::{Config, Pass};
 use instruct_optim::Schedule;
@@ -361,7 +362,6 @@ fn check_step(plan: Plan) {
     let start = state(&plan);
     let [policy, slow] = [Path::Fused, Path::Composed].map(|path| moved(&start.policy, path));
     let ptx = if plan.gamma_ptx > 0.0 { windows() } else { Vec::new() };
-    let ptx_batches: Vec<Packed> = ptx.chunks(3).map(texts).collect();
 
     let mut advantages = rollout.pick(&experience.advantages, &episodes);
     if plan.whiten_advantages == WhitenScope::Minibatch {
@@ -410,8 +410,10 @@ fn check_step(plan: Plan) {
         wanted.value_loss = scalar(&value_loss);
         value.params().backward(&(value_loss * 0.5).unwrap()).unwrap();
     }
-    for micro_tokens in [1, 30, 1_000] {
-        let minibatch = Minibatch::new(&experience, &episodes, &plan, micro_tokens);
+    for (micro_tokens, leaves) in [(1, 1), (30, 1), (1_000, 1), (30, 2), (1_000, 4), (30, 20)] {
+        let compute = Compute { micro_tokens, leaves, ..Compute::default() };
+        let minibatch = Minibatch::new(&experience, &episodes, &plan, compute);
+        let ptx_batches = mixed(&ptx, compute);
         let head = slow_value.is_none().then_some(0.1);
         policy.params().zero_grad();
         let mut stats = minibatch.policy_gradients(&policy, &plan, head, &ptx_batches).unwrap();
@@ -430,6 +432,11 @@ fn check_step(plan: Plan) {
         let noticed = guards::first_ratio(&plan.guards, stats.ratio_deviation);
         assert!(matches!(noticed, Err(Alarm::Ratio { .. })));
     }
+}
+
+/// The windows of each leaf, up to three together.
+fn mixed(windows: &[Vec<u32>], compute: Compute) -> Vec<Vec<Packed>> {
+    compute.deal(windows.len()).map(|leaf| windows[leaf].chunks(3).map(texts).collect()).collect()
 }
 
 fn texts(windows: &[Vec<u32>]) -> Packed {
@@ -456,6 +463,63 @@ fn a_step_follows_the_losses_as_written_out_with_the_mix_in_the_same_buffer() {
     check_step(Plan { whiten_advantages: WhitenScope::Off, ..tight });
 }
 
+/// Parts in pairs, by the definition: split at the largest power of two below their number.
+fn pairwise(parts: &[Vec<f32>]) -> Vec<f32> {
+    if let [part] = parts {
+        return part.clone();
+    }
+    let (left, right) = parts.split_at(parts.len().next_power_of_two() / 2);
+    pairwise(left).iter().zip(pairwise(right)).map(|(l, r)| l + r).collect()
+}
+
+/// The gradients have the bits of the backward passes of all micro-batches, each leaf's apart, added as the definition
+/// says; with one leaf, of all micro-batches of episodes and after them all of windows.
+#[track_caller]
+fn check_leaves(leaves: usize) {
+    let plan = Plan { gamma_ptx: 3.0, ptx_examples: 1, ..plan() };
+    let (experience, start, episodes) = (experience(&plan), state(&plan), [5, 2, 7, 0, 3, 1, 6]);
+    let compute = Compute { micro_tokens: 20, leaves, ..Compute::default() };
+    let mut minibatch = Minibatch::new(&experience, &episodes, &plan, compute);
+    let (windows, value) = (windows(), start.value.as_ref().unwrap());
+    let ptx = mixed(&windows, compute);
+    let (policy, mut stats) = (start.policy.deep_copy().unwrap(), UpdateStats::default());
+    let found = [
+        minibatch.policy_gradients(&policy, &plan, None, &ptx).map(|_| grads(&policy)).unwrap(),
+        minibatch.value_gradients(value, &plan, 0.5, &mut stats).map(|_| grads(value)).unwrap(),
+    ];
+    let ptx_tokens: usize = ptx.iter().flatten().map(|batch| batch.predictions().len()).sum();
+    let mut by_hand = [Vec::new(), Vec::new()];
+    for (leaf, ptx) in std::mem::take(&mut minibatch.leaves).into_iter().zip(&ptx) {
+        let (mut policies, mut values) = (Vec::new(), Vec::new());
+        for micro in leaf {
+            minibatch.leaves = vec![vec![micro]];
+            let (policy, value) = (policy.deep_copy().unwrap(), value.deep_copy().unwrap());
+            minibatch.policy_gradients(&policy, &plan, None, &[vec![]]).unwrap();
+            minibatch.value_gradients(&value, &plan, 0.5, &mut stats).unwrap();
+            policies.push(grads(&policy));
+            values.push(grads(&value));
+        }
+        for batch in ptx {
+            let policy = policy.deep_copy().unwrap();
+            crate::update::ptx_micro(&policy, batch, plan.gamma_ptx, ptx_tokens).unwrap();
+            policies.push(grads(&policy));
+        }
+        for (parts, (of_leaf, model)) in by_hand.iter_mut().zip([(policies, &policy), (values, value)]) {
+            let zeros = || vec![0.0; model.params().len()];
+            parts.push(if of_leaf.is_empty() { zeros() } else { pairwise(&of_leaf) });
+        }
+    }
+    let bits = |gradient: &[f32]| gradient.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    for (found, parts) in found.iter().zip(by_hand) {
+        assert_eq!(bits(found), bits(&pairwise(&parts)), "{leaves} leaves");
+    }
+}
+
+#[test]
+fn a_gradient_is_the_sum_of_its_leaves() {
+    [1, 2, 4, 9].into_iter().for_each(check_leaves);
+}
+
 #[test]
 fn whitening_has_the_scope_of_the_plan() {
     let moments = |x: &[f32]| {
@@ -467,7 +531,8 @@ fn whitening_has_the_scope_of_the_plan() {
         let experience = experience(&plan);
         assert_eq!(moments(&experience.advantages).1, scope == WhitenScope::Batch, "{scope:?}");
         for episodes in [[0, 1, 2], [5, 7, 3]] {
-            let minibatch = Minibatch::new(&experience, &episodes, &plan, 40);
+            let compute = Compute { micro_tokens: 40, ..Compute::default() };
+            let minibatch = Minibatch::new(&experience, &episodes, &plan, compute);
             let white = moments(&minibatch.advantages) == (true, true);
             assert_eq!(white, scope == WhitenScope::Minibatch, "{scope:?}");
         }
@@ -554,8 +619,8 @@ fn the_average_moves_with_every_step() {
     };
     train(&mut state, &task(&reference, &prompts, &[]), &plan, &mut on).unwrap();
     let average = state.ema.as_ref().unwrap().average();
-    assert!(average.iter().zip(&wanted).all(|(a, w)| (a - w).abs() < 1e-6));
-    assert_ne!(average, weights(&state.policy));
+    assert!(average.read().iter().zip(&wanted).all(|(a, w)| (a - w).abs() < 1e-6));
+    assert_ne!(*average.read(), weights(&state.policy));
     assert!(self::state(&Plan { ema: 0.0, ..plan }).ema.is_none());
 }
 
@@ -570,12 +635,13 @@ fn saved(artefact: &mut Artefact, state: &State) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[track_caller]
-fn check_resume(plan: Plan) {
+fn check_resume(plan: Plan, leaves: usize) {
     let folder = tempfile::tempdir().unwrap();
     let run = RunDir::open(folder.path(), Start::Fresh, "", &0).unwrap();
     let mut whole = state(&plan);
     let (prompts, windows, reference) = (prompts(), windows(), whole.policy.deep_copy().unwrap());
     let task = task(&reference, &prompts, &windows);
+    let task = Task { compute: Compute { leaves, ..task.compute }, ..task };
     train(&mut whole, &task, &plan, &mut |_| Ok(Flow::Continue)).unwrap();
     let wanted = saved(&mut run.artefact("whole").unwrap(), &whole);
     assert!(wanted.len() >= 3, "{:?}", wanted.keys());
@@ -600,12 +666,11 @@ fn check_resume(plan: Plan) {
 #[test]
 fn a_run_cut_anywhere_ends_with_the_same_bits() {
     let plan = Plan { minibatch: 4, inner_epochs: 2, gamma_ptx: 1.0, ptx_examples: 1, ..plan() };
-    check_resume(plan.clone());
-    check_resume(with_head(Plan {
-        kl: KlControl::Adaptive { initial: 0.1, target: 0.1, horizon: 50.0 },
-        ema: 0.0,
-        ..plan
-    }));
+    for leaves in [1, 4] {
+        check_resume(plan.clone(), leaves);
+    }
+    let kl = KlControl::Adaptive { initial: 0.1, target: 0.1, horizon: 50.0 };
+    check_resume(with_head(Plan { kl, ema: 0.0, ..plan }), 1);
 }
 
 /// A run whose task and plan were changed stops with a message.
@@ -703,4 +768,33 @@ fn in_bf16_the_first_ratio_is_one_and_a_reference_may_be_held_in_it() {
     // The policy looks up its embedding in f32 and the reference the rounded one, so they are not quite one.
     assert!(steps[0]["objective/kl"].abs() < 0.01, "{}", steps[0]["objective/kl"]);
     assert_ne!(state.policy.params().with_weights(<[f32]>::to_vec).unwrap(), before);
+}
+
+#[test]
+fn ranks_that_share_the_leaves_end_with_the_bits_of_one() {
+    let plan = Plan { minibatch: 4, inner_epochs: 2, gamma_ptx: 1.0, ptx_examples: 1, ema: 0.9, ..plan() };
+    let trained = |ranks: &dyn Collective| {
+        let mut state = state(&plan);
+        let (prompts, windows, reference) = (prompts(), windows(), state.policy.deep_copy().unwrap());
+        let task = task(&reference, &prompts, &windows);
+        let task = Task { compute: Compute { leaves: 4, ranks, ..task.compute }, ..task };
+        let mut seen = Vec::new();
+        train(&mut state, &task, &plan, &mut |event| {
+            if let Event::Step { metrics, .. } = event {
+                seen.extend(metrics.iter().map(|(_, value)| value.to_bits()));
+            }
+            Ok(Flow::Continue)
+        })
+        .unwrap();
+        let bits = |model: &Decoder| {
+            model.params().with_weights(|w| w.iter().map(|x| x.to_bits()).collect::<Vec<u32>>()).unwrap()
+        };
+        (bits(&state.policy), state.value.as_ref().map(bits), seen)
+    };
+    let alone = trained(&Solo);
+    for world in [2, 4] {
+        for outcome in threads(world, |ranks| Ok::<_, instruct_collective::Error>(trained(ranks))) {
+            assert!(outcome == Ok(alone.clone()), "{world} ranks");
+        }
+    }
 }

@@ -4,8 +4,9 @@ use super::*;
 use crate::scores;
 use candle_core::{DType, Device};
 
+use instruct_collective::{Collective, Solo, testing::threads};
 use instruct_data::Packed;
-use instruct_kernels::Path;
+use instruct_kernels::{Flat, Path};
 use instruct_model::{Config, HeadKind};
 use instruct_runs::{RunDir, Start};
 use std::cell::RefCell;
@@ -50,7 +51,7 @@ fn plan() -> Plan {
     Plan { lr: 0.01, ..Plan::default() }
 }
 
-fn compute() -> Compute {
+fn compute() -> Compute<'static> {
     Compute { micro_tokens: 40, ..Compute::default() }
 }
 
@@ -148,16 +149,31 @@ fn a_head_of_zeros_loses_ln_2() {
     let model = model(Path::Fused);
     model.params().set("score.weight", &[0.0; 16]).unwrap();
     let groups = groups();
-    let sums = gradients(&model, &groups.iter().collect::<Vec<_>>(), 40).unwrap();
+    let sums = gradients(&model, &[&groups.iter().collect::<Vec<_>>()], groups.len(), compute()).unwrap()[0];
     let off = (sums.loss - std::f64::consts::LN_2).abs();
     instruct_claims::holds("known/reward-model-loss", "rankings of 2 to 9 with ties", off, 1e-9);
     assert_eq!((sums.correct, sums.margin), (sums.pairs / 2.0, 0.0));
 }
 
-fn gradient(groups: &[Group], micro_tokens: usize) -> Vec<f32> {
+/// What some leaves of a step of `total` groups leave in a model, and their sums.
+fn gradient_of(leaves: &[&[Group]], total: usize, micro_tokens: usize) -> (Decoder, Vec<Sums>) {
     let model = model(Path::Fused);
-    gradients(&model, &groups.iter().collect::<Vec<_>>(), micro_tokens).unwrap();
+    let leaves: Vec<Vec<&Group>> = leaves.iter().map(|leaf| leaf.iter().collect()).collect();
+    let leaves: Vec<&[&Group]> = leaves.iter().map(Vec::as_slice).collect();
+    let sums = gradients(&model, &leaves, total, Compute { micro_tokens, ..compute() }).unwrap();
+    (model, sums)
+}
+
+fn numbers(model: &Decoder) -> Vec<f32> {
     model.params().with_grads(|grads| grads.to_vec()).unwrap()
+}
+
+fn dealt(groups: &[Group], leaves: usize) -> Vec<&[Group]> {
+    Compute { leaves, ..compute() }.deal(groups.len()).map(|leaf| &groups[leaf]).collect()
+}
+
+fn gradient(groups: &[Group], micro_tokens: usize) -> Vec<f32> {
+    numbers(&gradient_of(&[groups], groups.len(), micro_tokens).0)
 }
 
 /// The gradient of equation 1 by Candle, one pair of unshared sequences at a time.
@@ -205,10 +221,69 @@ fn the_gradient_is_that_of_equation_1_whatever_the_micro_batches() {
     for micro_tokens in [1, 30, 90] {
         near(&gradient(&groups, micro_tokens), &whole, 1e-6);
     }
+    for leaves in [2, 4, 20] {
+        near(&numbers(&gradient_of(&dealt(&groups, leaves), groups.len(), 30).0), &whole, 1e-6);
+    }
+}
+
+fn bits(numbers: &[f32]) -> Vec<u32> {
+    numbers.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Parts in pairs, by the definition: split at the largest power of two below their number.
+fn pairwise(parts: &[Vec<f32>]) -> Vec<f32> {
+    if let [part] = parts {
+        return part.clone();
+    }
+    let (left, right) = parts.split_at(parts.len().next_power_of_two() / 2);
+    pairwise(left).iter().zip(pairwise(right)).map(|(l, r)| l + r).collect()
+}
+
+/// The gradient has the bits of the backward passes of all micro-batches, each on a model of its own, added as the
+/// definition says; and so it has when some leaves are computed on one model and the others on another.
+#[track_caller]
+fn check_leaves(leaves: usize) {
+    let groups = groups();
+    let dealt = dealt(&groups, leaves);
+    let (whole, sums) = gradient_of(&dealt, groups.len(), 40);
+    let of_leaf = |leaf: &&[Group]| {
+        let runs = micro_batches(leaf.iter().map(Group::tokens), 40);
+        let alone = |run| numbers(&gradient_of(&[&leaf[run]], groups.len(), 10_000).0);
+        let parts: Vec<Vec<f32>> = runs.into_iter().map(alone).collect();
+        if parts.is_empty() { vec![0.0; whole.params().len()] } else { pairwise(&parts) }
+    };
+    let by_hand: Vec<Vec<f32>> = dealt.iter().map(of_leaf).collect();
+    assert_eq!(bits(&numbers(&whole)), bits(&pairwise(&by_hand)), "{leaves} leaves");
+
+    if leaves.is_multiple_of(2) {
+        let halves: Vec<(Decoder, Vec<Sums>)> =
+            dealt.chunks(leaves / 2).map(|own| gradient_of(own, groups.len(), 40)).collect();
+        let sum = model(Path::Fused);
+        let add = |tree: &mut GradTree, half: &Decoder| {
+            let mut gradient = Flat::default();
+            half.params().swap_grad(&mut gradient);
+            sum.params().swap_grad(&mut gradient);
+            tree.push(sum.params());
+            Ok::<_, Error>([])
+        };
+        GradTree::over(sum.params(), compute(), halves.iter().map(|(model, _)| model), add).unwrap();
+        assert_eq!(bits(&numbers(&sum)), bits(&numbers(&whole)), "{leaves} leaves in halves");
+        let joined: Vec<Sums> = halves.iter().flat_map(|(_, sums)| sums.iter().copied()).collect();
+        assert_eq!(Sums::sum(&joined), Sums::sum(&sums));
+    }
+}
+
+#[test]
+fn a_gradient_has_the_same_bits_whoever_computes_its_leaves() {
+    [1, 2, 3, 4, 8].into_iter().for_each(check_leaves);
 }
 
 fn run(state: &mut State, groups: &[Group], plan: &Plan) {
-    train(state, groups, plan, compute(), &mut |_| Ok(Flow::Continue)).unwrap();
+    run_of(state, groups, plan, compute());
+}
+
+fn run_of(state: &mut State, groups: &[Group], plan: &Plan, compute: Compute) {
+    train(state, groups, plan, compute, &mut |_| Ok(Flow::Continue)).unwrap();
 }
 
 fn weights(model: &Decoder) -> Vec<u32> {
@@ -303,15 +378,21 @@ fn demonstrations_average_nothing_after_centring() {
 
 #[test]
 fn a_run_cut_anywhere_ends_with_the_same_bits() {
+    [1, 4].into_iter().for_each(check_resume);
+}
+
+#[track_caller]
+fn check_resume(leaves: usize) {
+    let compute = Compute { leaves, ..compute() };
     let (groups, plan) = (groups(), Plan { epochs: 2, batch: 2, ..plan() });
     let folder = tempfile::tempdir().unwrap();
     let run_dir = RunDir::open(folder.path(), Start::Fresh, "", &0).unwrap();
     let moments = |state: &State| {
         let (text, arrays) = state.optimizer.state();
-        (text, arrays.map(|(_, moment)| moment.iter().map(|x| x.to_bits()).collect::<Vec<u32>>()))
+        (text, arrays.map(|(_, moment)| bits(&moment.read())))
     };
     let mut whole = State::new(model(Path::Fused), &plan).unwrap();
-    run(&mut whole, &groups, &plan);
+    run_of(&mut whole, &groups, &plan, compute);
     assert_eq!(whole.step, 6);
     for cut in 1..6 {
         let mut first = State::new(model(Path::Fused), &plan).unwrap();
@@ -319,13 +400,13 @@ fn a_run_cut_anywhere_ends_with_the_same_bits() {
             Event::Boundary { step, .. } if step == cut => Ok(Flow::Stop),
             _ => Ok(Flow::Continue),
         };
-        train(&mut first, &groups, &plan, compute(), &mut stop).unwrap();
+        train(&mut first, &groups, &plan, compute, &mut stop).unwrap();
         let mut artefact = run_dir.artefact(&format!("cut-{cut}")).unwrap();
         artefact.save(first.step, &first).unwrap();
         let mut second = State::new(model(Path::Fused), &plan).unwrap();
         artefact.restore(&mut second).unwrap();
         assert_eq!(second.step, cut);
-        run(&mut second, &groups, &plan);
+        run_of(&mut second, &groups, &plan, compute);
         assert!(weights(&second.model) == weights(&whole.model), "cut after step {cut}");
         assert!(moments(&second) == moments(&whole), "cut after step {cut}");
     }
@@ -381,5 +462,22 @@ fn behind_a_head_of_zeros_the_trunk_learns_from_the_second_step_on() {
         let mut state = State::new(model.deep_copy().unwrap(), &plan).unwrap();
         train(&mut state, &groups(), &plan, compute(), &mut |_| Ok(Flow::Continue)).unwrap();
         assert_eq!(state.model.params().read("embed.weight").unwrap() != before, moved, "{epochs} steps");
+    }
+}
+
+#[test]
+fn ranks_that_share_the_leaves_end_with_the_bits_of_one() {
+    let (groups, plan) = (groups(), Plan { epochs: 2, batch: 3, ..plan() });
+    let trained = |ranks: &dyn Collective| {
+        let mut state = State::new(model(Path::Fused), &plan).unwrap();
+        run_of(&mut state, &groups, &plan, Compute { leaves: 4, ranks, ..compute() });
+        weights(&state.model)
+    };
+    let alone = trained(&Solo);
+    for world in [2, 4] {
+        // Of the last rank's leaves some have no ranking.
+        for outcome in threads(world, |ranks| Ok::<_, instruct_collective::Error>(trained(ranks))) {
+            assert!(outcome == Ok(alone.clone()), "{world} ranks");
+        }
     }
 }

@@ -2,8 +2,9 @@
 
 use super::*;
 use candle_core::Device;
+use instruct_collective::{Collective, Solo, testing::threads};
 use instruct_data::Packed;
-use instruct_kernels::{Params, Path, gather_rows, logits};
+use instruct_kernels::{Flat, Params, Path, gather_rows, logits};
 use instruct_model::{Config, HeadKind};
 use instruct_runs::{RunDir, Start};
 use std::{cell::RefCell, collections::BTreeSet};
@@ -48,7 +49,7 @@ fn plan() -> Plan {
     Plan { epochs: 1, batch: 4, lr: 0.01, dropout: 0.0, ..Plan::default() }
 }
 
-fn compute() -> Compute {
+fn compute() -> Compute<'static> {
     Compute { micro_tokens: 20, ..Compute::default() }
 }
 
@@ -83,6 +84,10 @@ fn close(found: f64, wanted: f64, tolerance: f64) {
 
 /// Every metric of a run by name, in order.
 fn metrics(state: &mut State, data: &Data<'_>, plan: &Plan) -> Vec<(&'static str, f64)> {
+    metrics_of(state, data, plan, compute())
+}
+
+fn metrics_of(state: &mut State, data: &Data<'_>, plan: &Plan, compute: Compute) -> Vec<(&'static str, f64)> {
     let seen = RefCell::new(Vec::new());
     let mut on = |event: Event<'_, State>| {
         if let Event::Step { metrics, .. } = event {
@@ -90,7 +95,7 @@ fn metrics(state: &mut State, data: &Data<'_>, plan: &Plan) -> Vec<(&'static str
         }
         Ok(Flow::Continue)
     };
-    train(state, data, plan, compute(), &mut on).unwrap();
+    train(state, data, plan, compute, &mut on).unwrap();
     seen.into_inner()
 }
 
@@ -129,10 +134,16 @@ fn the_first_step_reports_the_losses_of_its_batch_apart() {
     assert!(named(&seen, "train/sft/pretraining_loss").is_empty());
 }
 
-fn gradient(model: &Decoder, items: &[Item<'_>], plan: &Plan, micro_tokens: usize) -> Vec<f32> {
+/// What a step leaves in a copy of `model`, and its losses by leaf.
+fn gradient_of(model: &Decoder, step: &Step<'_>, plan: &Plan) -> (Decoder, Vec<Losses>) {
     let state = State::new(model.deep_copy().unwrap(), plan).unwrap();
-    gradients(&state, &pack(items, 0, plan.prompt_weight, micro_tokens), plan, 1).unwrap();
-    state.model.params().with_grads(|grads| grads.to_vec()).unwrap()
+    let losses = gradients(&state, step, plan).unwrap();
+    (state.model, losses)
+}
+
+fn gradient(model: &Decoder, items: &[Item<'_>], plan: &Plan, [micro_tokens, leaves]: [usize; 2]) -> Vec<f32> {
+    let step = Step::new(items, 0, plan, Compute { micro_tokens, leaves, ..Compute::default() });
+    gradient_of(model, &step, plan).0.params().with_grads(|grads| grads.to_vec()).unwrap()
 }
 
 #[track_caller]
@@ -174,14 +185,77 @@ fn the_gradient_does_not_see_the_micro_batches() {
     items.extend(windows.iter().map(|window| Item::Pretraining(window)));
     for (prompt_weight, dropout) in [(0.0, 0.0), (0.3, 0.0), (0.0, 0.2)] {
         let plan = Plan { prompt_weight, dropout, ..plan() };
-        let whole = gradient(&model, &items, &plan, 100_000);
-        for micro_tokens in [1, 7, 25, 60] {
-            near(&gradient(&model, &items, &plan, micro_tokens), &whole, 1e-6, "micro-batches");
+        let whole = gradient(&model, &items, &plan, [100_000, 1]);
+        for cut in [[1, 1], [7, 1], [25, 1], [60, 1], [1, 4], [25, 4], [100_000, 4], [25, 40]] {
+            near(&gradient(&model, &items, &plan, cut), &whole, 1e-6, "micro-batches");
         }
         if dropout == 0.0 {
             near(&whole, &slow_gradient(&model, &items, prompt_weight), 1e-5, "definition");
         }
     }
+}
+
+fn bits(numbers: &[f32]) -> Vec<u32> {
+    numbers.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Parts in pairs, by the definition: split at the largest power of two below their number.
+fn pairwise(parts: &[Vec<f32>]) -> Vec<f32> {
+    if let [part] = parts {
+        return part.clone();
+    }
+    let (left, right) = parts.split_at(parts.len().next_power_of_two() / 2);
+    pairwise(left).iter().zip(pairwise(right)).map(|(l, r)| l + r).collect()
+}
+
+/// The gradient has the bits of the backward passes of all micro-batches, each on a model of its own, added as the
+/// definition says; and so it has when some leaves are computed on one model and the others on another.
+#[track_caller]
+fn check_leaves(leaves: usize) {
+    let (model, examples, windows) = (opinionated(), demonstrations(9), windows(3));
+    let mut items: Vec<Item> = examples.iter().map(Item::Demonstration).collect();
+    items.extend(windows.iter().map(|window| Item::Pretraining(window)));
+    let (plan, compute) = (Plan { dropout: 0.2, ..plan() }, Compute { leaves, ..compute() });
+    let mut step = Step::new(&items, 30, &plan, compute);
+    let numbers = |model: &Decoder| model.params().with_grads(|grads| grads.to_vec()).unwrap();
+    let (whole, losses) = gradient_of(&model, &step, &plan);
+
+    let alone = |micro: &Micro| {
+        let Micro { packed, weights, pretraining, examples } = micro;
+        let micro =
+            Micro { packed: packed.clone(), weights: weights.clone(), pretraining: *pretraining, examples: *examples };
+        numbers(&gradient_of(&model, &Step { leaves: vec![vec![micro]], total: step.total, compute }, &plan).0)
+    };
+    let of_leaf = |leaf: &Vec<Micro>| match leaf.is_empty() {
+        true => vec![0.0; model.params().len()],
+        false => pairwise(&leaf.iter().map(alone).collect::<Vec<_>>()),
+    };
+    let by_hand: Vec<Vec<f32>> = step.leaves.iter().map(of_leaf).collect();
+    assert_eq!(bits(&numbers(&whole)), bits(&pairwise(&by_hand)), "{leaves} leaves");
+    assert!(leaves > 1 || step.leaves[0].len() > 2, "nothing to add up");
+
+    if leaves.is_multiple_of(2) {
+        let second = Step { leaves: step.leaves.split_off(leaves / 2), total: step.total, compute };
+        let halves = [step, second].map(|half| gradient_of(&model, &half, &plan));
+        let sum = model.deep_copy().unwrap();
+        let add = |tree: &mut GradTree, half: &Decoder| {
+            let mut gradient = Flat::default();
+            half.params().swap_grad(&mut gradient);
+            sum.params().swap_grad(&mut gradient);
+            tree.push(sum.params());
+            Ok::<_, Error>([])
+        };
+        GradTree::over(sum.params(), compute, halves.iter().map(|(model, _)| model), add).unwrap();
+        assert_eq!(bits(&numbers(&sum)), bits(&numbers(&whole)), "{leaves} leaves in halves");
+        let joined: Vec<Losses> = halves.iter().flat_map(|(_, losses)| losses.iter().copied()).collect();
+        let sums = |of: &[Losses]| [Losses::sum(of)].map(|l| [l.completion, l.pretraining].map(|m| (m.sum, m.weight)));
+        assert_eq!(sums(&joined), sums(&losses));
+    }
+}
+
+#[test]
+fn a_gradient_has_the_same_bits_whoever_computes_its_leaves() {
+    [1, 2, 3, 4, 16].into_iter().for_each(check_leaves);
 }
 
 /// The examples of an epoch under seed 1, by the definition: every order is drawn where it is needed.
@@ -300,6 +374,12 @@ fn weights(params: &Params) -> Vec<u32> {
 
 #[test]
 fn a_run_cut_anywhere_ends_with_the_same_bits() {
+    [1, 4].into_iter().for_each(check_resume);
+}
+
+#[track_caller]
+fn check_resume(leaves: usize) {
+    let compute = Compute { leaves, ..compute() };
     let (examples, windows) = (demonstrations(9), windows(3));
     let data = Data { demonstrations: &examples, pretraining: &windows };
     let plan = Plan { epochs: 2, pretraining_share: 0.1, dropout: 0.2, ..plan() };
@@ -307,10 +387,10 @@ fn a_run_cut_anywhere_ends_with_the_same_bits() {
     let run_dir = RunDir::open(folder.path(), Start::Fresh, "", &0).unwrap();
     let moments = |state: &State| {
         let (text, arrays) = state.optimizer.state();
-        (text, arrays.map(|(_, moment)| moment.iter().map(|x| x.to_bits()).collect::<Vec<u32>>()))
+        (text, arrays.map(|(_, moment)| bits(&moment.read())))
     };
     let mut whole = State::new(model(), &plan).unwrap();
-    metrics(&mut whole, &data, &plan);
+    metrics_of(&mut whole, &data, &plan, compute);
     assert_eq!(whole.step, 6);
     for cut in 1..6 {
         let mut first = State::new(model(), &plan).unwrap();
@@ -318,17 +398,17 @@ fn a_run_cut_anywhere_ends_with_the_same_bits() {
             Event::Boundary { step, .. } if step == cut => Ok(Flow::Stop),
             _ => Ok(Flow::Continue),
         };
-        train(&mut first, &data, &plan, compute(), &mut stop).unwrap();
+        train(&mut first, &data, &plan, compute, &mut stop).unwrap();
         assert_eq!(first.step, cut);
         let mut artefact = run_dir.artefact(&format!("cut-{cut}")).unwrap();
         artefact.save(first.step, &first).unwrap();
         let mut second = State::new(model(), &plan).unwrap();
         artefact.restore(&mut second).unwrap();
         assert_eq!(second.step, cut);
-        metrics(&mut second, &data, &plan);
+        metrics_of(&mut second, &data, &plan, compute);
         assert_eq!(weights(second.model.params()), weights(whole.model.params()), "cut after step {cut}");
         assert_eq!(moments(&second), moments(&whole), "cut after step {cut}");
-        metrics(&mut second, &data, &plan);
+        metrics_of(&mut second, &data, &plan, compute);
         assert_eq!(second.step, 6, "a finished run has nothing left to do");
     }
 }
@@ -378,4 +458,31 @@ fn a_plan_that_cannot_train_is_refused_before_the_first_step() {
     check(Plan { prompt_weight: -0.5, ..plan() }, "`prompt-weight`");
     let adam = AdamConfig { eps: 0.0, ..AdamConfig::default() };
     assert!(Plan { adam, ..plan() }.problems().concat().contains("`adam.eps` is 0"));
+}
+
+#[test]
+fn ranks_that_share_the_leaves_end_with_the_bits_of_one() {
+    let (examples, windows) = (demonstrations(9), windows(3));
+    let data = Data { demonstrations: &examples, pretraining: &windows };
+    let plan = Plan { epochs: 2, pretraining_share: 0.1, dropout: 0.2, ..plan() };
+    let trained = |ranks: &dyn Collective| {
+        let mut state = State::new(model(), &plan).unwrap();
+        let seen = metrics_of(&mut state, &data, &plan, Compute { leaves: 4, ranks, ..compute() });
+        let seen: Vec<u64> = seen.into_iter().map(|(_, value)| value.to_bits()).collect();
+        (weights(state.model.params()), seen)
+    };
+    let alone = trained(&Solo);
+    for world in [2, 4] {
+        for outcome in threads(world, |ranks| Ok::<_, instruct_collective::Error>(trained(ranks))) {
+            assert!(outcome == Ok(alone.clone()), "{world} ranks");
+        }
+    }
+    let refused = threads(3, |ranks| {
+        let mut state = State::new(model(), &plan).unwrap();
+        let compute = Compute { leaves: 4, ranks, ..compute() };
+        Ok::<_, instruct_collective::Error>(
+            train(&mut state, &data, &plan, compute, &mut |_| Ok(Flow::Continue)).is_err(),
+        )
+    });
+    assert_eq!(refused, vec![Ok(true); 3], "four leaves are no subtree each of three ranks");
 }

@@ -1,0 +1,75 @@
+//! One run by several processes under a launcher. `.ci/mpi` runs these tests, with a program that speaks MPI.
+
+use super::{TINY, resume::files, smoke};
+use std::{
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+/// The program on so many ranks, with one thread each. The launcher ends a job that hangs.
+fn on_ranks(ranks: usize, folder: &Path, arguments: &[&str]) -> Output {
+    let mut launcher = Command::new(std::env::var_os("INSTRUCT_MPIRUN").unwrap_or_else(|| "mpirun".into()));
+    launcher.args(["-np", &ranks.to_string(), "--timeout", "900", env!("CARGO_BIN_EXE_instruct")]).args(arguments);
+    launcher.env("RAYON_NUM_THREADS", "1").current_dir(folder).stdin(Stdio::null());
+    for (name, value) in [
+        ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
+        ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
+        ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
+        ("OMPI_MCA_hwloc_base_binding_policy", "none"),
+    ] {
+        launcher.env(name, value);
+    }
+    launcher.output().expect("mpirun is there: .ci/mpi installs it")
+}
+
+#[track_caller]
+fn succeeded(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+#[test]
+fn a_run_has_the_same_bytes_on_any_number_of_ranks_and_after_moving_to_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = smoke();
+    let flow = |command: &'static str, run: &'static str| {
+        let arguments = [command, "--config", &config, "--run", run, "--set", "model.leaves=4"];
+        arguments.into_iter().chain(TINY).map(str::to_owned).collect::<Vec<String>>()
+    };
+    let start = |ranks: usize, command, run, resume: bool| {
+        let mut arguments = flow(command, run);
+        arguments.extend(resume.then(|| "--resume".to_owned()));
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        succeeded(&on_ranks(ranks, folder.path(), &arguments))
+    };
+    start(1, "pipeline", "one", false);
+    let said = start(2, "pipeline", "two", false);
+    assert!(said.contains("2 ranks over mpi, 1 threads on the first"), "{said}");
+    assert_eq!(said.matches("run folder").count(), 1, "one rank speaks: {said}");
+    // Stage by stage on other numbers of ranks.
+    start(2, "sft", "moved", false);
+    start(4, "reward-model", "moved", true);
+    start(1, "pipeline", "moved", true);
+    let one = files(&folder.path().join("one"));
+    assert!(one.keys().any(|name| name.ends_with("ppo-ptx/model/model.safetensors")));
+    for run in ["two", "moved"] {
+        let other = files(&folder.path().join(run));
+        assert_eq!(other.keys().collect::<Vec<_>>(), one.keys().collect::<Vec<_>>(), "{run}");
+        one.iter().for_each(|(name, bytes)| assert!(other[name] == *bytes, "{run}: {name} differs"));
+    }
+}
+
+#[test]
+fn what_ranks_cannot_share_is_refused_in_one_voice() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = smoke();
+    let refused = |ranks: usize, arguments: &[&str], part: &str| {
+        let output = on_ranks(ranks, folder.path(), arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(part), "{said}");
+    };
+    let three = ["sft", "--config", &config, "--run", "three", "--set", "model.leaves=4"];
+    refused(3, &three, "4 leaves cannot be shared by 3 ranks: `model.leaves` must be 3 times a power of two");
+    refused(2, &["doctor"], "share their work among ranks; start this command alone");
+}
