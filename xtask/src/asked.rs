@@ -138,7 +138,7 @@ mod tests {
         let of = |judge, held_out: &[&str], ranked: &str| until(Until::Evaluation, judge, held_out, ranked);
         #[track_caller]
         fn check(outcome: Result<Option<Asked>>, part: &str) {
-            let message = outcome.err().expect("it is refused").to_string();
+            let message = outcome.expect_err("it is refused").to_string();
             assert!(message.contains(part) && message.contains("set it to `none`"), "{message}");
         }
         let (world, fine) = (JudgeName::InstructionWorld, opposite("big"));

@@ -103,28 +103,19 @@ pub fn exit(outcome: Result<()>) -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     let flow = |args: commands::pipeline::Args, until| on_ranks(|ranks| commands::pipeline::run(&args, until, ranks));
+    let alone = |work: &dyn Fn() -> Result<()>| refuse_ranks().and_then(|()| work());
     match command {
         Command::Pipeline(args) | Command::Evaluate(args) => flow(args, Until::Evaluation),
         Command::Sft(args) => flow(args, Until::Sft),
         Command::RewardModel(args) => flow(args, Until::RewardModel),
         Command::Ppo(args) => flow(args, Until::Ppo),
-        alone => refuse_ranks().and_then(|()| run_alone(alone)),
-    }
-}
-
-/// What one process does.
-fn run_alone(command: Command) -> Result<()> {
-    match command {
-        Command::Pipeline(_) | Command::Evaluate(_) | Command::Sft(_) | Command::RewardModel(_) | Command::Ppo(_) => {
-            Ok(())
-        }
-        Command::Pretrain(args) => commands::pretrain::run(&args),
-        Command::Generate(args) => commands::generate::run(&args),
-        Command::Score(args) => commands::score::run(&args),
-        Command::ReportCard(args) => commands::report_card::run(&args),
-        Command::Data(args) => commands::data::run(&args),
-        Command::Config(args) => commands::config::run(&args),
-        Command::Doctor(args) => commands::doctor::run(&args),
+        Command::Pretrain(args) => alone(&|| commands::pretrain::run(&args)),
+        Command::Generate(args) => alone(&|| commands::generate::run(&args)),
+        Command::Score(args) => alone(&|| commands::score::run(&args)),
+        Command::ReportCard(args) => alone(&|| commands::report_card::run(&args)),
+        Command::Data(args) => alone(&|| commands::data::run(&args)),
+        Command::Config(args) => alone(&|| commands::config::run(&args)),
+        Command::Doctor(args) => alone(&|| commands::doctor::run(&args)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "instruct", &mut std::io::stdout());
             Ok(())

@@ -109,7 +109,8 @@ pub struct ModelConfig {
     /// Tokens computed at a time in training; changes memory and, in the last bits, sums.
     pub micro_tokens: usize,
     /// Leaves of the tree that adds up the gradient of a training step, 1 to 1,024: the examples of a step are dealt to
-    /// them in order, and each is cut into micro-batches on its own. Changes memory and, in the last bits, sums.
+    /// them in order, and each is cut into micro-batches on its own. Changes memory and, in the last bits, sums. Ranks
+    /// under MPI share the leaves: it must be their number times a power of two.
     pub leaves: usize,
     /// What the factors of matrix products are rounded to on the CPU, where its processor multiplies
     /// `bf16`; weights, sums and everything else are `f32`. CUDA computes in `bf16` either way.

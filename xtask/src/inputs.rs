@@ -13,17 +13,27 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 /// The files that a configuration names, which are hashed when that is first asked for.
 pub(crate) struct Inputs<'a> {
     config: &'a Config,
-    hashes: OnceCell<BTreeMap<String, String>>,
+    found: OnceCell<Found>,
 }
+
+struct Found {
+    hashes: BTreeMap<String, String>,
+    /// Every file that is not inside this program, and how it was before it was hashed.
+    stamps: Vec<(PathBuf, Option<Stamp>)>,
+}
+
+/// Length and time of the last change.
+type Stamp = (u64, SystemTime);
 
 impl Inputs<'_> {
     pub(crate) fn of(config: &Config) -> Inputs<'_> {
-        Inputs { config, hashes: OnceCell::new() }
+        Inputs { config, found: OnceCell::new() }
     }
 
     /// The SHA-256 of every file, by its name in the configuration: records, text, and the base, of which a folder's
@@ -32,15 +42,26 @@ impl Inputs<'_> {
     ///
     /// Errors: a file that cannot be read; no room for a temporary folder.
     pub(crate) fn hashes(&self) -> Result<&BTreeMap<String, String>> {
-        if let Some(known) = self.hashes.get() {
-            return Ok(known);
+        if let Some(known) = self.found.get() {
+            return Ok(&known.hashes);
         }
-        let found = hashes(self.config)?;
-        Ok(self.hashes.get_or_init(|| found))
+        let found = find(self.config)?;
+        Ok(&self.found.get_or_init(|| found).hashes)
+    }
+
+    /// Whether no file has changed since it was hashed, as far as its length and its time tell.
+    pub(crate) fn unchanged(&self) -> bool {
+        let stamps = self.found.get().map(|found| found.stamps.as_slice()).unwrap_or_default();
+        stamps.iter().all(|(path, before)| before.is_some() && stamp(path) == *before)
     }
 }
 
-fn hashes(config: &Config) -> Result<BTreeMap<String, String>> {
+fn stamp(path: &Path) -> Option<Stamp> {
+    let file = fs::metadata(path).ok()?;
+    Some((file.len(), file.modified().ok()?))
+}
+
+fn find(config: &Config) -> Result<Found> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let unpacked = embedded::unpack(folder.path())?;
     let names: BTreeSet<String> = config.data.files().map(|(_, name)| name.clone()).collect();
@@ -48,11 +69,13 @@ fn hashes(config: &Config) -> Result<BTreeMap<String, String>> {
     let mut files: Vec<(String, PathBuf)> = names.iter().cloned().zip(resolve(&names, &unpacked)).collect();
     files.extend(of_model(&config.model.base, &base_path(&config.model.base, &unpacked))?);
     files.retain(|(_, path)| path.is_file());
+    let own = files.iter().filter(|(name, _)| !name.starts_with(embedded::BASE));
+    let stamps = own.map(|(_, path)| (path.clone(), stamp(path))).collect();
     let size = |(_, path): &(String, PathBuf)| fs::metadata(path).map_or(0, |file| file.len() as usize);
     let mut progress = Progress::of("hashing inputs", files.iter().map(size).sum(), "bytes");
     let hash =
         |(name, path): (String, PathBuf)| Ok((name, sha256(&path, &mut |bytes| progress.advance(bytes as usize))?));
-    files.into_iter().map(hash).collect()
+    Ok(Found { hashes: files.into_iter().map(hash).collect::<Result<_>>()?, stamps })
 }
 
 /// The files of a model: itself, or of a folder those of the kinds that are read.
@@ -61,7 +84,7 @@ fn of_model(name: &str, path: &Path) -> Result<Vec<(String, PathBuf)>> {
         return Ok(vec![(name.to_owned(), path.to_owned())]);
     }
     let read = |path: &PathBuf| {
-        path.ends_with("merges.txt")
+        ["merges.txt", "vocab.bpe"].iter().any(|merges| path.ends_with(merges))
             || path.extension().is_some_and(|kind| ["json", "jinja", "safetensors"].iter().any(|known| kind == *known))
     };
     let mut files = Vec::new();
@@ -82,7 +105,7 @@ mod tests {
     #[test]
     fn of_a_folder_count_the_files_that_tell_of_a_model_or_its_words() {
         let folder = tempfile::tempdir().unwrap();
-        let read = ["config.json", "chat_template.jinja", "merges.txt", "model.safetensors"];
+        let read = ["config.json", "chat_template.jinja", "merges.txt", "vocab.bpe", "model.safetensors"];
         for name in read.iter().chain(&["README.md", "notes.txt", "training_args.bin"]) {
             fs::write(folder.path().join(name), "").unwrap();
         }

@@ -1,5 +1,5 @@
-//! Large data that was prepared once is read the next time: all of it, in ids, in one file under a hash of what it
-//! depends on.
+//! Large data that was prepared once is read the next time: in ids, with the words of prompts and rankings beside
+//! them, in one file under a hash of what it depends on.
 //!
 //! Such a file holds what people wrote, so only its owner may read it, and few are kept. What is in doubt (another
 //! program, a file that is not whole) is prepared anew: the next run may become slower by this, never other.
@@ -7,6 +7,7 @@
 use crate::{
     config::DataConfig,
     embedded,
+    inputs::Inputs,
     prepare::{Material, Recipe, resolve},
     terminal::say,
 };
@@ -15,14 +16,17 @@ use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fs::{self, File},
+    fs,
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
 };
 
-/// Where the prepared data of earlier runs lies.
-pub(crate) struct Kept {
+/// Where the prepared data of earlier runs lies, and what that of this one is made from.
+pub(crate) struct Kept<'a> {
     folder: PathBuf,
+    inputs: &'a Inputs<'a>,
+    /// Whether this process is the one, of several that prepare the same, that keeps it.
+    keeps: bool,
 }
 
 /// The variable that names another folder, or none.
@@ -31,8 +35,9 @@ const VARIABLE: &str = "INSTRUCT_CACHE";
 /// Bytes of records and text from which on reading them again takes longer than a person likes to wait.
 const LEAST: u64 = 16 << 20;
 
-/// Preparations that are kept, the newest ones.
+/// Preparations that are kept, the newest ones, and their bytes; the newest stays whatever it has.
 const FILES: usize = 8;
+const BYTES: u64 = 16 << 30;
 
 /// Bytes of the hash at the end of a file.
 const HASH: usize = 32;
@@ -41,17 +46,19 @@ const HASH: usize = 32;
 /// since another may prepare otherwise.
 ///
 /// Errors: this program cannot be read.
-pub(crate) fn key(recipe: &Recipe<'_>, hashes: &BTreeMap<String, String>) -> Result<String> {
-    let program = std::env::current_exe().context("this program has no path")?;
+fn key(recipe: &Recipe<'_>, hashes: &BTreeMap<String, String>) -> Result<String> {
+    // A program that was built anew while it runs is read there as it runs.
+    let running = PathBuf::from("/proc/self/exe");
+    let program = if running.exists() { running } else { std::env::current_exe()? };
     let program = instruct_runs::sha256(&program, &mut |_| {})?;
     let all = serde_json::to_vec(&(program, recipe, hashes))?;
     Ok(Sha256::digest(&all).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-impl Kept {
-    /// Where the preparation of `data` is kept; `None` where that does not pay, where a part of it can be read but
-    /// once, or where the user wants none.
-    pub(crate) fn for_data(data: &DataConfig) -> Option<Kept> {
+impl<'a> Kept<'a> {
+    /// Where the preparation of `data`, which the configuration of `inputs` names, is kept; `None` where that does not
+    /// pay, where a part of it can be read but once, or where the user wants none.
+    pub(crate) fn for_data(data: &DataConfig, inputs: &'a Inputs<'a>, keeps: bool) -> Option<Kept<'a>> {
         let own = data.files().map(|(_, name)| name).filter(|name| !name.starts_with(embedded::PREFIX));
         let paths = resolve(&own.cloned().collect::<Vec<_>>(), Path::new(""));
         let found: Option<Vec<fs::Metadata>> = paths.iter().map(|path| fs::metadata(path).ok()).collect();
@@ -59,16 +66,28 @@ impl Kept {
         if found.iter().map(fs::Metadata::len).sum::<u64>() < LEAST {
             return None;
         }
-        Some(Kept { folder: folder(|name| std::env::var_os(name).filter(|value| !value.is_empty()))? })
+        let folder = folder(|name| std::env::var_os(name).filter(|value| !value.is_empty()))?;
+        Some(Kept { folder, inputs, keeps })
     }
 
-    /// What is kept under `key`; what `make` makes otherwise, which is kept then by the process that `keeps`.
+    /// What is kept of `recipe`; what `make` makes otherwise, which is kept then.
     ///
-    /// Errors: those of `make`. That nothing can be kept is said, and is none.
-    pub(crate) fn read_or(&self, key: &str, keeps: bool, make: impl FnOnce() -> Result<Material>) -> Result<Material> {
-        let path = self.folder.join(format!("{key}.prepared"));
+    /// Errors: those of `make`. That nothing can be read or kept is said, and is none.
+    pub(crate) fn read_or(&self, recipe: &Recipe<'_>, make: impl FnOnce() -> Result<Material>) -> Result<Material> {
+        let key =
+            self.inputs.hashes().and_then(|hashes| key(recipe, hashes)).and_then(|key| self.private().map(|()| key));
+        match key {
+            Ok(key) => self.read_or_keep(&self.folder.join(format!("{key}.prepared")), make),
+            Err(problem) => {
+                say(&format!("prepared data: neither read nor kept: {problem:#}"));
+                make()
+            }
+        }
+    }
+
+    fn read_or_keep(&self, path: &Path, make: impl FnOnce() -> Result<Material>) -> Result<Material> {
         if path.exists() {
-            match read(&path) {
+            match read(path) {
                 Ok(material) => {
                     say(&format!("prepared data: read from {}", path.display()));
                     return Ok(material);
@@ -77,42 +96,70 @@ impl Kept {
             }
         }
         let material = make()?;
-        if !keeps {
-            return Ok(material);
-        }
-        match self.keep(&path, &material) {
-            Ok(()) => say(&format!(
-                "prepared data: kept in {} for the next run; it holds what people wrote, and may be removed",
-                path.display()
-            )),
-            Err(problem) => say(&format!("prepared data: not kept in {}: {problem:#}", path.display())),
+        if self.keeps {
+            match self.keep(path, &material) {
+                Ok(()) => say(&format!(
+                    "prepared data: kept in {} for the next run; it holds what people wrote, and may be removed",
+                    path.display()
+                )),
+                Err(problem) => say(&format!("prepared data: not kept in {}: {problem:#}", path.display())),
+            }
         }
         Ok(material)
     }
 
-    fn keep(&self, path: &Path, material: &Material) -> Result<()> {
-        private_folder(&self.folder)?;
-        // A run that is killed here leaves this file, which counts among those that are kept.
-        let staged = path.with_extension("unfinished");
-        let outcome = write(&staged, material).and_then(|()| Ok(fs::rename(&staged, path)?));
-        if outcome.is_err() {
-            // The first failure is the one to report.
-            let _ = fs::remove_file(&staged);
+    /// Makes the folder, or refuses one in which others could put what this program would read.
+    fn private(&self) -> Result<()> {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(&self.folder).with_context(|| self.folder.display().to_string())?;
+        #[cfg(unix)]
+        {
+            let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&self.folder)?.permissions());
+            ensure!(mode & 0o022 == 0, "others may write to {}; forbid it with chmod go-w", self.folder.display());
         }
-        outcome.and_then(|()| self.forget_oldest())
+        Ok(())
+    }
+
+    fn keep(&self, path: &Path, material: &Material) -> Result<()> {
+        ensure!(self.inputs.unchanged(), "a file has changed while it was read");
+        // For its owner alone. A run that is killed leaves it, and it counts among those that are kept.
+        let file = tempfile::Builder::new().suffix(".unfinished").tempfile_in(&self.folder)?;
+        let mut file = Hashed { file: BufWriter::new(file), hash: Sha256::new(), failed: None };
+        if let Err(problem) = postcard::to_io(material, &mut file) {
+            // What writes them forgets what the disk said.
+            return Err(file.failed.map_or_else(|| problem.into(), Into::into));
+        }
+        let Hashed { mut file, hash, .. } = file;
+        file.write_all(&hash.finalize())?;
+        file.into_inner()?.persist(path)?;
+        if let Err(problem) = self.forget_oldest() {
+            say(&format!("prepared data: older files stay in {}: {problem:#}", self.folder.display()));
+        }
+        Ok(())
     }
 
     fn forget_oldest(&self) -> Result<()> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|kind| kind == "prepared" || kind == "unfinished") {
-                files.push((fs::metadata(&path)?.modified()?, path));
+            // Another run may have removed it.
+            if path.extension().is_some_and(|kind| kind == "prepared" || kind == "unfinished")
+                && let Ok(found) = fs::metadata(&path)
+            {
+                files.push((found.modified()?, found.len(), path));
             }
         }
-        files.sort();
-        let surplus = files.len().saturating_sub(FILES);
-        files[..surplus].iter().try_for_each(|(_, path)| fs::remove_file(path))?;
+        files.sort_by(|a, b| b.cmp(a));
+        let mut bytes = 0;
+        for (number, (_, len, path)) in files.iter().enumerate() {
+            bytes += len;
+            if number > 0 && (number >= FILES || bytes > BYTES) && path.exists() {
+                fs::remove_file(path)?;
+            }
+        }
         Ok(())
     }
 }
@@ -130,29 +177,6 @@ fn folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     }
 }
 
-fn private_folder(folder: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)
-}
-
-fn private_file(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
-}
-
-fn write(path: &Path, material: &Material) -> Result<()> {
-    let file = Hashed { file: BufWriter::new(private_file(path)?), hash: Sha256::new() };
-    let Hashed { mut file, hash } = postcard::to_io(material, file)?;
-    file.write_all(&hash.finalize())?;
-    Ok(file.flush()?)
-}
-
 fn read(path: &Path) -> Result<Material> {
     let mut bytes = fs::read(path)?;
     let end = bytes.len().checked_sub(HASH).context("it is too short")?;
@@ -161,15 +185,20 @@ fn read(path: &Path) -> Result<Material> {
     Ok(postcard::from_bytes(&bytes)?)
 }
 
-/// A file, and the hash of what was written to it.
+/// A file, the hash of what was written to it, and what the disk refused.
 struct Hashed {
-    file: BufWriter<File>,
+    file: BufWriter<tempfile::NamedTempFile>,
     hash: Sha256,
+    failed: Option<io::Error>,
 }
 
 impl Write for Hashed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
+        let written = self.file.write(bytes).map_err(|error| {
+            let kind = error.kind();
+            self.failed = Some(error);
+            kind
+        })?;
         self.hash.update(&bytes[..written]);
         Ok(written)
     }
@@ -188,84 +217,119 @@ mod tests {
         until::Until,
     };
     use instruct_model::Checkpoint;
+    use std::{
+        collections::BTreeSet,
+        time::{Duration, SystemTime},
+    };
 
-    /// Reads what is kept, or counts that it is made.
-    fn read_or(kept: &Kept, key: &str, files: &Files, made: &mut usize) -> Material {
-        let make = || {
-            *made += 1;
-            files.prepare(&ALL, Until::Evaluation)
-        };
-        kept.read_or(key, true, make).unwrap()
+    /// A folder to keep in, and files whose preparation is kept there.
+    struct Place {
+        files: Files,
+        config: Config,
+        folder: tempfile::TempDir,
+    }
+
+    impl Place {
+        fn new() -> Place {
+            let (files, folder) = (people(40), tempfile::tempdir().unwrap());
+            let config = files.config(&ALL);
+            Place { files, config, folder }
+        }
+
+        /// Reads what is kept under this name in `folder`, or counts that it is made.
+        fn read_or(&self, folder: &Path, name: &str, made: &mut usize) -> Material {
+            let inputs = Inputs::of(&self.config);
+            inputs.hashes().unwrap();
+            let kept = Kept { folder: folder.to_owned(), inputs: &inputs, keeps: true };
+            kept.private().unwrap();
+            let make = || {
+                *made += 1;
+                self.files.prepare(&ALL, Until::Evaluation)
+            };
+            kept.read_or_keep(&folder.join(format!("{name}.prepared")), make).unwrap()
+        }
     }
 
     #[test]
     fn what_is_read_again_is_what_was_made() {
-        let (files, folder) = (people(40), tempfile::tempdir().unwrap());
-        let kept = Kept { folder: folder.path().join("a/b") };
-        let made = &mut 0;
-        let first = read_or(&kept, "key", &files, made);
-        assert_eq!(read_or(&kept, "key", &files, made), first);
+        let (place, made) = (Place::new(), &mut 0);
+        let folder = place.folder.path().join("a/b");
+        let first = place.read_or(&folder, "key", made);
+        assert_eq!(place.read_or(&folder, "key", made), first);
         assert_eq!(*made, 1, "the second time it is read");
-        let path = kept.folder.join("key.prepared");
+        let path = folder.join("key.prepared");
         let whole = fs::read(&path).unwrap();
-        for (damage, times) in [(&whole[..HASH - 1], 2), (&whole[..whole.len() - 1], 3), (&whole[1..], 4), (&[][..], 5)]
-        {
+        let mut flipped = whole.clone();
+        flipped[whole.len() / 2] ^= 1;
+        let damages = [&whole[..HASH - 1], &whole[..whole.len() - 1], &whole[1..], &[][..], &flipped[..]];
+        for (damage, times) in damages.into_iter().zip(2..) {
             fs::write(&path, damage).unwrap();
-            assert_eq!(read_or(&kept, "key", &files, made), first);
+            assert_eq!(place.read_or(&folder, "key", made), first);
             assert_eq!(*made, times, "what is not whole is made anew");
             assert_eq!(fs::read(&path).unwrap(), whole);
         }
-        let mut flipped = whole.clone();
-        flipped[whole.len() / 2] ^= 1;
-        fs::write(&path, flipped).unwrap();
-        assert_eq!(read_or(&kept, "key", &files, made), first);
-        assert_eq!(*made, 6);
+    }
+
+    #[test]
+    fn what_changes_while_it_is_read_is_not_kept() {
+        let place = Place::new();
+        let inputs = Inputs::of(&place.config);
+        inputs.hashes().unwrap();
+        assert!(inputs.unchanged());
+        let kept = Kept { folder: place.folder.path().to_owned(), inputs: &inputs, keeps: true };
+        let path = place.folder.path().join("key.prepared");
+        let make = || {
+            let material = place.files.prepare(&ALL, Until::Evaluation);
+            fs::write(place.files.folder.path().join("d.jsonl"), "changed").unwrap();
+            material
+        };
+        assert!(kept.read_or_keep(&path, make).is_ok());
+        assert!(!path.exists() && !inputs.unchanged());
     }
 
     #[test]
     fn a_folder_that_takes_nothing_costs_no_run() {
-        let (files, folder) = (people(40), tempfile::tempdir().unwrap());
-        fs::write(folder.path().join("file"), "").unwrap();
-        let kept = Kept { folder: folder.path().join("file") };
-        let made = &mut 0;
-        assert_eq!(read_or(&kept, "key", &files, made), read_or(&kept, "key", &files, made));
-        assert_eq!(*made, 2);
+        let place = Place::new();
+        let (inputs, file) = (Inputs::of(&place.config), place.folder.path().join("file"));
+        fs::write(&file, "").unwrap();
+        let model = Checkpoint::open(Path::new(&place.config.model.base)).unwrap().config().clone();
+        let recipe = Recipe::of(&place.config, &model, Until::Evaluation);
+        let kept = Kept { folder: file, inputs: &inputs, keeps: true };
+        assert!(kept.read_or(&recipe, || place.files.prepare(&ALL, Until::Evaluation)).is_ok());
+        assert!(kept.private().is_err());
     }
 
     #[cfg(unix)]
     #[test]
-    fn only_its_owner_reads_what_people_wrote() {
+    fn only_its_owner_reads_what_people_wrote_and_writes_what_is_read() {
         use std::os::unix::fs::PermissionsExt;
-        let (files, folder) = (people(40), tempfile::tempdir().unwrap());
-        let kept = Kept { folder: folder.path().join("kept") };
-        read_or(&kept, "key", &files, &mut 0);
+        let place = Place::new();
+        let folder = place.folder.path().join("kept");
+        place.read_or(&folder, "key", &mut 0);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o077;
-        assert_eq!((mode(&kept.folder), mode(&kept.folder.join("key.prepared"))), (0, 0));
+        assert_eq!((mode(&folder), mode(&folder.join("key.prepared"))), (0, 0));
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o770)).unwrap();
+        let inputs = Inputs::of(&place.config);
+        let refused = Kept { folder, inputs: &inputs, keeps: true }.private().unwrap_err().to_string();
+        assert!(refused.contains("chmod go-w"), "{refused}");
     }
 
     #[test]
     fn the_newest_few_are_kept() {
-        let (files, folder) = (people(40), tempfile::tempdir().unwrap());
-        let kept = Kept { folder: folder.path().to_owned() };
-        fs::write(folder.path().join("0.unfinished"), "of a run that was killed").unwrap();
-        fs::write(folder.path().join("mine.txt"), "").unwrap();
+        let place = Place::new();
+        let folder = place.folder.path();
+        let aged = |name: &str, seconds: usize| {
+            let file = fs::File::options().append(true).create(true).open(folder.join(name)).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds as u64)).unwrap();
+        };
+        aged("killed.unfinished", 0);
+        aged("mine.txt", 0);
         for i in 0..FILES + 2 {
-            read_or(&kept, &format!("key-{i}"), &files, &mut 0);
-            let age = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(i as u64);
-            File::options()
-                .write(true)
-                .open(folder.path().join(format!("key-{i}.prepared")))
-                .unwrap()
-                .set_modified(age)
-                .unwrap();
-            File::options()
-                .write(true)
-                .open(folder.path().join("0.unfinished"))
-                .map(|file| file.set_modified(std::time::SystemTime::UNIX_EPOCH))
-                .ok();
+            place.read_or(folder, &format!("key-{i}"), &mut 0);
+            aged(&format!("key-{i}.prepared"), i);
         }
-        let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let names: std::collections::BTreeSet<String> = names.collect();
+        let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names: BTreeSet<String> = names.collect();
         let newest = (2..FILES + 2).map(|i| format!("key-{i}.prepared"));
         assert_eq!(names, newest.chain(["mine.txt".to_owned()]).collect());
     }
@@ -273,13 +337,14 @@ mod tests {
     #[test]
     fn the_key_is_of_all_that_decides_and_of_nothing_else() {
         let files = people(40);
-        let of = |settings: &[&str], until: Until| {
+        let hashed = |hash: &str, settings: &[&str], until: Until| {
             let config = files.config(&[&ALL[..], settings].concat());
             let model = Checkpoint::open(Path::new(&config.model.base)).unwrap().config().clone();
-            let hashes = BTreeMap::from([("d.jsonl".to_owned(), "hash".to_owned())]);
+            let hashes = BTreeMap::from([("d.jsonl".to_owned(), hash.to_owned())]);
             key(&Recipe::of(&config, &model, until), &hashes).unwrap()
         };
-        let plain = of(&[], Until::Evaluation);
+        let of = |settings: &[&str]| hashed("hash", settings, Until::Evaluation);
+        let plain = of(&[]);
         for decides in [
             "seed=2",
             "model.template=\"{prompt}\"",
@@ -291,19 +356,22 @@ mod tests {
             "data.validation=0.2",
             "data.limit=3",
             "data.window=0",
+            "data.prompts=[\"@/../p.jsonl\"]",
+        ] {
+            assert_ne!(of(&[decides]), plain, "{decides}");
+        }
+        for decides_nothing in [
+            "ppo.policy-lr=1e-3",
+            "sft-init.epochs=9",
+            "evaluate.prompts=3",
+            "model.micro-tokens=7",
             "ppo.max-new-tokens=23",
         ] {
-            assert_ne!(of(&[decides], Until::Evaluation), plain, "{decides}");
+            assert_eq!(of(&[decides_nothing]), plain, "{decides_nothing}");
         }
-        for decides_nothing in ["ppo.policy-lr=1e-3", "sft-init.epochs=9", "evaluate.prompts=3", "model.micro-tokens=7"]
-        {
-            assert_eq!(of(&[decides_nothing], Until::Evaluation), plain, "{decides_nothing}");
-        }
-        assert_ne!(of(&[], Until::Sft), plain);
-        let config = files.config(&ALL);
-        let model = Checkpoint::open(Path::new(&config.model.base)).unwrap().config().clone();
-        let other = BTreeMap::from([("d.jsonl".to_owned(), "another".to_owned())]);
-        assert_ne!(key(&Recipe::of(&config, &model, Until::Evaluation), &other).unwrap(), plain);
+        assert_ne!(of(&["data.window=0", "ppo.max-new-tokens=23"]), of(&["data.window=0"]));
+        assert_eq!(hashed("hash", &[], Until::Sft), plain, "no judge reads it on the way");
+        assert_ne!(hashed("another", &[], Until::Evaluation), plain);
     }
 
     #[test]
@@ -324,11 +392,13 @@ mod tests {
     fn small_data_and_what_can_be_read_but_once_is_not_kept() {
         let folder = tempfile::tempdir().unwrap();
         let large = folder.path().join("large.jsonl");
-        File::create(&large).unwrap().set_len(LEAST).unwrap();
+        fs::File::create(&large).unwrap().set_len(LEAST).unwrap();
+        let config = Config::default();
+        let inputs = Inputs::of(&config);
         let of = |names: &[&str]| {
             let named = |name: &&str| name.replace('@', &folder.path().display().to_string());
-            let data = DataConfig { prompts: names.iter().map(named).collect(), ..Config::default().data };
-            Kept::for_data(&data).is_some()
+            let data = DataConfig { prompts: names.iter().map(named).collect(), ..config.data.clone() };
+            Kept::for_data(&data, &inputs, true).is_some()
         };
         fs::write(folder.path().join("small.jsonl"), "x").unwrap();
         assert!(!of(&["@/small.jsonl"]) && !of(&["embedded:prompts.jsonl"]) && !of(&[]));

@@ -3,10 +3,9 @@
 
 use crate::{
     asked::Asked,
-    config::{Config, DataConfig, DeviceName, Precision},
+    config::{Config, DataConfig, DeviceName, JudgeName, Precision},
     embedded,
-    inputs::Inputs,
-    kept::{self, Kept},
+    kept::Kept,
     progress::Progress,
     terminal::say,
     until::Until,
@@ -74,16 +73,21 @@ pub(crate) struct Recipe<'a> {
     overlong: Overlong,
     loss: Loss,
     data: &'a DataConfig,
-    /// Most tokens of an answer in PPO, by which windows of text are as long as its episodes.
-    max_new_tokens: usize,
+    /// Where the files lie that are not inside this program: the report names them.
+    places: Vec<PathBuf>,
+    /// Most tokens of an answer in PPO, where windows of text are as long as its episodes.
+    max_new_tokens: Option<usize>,
     /// The model's, in tokens.
     context: usize,
-    until: Until,
+    /// How far the run goes, where a judge must be able to read what it is asked on the way.
+    judged_until: Option<Until>,
 }
 
 impl<'a> Recipe<'a> {
     pub(crate) fn of(config: &'a Config, model: &Description, until: Until) -> Recipe<'a> {
         let Config { seed, data, model: words, ppo, .. } = config;
+        let own = data.files().map(|(_, name)| name).filter(|name| !name.starts_with(embedded::PREFIX));
+        let places = resolve(&own.cloned().collect::<Vec<_>>(), Path::new(""));
         Recipe {
             seed: *seed,
             template: &words.template,
@@ -93,9 +97,10 @@ impl<'a> Recipe<'a> {
             overlong: words.overlong,
             loss: words.loss,
             data,
-            max_new_tokens: ppo.max_new_tokens,
+            places,
+            max_new_tokens: (data.window == 0).then_some(ppo.max_new_tokens),
             context: model.context,
-            until,
+            judged_until: (data.judge == JudgeName::InstructionWorld).then_some(until),
         }
     }
 }
@@ -229,8 +234,7 @@ impl Base {
 
 impl Material {
     /// Reads and prepares everything that `config` names, or reads what an earlier run [kept](crate::kept) of it.
-    /// `embedded` is where this binary's own files have been unpacked. Of several processes that prepare the same, one
-    /// `keeps` it.
+    /// `embedded` is where this binary's own files have been unpacked.
     ///
     /// Errors: whatever a reader refuses; a record on two sides of the split; nothing left of what is taken `until`
     /// there.
@@ -239,15 +243,14 @@ impl Material {
         base: &Base,
         embedded: &Path,
         until: Until,
-        inputs: &Inputs<'_>,
-        keeps: bool,
+        kept: Option<Kept<'_>>,
     ) -> Result<Material> {
         // What no data can mend is refused before any is read.
         length_caps(config, &base.description, until)?;
         let recipe = Recipe::of(config, &base.description, until);
         let make = || Material::read(&recipe, base, embedded);
-        let material = match Kept::for_data(&config.data) {
-            Some(kept) => kept.read_or(&kept::key(&recipe, inputs.hashes()?)?, keeps, make)?,
+        let material = match kept {
+            Some(kept) => kept.read_or(&recipe, make)?,
             None => make()?,
         };
         material.refuse_nothing(config, until)?;
@@ -255,7 +258,7 @@ impl Material {
     }
 
     fn read(recipe: &Recipe<'_>, base: &Base, embedded: &Path) -> Result<Material> {
-        let &Recipe { data, until, .. } = recipe;
+        let data = recipe.data;
         let plan = SplitPlan { seed: recipe.seed, validation: data.validation, test: data.test };
         let mut report = Vec::new();
         let demonstrations = load::<Demonstration>(&data.demonstrations, data, &plan, embedded, &mut report)?;
@@ -279,7 +282,10 @@ impl Material {
         // It holds the words of every prompt.
         drop(leaks);
 
-        let asked = Asked::of(data.judge, &demonstrations, &rankings, &prompts, until)?;
+        let asked = match recipe.judged_until {
+            Some(until) => Asked::of(data.judge, &demonstrations, &rankings, &prompts, until)?,
+            None => None,
+        };
 
         let caps = Caps { prompt: recipe.max_prompt, completion: recipe.max_completion };
         let encoder = Encoder { renderer: &base.renderer, caps, overlong: recipe.overlong, loss: recipe.loss };
@@ -294,7 +300,7 @@ impl Material {
         let length = match data.window {
             0 => {
                 let prompt = median(prompts.train.iter().map(|p| p.ids.len()));
-                recipe.max_new_tokens.saturating_add(prompt).min(recipe.context)
+                recipe.max_new_tokens.unwrap_or(0).saturating_add(prompt).min(recipe.context)
             }
             length => length,
         };

@@ -32,7 +32,7 @@ pub(crate) fn on_ranks(work: impl FnOnce(&dyn Collective) -> Result<()>) -> Resu
     run(ranks, &say_at_all_costs, work)
 }
 
-/// Refuses to do the same work once for each rank.
+/// Refuses to do the same work once for each rank, in a command that only one process runs.
 ///
 /// Errors: a launcher started several.
 pub(crate) fn refuse_ranks() -> Result<()> {
@@ -72,6 +72,10 @@ impl Ranks for Party<'_> {
         let mut bytes = vec![u8::from(answer)];
         self.0.broadcast_bytes(0, &mut bytes)?;
         Ok(bytes == [1])
+    }
+
+    fn agree(&self, what: &str, hash: u64) -> Result<(), BoxError> {
+        Ok(self.0.agree(what, hash)?)
     }
 }
 

@@ -520,7 +520,7 @@ impl<'a> Run<'a> {
     /// The artefact of a stage that ran to its end; an error that says how to resume otherwise.
     fn finished(&self, listener: StageListener<'a>, step: u64, total: u64) -> Result<Artefact<'a>> {
         let artefact = listener.done();
-        if step < total && INTERRUPTED.load(Ordering::SeqCst) {
+        if step < total {
             bail!(
                 "interrupted after step {step} of {total}; the state is saved, continue with the same command and \
                  --run {} --resume",

@@ -47,7 +47,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["peer", "sweeps", "shape", "precision", "frozen", "micro_tokens", "rounds", "steps"])]
     memory: bool,
     /// Generate so many demonstrations, and measure how long they take to ids: from their file, and kept
-    #[arg(long, value_name = "RECORDS", num_args = 0..=1, default_missing_value = "1000000", conflicts_with_all = ["memory", "peer", "sweeps", "shape", "stage"])]
+    #[arg(long, value_name = "RECORDS", num_args = 0..=1, default_missing_value = "1000000", conflicts_with_all = ["memory", "peer", "sweeps", "shape", "stage", "precision", "frozen", "micro_tokens", "rounds", "steps", "json"])]
     prepare: Option<usize>,
     /// Print one JSON object instead of tables
     #[arg(long)]

@@ -45,6 +45,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (table, broken) = page.split_once(BROKEN).unwrap_or((&page, ""));
     let listed = breaks::read(&root.join(BREAKS))?;
     if args.breaks {
+        breaks::check_rest(&listed, &args.package, broken)?;
         let noticed = breaks::run(&root, &listed, &args.package)?;
         let broken = breaks::section(&listed, &noticed, broken)?;
         fs::write(root.join(PAGE), format!("{table}{BROKEN}{broken}"))?;

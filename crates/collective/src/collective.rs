@@ -18,7 +18,7 @@ pub trait Collective {
     /// How many ranks there are, at least 1.
     fn world(&self) -> usize;
 
-    /// This rank's number among those on the same machine; what a GPU is chosen by.
+    /// This rank's number among those on the same machine; what a GPU would be chosen by.
     fn local_rank(&self) -> usize;
 
     /// What carries the numbers: `solo`, `mpi`, `nccl` or `threads`.

@@ -15,8 +15,8 @@
 //!
 //! # A step of training
 //!
-//! [`deal`] says which micro-batches a rank computes and [`span`] which weights it updates. Every rank holds all
-//! weights and all of its gradient, and an optimizer's moments only for its own span.
+//! [`deal`] says which parts of a sum a rank computes and [`span`] which elements it owns. Here every rank updates the
+//! weights of its own span, so it could hold an optimizer's moments for these alone.
 //!
 //! ```
 //! use instruct_collective::{Collective, Error, NOTHING, Solo, deal, span};
@@ -53,7 +53,7 @@
 //!
 //! # Why the bits are the same
 //!
-//! Gradients of micro-batches are added in one tree, which their number alone fixes: it splits at the largest power of
+//! Parts of a gradient, the leaves, are added in one tree, which their number alone fixes: it splits at the largest power of
 //! two below the number of leaves, as `instruct_optim::GradTree` does. [`deal`] gives each rank an aligned run of a
 //! power of two of leaves, so what it adds alone is a subtree, and [`reduce_scatter`] goes on with the same tree over
 //! the ranks: it exchanges the parts and adds them itself, because a library's own sum has no promised order.

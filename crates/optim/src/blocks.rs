@@ -1,4 +1,4 @@
-//! Sums over blocks, so that results do not depend on how many threads (or, later, ranks) share the work.
+//! Sums over blocks, so that results do not depend on how many threads share the work.
 
 use instruct_kernels::Flat;
 

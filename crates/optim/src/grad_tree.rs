@@ -52,6 +52,8 @@ impl GradTree {
     /// What a step counts besides its gradient belongs there, N numbers for each leaf: added in the order of the
     /// leaves, they have the same bits whoever computed which.
     ///
+    /// Several ranks need [`Compute::check`] to hold, and `leaves` to be as many as it says.
+    ///
     /// Errors: the first of `leaf`; those of the ranks. The gradient is then that of no step.
     pub fn over<L, E: From<Error>, const N: usize>(
         params: &Params,

@@ -3,7 +3,7 @@
 use crate::{
     BoxError, Damaged, Error, Result, disk,
     manifest::{self, Manifest, STAGED},
-    ranks::{Ranks, meet},
+    ranks::{Ranks, agree, meet},
 };
 use serde::{Deserialize, Serialize, Serializer, de::DeserializeOwned, ser::SerializeMap};
 use std::{
@@ -108,6 +108,13 @@ impl<'r> Artefact<'r> {
             None
         };
         let expected_bytes = past.map_or(0, Manifest::bytes);
+        let seal = |manifest: &Manifest| manifest.sealed();
+        let (of_model, of_checkpoint) =
+            (model.as_ref().map(|(_, m)| seal(m)), checkpoint.as_ref().map(|(_, m)| seal(m)));
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let found =
+            format!("{of_model:?} {of_checkpoint:?} {:?}", checkpoint.as_ref().map(|(checkpoint, _)| checkpoint.step));
+        agree(ranks, &format!("checkpoint of {name}"), found.as_bytes())?;
         Ok(Artefact {
             journals,
             checkpoint: checkpoint.map(|(checkpoint, _)| checkpoint),
@@ -230,6 +237,8 @@ impl<'r> Artefact<'r> {
         then: impl FnOnce(&Self) -> Result<()>,
     ) -> Result<PathBuf> {
         let folder = self.folder.join("checkpoints").join(format!("{prefix}{step:06}"));
+        // It holds recent losses and norms, so that weights that have parted show.
+        agree(self.ranks, &format!("state after step {step}"), &disk::pretty_json(&folder, state)?)?;
         let folder = self.together(folder, |artefact, folder| {
             artefact.commit_folder(folder, step, |folder| {
                 encode(folder)?;

@@ -60,7 +60,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    fn sealed(&self) -> String {
+    pub(crate) fn sealed(&self) -> String {
         let Manifest { version, step, journals, files, seal: _ } = self;
         let mut hasher = Sha256::new();
         hasher.update(format!("{version} {step} {journals:?} {files:?}"));

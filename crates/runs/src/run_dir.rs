@@ -4,7 +4,7 @@ use crate::{
     Artefact, Error, Result,
     artefact::{bytes_to_verify, folder_name},
     disk,
-    ranks::{Alone, Ranks, meet},
+    ranks::{Alone, Ranks, agree, meet},
 };
 use serde::Serialize;
 use std::{
@@ -107,6 +107,8 @@ impl<'r> RunDir<'r> {
             RunDir { path: path.to_owned(), environment_difference, config_difference, start, lock: None, ranks }
         };
         meet(ranks)?;
+        agree(ranks, "the configuration", config.as_bytes())?;
+        agree(ranks, "the program and the machine", &disk::pretty_json(path, environment)?)?;
         Ok(opened)
     }
 
@@ -167,6 +169,7 @@ impl<'r> RunDir<'r> {
     /// [`Error::InputsDiffer`] unless the run was opened with [`Start::Adopt`]; an `inputs.json` that is none; the
     /// disk's.
     pub fn keep_inputs(&self, inputs: &BTreeMap<String, String>) -> Result<Vec<String>> {
+        agree(self.ranks, "the files that are read", &disk::pretty_json(&self.path.join(INPUTS), inputs)?)?;
         if !self.ranks.writes() {
             return Ok(Vec::new());
         }
@@ -316,8 +319,9 @@ mod tests {
     use super::*;
     use crate::{Checkpoint, Damaged, disk::death};
     use serde::Deserialize;
+    use std::collections::BTreeSet;
     use std::sync::{
-        Barrier,
+        Barrier, Mutex,
         atomic::{AtomicBool, Ordering},
     };
 
@@ -600,6 +604,7 @@ mod tests {
         writes: bool,
         place: &'a Barrier,
         answer: &'a AtomicBool,
+        hashes: &'a Mutex<BTreeSet<u64>>,
     }
 
     impl Ranks for Thread<'_> {
@@ -621,15 +626,25 @@ mod tests {
             self.meet()?;
             Ok(told)
         }
+
+        fn agree(&self, what: &str, hash: u64) -> Result<(), crate::BoxError> {
+            self.hashes.lock().unwrap().insert(hash);
+            self.meet()?;
+            let one = self.hashes.lock().unwrap().len() == 1;
+            self.meet()?;
+            self.hashes.lock().unwrap().clear();
+            self.meet()?;
+            if one { Ok(()) } else { Err(format!("other {what}").into()) }
+        }
     }
 
     /// Calls `work` on so many threads, of which the first writes.
     fn on_threads(ranks: usize, work: impl Fn(&Thread<'_>) + Sync) {
-        let (place, answer) = (Barrier::new(ranks), AtomicBool::new(false));
+        let (place, answer, hashes) = (Barrier::new(ranks), AtomicBool::new(false), Mutex::default());
         std::thread::scope(|scope| {
             for rank in 0..ranks {
-                let (place, answer, work) = (&place, &answer, &work);
-                scope.spawn(move || work(&Thread { writes: rank == 0, place, answer }));
+                let (place, answer, hashes, work) = (&place, &answer, &hashes, &work);
+                scope.spawn(move || work(&Thread { writes: rank == 0, place, answer, hashes }));
             }
         });
     }
@@ -650,6 +665,38 @@ mod tests {
         on_threads(2, |ranks| {
             let artefact = among(ranks, &path, Start::Resume).unwrap().artefact("sft-init").unwrap();
             assert!(artefact.model().is_some() && artefact.named("candidate-5").unwrap().is_some());
+        });
+    }
+
+    #[test]
+    fn processes_that_have_other_things_do_not_work_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, other] = ["run", "other"].map(|name| folder.path().join(name));
+        let refused = |part: &str, work: &(dyn Fn(&Thread<'_>) -> Result<()> + Sync)| {
+            on_threads(2, |ranks| {
+                let message = work(ranks).unwrap_err().to_string();
+                assert!(message.contains(part), "{message}");
+            });
+        };
+        refused("other the configuration", &|ranks| {
+            RunDir::open_among(ranks, &path, Start::Resume, &format!("writes = {}", ranks.writes), &0).map(drop)
+        });
+        refused("other the program and the machine", &|ranks| {
+            RunDir::open_among(ranks, &path, Start::Adopt, TOML, &ranks.writes).map(drop)
+        });
+        refused("other the files that are read", &|ranks| {
+            let run = RunDir::open_among(ranks, &path, Start::Adopt, TOML, &0)?;
+            run.keep_inputs(&BTreeMap::from([("data".to_owned(), ranks.writes.to_string())])).map(drop)
+        });
+        // A folder that only one process has: the other would begin where nothing is.
+        interrupt(&other, 3);
+        refused("other checkpoint of sft-init", &|ranks| {
+            let own = if ranks.writes { &other } else { &path };
+            among(ranks, own, Start::Resume)?.artefact("sft-init").map(drop)
+        });
+        refused("other state after step 1", &|ranks| {
+            let mut artefact = among(ranks, &path, Start::Adopt)?.artefact("apart")?;
+            artefact.commit(1, &ranks.writes, |_| Ok(())).map(drop)
         });
     }
 

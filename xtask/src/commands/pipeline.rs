@@ -4,6 +4,7 @@ use crate::{
     config::{Config, DeviceName},
     embedded, evaluate,
     inputs::Inputs,
+    kept::Kept,
     listener::on_interrupt,
     machine::cpu_model,
     memory::{Machine, Stage, Texts, refuse, stages as stages_of},
@@ -17,6 +18,7 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use instruct_collective::Collective;
 use instruct_model::Checkpoint;
+use instruct_optim::Compute;
 use instruct_runs::{RunDir, Start};
 use std::path::{Path, PathBuf};
 
@@ -65,6 +67,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, until: Until, ranks: &dyn Collective) -> Result<()> {
     let config = load(args)?;
+    // Before anything is made or read.
+    Compute { ranks, ..config.model.compute(config.seed) }.check()?;
     if args.dry_run {
         return dry_run(&config, until, ranks);
     }
@@ -229,10 +233,18 @@ fn prepare(config: &Config, until: Until, inputs: &Inputs<'_>, ranks: &dyn Colle
     }
     until.check_files(config)?;
     let device = device(config.device)?;
+    if ranks.world() > 1 && !device.is_cpu() {
+        bail!("several ranks compute on the CPU alone so far, and `device` is another; set it to `cpu`");
+    }
     let machine = Machine::read(config.memory.limit_mb).filter(|_| device.is_cpu());
     // Before weights are read: what models take alone does not depend on the data.
     if let Some(machine) = machine {
         refuse(&made(until, stages_of(config, Checkpoint::open(&base)?.config(), &Texts::default())), machine)?;
+    }
+    // Hashed before anything is read of them: what is kept must not be of older files than its key.
+    let kept = Kept::for_data(&config.data, inputs, ranks.rank() == 0);
+    if kept.is_some() {
+        inputs.hashes()?;
     }
     let wording = Wording { template: &config.model.template, option: "`model.template`", date: config.model.day()? };
     let mut base = open_base(&base, wording, &device)?;
@@ -241,7 +253,7 @@ fn prepare(config: &Config, until: Until, inputs: &Inputs<'_>, ranks: &dyn Colle
     let before = held();
     drop(base.decoder(config)?);
     base.retained = held().saturating_sub(before);
-    let material = Material::prepare(config, &base, &unpacked, until, inputs, ranks.rank() == 0)?;
+    let material = Material::prepare(config, &base, &unpacked, until, kept)?;
     if let Some((stages, machine)) = estimate(config, &base, &material, until) {
         refuse(&stages, machine)?;
     }

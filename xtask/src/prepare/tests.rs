@@ -29,7 +29,7 @@ impl Files {
         let config = self.config(settings);
         let wording = Wording { template: &config.model.template, option: "", date: None };
         let base = open_base(Path::new(&config.model.base), wording, &Device::Cpu).unwrap();
-        Material::prepare(&config, &base, Path::new(""), until, &Inputs::of(&config), true)
+        Material::prepare(&config, &base, Path::new(""), until, None)
     }
 }
 
@@ -93,19 +93,35 @@ fn everybody_is_on_one_side_in_every_set() {
 #[test]
 fn what_is_held_out_is_not_trained_on() {
     let files = people(60);
-    let held_out = files.prepare(&ALL, Until::Evaluation).unwrap().prompts.test[0].text.clone();
-    // The other 60 people of a second file all ask what a test user asks, too.
-    let same =
-        lines(60, |i| format!("\"prompt\": \"{held_out}\", \"completion\": \"other {i}\"")).replace(": \"u", ": \"v");
-    fs::write(files.folder.path().join("s.jsonl"), same).unwrap();
-    let both = with(&["data.demonstrations=[\"@/d.jsonl\", \"@/s.jsonl\"]"]);
-    let (alone, beside) =
-        (files.prepare(&ALL, Until::Evaluation).unwrap(), files.prepare(&both, Until::Evaluation).unwrap());
+    let alone = files.prepare(&ALL, Until::Evaluation).unwrap();
+    let held_out = &alone.prompts.test[0].text;
+    // The 60 people of two more files all ask what a test user asks, and one who is trained on what was ranked and
+    // held out.
+    let asked = |answer: &dyn Fn(usize) -> String| {
+        lines(60, |i| format!("\"prompt\": \"{held_out}\", {}", answer(i))).replace(": \"u", ": \"v")
+    };
+    let trained = number(&alone.prompts.train[0].text);
+    let ranked = &alone.held_out_rankings[0].prompt;
+    for (name, text) in [
+        ("sd.jsonl", asked(&|i| format!("\"completion\": \"other {i}\""))),
+        ("sr.jsonl", asked(&|i| format!("\"completions\": [\"other {i}\", \"x\"], \"ranks\": [1, 2]"))),
+        ("sp.jsonl", format!("{{\"user\": \"u{trained}\", \"prompt\": \"{ranked}\"}}\n")),
+    ] {
+        fs::write(files.folder.path().join(name), text).unwrap();
+    }
+    let both = with(&[
+        "data.demonstrations=[\"@/d.jsonl\", \"@/sd.jsonl\"]",
+        "data.rankings=[\"@/r.jsonl\", \"@/sr.jsonl\"]",
+        "data.prompts=[\"@/p.jsonl\", \"@/sp.jsonl\"]",
+    ]);
+    let beside = files.prepare(&both, Until::Evaluation).unwrap();
     assert_eq!(beside.demonstrations.train, alone.demonstrations.train);
+    assert_eq!((&beside.rankings, &beside.prompts.train), (&alone.rankings, &alone.prompts.train));
     assert!(beside.demonstrations.test.len() > alone.demonstrations.test.len());
+    assert!(beside.held_out_rankings.len() > alone.held_out_rankings.len());
     let counted = |material: &Material| material.report.iter().find(|line| line.starts_with("leak check")).cloned();
     assert!(counted(&alone).unwrap().contains(" 0 demonstrations, 0 rankings, 0 prompts"));
-    assert!(!counted(&beside).unwrap().contains(" 0 demonstrations"), "{:?}", beside.report);
+    assert!(counted(&beside).unwrap().contains(" 1 prompts"), "{:?}", beside.report);
 }
 
 #[test]
@@ -122,17 +138,24 @@ fn the_last_tenth_of_a_text_is_held_out_unless_files_are() {
 #[test]
 fn personal_data_leaves_what_is_trained_on_and_what_the_judge_learns_from() {
     let files = people(60);
+    // Every third person, so that there are some on each side.
     let personal = |name: &str| {
         let path = files.folder.path().join(name);
-        let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, text.replace(" 7\"", " 7, mail me at a.b@example.org\"")).unwrap();
+        let mut text = fs::read_to_string(&path).unwrap();
+        (0..60).step_by(3).for_each(|i| text = text.replace(&format!(" {i}\","), &format!(" {i} a.b@example.org\",")));
+        fs::write(&path, text).unwrap();
     };
     ["d.jsonl", "r.jsonl", "p.jsonl"].into_iter().for_each(personal);
     let kept = files.prepare(&ALL, Until::Evaluation).unwrap();
     let left = files.prepare(&with(&["data.remove-personal=true"]), Until::Evaluation).unwrap();
-    let rankings = |of: &Material| of.rankings.len() + of.held_out_rankings.len();
-    assert_eq!(rankings(&kept), 60);
-    assert_eq!(rankings(&left), 59, "{:?}", left.report);
+    let marked = |text: &str| text.contains('@');
+    let impersonal = |of: &[RankedGroup]| of.iter().filter(|of| !marked(&of.prompt)).count();
+    assert_eq!(left.rankings.len(), impersonal(&kept.rankings));
+    assert_eq!(left.held_out_rankings.len(), impersonal(&kept.held_out_rankings), "the judge learns from them");
+    assert!(left.rankings.len() < kept.rankings.len() && left.held_out_rankings.len() < kept.held_out_rankings.len());
+    let asked: Vec<PromptIds> = kept.prompts.train.iter().filter(|prompt| !marked(&prompt.text)).cloned().collect();
+    assert_eq!(left.prompts.train, asked);
+    assert_eq!(left.demonstrations.train.len(), asked.len(), "the same people");
     assert_eq!(left.prompts.test, kept.prompts.test, "what is asked is not trained on");
 }
 
@@ -168,5 +191,5 @@ fn nothing_left_is_refused_by_name() {
         "nothing is left of: held-out demonstrations, validation",
     );
     refused(&["model.max-prompt=4000"], Until::Sft, "do not fit the model's context");
-    refused(&["model.overlong=refuse", "model.max-prompt=1"], Until::Sft, "prompt");
+    refused(&["model.overlong=refuse", "model.max-prompt=1"], Until::Sft, "d.jsonl:1: field `prompt`");
 }

@@ -61,7 +61,7 @@ fn a_run_has_the_same_bytes_on_any_number_of_ranks_and_after_moving_to_another()
 }
 
 #[test]
-fn what_ranks_cannot_share_is_refused_in_one_voice() {
+fn what_ranks_cannot_share_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let config = smoke();
     let refused = |ranks: usize, arguments: &[&str], part: &str| {
@@ -71,5 +71,6 @@ fn what_ranks_cannot_share_is_refused_in_one_voice() {
     };
     let three = ["sft", "--config", &config, "--run", "three", "--set", "model.leaves=4"];
     refused(3, &three, "4 leaves cannot be shared by 3 ranks: `model.leaves` must be 3 times a power of two");
+    assert!(!folder.path().join("three").exists(), "before a folder is made");
     refused(2, &["doctor"], "share their work among ranks; start this command alone");
 }

@@ -22,6 +22,9 @@ use xtask::{
 /// Tokens of a prompt, and of its completion.
 const TOKENS: usize = 60;
 
+/// Records whose file is large enough to be kept.
+const FEWEST: usize = 20_000;
+
 /// A chat template in the manner of ChatML.
 const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
     {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
@@ -30,6 +33,7 @@ const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.co
 ///
 /// Errors: GPT-2's vocabulary is not there; the program fails.
 pub(super) fn run(records: usize, out: Option<&Path>) -> Result<()> {
+    ensure!(records >= FEWEST, "--prepare takes at least {FEWEST} records: less is not kept");
     let root = crate::process::root()?;
     let program = crate::process::program(&root)?;
     let shared = std::env::var("INSTRUCT_SHARED").unwrap_or_else(|_| "../shared".to_owned());

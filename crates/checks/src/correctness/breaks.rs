@@ -162,6 +162,16 @@ tests of one package. Changes are listed in [breaks.toml](../fixtures/reference/
 |---|---|---|---|
 ";
 
+/// Refuses, before anything is built, to leave out what was never broken.
+pub(super) fn check_rest(listed: &[Break], packages: &[String], page: &str) -> Result<()> {
+    let chosen = |broken: &Break| packages.is_empty() || packages.contains(&broken.package);
+    let row = |broken: &Break| page.lines().any(|row| row.starts_with(&broken.begins()));
+    match listed.iter().find(|broken| !chosen(broken) && !row(broken)) {
+        Some(broken) => bail!("`{}` was never broken: name {} too", broken.says, broken.package),
+        None => Ok(()),
+    }
+}
+
 /// The part of the page about all that is `listed`: what was noticed now, and `old` rows of the rest.
 ///
 /// Errors: one was broken neither now nor before.
