@@ -69,7 +69,7 @@ fn find(config: &Config) -> Result<Found> {
     let mut files: Vec<(String, PathBuf)> = names.iter().cloned().zip(resolve(&names, &unpacked)).collect();
     files.extend(of_model(&config.model.base, &base_path(&config.model.base, &unpacked))?);
     files.retain(|(_, path)| path.is_file());
-    let own = files.iter().filter(|(name, _)| !name.starts_with(embedded::BASE));
+    let own = files.iter().filter(|(_, path)| !path.starts_with(folder.path()));
     let stamps = own.map(|(_, path)| (path.clone(), stamp(path))).collect();
     let size = |(_, path): &(String, PathBuf)| fs::metadata(path).map_or(0, |file| file.len() as usize);
     let mut progress = Progress::of("hashing inputs", files.iter().map(size).sum(), "bytes");

@@ -6,9 +6,8 @@
 
 use crate::{
     config::DataConfig,
-    embedded,
     inputs::Inputs,
-    prepare::{Material, Recipe, resolve},
+    prepare::{Material, Recipe, own_files},
     terminal::say,
 };
 use anyhow::{Context, Result, ensure};
@@ -59,9 +58,7 @@ impl<'a> Kept<'a> {
     /// Where the preparation of `data`, which the configuration of `inputs` names, is kept; `None` where that does not
     /// pay, where a part of it can be read but once, or where the user wants none.
     pub(crate) fn for_data(data: &DataConfig, inputs: &'a Inputs<'a>, keeps: bool) -> Option<Kept<'a>> {
-        let own = data.files().map(|(_, name)| name).filter(|name| !name.starts_with(embedded::PREFIX));
-        let paths = resolve(&own.cloned().collect::<Vec<_>>(), Path::new(""));
-        let found: Option<Vec<fs::Metadata>> = paths.iter().map(|path| fs::metadata(path).ok()).collect();
+        let found: Option<Vec<fs::Metadata>> = own_files(data).iter().map(|path| fs::metadata(path).ok()).collect();
         let found = found.filter(|found| found.iter().all(fs::Metadata::is_file))?;
         if found.iter().map(fs::Metadata::len).sum::<u64>() < LEAST {
             return None;
@@ -156,8 +153,11 @@ impl<'a> Kept<'a> {
         let mut bytes = 0;
         for (number, (_, len, path)) in files.iter().enumerate() {
             bytes += len;
-            if number > 0 && (number >= FILES || bytes > BYTES) && path.exists() {
-                fs::remove_file(path)?;
+            if number > 0 && (number >= FILES || bytes > BYTES) {
+                fs::remove_file(path).or_else(|error| match error.kind() {
+                    io::ErrorKind::NotFound => Ok(()),
+                    _ => Err(error),
+                })?;
             }
         }
         Ok(())

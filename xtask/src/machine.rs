@@ -12,7 +12,12 @@ pub fn cpu_model() -> String {
 /// The most memory that this process has held, in megabytes of 2^20 bytes; 0 where the system does not
 /// tell.
 pub fn peak_memory_mb() -> f64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    peak_memory_mb_of("self")
+}
+
+/// The same of another process, by its number.
+pub fn peak_memory_mb_of(process: &str) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with("VmHWM"));
     let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
     kilobytes.unwrap_or(0.0) / 1024.0

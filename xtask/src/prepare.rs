@@ -86,8 +86,6 @@ pub(crate) struct Recipe<'a> {
 impl<'a> Recipe<'a> {
     pub(crate) fn of(config: &'a Config, model: &Description, until: Until) -> Recipe<'a> {
         let Config { seed, data, model: words, ppo, .. } = config;
-        let own = data.files().map(|(_, name)| name).filter(|name| !name.starts_with(embedded::PREFIX));
-        let places = resolve(&own.cloned().collect::<Vec<_>>(), Path::new(""));
         Recipe {
             seed: *seed,
             template: &words.template,
@@ -97,7 +95,7 @@ impl<'a> Recipe<'a> {
             overlong: words.overlong,
             loss: words.loss,
             data,
-            places,
+            places: own_files(data),
             max_new_tokens: (data.window == 0).then_some(ppo.max_new_tokens),
             context: model.context,
             judged_until: (data.judge == JudgeName::InstructionWorld).then_some(until),
@@ -472,6 +470,12 @@ pub(crate) fn resolve(names: &[String], unpacked: &Path) -> Vec<PathBuf> {
         None => expand(name),
     };
     names.iter().map(path).collect()
+}
+
+/// Paths of the named files of data that are not inside this program.
+pub(crate) fn own_files(data: &DataConfig) -> Vec<PathBuf> {
+    let names = data.files().map(|(_, name)| name).filter(|name| !name.starts_with(embedded::PREFIX));
+    names.map(|name| expand(name)).collect()
 }
 
 /// Where the model that `model.base` names lies; the embedded one where the binary's own files were unpacked.

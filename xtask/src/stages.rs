@@ -430,7 +430,7 @@ impl<'a> Run<'a> {
         Ok(self.base.renderer.tokenizer().decode(ids)?)
     }
 
-    /// What keys the draws of this run, and bounds what is computed at a time.
+    /// What keys the draws of this run, bounds what is computed at a time, and shares it among ranks.
     fn compute(&self) -> Compute<'a> {
         Compute { ranks: self.ranks, ..self.config.model.compute(self.config.seed) }
     }

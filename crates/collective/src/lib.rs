@@ -53,8 +53,8 @@
 //!
 //! # Why the bits are the same
 //!
-//! Parts of a gradient, the leaves, are added in one tree, which their number alone fixes: it splits at the largest power of
-//! two below the number of leaves, as `instruct_optim::GradTree` does. [`deal`] gives each rank an aligned run of a
+//! Parts of a gradient, the leaves, are added in one tree, which their number alone fixes: it splits at the largest
+//! power of two below the number of leaves, as `instruct_optim::GradTree` does. [`deal`] gives each rank an aligned run of a
 //! power of two of leaves, so what it adds alone is a subtree, and [`reduce_scatter`] goes on with the same tree over
 //! the ranks: it exchanges the parts and adds them itself, because a library's own sum has no promised order.
 //! [`NOTHING`] is the one number whose addition changes no bit.

@@ -1,4 +1,5 @@
-//! Ranks that are threads of one process, for tests: everything but the transport is what real ranks run.
+//! For tests: ranks that are threads of one process, where everything but the transport is what real ranks run, and the
+//! definition of the tree in which sums are added.
 
 use crate::{
     Collective,
@@ -16,6 +17,27 @@ use std::{
 
 /// Bytes of a bucket here: so few that tests with a handful of blocks go through several.
 const BUCKET: usize = 20_000;
+
+/// The sum of parts of equal length, by the definition of the tree: it splits at the largest power of two below their
+/// number.
+///
+/// # Panics
+/// Without parts.
+///
+/// ```
+/// use instruct_collective::testing::pairwise;
+///
+/// // (1e8 + 1) + (1 - 1e8), where 1e8 + 1 is 1e8 in `f32`.
+/// assert_eq!(pairwise(&[vec![1e8], vec![1.0], vec![1.0], vec![-1e8]]), [0.0]);
+/// ```
+pub fn pairwise(parts: &[Vec<f32>]) -> Vec<f32> {
+    if let [part] = parts {
+        return part.clone();
+    }
+    assert!(!parts.is_empty(), "no parts have no length");
+    let (left, right) = parts.split_at(parts.len().next_power_of_two() / 2);
+    pairwise(left).iter().zip(pairwise(right)).map(|(l, r)| l + r).collect()
+}
 
 /// Does `work` on `world` ranks and gives what came of each, in the order of ranks; an error or panic as the message
 /// that [`run`] gives of it.

@@ -18,17 +18,11 @@ pub(crate) fn add_up(parts: &mut [f32], len: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::{NOTHING, deal};
+    use crate::{
+        shard::{NOTHING, deal},
+        testing::pairwise,
+    };
     use proptest::prelude::*;
-
-    /// The definition, which is that of `instruct_optim::GradTree` too.
-    fn naive(leaves: &[Vec<f32>]) -> Vec<f32> {
-        if let [leaf] = leaves {
-            return leaf.clone();
-        }
-        let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
-        naive(left).iter().zip(naive(right)).map(|(l, r)| l + r).collect()
-    }
 
     fn added(leaves: &[Vec<f32>]) -> Vec<f32> {
         let len = leaves[0].len();
@@ -46,7 +40,7 @@ mod tests {
         fn equals_the_recursion_bit_for_bit(
             leaves in (1usize..40).prop_flat_map(|n| prop::collection::vec(prop::collection::vec(-1e6f32..1e6, 3), n))
         ) {
-            prop_assert_eq!(bits(&added(&leaves)), bits(&naive(&leaves)));
+            prop_assert_eq!(bits(&added(&leaves)), bits(&pairwise(&leaves)));
         }
 
         #[test]
@@ -57,10 +51,10 @@ mod tests {
         ) {
             let own = |rank| match &leaves[deal(leaves.len(), rank, world)] {
                 [] => vec![NOTHING; 3],
-                own => naive(own),
+                own => pairwise(own),
             };
             let sums: Vec<_> = (0..world).map(own).collect();
-            prop_assert_eq!(bits(&added(&sums)), bits(&naive(&leaves)));
+            prop_assert_eq!(bits(&added(&sums)), bits(&pairwise(&leaves)));
         }
     }
 

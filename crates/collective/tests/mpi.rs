@@ -16,7 +16,7 @@ use std::{
     env, fs,
     path::Path,
     process::{Command, Stdio},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, OnceLock, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -29,11 +29,15 @@ const SECONDS: &str = "INSTRUCT_RANK_SECONDS";
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
-struct Real(Instant);
+/// When the wait began that a watchdog is to end.
+static BEGUN: OnceLock<Instant> = OnceLock::new();
+
+/// Stands still until [`BEGUN`], so that no busy machine lets the watchdog bite earlier.
+struct Real;
 
 impl Clock for Real {
     fn now(&self) -> Duration {
-        self.0.elapsed()
+        BEGUN.get().map_or(Duration::ZERO, Instant::elapsed)
     }
 
     fn sleep(&self, time: Duration) {
@@ -53,7 +57,7 @@ fn rank_program() {
 fn play(case: &str) -> i32 {
     let say = |message: &str| eprintln!("{message}");
     let limit = env::var(SECONDS).ok().and_then(|seconds| seconds.parse().ok()).map_or(LIMIT, Duration::from_secs);
-    let host = Host { limit, ..Host::new(|name| env::var(name).ok(), Real(Instant::now()), say) };
+    let host = Host { limit, ..Host::new(|name| env::var(name).ok(), Real, say) };
     let work = |ranks: &dyn instruct_collective::Collective| -> Result<(), Failed> { parts::play(case, ranks) };
     let outcome = connect(&host).map_err(Failed::from).and_then(|ranks| instruct_collective::run(ranks, &say, work));
     match outcome {
@@ -168,6 +172,7 @@ mod parts {
 
     pub(crate) fn play(case: &str, ranks: &dyn Collective) -> Result<(), Failed> {
         ranks.barrier()?;
+        super::BEGUN.get_or_init(std::time::Instant::now);
         let second = ranks.rank() == 1;
         match case {
             "numbers" => numbers(ranks)?,

@@ -171,20 +171,14 @@ fn add(mut earlier: Flat, sum: &mut Flat) -> Flat {
 mod tests {
     use super::*;
     use crate::testing::params;
+    use instruct_collective::testing::pairwise;
     use proptest::prelude::*;
 
     type Parts = Vec<Vec<f32>>;
 
-    /// The definition: split at the largest power of two below the number of parts.
+    /// The definition; of no parts, zeros.
     fn naive(parts: &[Vec<f32>]) -> Vec<f32> {
-        match parts {
-            [] => vec![0.0; 3],
-            [part] => part.clone(),
-            _ => {
-                let (left, right) = parts.split_at(parts.len().next_power_of_two() / 2);
-                naive(left).iter().zip(naive(right)).map(|(l, r)| l + r).collect()
-            }
-        }
+        if parts.is_empty() { vec![0.0; 3] } else { pairwise(parts) }
     }
 
     /// One step of a model whose backward passes give these gradients, and what is left in it.

@@ -52,7 +52,7 @@ pub struct Task<'a> {
     pub decode: Decode<'a>,
     /// Ids that end a completion.
     pub stop: BTreeSet<u32>,
-    /// Keys every draw of the run, and bounds what is computed at a time.
+    /// Keys every draw of the run, bounds what is computed at a time, and shares it among ranks.
     pub compute: Compute<'a>,
 }
 

@@ -108,13 +108,10 @@ impl<'r> Artefact<'r> {
             None
         };
         let expected_bytes = past.map_or(0, Manifest::bytes);
-        let seal = |manifest: &Manifest| manifest.sealed();
-        let (of_model, of_checkpoint) =
-            (model.as_ref().map(|(_, m)| seal(m)), checkpoint.as_ref().map(|(_, m)| seal(m)));
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let found =
-            format!("{of_model:?} {of_checkpoint:?} {:?}", checkpoint.as_ref().map(|(checkpoint, _)| checkpoint.step));
-        agree(ranks, &format!("checkpoint of {name}"), found.as_bytes())?;
+        let of_model = model.as_ref().map(|(_, manifest)| manifest.sealed());
+        let of_checkpoint = checkpoint.as_ref().map(|(_, manifest)| manifest.sealed());
+        agree(ranks, &format!("checkpoint of {name}"), format!("{of_model:?} {of_checkpoint:?}").as_bytes())?;
         Ok(Artefact {
             journals,
             checkpoint: checkpoint.map(|(checkpoint, _)| checkpoint),

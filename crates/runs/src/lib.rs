@@ -3,7 +3,8 @@
 //! Everything that a run changes is one of three things. *State* is flat `f32` arrays and a little JSON
 //! ([`Saved`]), committed whole or not at all. *Journals* are lines, cut on resume to where the
 //! checkpoint was made. *Observation* leaves a loop as an [`Event`]: the loop itself opens no file,
-//! prints nothing and reads no clock. This crate knows no model and no tensor, so any loop can use it.
+//! prints nothing and reads no clock. Several processes that do the same work may share a run: one of them writes, and
+//! the others wait for it ([`Ranks`]). This crate knows no model and no tensor, so any loop can use it.
 //!
 //! ```
 //! use instruct_runs::{ArrayReader, ArrayWriter, BoxError, Event, Flow, Listener, Recorder, Result, RunDir, Saved, Start};

@@ -60,6 +60,7 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// A hash of everything else in it.
     pub(crate) fn sealed(&self) -> String {
         let Manifest { version, step, journals, files, seal: _ } = self;
         let mut hasher = Sha256::new();

@@ -100,25 +100,21 @@ impl<'r> RunDir<'r> {
         config: &str,
         environment: &impl Serialize,
     ) -> Result<Self> {
-        let opened = if ranks.writes() {
-            RunDir::open_writing(ranks, path, start, config, environment)?
-        } else {
-            let (environment_difference, config_difference) = (Vec::new(), Vec::new());
-            RunDir { path: path.to_owned(), environment_difference, config_difference, start, lock: None, ranks }
-        };
+        let path = path.to_owned();
+        let (environment_difference, config_difference) = (Vec::new(), Vec::new());
+        let mut opened = RunDir { path, environment_difference, config_difference, start, lock: None, ranks };
+        if ranks.writes() {
+            opened.begin(config, environment)?;
+        }
         meet(ranks)?;
         agree(ranks, "the configuration", config.as_bytes())?;
-        agree(ranks, "the program and the machine", &disk::pretty_json(path, environment)?)?;
+        agree(ranks, "the program and the machine", &disk::pretty_json(&opened.path, environment)?)?;
         Ok(opened)
     }
 
-    fn open_writing(
-        ranks: &'r dyn Ranks,
-        path: &Path,
-        start: Start,
-        config: &str,
-        environment: &impl Serialize,
-    ) -> Result<Self> {
+    /// Locks the folder, and keeps or compares what the run began with.
+    fn begin(&mut self, config: &str, environment: &impl Serialize) -> Result<()> {
+        let (path, start) = (self.path.as_path(), self.start);
         let is_run = || -> Result<bool> { Ok(disk::names(path)?.iter().any(|name| name == CONFIG)) };
         if !is_run()? && !is_vacant(path)? {
             let path = path.to_owned();
@@ -128,7 +124,7 @@ impl<'r> RunDir<'r> {
             });
         }
         disk::create_folder(path)?;
-        let lock = Some(Arc::new(lock(path)?));
+        self.lock = Some(Arc::new(lock(path)?));
         let config_difference = match (is_run()?, start) {
             (true, Start::Fresh) => return Err(Error::NotEmpty { path: path.to_owned() }),
             (true, _) => compare_config(&path.join(CONFIG), config)?,
@@ -140,12 +136,14 @@ impl<'r> RunDir<'r> {
         if !is_run()? || !config_difference.is_empty() {
             disk::replace(&path.join(CONFIG), config.as_bytes())?;
         }
-        let environment_difference = keep_environment(&path.join(ENVIRONMENT), environment)?;
-        Ok(RunDir { path: path.to_owned(), environment_difference, config_difference, start, lock, ranks })
+        self.environment_difference = keep_environment(&path.join(ENVIRONMENT), environment)?;
+        self.config_difference = config_difference;
+        Ok(())
     }
 
     /// Keeps the hashes of the files that the run reads, by their names, as `inputs.json`, and compares them with those
-    /// that it began with. Returns what [`Start::Adopt`] changed, as lines `- then` and `+ now`.
+    /// that it began with. Returns what [`Start::Adopt`] changed, as lines `- then` and `+ now`. Of several processes
+    /// each must give the same, and the one that writes compares.
     ///
     /// ```
     /// use instruct_runs::{Error, RunDir, Start};
@@ -232,7 +230,7 @@ impl<'r> RunDir<'r> {
     }
 
     /// Writes `value` as JSON to the file `relative` (`eval/results.json`), so that a crash leaves
-    /// the old content or the new.
+    /// the old content or the new. Of several processes one does; what it wrote may not be there yet for the others.
     ///
     /// Errors: a path that leads out of the run folder; the disk's.
     pub fn write_json(&self, relative: &str, value: &impl Serialize) -> Result<PathBuf> {

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 use xtask::{
+    machine::peak_memory_mb_of,
     terminal::{print, say},
     write_whole,
 };
@@ -57,12 +58,13 @@ pub(super) fn run(records: usize, out: Option<&Path>) -> Result<()> {
     );
     for (what, said) in [("from the file", "prepared data: kept in"), ("kept", "prepared data: read from")] {
         let started = start(&program, folder.path(), said)?;
-        let _ = writeln!(table, "{what:>16}  {:7.1} s  {:6.0} MB at most", started.seconds, started.peak_mb);
+        let _ =
+            writeln!(table, "{what:>16}  {:7.1} s  {:6.0} MB of 2^20 bytes at most", started.seconds, started.peak_mb);
     }
     let size = |path: &Path| Ok::<f64, std::io::Error>(fs::metadata(path)?.len() as f64 / 1e6);
     let kept = fs::read_dir(at("cache"))?.next().context("nothing was kept")??.path();
     let (file, kept) = (size(&at("demonstrations.jsonl"))?, size(&kept)?);
-    let _ = writeln!(table, "the file has {file:.0} MB, what is kept {kept:.0} MB");
+    let _ = writeln!(table, "the file has {file:.0} MB of a million bytes, what is kept {kept:.0}");
     print(&table);
     out.map_or(Ok(()), |out| {
         fs::create_dir_all(out).with_context(|| out.display().to_string())?;
@@ -113,6 +115,7 @@ fn demonstrations(words: &[String], records: usize, path: &Path) -> Result<()> {
 
 struct Started {
     seconds: f64,
+    /// The most memory that it held, in megabytes of 2^20 bytes.
     peak_mb: f64,
 }
 
@@ -123,11 +126,11 @@ fn start(program: &Path, folder: &Path, said: &str) -> Result<Started> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(folder.join("said.txt"))?);
     let begun = Instant::now();
     let mut process = command.spawn().context("cannot start the program")?;
-    let status = format!("/proc/{}/status", process.id());
+    let number = process.id().to_string();
     let mut peak_mb = 0.0f64;
     let ended = loop {
         // The system counts the most that was ever held, so only what is taken after the last look is missed.
-        peak_mb = peak_mb.max(fs::read_to_string(&status).ok().and_then(|text| peak(&text)).unwrap_or(0.0));
+        peak_mb = peak_mb.max(peak_memory_mb_of(&number));
         match process.try_wait()? {
             Some(ended) => break ended,
             None => sleep(Duration::from_millis(20)),
@@ -139,10 +142,4 @@ fn start(program: &Path, folder: &Path, said: &str) -> Result<Started> {
         bail!("the program ended with {ended} and did not say `{said}`:\n{text}");
     }
     Ok(Started { seconds, peak_mb })
-}
-
-/// Megabytes of a million bytes, out of what the system says of a process.
-fn peak(status: &str) -> Option<f64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.split_whitespace().next()?.parse::<f64>().ok()? * 1024.0 / 1e6)
 }

@@ -4,7 +4,10 @@ use super::*;
 use crate::{Alarm, Guards, KlControl, MissingEos, WhitenScope};
 use candle_core::{DType, Device, Tensor};
 use instruct_claims::holds;
-use instruct_collective::{Collective, Solo, testing::threads};
+use instruct_collective::{
+    Collective, Solo,
+    testing::{pairwise, threads},
+};
 use instruct_kernels::{Path, gather_rows, logits, token_logprob, token_nll};
 use instruct_model::{Config, Pass};
 use instruct_optim::Schedule;
@@ -461,15 +464,6 @@ fn a_step_follows_the_losses_as_written_out_with_the_mix_in_the_same_buffer() {
     check_step(with_head(mixed.clone()));
     check_step(Plan { whiten_advantages: WhitenScope::Minibatch, temperature: 0.7, ..mixed });
     check_step(Plan { whiten_advantages: WhitenScope::Off, ..tight });
-}
-
-/// Parts in pairs, by the definition: split at the largest power of two below their number.
-fn pairwise(parts: &[Vec<f32>]) -> Vec<f32> {
-    if let [part] = parts {
-        return part.clone();
-    }
-    let (left, right) = parts.split_at(parts.len().next_power_of_two() / 2);
-    pairwise(left).iter().zip(pairwise(right)).map(|(l, r)| l + r).collect()
 }
 
 /// The gradients have the bits of the backward passes of all micro-batches, each leaf's apart, added as the definition

@@ -2,7 +2,10 @@
 
 use super::*;
 use candle_core::Device;
-use instruct_collective::{Collective, Solo, testing::threads};
+use instruct_collective::{
+    Collective, Solo,
+    testing::{pairwise, threads},
+};
 use instruct_data::Packed;
 use instruct_kernels::{Flat, Params, Path, gather_rows, logits};
 use instruct_model::{Config, HeadKind};
@@ -197,15 +200,6 @@ fn the_gradient_does_not_see_the_micro_batches() {
 
 fn bits(numbers: &[f32]) -> Vec<u32> {
     numbers.iter().map(|x| x.to_bits()).collect()
-}
-
-/// Parts in pairs, by the definition: split at the largest power of two below their number.
-fn pairwise(parts: &[Vec<f32>]) -> Vec<f32> {
-    if let [part] = parts {
-        return part.clone();
-    }
-    let (left, right) = parts.split_at(parts.len().next_power_of_two() / 2);
-    pairwise(left).iter().zip(pairwise(right)).map(|(l, r)| l + r).collect()
 }
 
 /// The gradient has the bits of the backward passes of all micro-batches, each on a model of its own, added as the
