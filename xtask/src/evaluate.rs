@@ -9,6 +9,7 @@ use crate::{
     models::Model,
     prepare::{PromptIds, RankedGroup},
     progress::Progress,
+    shared::Shared,
     stages::{EVALUATION, Frozen, Run, ValidationAnswers},
     terminal::print,
 };
@@ -39,6 +40,9 @@ pub(crate) struct Results {
     #[serde(skip)]
     frontier: Option<Frontier>,
     seconds: BTreeMap<String, f64>,
+    /// What being shared by several ranks cost each stage.
+    #[serde(skip_serializing_if = "Shared::is_empty")]
+    shared: Shared,
     peak_memory_mb: f64,
 }
 
@@ -76,7 +80,7 @@ struct PpoResults {
 
 /// Evaluates the models of a run and writes `eval/results.json` and `eval/samples.json`.
 pub(crate) fn evaluate(run: &mut Run<'_>) -> Result<Results> {
-    let begun = std::time::Instant::now();
+    let (begun, before) = (std::time::Instant::now(), run.ranks().spent());
     let prompts = &run.material.prompts.test;
     let prompts = &prompts[..prompts.len().min(run.config.evaluate.prompts)];
     let judge = Judge::new(run)?;
@@ -114,10 +118,17 @@ pub(crate) fn evaluate(run: &mut Run<'_>) -> Result<Results> {
         alignment_tax: measured.perplexity.clone(),
         frontier,
         seconds: BTreeMap::new(),
+        shared: Shared::default(),
         peak_memory_mb: peak_memory_mb(),
     };
-    run.seconds.insert(EVALUATION.to_owned(), begun.elapsed().as_secs_f64());
+    let seconds = begun.elapsed().as_secs_f64();
+    run.seconds.insert(EVALUATION.to_owned(), seconds);
     results.seconds = run.seconds.clone();
+    if run.ranks().world() > 1 {
+        let ranks = run.ranks();
+        run.shared.add(EVALUATION, ranks, seconds, before, 0)?;
+        results.shared = run.shared.clone();
+    }
     run.dir.write_json("eval/results.json", &results)?;
     run.dir.write_json("eval/samples.json", &samples)?;
     if let Some(frontier) = &results.frontier {
@@ -145,10 +156,10 @@ impl Examined {
         let scores = run.scores(&frozen.reward_model, &episodes)?;
         let windows = &run.material.held_out_windows;
         let windows = &windows[..windows.len().min(run.config.evaluate.windows)];
-        let micro_tokens = run.config.model.micro_tokens;
+        let compute = run.compute();
         let mut progress = Progress::of(&what("perplexity"), windows.len(), "windows");
         if !windows.is_empty() {
-            let perplexity = perplexity(&decoder, windows, micro_tokens, &mut |done| progress.advance(done))?;
+            let perplexity = perplexity(&decoder, windows, compute, &mut |done| progress.advance(done))?;
             self.perplexity.insert(key.to_owned(), perplexity);
         }
         drop(progress);
@@ -157,7 +168,7 @@ impl Examined {
             Model::Sft | Model::SftInit => {
                 let held_out = &run.material.demonstrations.validation;
                 let mut progress = Progress::of(&what("validation"), held_out.len(), "examples");
-                let loss = nll(&decoder, held_out, micro_tokens, &mut |done| progress.advance(done))?;
+                let loss = nll(&decoder, held_out, compute, &mut |done| progress.advance(done))?;
                 self.validation_loss.insert(model, loss);
             }
             Model::Ppo | Model::PpoPtx => {
@@ -241,13 +252,16 @@ fn best_of(
     prompts: &[PromptIds],
 ) -> Result<Vec<Episode>> {
     run.stop_if_interrupted()?;
-    let ids: Vec<Vec<u32>> = prompts.iter().map(|p| p.ids.clone()).collect();
-    let score = |episodes: &[Episode]| Ok(run.scores(reward_model, episodes)?);
+    let ids: Vec<(usize, &[u32])> = prompts.iter().map(|p| p.ids.as_slice()).enumerate().collect();
+    let score = |episodes: &[Episode]| Ok(run.scores_here(reward_model, episodes)?);
     let decode = |ids: &[u32]| run.decode(ids);
     let source = Source::new(run.config.seed, "best-of-n");
-    let mut progress = Progress::of(&format!("best of {n}"), n * ids.len(), "answers");
-    let mut finished = |answers: usize| progress.advance(answers);
-    Ok(best_of_n(baseline, &ids, n, &run.sampling(), source, &score, &decode, &mut finished)?)
+    let best = run.compute().share(ids.len(), |own| -> Result<_> {
+        let mut progress = Progress::of(&format!("best of {n}"), n * own.len(), "answers");
+        let mut finished = |answers: usize| progress.advance(answers);
+        Ok(best_of_n(baseline, &ids[own], n, &run.sampling(), source, &score, &decode, &mut finished)?)
+    })?;
+    Ok(best.concat())
 }
 
 /// The candidates of both PPO runs, and the best of n answers of their reference, as the reward model and the judge see
@@ -462,6 +476,7 @@ impl Results {
         let seconds: Vec<String> = self.seconds.iter().map(|(name, s)| format!("{name} {s:.0}")).collect();
         let total: f64 = self.seconds.values().sum();
         lines.push(format!("{:>22}  {} = {total:.0}", "seconds", seconds.join(" + ")));
+        lines.extend(self.shared.lines());
         lines.push(format!("{:>22}  {:.0} MB", "peak memory", self.peak_memory_mb));
         lines.join("\n")
     }

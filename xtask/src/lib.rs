@@ -32,6 +32,7 @@ mod models;
 pub mod prepare;
 mod progress;
 mod ranks;
+mod shared;
 mod stages;
 pub mod terminal;
 mod until;
@@ -42,5 +43,6 @@ pub use crate::{
         pretrain::{END, Recipe, fresh, pretrain},
         write_whole,
     },
+    ranks::on_ranks,
     stages::save_model,
 };

@@ -30,6 +30,8 @@ const TWICE_INTERRUPTED: i32 = 130;
 pub(crate) struct StageListener<'r> {
     recorder: Recorder<'r>,
     progress: Progress,
+    /// Steps that earlier processes did.
+    first: u64,
     /// Steps done, when phases of the next are timed.
     step: u64,
     phases: BTreeMap<&'static str, Instant>,
@@ -46,7 +48,13 @@ impl<'r> StageListener<'r> {
         artefact.passed_over().iter().for_each(|damaged| say(&format!("warning: {damaged}")));
         let step = artefact.checkpoint().map_or(0, |checkpoint| checkpoint.step);
         let recorder = Recorder::new(artefact, every, state)?;
-        Ok(StageListener { recorder, progress: Progress::new(&label, "steps"), step, phases: BTreeMap::new() })
+        Ok(StageListener {
+            recorder,
+            progress: Progress::new(&label, "steps"),
+            first: step,
+            step,
+            phases: BTreeMap::new(),
+        })
     }
 
     /// Handles one event of a stage. `on_candidate` writes the models to choose from.
@@ -102,6 +110,11 @@ impl<'r> StageListener<'r> {
             error.into(),
             run.display()
         )
+    }
+
+    /// Steps that were done before this process began.
+    pub(crate) fn first(&self) -> u64 {
+        self.first
     }
 
     /// Takes the display down and gives the artefact back.

@@ -7,10 +7,12 @@ use crate::{
     stages::{EVALUATION, SELECTION},
 };
 use anyhow::{Result, bail};
+use instruct_collective::{BUCKET_BYTES, Collective, Solo};
 use instruct_model::{
     Config as Description, HeadKind, Sampling,
     memory::{Buffers, Estimate, Phase, Readout, inferred, sampled},
 };
+use instruct_optim::Compute;
 use instruct_ppo as ppo;
 use instruct_reward_model as reward_model;
 use instruct_sft as sft;
@@ -42,11 +44,11 @@ pub struct Texts<'a> {
     pub answered: [usize; 2],
 }
 
-/// Every stage of the pipeline over a decoder of this description, in order. A model is opened where it is
-/// used and closed after, so that each stage holds its own models alone.
-pub fn stages(config: &Config, model: &Description, texts: &Texts<'_>) -> Vec<Stage> {
+/// Every stage of the pipeline over a decoder of this description, in order, as one of `ranks` holds it. A model is
+/// opened where it is used and closed after, so that each stage holds its own models alone.
+pub fn stages(config: &Config, model: &Description, texts: &Texts<'_>, ranks: &dyn Collective) -> Vec<Stage> {
     let (products, frozen) = (available(config.model.precision).dtype(), available(config.model.frozen).bytes() as u64);
-    let compute = config.model.compute(config.seed);
+    let compute = Compute { ranks, ..config.model.compute(config.seed) };
     let data = sft::Data { demonstrations: texts.demonstrations, pretraining: texts.windows };
     let tuned = |plan| sft::memory(model, &data, plan, compute, products);
     let reinforced = |name, gamma_ptx| {
@@ -130,9 +132,23 @@ pub struct Machine {
 impl Machine {
     /// This machine, where the system tells; `most` megabytes at most, unless that is 0.
     pub fn read(most: u64) -> Option<Machine> {
-        let Machine { held, limit } = Machine::of(Path::new("/"))?;
-        let held = held + allocator_reserve(rayon::current_num_threads());
+        Machine::shared(most, &Solo)
+    }
+
+    /// As [`Machine::read`], for one of the ranks on this machine, which share what is free there. Each may hold `most`
+    /// megabytes.
+    pub fn shared(most: u64, ranks: &dyn Collective) -> Option<Machine> {
+        let Machine { held, limit } = Machine::of(Path::new("/"))?.among(ranks.local_world());
+        // What travels passes through two buckets.
+        let buckets = if ranks.world() > 1 { 2 * BUCKET_BYTES as u64 } else { 0 };
+        let held = held + allocator_reserve(rayon::current_num_threads()) + buckets;
         Some(Machine { held, limit: if most > 0 { limit.min(most * 1_000_000) } else { limit } })
+    }
+
+    /// The share of one of so many processes that hold as much as this one.
+    fn among(self, processes: usize) -> Machine {
+        let Machine { held, limit } = self;
+        Machine { held, limit: held + limit.saturating_sub(held) / processes.max(1) as u64 }
     }
 
     /// The machine whose system files lie under `root`.
@@ -281,6 +297,7 @@ mod tests {
         let limit = ("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "1024000");
         let usage = ("sys/fs/cgroup/memory/a/memory.usage_in_bytes", "512000");
         check_limit(&[v1, limit, usage], 1_000);
+        assert_eq!(Machine { held: 500, limit: 4_500 }.among(4), Machine { held: 500, limit: 1_500 });
         // Version 1 writes "no limit" as a very large number.
         check_limit(&[v1, ("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "9223372036854771712"), usage], 4_500);
     }
@@ -292,7 +309,7 @@ mod tests {
             let mut config = Config::default();
             (config.evaluate.max_new_tokens, config.data.judge) = (answers, judge);
             let texts = Texts { longest_prompt: 30, answered, ..Texts::default() };
-            let stages = stages(&config, &model, &texts);
+            let stages = stages(&config, &model, &texts, &Solo);
             [SELECTION, EVALUATION].map(|name| stages.iter().find(|s| s.name == name).unwrap().estimate.peak())
         };
         let [selection, evaluation] = peak(64, [8, 8], JudgeName::InstructionWorld);
@@ -316,12 +333,22 @@ mod tests {
             longest_prompt: 30,
             answered: [8, 8],
         };
-        let stages = stages(&config, &model, &texts);
+        let stages = stages(&config, &model, &texts, &Solo);
         let names: Vec<&str> = stages.iter().map(|stage| stage.name).collect();
         assert_eq!(names, ["sft-baseline", "reward-model", "sft-init", SELECTION, "ppo", "ppo-ptx", EVALUATION]);
         let mut dealt = config.clone();
         dealt.model.leaves = 4;
-        let dealt = self::stages(&dealt, &model, &texts);
+        let on_ranks = instruct_collective::testing::threads(2, |ranks| {
+            Ok::<_, instruct_collective::Error>(self::stages(&dealt, &model, &texts, ranks))
+        });
+        let dealt = self::stages(&dealt, &model, &texts, &Solo);
+        for shared in on_ranks.into_iter().map(Result::unwrap) {
+            for (shared, alone) in shared.iter().zip(&dealt) {
+                let moments = |stage: &Stage| stage.estimate.models.iter().map(|model| model.moments).sum::<u64>();
+                assert_eq!(moments(shared), moments(alone) / 2, "{}", alone.name);
+                assert!(shared.estimate.worst().sums <= alone.estimate.worst().sums, "{}", alone.name);
+            }
+        }
         for (one, four) in stages.iter().zip(&dealt) {
             let mut phases = one.estimate.phases.iter().zip(&four.estimate.phases);
             assert!(phases.all(|(one, four)| four.sums >= one.sums && four.kept <= one.kept), "{}", one.name);

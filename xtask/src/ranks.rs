@@ -1,12 +1,13 @@
 //! Several processes that do one run: how they find each other, meet in the run folder, and speak with one voice.
 //!
-//! All of them read, sample, score and evaluate the same. What they share is the leaves of each training step
-//! (`model.leaves`), whose gradients they add in the order in which one process would.
+//! All of them read the same and go through the same stages. What they share is the leaves of each training step
+//! (`model.leaves`), whose gradients they add in the order in which one process would, the optimizer's state, and
+//! whatever is asked of models: answers, scores, log-probabilities.
 
 use crate::terminal::{be_quiet, say, say_at_all_costs};
 use anyhow::{Context, Result, bail};
-use instruct_collective::{Clock, Collective, Host, connect, launched, run};
-use instruct_runs::{BoxError, Ranks};
+use instruct_collective::{Clock, Collective, Host, connect, launched, run, span};
+use instruct_runs::{Array, BoxError, Ranks, Take};
 use std::time::{Duration, Instant};
 
 /// The variable that holds how many seconds a rank waits for the others before it ends the job.
@@ -16,7 +17,7 @@ const LIMIT: &str = "INSTRUCT_RANK_LIMIT";
 ///
 /// Errors: those of `work`; ranks that do not see each other. On several ranks an error ends the job, and this does not
 /// return.
-pub(crate) fn on_ranks(work: impl FnOnce(&dyn Collective) -> Result<()>) -> Result<()> {
+pub fn on_ranks(work: impl FnOnce(&dyn Collective) -> Result<()>) -> Result<()> {
     let mut host = Host::new(|name| std::env::var(name).ok(), Time(Instant::now()), say_at_all_costs);
     if let Ok(seconds) = std::env::var(LIMIT) {
         let seconds = seconds.parse().ok().filter(|&seconds: &u64| seconds > 0);
@@ -74,10 +75,36 @@ impl Ranks for Party<'_> {
         Ok(bytes == [1])
     }
 
+    fn collect(&self, array: &Array<'_>, take: &mut Take<'_>) -> Result<(), BoxError> {
+        let (rank, world) = (self.0.rank(), self.0.world());
+        if (array.start, array.numbers.len())
+            != (span(array.len, rank, world).start, span(array.len, rank, world).len())
+        {
+            return Err("a rank holds another part of an array than its own".into());
+        }
+        for root in 0..world {
+            let theirs = span(array.len, root, world).len();
+            for start in (0..theirs).step_by(PIECE) {
+                let len = PIECE.min(theirs - start);
+                let own = if root == rank { &array.numbers[start..start + len] } else { &[] };
+                let mut bytes: Vec<u8> = own.iter().flat_map(|x| x.to_le_bytes()).collect();
+                self.0.broadcast_bytes(root, &mut bytes)?;
+                if self.writes() {
+                    let piece: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|&x| f32::from_le_bytes(x)).collect();
+                    take(&piece)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn agree(&self, what: &str, hash: u64) -> Result<(), BoxError> {
         Ok(self.0.agree(what, hash)?)
     }
 }
+
+/// Numbers that travel at a time on their way to a file.
+const PIECE: usize = 1 << 20;
 
 /// The time of this machine.
 struct Time(Instant);

@@ -12,6 +12,7 @@ use crate::{
     models::Model,
     prepare::{Base, Material, PromptIds, available, open_decoder},
     progress::Progress,
+    shared::{SHARED, Shared},
     terminal::say,
 };
 use anyhow::{Context, Result, bail};
@@ -28,7 +29,7 @@ use instruct_runs::{Artefact, RunDir, Saved};
 use instruct_sft as sft;
 use serde_json::{Map, Value};
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
@@ -43,6 +44,10 @@ pub(crate) struct Run<'a> {
     pub(crate) material: &'a Material,
     /// The ranks that train together.
     ranks: &'a dyn Collective,
+    /// What each stage spent on being shared; empty where one process does all.
+    pub(crate) shared: Shared,
+    /// Steps that this process has taken of the stage under way.
+    stepped: Cell<u64>,
     pub(crate) seconds: BTreeMap<String, f64>,
     /// Finished models whose files this process has compared with their hashes.
     verified: RefCell<BTreeMap<String, PathBuf>>,
@@ -66,8 +71,9 @@ impl<'a> Run<'a> {
         material: &'a Material,
         ranks: &'a dyn Collective,
     ) -> Run<'a> {
-        let seconds = earlier_seconds(dir.path());
-        Run { dir, config, base, material, ranks, seconds, verified: RefCell::default() }
+        let (seconds, shared) = (earlier_seconds(dir.path()), Shared::read(dir.path()));
+        let (stepped, verified) = (Cell::default(), RefCell::default());
+        Run { dir, config, base, material, ranks, shared, stepped, seconds, verified }
     }
 }
 
@@ -144,8 +150,7 @@ impl<'a> Run<'a> {
             let mut save = |artefact: &mut Artefact<'_>, name: &str, step: u64, state: &sft::State| -> Result<()> {
                 let held_out = &self.material.demonstrations.validation;
                 let mut progress = Progress::of("validation", held_out.len(), "examples");
-                let micro_tokens = self.config.model.micro_tokens;
-                let loss = sft::nll(&state.model, held_out, micro_tokens, &mut |done| progress.advance(done))?;
+                let loss = sft::nll(&state.model, held_out, self.compute(), &mut |done| progress.advance(done))?;
                 artefact.metrics(step, &[("eval/sft/loss", loss)])?;
                 artefact.commit_named(name, step, |folder| {
                     std::fs::write(folder.join(VALIDATION_LOSS), loss.to_string())?;
@@ -278,7 +283,7 @@ impl<'a> Run<'a> {
         let mut state = ppo::State::new(policy, value, &plan)?;
         let mut listener = self.listen(artefact, &mut state)?;
         let prompts: Vec<Vec<u32>> = self.material.prompts.train.iter().map(|p| p.ids.clone()).collect();
-        let score = |episodes: &[Episode]| Ok(self.scores(&frozen.reward_model, episodes)?);
+        let score = |episodes: &[Episode]| self.scores(&frozen.reward_model, episodes).map_err(Into::into);
         let decode = |ids: &[u32]| self.decode(ids);
         let task = ppo::Task {
             reference: &frozen.reference,
@@ -318,7 +323,7 @@ impl<'a> Run<'a> {
         drop((value, policy_optimizer, value_optimizer));
         let last = policy.with_head(HeadKind::LanguageModel, self.config.seed)?;
         if let Some(ema) = ema {
-            ema.copy_into(policy.params())?;
+            ema.copy_into(policy.params(), self.ranks)?;
             artefact.commit_named(EMA, iteration, |folder| Ok(self.save_policy(&policy, folder)?))?;
         }
         drop(policy);
@@ -370,8 +375,10 @@ impl<'a> Run<'a> {
     /// Mean KL of a model's own answers to the reference, in nats.
     pub(crate) fn kl(&self, model: &Decoder, episodes: &[Episode], scores: &[f32], frozen: &Frozen) -> Result<f64> {
         let scored = Sampled::of(episodes.to_vec()).score(&|_| Ok(scores.to_vec()))?;
-        let compared = scored.compare(model, &frozen.reference, 1.0, self.config.model.micro_tokens)?;
-        Ok(mean(&compared.kl()))
+        let nats = self.compute().share(episodes.len(), |own| -> Result<_> {
+            Ok(scored.part(own).compare(model, &frozen.reference, 1.0, self.config.model.micro_tokens)?.kl())
+        })?;
+        Ok(mean(&nats.concat()))
     }
 
     /// The validation prompts on which candidates are compared.
@@ -392,10 +399,13 @@ impl<'a> Run<'a> {
         let prompted = |(i, prompt): (usize, &PromptIds)| Prompted::new(i as u64, i, &prompt.ids);
         let requests: Vec<Prompted> = prompts.iter().enumerate().map(prompted).collect();
         let source = Source::new(self.config.seed, purpose);
-        let mut progress = Progress::of(what, requests.len(), "answers");
-        let mut finished = |answers: usize| progress.advance(answers);
         let decode = |ids: &[u32]| self.decode(ids);
-        Ok(Sampled::draw(model, &requests, &self.sampling(), source, &decode, &mut finished)?.episodes)
+        let episodes = self.compute().share(requests.len(), |own| -> Result<_> {
+            let mut progress = Progress::of(what, own.len(), "answers");
+            let mut finished = |answers: usize| progress.advance(answers);
+            Ok(Sampled::draw(model, &requests[own], &self.sampling(), source, &decode, &mut finished)?.episodes)
+        })?;
+        Ok(episodes.concat())
     }
 
     /// How evaluations sample: as training does, under a cap of their own, because SFT has learned longer answers
@@ -406,7 +416,15 @@ impl<'a> Run<'a> {
     }
 
     /// Scores of episodes by a reward model that shares the run's tokenizer.
-    pub(crate) fn scores(&self, reward_model: &Decoder, episodes: &[Episode]) -> reward_model::Result<Vec<f32>> {
+    pub(crate) fn scores(&self, reward_model: &Decoder, episodes: &[Episode]) -> Result<Vec<f32>> {
+        let scores = self
+            .compute()
+            .share(episodes.len(), |own| -> Result<_> { Ok(self.scores_here(reward_model, &episodes[own])?) })?;
+        Ok(scores.concat())
+    }
+
+    /// As [`Run::scores`], by this rank alone: of episodes that the others do not have.
+    pub(crate) fn scores_here(&self, reward_model: &Decoder, episodes: &[Episode]) -> reward_model::Result<Vec<f32>> {
         let items: Vec<Item> = episodes.iter().map(|e| Item { prompt: &e.prompt, completion: &e.completion }).collect();
         reward_model::scores(reward_model, &items, self.config.model.micro_tokens)
     }
@@ -415,14 +433,17 @@ impl<'a> Run<'a> {
     /// so that the pieces in which it is done change nothing.
     pub(crate) fn scores_of(&self, what: &str, reward_model: &Decoder, items: &[Item]) -> Result<Vec<f32>> {
         const PIECE: usize = 256;
-        let mut progress = Progress::of(what, items.len(), "completions");
-        let mut scores = Vec::with_capacity(items.len());
-        for piece in items.chunks(PIECE) {
-            self.stop_if_interrupted()?;
-            scores.extend(reward_model::scores(reward_model, piece, self.config.model.micro_tokens)?);
-            progress.advance(piece.len());
-        }
-        Ok(scores)
+        let scores = self.compute().share(items.len(), |own| -> Result<_> {
+            let mut progress = Progress::of(what, own.len(), "completions");
+            let mut scores = Vec::with_capacity(own.len());
+            for piece in items[own].chunks(PIECE) {
+                self.stop_if_interrupted()?;
+                scores.extend(reward_model::scores(reward_model, piece, self.config.model.micro_tokens)?);
+                progress.advance(piece.len());
+            }
+            Ok(scores)
+        })?;
+        Ok(scores.concat())
     }
 
     /// Completion ids as text, without special tokens.
@@ -431,8 +452,13 @@ impl<'a> Run<'a> {
     }
 
     /// What keys the draws of this run, bounds what is computed at a time, and shares it among ranks.
-    fn compute(&self) -> Compute<'a> {
+    pub(crate) fn compute(&self) -> Compute<'a> {
         Compute { ranks: self.ranks, ..self.config.model.compute(self.config.seed) }
+    }
+
+    /// The ranks that train together.
+    pub(crate) fn ranks(&self) -> &'a dyn Collective {
+        self.ranks
     }
 
     /// Opens one of the compared models: of PPO the averaged weights, where these are to be evaluated.
@@ -519,6 +545,7 @@ impl<'a> Run<'a> {
 
     /// The artefact of a stage that ran to its end; an error that says how to resume otherwise.
     fn finished(&self, listener: StageListener<'a>, step: u64, total: u64) -> Result<Artefact<'a>> {
+        self.stepped.set(step - listener.first());
         let artefact = listener.done();
         if step < total {
             bail!(
@@ -533,13 +560,19 @@ impl<'a> Run<'a> {
     /// Runs a stage and keeps its wall-clock seconds, added to those of an earlier process.
     fn timed<T>(&mut self, name: &str, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.stop_if_interrupted()?;
-        let begun = Instant::now();
+        let (begun, before) = (Instant::now(), self.ranks.spent());
+        self.stepped.set(0);
         let result = work(self).with_context(|| format!("stage `{name}`"));
-        *self.seconds.entry(name.to_owned()).or_default() += begun.elapsed().as_secs_f64();
+        let seconds = begun.elapsed().as_secs_f64();
+        *self.seconds.entry(name.to_owned()).or_default() += seconds;
         let kept = self.dir.write_json(SECONDS, &self.seconds);
         // On a full disk both fail, and the first says where.
         let value = result?;
         kept?;
+        if self.ranks.world() > 1 {
+            self.shared.add(name, self.ranks, seconds, before, self.stepped.get())?;
+            self.dir.write_json(SHARED, &self.shared)?;
+        }
         Ok(value)
     }
 

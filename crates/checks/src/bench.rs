@@ -15,6 +15,7 @@ mod ceilings;
 mod memory;
 mod peer;
 mod prepare;
+mod ranks;
 mod report;
 mod shapes;
 mod stages;
@@ -49,6 +50,13 @@ pub(crate) struct Args {
     /// Generate so many demonstrations, and measure how long they take to ids: from their file, and kept
     #[arg(long, value_name = "RECORDS", num_args = 0..=1, default_missing_value = "1000000", conflicts_with_all = ["memory", "peer", "sweeps", "shape", "stage", "precision", "frozen", "micro_tokens", "rounds", "steps", "json"])]
     prepare: Option<usize>,
+    /// Compare so many ranks, with their part of the threads each, with one process: SFT on 32 sequences, the reward model
+    /// on 16 rankings, PPO on 64 episodes. Needs this program with its feature `mpi`, and mpirun
+    #[arg(long, value_name = "RANKS", conflicts_with_all = ["memory", "peer", "sweeps", "prepare", "json"])]
+    ranks: Option<usize>,
+    /// Under a launcher: how fast a gradient of so many megabytes is added and gathered
+    #[arg(long, value_name = "MEGABYTES", num_args = 0..=1, default_missing_value = "500", conflicts_with_all = ["memory", "peer", "sweeps", "prepare", "json", "ranks"])]
+    line: Option<usize>,
     /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
@@ -58,6 +66,9 @@ pub(crate) struct Args {
     /// Measure one stage of these sizes in this process and print it: how the command calls itself
     #[arg(long, hide = true, value_parser = stages::parse_sizes)]
     alone: Option<Sizes>,
+    /// Leaves of a step, with --alone
+    #[arg(long, hide = true, default_value_t = 1)]
+    leaves: usize,
     /// Steps of one turn; the first is not counted
     #[arg(long, default_value_t = 4)]
     steps: usize,
@@ -114,6 +125,10 @@ pub(crate) struct Turn {
     /// Seconds that measuring it took.
     #[serde(default)]
     after: f64,
+    /// Share of each rank's time in calls of the others, and megabytes that it sent a step, both over all steps; empty
+    /// where one process did everything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ranks: Vec<[f64; 2]>,
 }
 
 impl Turn {
@@ -144,9 +159,27 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let stages = if args.stage.is_empty() { Stage::ALL.to_vec() } else { args.stage.clone() };
     if let Some(sizes) = args.alone {
-        let turn = stages::measure(stages[0], &args.shape[0], sizes, args.settings, args.steps)?;
-        print(&serde_json::to_string(&turn)?);
-        return Ok(());
+        return xtask::on_ranks(|ranks| {
+            let maker = stages::Maker { shape: &args.shape[0], settings: args.settings, leaves: args.leaves, ranks };
+            let turn = stages::measure(stages[0], &maker, sizes, args.steps)?;
+            if ranks.rank() == 0 {
+                print(&serde_json::to_string(&turn)?);
+            }
+            Ok(())
+        });
+    }
+    if let Some(megabytes) = args.line {
+        return xtask::on_ranks(|them| ranks::line(them, megabytes, args.rounds));
+    }
+    if let Some(ranks) = args.ranks {
+        return ranks::run(
+            ranks,
+            &args.stage,
+            &args.shape,
+            args.settings,
+            (args.rounds, args.steps),
+            args.out.as_deref(),
+        );
     }
     if let Some(records) = args.prepare {
         return prepare::run(records, args.out.as_deref());
@@ -190,11 +223,22 @@ fn save(args: &Args, report: &report::Report) -> Result<()> {
 /// One stage in a process of its own, so that its memory is its own.
 fn own_turn(stage: Stage, shape: &Shape, sizes: Sizes, settings: ModelSettings, steps: usize) -> Result<Turn> {
     let this = std::env::current_exe().context("this program has no path")?;
-    let mut process = Command::new(this);
+    parse_turn(alone(&mut Command::new(this), stage, shape, sizes, settings, steps))
+}
+
+/// Adds what makes this program measure one stage.
+fn alone<'a>(
+    process: &'a mut Command,
+    stage: Stage,
+    shape: &Shape,
+    sizes: Sizes,
+    settings: ModelSettings,
+    steps: usize,
+) -> &'a mut Command {
     process.args(["bench", "--alone", &sizes.to_string(), "--stage", &stage.to_string(), "--shape", &shape.name]);
     process.args(["--precision", &settings.precision.to_string(), "--frozen", &settings.frozen().to_string()]);
     process.args(["--micro-tokens", &settings.micro_tokens.to_string()]);
-    parse_turn(process.args(["--steps", &steps.to_string()]))
+    process.args(["--steps", &steps.to_string()])
 }
 
 /// Runs a process whose last line is a [`Turn`].

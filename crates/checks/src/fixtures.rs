@@ -266,9 +266,9 @@ fn manifest(folder: &Path, world: &World, sampled: &[Sampled]) -> Result<Manifes
     Ok(Manifest {
         seed: SEED,
         base_inputs: base_inputs(folder)?,
-        base_held_out_loss: round(perplexity(&decoder, &held_out, 4_096, &mut |_| ())?.ln()),
+        base_held_out_loss: round(perplexity(&decoder, &held_out, Compute::default(), &mut |_| ())?.ln()),
         completion_inputs: completion_inputs(folder)?,
-        completion_loss: round(nll(&decoder, &examples, 4_096, &mut |_| ())?),
+        completion_loss: round(nll(&decoder, &examples, Compute::default(), &mut |_| ())?),
         labeler_agreement: round(alike as f64 / pairs.max(1) as f64),
         completion_points: completion_points(sampled),
     })

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 use xtask::terminal::{print, say};
 
@@ -18,6 +19,7 @@ mod full;
 mod page;
 mod power;
 mod random;
+mod ranks;
 mod traced;
 mod victim;
 
@@ -45,6 +47,10 @@ pub(crate) struct Args {
     /// Write docs/reliability.md anew around the numbers that it has, after a change of its words
     #[arg(long, conflicts_with_all = ["check", "slice"])]
     rewrite: bool,
+    /// Only kill ranks and launchers of PROGRAM, built with the feature `mpi`, and write their table into
+    /// docs/reliability.md; needs mpirun, or the launcher that INSTRUCT_MPIRUN names
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["check", "slice", "rewrite", "inputs"])]
+    ranks: Option<PathBuf>,
     /// Only give the program the hostile inputs, and write their table into docs/reliability.md
     #[arg(long, conflicts_with_all = ["check", "slice", "rewrite"])]
     inputs: bool,
@@ -77,7 +83,7 @@ struct Counts {
 
 impl Counts {
     /// A few of each kind: what continuous integration has two minutes for.
-    const SLICE: Counts = Counts { random: 6, chosen: 6, failing: 3, power: 3, lies: 2, sizes: 4 };
+    const SLICE: Counts = Counts { random: 6, chosen: 3, failing: 2, power: 2, lies: 1, sizes: 3 };
 
     fn of(args: &Args) -> Counts {
         if args.slice {
@@ -104,14 +110,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return page::rewrite(&root, None);
     }
     if args.inputs {
-        return page::rewrite(&root, Some(feed(&crate::process::program(&root)?, &root)?));
+        let inputs = feed(&crate::process::program(&root)?, &root)?;
+        return page::rewrite(&root, Some(&|record| record.inputs = inputs.trim().to_owned()));
+    }
+    let temporary = root.join(format!("target/torture-{}", std::process::id()));
+    let folder = args.folder.as_ref().unwrap_or(&temporary);
+    if let Some(program) = &args.ranks {
+        return kill_ranks(&Victim::of_ranks(program, folder)?, &root, args.seed);
     }
     if !args.slice && !traced::is_possible() {
         bail!("most of the deaths need strace, and there is none that may trace: install it, or run with --slice");
     }
-    let temporary = root.join(format!("target/torture-{}", std::process::id()));
     let program = crate::process::program(&root)?;
-    let victim = Victim::new(&program, args.folder.as_ref().unwrap_or(&temporary))?;
+    let victim = Victim::new(&program, folder)?;
     let inputs = feed(&program, &root)?;
     let found = Found { inputs, ..torment(&victim, &Counts::of(args), args.seed)? };
     if found.lost() > 0 {
@@ -122,6 +133,28 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         page::write(&root, &found)?;
     }
     print(&found.summary());
+    Ok(())
+}
+
+/// Kills ranks and launchers until enough have died, and writes their table.
+fn kill_ranks(victim: &Victim, root: &Path, seed: u64) -> Result<()> {
+    let pace = victim.whole()?;
+    say(&format!("torture: an uninterrupted run of one process takes {:.1} s", pace.total().as_secs_f64()));
+    let mut deaths = Vec::new();
+    for number in 0.. {
+        if deaths.len() >= page::ENOUGH_RANKS {
+            break;
+        }
+        deaths.extend(ranks::kill_one_run(victim, &pace, seed, number)?);
+        progress("of ranks and launchers", &deaths);
+    }
+    let lost = deaths.iter().filter(|death| death.lost.is_some()).count();
+    if lost > 0 {
+        bail!("{lost} deaths lost something; their runs are kept in {}", victim.folder.display());
+    }
+    fs::remove_dir_all(&victim.folder).context("cannot remove the runs")?;
+    page::rewrite(root, Some(&|record| record.take_ranks(&deaths)))?;
+    print(&format!("torture: {} deaths of ranks and launchers: 0 lost", deaths.len()));
     Ok(())
 }
 
@@ -170,12 +203,17 @@ fn torment(victim: &Victim, counts: &Counts, seed: u64) -> Result<Found> {
 
 /// Resumes a run to its end and compares it. What differs is said, and its folder kept.
 fn settle(victim: &Victim, name: &str, deaths: Vec<Death>) -> Result<Vec<Death>> {
-    Ok(settle_and_listen(victim, name, deaths)?.1)
+    Ok(settle_and_listen(victim, name, deaths, victim.command("pipeline", name))?.1)
 }
 
-/// The same; also what the resumed process said.
-fn settle_and_listen(victim: &Victim, name: &str, mut deaths: Vec<Death>) -> Result<(String, Vec<Death>)> {
-    let (status, said) = Victim::end(victim.command("pipeline", name))?;
+/// The same by `process`; also what that said.
+fn settle_and_listen(
+    victim: &Victim,
+    name: &str,
+    mut deaths: Vec<Death>,
+    process: Command,
+) -> Result<(String, Vec<Death>)> {
+    let (status, said) = Victim::end(process)?;
     let difference = if status.success() {
         victim.difference(name)?
     } else {

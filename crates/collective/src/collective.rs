@@ -1,10 +1,20 @@
 //! The trait: what ranks can do together.
 
 use crate::error::Result;
+use std::time::Duration;
 
 /// Where messages go, from whatever thread has one; it must have written them out before it returns, because the
 /// process may end right after.
 pub type Say = dyn Fn(&str) + Send + Sync;
+
+/// What a rank has spent on being one of several, since it connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Time inside calls: waiting for other ranks, and moving numbers. Zero without a clock.
+    pub waited: Duration,
+    /// Bytes that this rank handed over for other ranks, once for each of them.
+    pub sent: u64,
+}
 
 /// One rank's connection to the others.
 ///
@@ -21,6 +31,9 @@ pub trait Collective {
     /// This rank's number among those on the same machine; what a GPU would be chosen by.
     fn local_rank(&self) -> usize;
 
+    /// How many ranks are on this machine, at least 1: what its memory is shared by.
+    fn local_world(&self) -> usize;
+
     /// What carries the numbers: `solo`, `mpi`, `nccl` or `threads`.
     fn engine(&self) -> &'static str;
 
@@ -31,8 +44,15 @@ pub trait Collective {
     /// [`Error::Root`](crate::Error::Root) when there is no such rank.
     fn broadcast_bytes(&self, root: usize, bytes: &mut Vec<u8>) -> Result<()>;
 
-    /// Gives rank 0 the bytes of every rank, in the order of ranks, and the others `None`. Lengths may differ.
-    fn gather_bytes(&self, bytes: &[u8]) -> Result<Option<Vec<Vec<u8>>>>;
+    /// Every rank's bytes, in the order of ranks. Lengths may differ. Ranks send in turn, so this is for what is small.
+    fn all_gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let own = |root| if root == self.rank() { bytes.to_vec() } else { Vec::new() };
+        let of = |root| {
+            let mut bytes = own(root);
+            self.broadcast_bytes(root, &mut bytes).map(|()| bytes)
+        };
+        (0..self.world()).map(of).collect()
+    }
 
     /// Fills in what the others know: each rank sets its own slots and leaves the rest at 0.0; afterwards every rank
     /// has all, bit for bit, and can add them in an order that does not depend on the number of ranks.
@@ -58,6 +78,9 @@ pub trait Collective {
 
     /// Gives every rank all of the flat buffer, of which each has `flat[span(flat.len(), rank, world)]`.
     fn all_gather(&self, flat: &mut [f32]) -> Result<()>;
+
+    /// What this rank has spent so far on being one of several.
+    fn spent(&self) -> Spent;
 
     /// Leaves the job in peace; the only way that does not end it for the other ranks.
     fn finish(self: Box<Self>) -> Result<()>;

@@ -5,7 +5,7 @@
 //!
 //! | plane | what travels | methods |
 //! |---|---|---|
-//! | control | bytes, a few numbers, agreement | [`broadcast_bytes`], [`gather_bytes`], [`slots`], [`agree`], [`barrier`] |
+//! | control | bytes, a few numbers, agreement | [`broadcast_bytes`], [`all_gather_bytes`], [`slots`], [`agree`], [`barrier`] |
 //! | data | flat `f32`, cut into blocks of [`BLOCK`] | [`reduce_scatter`], [`all_gather`] |
 //!
 //! Behind that one trait there is [`Solo`] (a world of one, where all of it is the identity), `Mpi` (feature `mpi`),
@@ -82,7 +82,7 @@
 //! computes it. `Nccl` is type-checked, not run on two GPUs.
 //!
 //! [`broadcast_bytes`]: Collective::broadcast_bytes
-//! [`gather_bytes`]: Collective::gather_bytes
+//! [`all_gather_bytes`]: Collective::all_gather_bytes
 //! [`slots`]: Collective::slots
 //! [`agree`]: Collective::agree
 //! [`barrier`]: Collective::barrier
@@ -109,7 +109,7 @@ pub use crate::mpi::Mpi;
 #[cfg(feature = "nccl")]
 pub use crate::nccl::Nccl;
 pub use crate::{
-    collective::{Collective, Say},
+    collective::{Collective, Say, Spent},
     error::{Error, Result},
     launch::{Env, Host, Launched, connect, launched},
     run::{FAILED, run},

@@ -112,13 +112,11 @@ fn return_errors(world: &SimpleCommunicator) -> Result<()> {
 fn place(world: &SimpleCommunicator) -> Result<Place> {
     let raw = world.as_raw();
     let rank = rank_in(raw, 0)?;
-    // SAFETY: MPI is initialised, since there is a communicator, and writes one number, which outlives the call.
-    #[allow(unsafe_code)]
-    let size = asked("MPI_Comm_size", rank, |size| unsafe { ffi::MPI_Comm_size(raw, size) })?;
+    let size = size_of_group(raw, rank)?;
     // Ranks that share memory, in the order of their ranks: the same whatever the launcher.
     let machine = world.split_shared(world.rank());
-    let local_rank = rank_in(machine.as_raw(), rank)?;
-    Ok(Place { rank, world: size, local_rank, engine: "mpi" })
+    let (local_rank, local_world) = (rank_in(machine.as_raw(), rank)?, size_of_group(machine.as_raw(), rank)?);
+    Ok(Place { rank, world: size, local_rank, local_world, engine: "mpi" })
 }
 
 /// The rank of this process in a communicator; `reporter` is the rank that an error names.
@@ -126,6 +124,13 @@ fn rank_in(communicator: ffi::MPI_Comm, reporter: usize) -> Result<usize> {
     // SAFETY: MPI is initialised, since there is a communicator, and writes one number, which outlives the call.
     #[allow(unsafe_code)]
     asked("MPI_Comm_rank", reporter, |rank| unsafe { ffi::MPI_Comm_rank(communicator, rank) })
+}
+
+/// How many ranks a communicator has; `reporter` as above.
+fn size_of_group(communicator: ffi::MPI_Comm, reporter: usize) -> Result<usize> {
+    // SAFETY: MPI is initialised, since there is a communicator, and writes one number, which outlives the call.
+    #[allow(unsafe_code)]
+    asked("MPI_Comm_size", reporter, |size| unsafe { ffi::MPI_Comm_size(communicator, size) })
 }
 
 /// The number that `call` answers.
@@ -184,27 +189,6 @@ impl Wire for Mpi {
         #[allow(unsafe_code)]
         let code = unsafe { ffi::MPI_Bcast(bytes.as_mut_ptr().cast(), length, kind, root, self.world.as_raw()) };
         self.check("MPI_Bcast", code)
-    }
-
-    fn gather(&self, own: &[u8], lengths: &[usize], all: &mut [u8]) -> Result<()> {
-        let Place { rank, world, .. } = self.place;
-        let total = lengths.iter().sum::<usize>();
-        assert!(lengths.len() == world && lengths[rank] == own.len(), "a length for every rank");
-        assert_eq!(all.len(), if rank == 0 { total } else { 0 }, "room for all on rank 0");
-        count(total);
-        let counts: Vec<c_int> = lengths.iter().map(|&length| count(length)).collect();
-        let places: Vec<c_int> =
-            lengths.iter().scan(0, |next, length| Some(count(std::mem::replace(next, *next + length)))).collect();
-        let kind = u8::equivalent_datatype().as_raw();
-        let (from, to) = (own.as_ptr().cast(), all.as_mut_ptr().cast());
-        // SAFETY: `from` has `counts[rank]` bytes. MPI writes on rank 0 alone, where `to` has room for the sum of
-        // `counts` and `places` are their running sums, as asserted above; all buffers outlive the call.
-        #[allow(unsafe_code)]
-        let code = unsafe {
-            let (counts, places, own) = (counts.as_ptr(), places.as_ptr(), counts[rank]);
-            ffi::MPI_Gatherv(from, own, kind, to, counts, places, kind, 0, self.world.as_raw())
-        };
-        self.check("MPI_Gatherv", code)
     }
 
     fn exchange(&self, send: &[f32], received: &mut [f32]) -> Result<()> {

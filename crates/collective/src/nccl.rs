@@ -114,10 +114,6 @@ impl Wire for Nccl {
         self.mpi.broadcast(root, bytes)
     }
 
-    fn gather(&self, own: &[u8], lengths: &[usize], all: &mut [u8]) -> Result<()> {
-        self.mpi.gather(own, lengths, all)
-    }
-
     fn exchange(&self, send: &[f32], received: &mut [f32]) -> Result<()> {
         let part = send.len() / self.mpi.world();
         self.staged(send, received, &|from, to| {

@@ -1,7 +1,7 @@
 //! What every engine shares: the handshake before each call, and calls cut into pieces that a wire carries.
 
 use crate::{
-    Collective,
+    Collective, Spent,
     error::{Error, Result},
     shard::{BUCKET_BYTES, Rounds, per_rank},
     tree::add_up,
@@ -14,6 +14,7 @@ pub(crate) struct Place {
     pub(crate) rank: usize,
     pub(crate) world: usize,
     pub(crate) local_rank: usize,
+    pub(crate) local_world: usize,
     pub(crate) engine: &'static str,
 }
 
@@ -34,9 +35,6 @@ pub(crate) trait Wire {
 
     fn broadcast(&self, root: usize, bytes: &mut [u8]) -> Result<()>;
 
-    /// `own` of every rank, in the order of ranks, on rank 0; elsewhere `all` is empty. `lengths` are those of all.
-    fn gather(&self, own: &[u8], lengths: &[usize], all: &mut [u8]) -> Result<()>;
-
     /// Part r of `send`, of as many as there are ranks, goes to rank r; part r of `received` came from rank r.
     fn exchange(&self, send: &[f32], received: &mut [f32]) -> Result<()>;
 
@@ -52,7 +50,6 @@ pub(crate) trait Wire {
 enum Call {
     Barrier,
     Broadcast,
-    Gather,
     Slots,
     Agree,
     ReduceScatter,
@@ -60,14 +57,13 @@ enum Call {
 }
 
 impl Call {
-    const ALL: [Call; 7] =
-        [Call::Barrier, Call::Broadcast, Call::Gather, Call::Slots, Call::Agree, Call::ReduceScatter, Call::AllGather];
+    const ALL: [Call; 6] =
+        [Call::Barrier, Call::Broadcast, Call::Slots, Call::Agree, Call::ReduceScatter, Call::AllGather];
 
     fn name(self) -> &'static str {
         match self {
             Call::Barrier => "barrier",
             Call::Broadcast => "broadcast_bytes",
-            Call::Gather => "gather_bytes",
             Call::Slots => "slots",
             Call::Agree => "agree",
             Call::ReduceScatter => "reduce_scatter",
@@ -79,7 +75,7 @@ impl Call {
     fn described(number: u64, key: u64) -> String {
         let call = usize::try_from(number).ok().and_then(|number| Call::ALL.get(number));
         match call {
-            Some(call @ Call::Barrier) | Some(call @ Call::Gather) => call.name().to_owned(),
+            Some(call @ Call::Barrier) => call.name().to_owned(),
             Some(call @ Call::Broadcast) => format!("{} from rank {key}", call.name()),
             Some(call @ Call::Agree) => format!("{} on the subject {key:016x}", call.name()),
             Some(call) => format!("{} of {key} numbers", call.name()),
@@ -93,11 +89,17 @@ impl Call {
 fn meet(wire: &impl Wire, call: Call, key: u64, own: u64) -> Result<Vec<u64>> {
     let mut all = vec![0; 3 * wire.place().world];
     wire.gather_words(&[call as u64, key, own], &mut all)?;
+    sent(wire, 3 * size_of::<u64>());
     let places: Vec<_> = all.chunks_exact(3).map(|words| (words[0], words[1])).collect();
     if places.iter().any(|place| *place != places[0]) {
         return Err(Error::Apart { places: grouped(&places, |&(call, key)| Call::described(call, key)) });
     }
     Ok(all.chunks_exact(3).map(|words| words[2]).collect())
+}
+
+/// Counts `bytes` for each of the other ranks.
+fn sent(wire: &impl Wire, bytes: usize) {
+    wire.watch().sent((wire.place().world - 1) as u64 * bytes as u64);
 }
 
 /// Every value with the ranks that have it: `4 on rank 0; 5 on ranks 1, 2`.
@@ -138,44 +140,29 @@ impl<W: Wire> Collective for W {
         self.place().local_rank
     }
 
+    fn local_world(&self) -> usize {
+        self.place().local_world
+    }
+
     fn engine(&self) -> &'static str {
         self.place().engine
     }
 
     fn broadcast_bytes(&self, root: usize, bytes: &mut Vec<u8>) -> Result<()> {
         let inside = self.watch().enter(Call::Broadcast.name());
-        let world = self.place().world;
+        let Place { rank, world, .. } = self.place();
         // Looked at after the meeting, so that ranks with a root that exists do not wait for this one.
         let lengths = meet(self, Call::Broadcast, root as u64, bytes.len() as u64)?;
         let length = *lengths.get(root).ok_or(Error::Root { root, last: world - 1 })?;
         bytes.resize(length as usize, 0);
         for piece in bytes.chunks_mut(self.bucket()) {
             self.broadcast(root, piece)?;
-            inside.goes_on();
-        }
-        Ok(())
-    }
-
-    fn gather_bytes(&self, bytes: &[u8]) -> Result<Option<Vec<Vec<u8>>>> {
-        let inside = self.watch().enter(Call::Gather.name());
-        let Place { rank, world, .. } = self.place();
-        let lengths: Vec<usize> =
-            meet(self, Call::Gather, 0, bytes.len() as u64)?.iter().map(|&l| l as usize).collect();
-        let step = per_rank(self.bucket(), 1, world);
-        let mut whole = vec![Vec::new(); if rank == 0 { world } else { 0 }];
-        for start in (0..lengths.iter().copied().max().unwrap_or(0)).step_by(step) {
-            let pieces: Vec<usize> = lengths.iter().map(|length| length.saturating_sub(start).min(step)).collect();
-            let mut all = vec![0; if rank == 0 { pieces.iter().sum() } else { 0 }];
-            self.gather(&bytes[start.min(bytes.len())..][..pieces[rank]], &pieces, &mut all)?;
-            let mut rest = all.as_slice();
-            for (whole, &length) in whole.iter_mut().zip(&pieces) {
-                let (piece, after) = rest.split_at(length);
-                whole.extend_from_slice(piece);
-                rest = after;
+            if rank == root {
+                sent(self, piece.len());
             }
             inside.goes_on();
         }
-        Ok((rank == 0).then_some(whole))
+        Ok(())
     }
 
     fn slots(&self, slots: &mut [f64]) -> Result<()> {
@@ -188,6 +175,7 @@ impl<W: Wire> Collective for W {
             let own: Vec<u64> = piece.iter().map(|slot| slot.to_bits()).collect();
             let mut all = vec![0; world * own.len()];
             self.gather_words(&own, &mut all)?;
+            sent(self, size_of_val(own.as_slice()));
             for (at, slot) in piece.iter_mut().enumerate() {
                 *slot = only_one(all[at..].iter().step_by(own.len()), number * step + at)?;
             }
@@ -224,6 +212,7 @@ impl<W: Wire> Collective for W {
                 part[..piece.len()].copy_from_slice(piece);
             }
             self.exchange(send, received)?;
+            sent(self, step * size_of::<f32>());
             add_up(received, step);
             let own = &mut flat[rounds.piece(rank, start, step)];
             own.copy_from_slice(&received[..own.len()]);
@@ -242,6 +231,7 @@ impl<W: Wire> Collective for W {
             let own = &flat[rounds.piece(rank, start, step)];
             send[..own.len()].copy_from_slice(own);
             self.gather_floats(&send[..step], &mut received[..world * step])?;
+            sent(self, step * size_of::<f32>());
             for (from, part) in received[..world * step].chunks_exact(step).enumerate() {
                 let piece = &mut flat[rounds.piece(from, start, step)];
                 piece.copy_from_slice(&part[..piece.len()]);
@@ -249,6 +239,10 @@ impl<W: Wire> Collective for W {
             inside.goes_on();
         }
         Ok(())
+    }
+
+    fn spent(&self) -> Spent {
+        self.watch().spent()
     }
 
     fn finish(self: Box<Self>) -> Result<()> {

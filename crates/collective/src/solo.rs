@@ -1,7 +1,7 @@
 //! A world of one.
 
 use crate::{
-    Collective,
+    Collective, Spent,
     error::{Error, Result},
 };
 
@@ -26,16 +26,16 @@ impl Collective for Solo {
         0
     }
 
+    fn local_world(&self) -> usize {
+        1
+    }
+
     fn engine(&self) -> &'static str {
         Solo::ENGINE
     }
 
     fn broadcast_bytes(&self, root: usize, _: &mut Vec<u8>) -> Result<()> {
         if root == 0 { Ok(()) } else { Err(Error::Root { root, last: 0 }) }
-    }
-
-    fn gather_bytes(&self, bytes: &[u8]) -> Result<Option<Vec<Vec<u8>>>> {
-        Ok(Some(vec![bytes.to_vec()]))
     }
 
     fn slots(&self, _: &mut [f64]) -> Result<()> {
@@ -56,6 +56,10 @@ impl Collective for Solo {
 
     fn all_gather(&self, _: &mut [f32]) -> Result<()> {
         Ok(())
+    }
+
+    fn spent(&self) -> Spent {
+        Spent::default()
     }
 
     fn finish(self: Box<Self>) -> Result<()> {

@@ -187,7 +187,7 @@ impl Thread {
 impl Wire for Thread {
     fn place(&self) -> Place {
         let world = self.room.lock().gone.len();
-        Place { rank: self.rank, world, local_rank: self.rank, engine: "threads" }
+        Place { rank: self.rank, world, local_rank: self.rank, local_world: world, engine: "threads" }
     }
 
     fn watch(&self) -> &Watch {
@@ -210,14 +210,6 @@ impl Wire for Thread {
     fn broadcast(&self, root: usize, bytes: &mut [u8]) -> Result<()> {
         let all = self.bytes(bytes)?;
         bytes.copy_from_slice(&all[root]);
-        Ok(())
-    }
-
-    fn gather(&self, own: &[u8], _: &[usize], all: &mut [u8]) -> Result<()> {
-        let bytes = self.bytes(own)?.concat();
-        if self.rank == 0 {
-            all.copy_from_slice(&bytes);
-        }
         Ok(())
     }
 

@@ -1,10 +1,10 @@
 //! The watchdog: a call that waits too long ends the process, because nothing else would.
 
-use crate::collective::Say;
+use crate::collective::{Say, Spent};
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -38,11 +38,19 @@ pub(crate) struct Watch {
     /// What the rank calls itself, once it knows.
     who: OnceLock<String>,
     closed: AtomicBool,
+    /// What calls have cost so far.
+    spent: Mutex<Spent>,
 }
 
 impl Watch {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Watch {
-        Watch { clock, inside: Mutex::new(None), who: OnceLock::new(), closed: AtomicBool::new(false) }
+        Watch {
+            clock,
+            inside: Mutex::new(None),
+            who: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            spent: Mutex::default(),
+        }
     }
 
     /// Says who this rank is.
@@ -55,7 +63,22 @@ impl Watch {
     /// Marks the rank as inside `call` until the value is dropped.
     pub(crate) fn enter(&self, call: &'static str) -> Inside<'_> {
         self.mark(Some(call));
-        Inside { watch: self, call }
+        Inside { watch: self, call, begun: self.clock.now() }
+    }
+
+    /// What calls that have ended took, and what was sent in all.
+    pub(crate) fn spent(&self) -> Spent {
+        *self.costs()
+    }
+
+    /// Counts bytes that went to other ranks.
+    pub(crate) fn sent(&self, bytes: u64) {
+        self.costs().sent += bytes;
+    }
+
+    fn costs(&self) -> MutexGuard<'_, Spent> {
+        // Whoever held the lock could not leave a half-written number.
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends the watchdog home; it goes after its next look.
@@ -118,6 +141,7 @@ impl fmt::Debug for Watch {
 pub(crate) struct Inside<'a> {
     watch: &'a Watch,
     call: &'static str,
+    begun: Duration,
 }
 
 impl Inside<'_> {
@@ -130,6 +154,7 @@ impl Inside<'_> {
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
         self.watch.mark(None);
+        self.watch.costs().waited += self.watch.clock.now().saturating_sub(self.begun);
     }
 }
 
@@ -196,5 +221,7 @@ mod tests {
         assert!(watch.overdue(minute).is_some());
         drop(inside);
         assert_eq!(watch.overdue(minute), None);
+        watch.sent(7);
+        assert_eq!(watch.spent(), Spent { waited: 2 * minute + Duration::from_secs(1), sent: 7 });
     }
 }

@@ -216,15 +216,27 @@ impl Cursor<'_> {
 struct Outline {
     depth: usize,
     quoted: bool,
-    escaped: bool,
+    /// Bytes that still belong to an escape, whatever they are: the parser takes four behind `\u` before it looks.
+    escaped: u8,
 }
+
+/// The byte behind a backslash comes next.
+const ESCAPE: u8 = 5;
 
 impl Outline {
     /// Whether the element ends before this byte.
     fn ends(&mut self, byte: u8) -> bool {
         if self.quoted {
-            self.quoted = self.escaped || byte != b'"';
-            self.escaped = byte == b'\\' && !self.escaped;
+            self.escaped = match (self.escaped, byte) {
+                (0, b'\\') => ESCAPE,
+                (0, b'"') => {
+                    self.quoted = false;
+                    0
+                }
+                (ESCAPE, b'u') => 4,
+                (ESCAPE, _) => 0,
+                (left, _) => left.saturating_sub(1),
+            };
             return false;
         }
         match byte {

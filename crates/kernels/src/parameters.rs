@@ -164,7 +164,7 @@ impl Params {
     /// Overwrites every parameter where it lies, several at a time: `f(slot, values)`, in row-major order.
     pub fn fill(&self, f: impl Fn(&Slot, &mut [f32]) + Sync) -> Result<()> {
         in_place(&self.weights, |weights| {
-            let (mut parts, mut rest, mut at) = (Vec::new(), &mut weights.on_host()[..], 0);
+            let (mut parts, mut rest, mut at) = (Vec::new(), weights.on_host(), 0);
             for slot in &self.slots {
                 let (values, after) = rest[slot.offset - at..].split_at_mut(slot.len);
                 parts.push((slot, values));
@@ -522,14 +522,14 @@ impl Gradient {
     }
 
     /// Uses this memory from now on, if it suffices and there is none yet.
-    fn adopt(&self, mut flat: Flat) {
+    fn adopt(&self, flat: Flat) {
         let mut sums = self.sums();
-        let memory = flat.on_host();
+        let mut memory = flat.into_host();
         if sums.numbers.is_empty() && memory.capacity() >= self.len {
             memory.resize(self.len, 0.0);
             let ends = self.ranges.iter().skip(1).map(|range| range.start).chain([self.len]);
             self.ranges.iter().zip(ends).for_each(|(range, end)| memory[range.end..end].fill(0.0));
-            *sums = Sums { numbers: flat, begun: vec![false; self.ranges.len()] };
+            *sums = Sums { numbers: memory.into(), begun: vec![false; self.ranges.len()] };
         }
     }
 
@@ -622,7 +622,7 @@ impl<F: FnOnce(&mut Flat) -> R, R> InplaceOp1 for InPlace<F, R> {
             // A closure that panics poisons the tensor's lock, so nobody sees that its memory was away.
             let mut flat = Flat::from(std::mem::take(elements));
             self.result.replace(Some(f(&mut flat)));
-            std::mem::swap(elements, flat.on_host());
+            *elements = flat.into_host();
         }
         Ok(())
     }

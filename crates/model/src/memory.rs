@@ -57,6 +57,12 @@ impl Buffers {
         Buffers { parameters: self.parameters + kernels::packed(weights, compute), ..self }
     }
 
+    /// The same model where so many processes each hold their part of moments and average.
+    pub fn shared_by(self, processes: usize) -> Buffers {
+        let part = |bytes: u64| bytes.div_ceil(processes.max(1) as u64);
+        Buffers { moments: part(self.moments), average: part(self.average), ..self }
+    }
+
     /// All of them.
     pub fn total(&self) -> u64 {
         self.parameters + self.gradient + self.moments + self.average

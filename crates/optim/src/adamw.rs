@@ -2,9 +2,10 @@
 
 use crate::{
     Error, Result,
-    blocks::{clip_scale, pairwise_sum},
+    blocks::{clip_scale, own_square_sums, pairwise_sum, square_sums},
     state::{Arrays, Text, expect_layout, layout, take},
 };
+use instruct_collective::{Collective, span};
 use instruct_kernels::{BLOCK, Flat, Params, Slot, widened};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,9 @@ use serde::{Deserialize, Serialize};
 /// Moments are flat buffers beside the weights. A step reads weights, moments and gradient once:
 /// clipping is a factor on the gradient as it is read, and what it was is forgotten, so that the next
 /// backward pass begins with zero.
+///
+/// Where ranks train together, each holds the moments of its own span of the weights, updates these weights, and gets
+/// the others' (stage 1 of ZeRO, Rajbhandari et al. 2020). What a block becomes does not depend on who updates it.
 pub struct AdamW {
     config: AdamConfig,
     slots: Vec<Slot>,
@@ -21,6 +25,7 @@ pub struct AdamW {
     first: Flat,
     second: Flat,
     steps: u64,
+    idle: bool,
 }
 
 /// The constants of [`AdamW`].
@@ -109,15 +114,33 @@ impl AdamW {
         config.validate()?;
         let roles = roles(params.slots(), params.len(), groups)?;
         let zeros = || Flat::zeros(params.len());
-        Ok(AdamW { config, slots: params.slots().to_vec(), roles, first: zeros(), second: zeros(), steps: 0 })
+        Ok(AdamW {
+            config,
+            slots: params.slots().to_vec(),
+            roles,
+            first: zeros(),
+            second: zeros(),
+            steps: 0,
+            idle: true,
+        })
     }
 
-    /// One step of learning rate `lr` along the accumulated gradient, which a step that succeeds makes zero.
+    /// Keeps of the moments what this rank updates, and gives the memory of the others back. [`AdamW::step`] does it
+    /// too; a loop that does it before its first backward pass never holds both.
+    pub fn share(&mut self, ranks: &dyn Collective) {
+        let own = span(self.first.len(), ranks.rank(), ranks.world());
+        self.first.hold(own.clone());
+        self.second.hold(own);
+    }
+
+    /// One step of learning rate `lr` along the accumulated gradient, which a step that succeeds makes zero. Every rank
+    /// has the sum of all gradients in its own span ([`crate::GradTree::over`]), and all weights afterwards.
     ///
     /// Errors: [`Error::NotFinite`] names the first tensor whose gradient is not finite (the
-    /// weights are then untouched), or whose weights or moments are not after the step.
-    pub fn step(&mut self, params: &Params, lr: f64) -> Result<StepReport> {
-        let report = params.step(|weights, gradient| self.step_flats(weights, gradient, lr))??;
+    /// weights are then untouched), or whose weights or moments are not after the step; those of the ranks.
+    pub fn step(&mut self, params: &Params, lr: f64, ranks: &dyn Collective) -> Result<StepReport> {
+        self.share(ranks);
+        let report = params.step(|weights, gradient| self.step_flats(weights, gradient, lr, ranks))??;
         params.zero_grad();
         Ok(report)
     }
@@ -130,12 +153,11 @@ impl AdamW {
     /// Whether no step so far has had a gradient anywhere. It can be rightly so, where all scores are equal;
     /// until then no parameter can be told to be dead.
     pub fn is_idle(&self) -> bool {
-        // Loops ask before every step, and the first number that is not zero answers.
-        self.second.read().iter().all(|&v| v == 0.0)
+        self.idle
     }
 
     /// What continues this optimizer, besides its parameters: the step counter as text, and both
-    /// moments. Equal states are equal in it, bit for bit.
+    /// moments, of which each rank holds its own span. Equal states are equal in it, bit for bit.
     pub fn state(&self) -> (Text, [(&'static str, &Flat); 2]) {
         let text = [("steps", self.steps.to_string()), ("layout", layout(&self.slots))];
         (text.map(|(key, value)| (key.to_owned(), value)).into(), [("first", &self.first), ("second", &self.second)])
@@ -151,13 +173,20 @@ impl AdamW {
         let steps = steps.ok_or_else(|| Error::Layout { what: "optimizer", problem: problem() })?;
         let mut moment = |name| take("optimizer", &mut arrays, name, self.first.len());
         let (first, second) = (moment("first")?, moment("second")?);
+        self.idle = is_zero(&second);
         (self.first, self.second) = (first.into(), second.into());
         self.steps = steps;
         Ok(())
     }
 
-    fn step_flats(&mut self, weights: &mut Flat, gradient: &Flat, lr: f64) -> Result<StepReport> {
-        let mut squares = gradient.square_sums();
+    fn step_flats(
+        &mut self,
+        weights: &mut Flat,
+        gradient: &Flat,
+        lr: f64,
+        ranks: &dyn Collective,
+    ) -> Result<StepReport> {
+        let mut squares = square_sums(gradient, ranks)?;
         squares.iter_mut().zip(&self.roles).filter(|(_, role)| **role == Role::Frozen).for_each(|(sum, _)| *sum = 0.0);
         let grad_norm = pairwise_sum(&squares).sqrt();
         if !grad_norm.is_finite() {
@@ -170,9 +199,18 @@ impl AdamW {
             update_block(w, g, m, v, roles[block], constants)
         });
         if finite.contains(&false) {
-            return Err(self.not_finite("weight", &[weights.square_sums(), self.second.square_sums()]));
+            let sums = [own_square_sums(weights, ranks), own_square_sums(second, ranks)];
+            return Err(self.not_finite("weight", &sums));
         }
+        weights.lend(|numbers| ranks.all_gather(numbers))?;
         self.steps += 1;
+        // Later gradients wake nobody up, so the ranks ask each other no more.
+        if self.idle {
+            let mut awake = vec![0.0; ranks.world()];
+            awake[ranks.rank()] = f64::from(!is_zero(&self.second.read()));
+            ranks.slots(&mut awake)?;
+            self.idle = awake.iter().all(|&awake| awake == 0.0);
+        }
         Ok(StepReport { grad_norm, clipped: scale != 1.0 })
     }
 
@@ -185,6 +223,10 @@ impl AdamW {
         let tensor = slot.map_or_else(|| "padding".to_owned(), |slot| slot.name.clone());
         Error::NotFinite { tensor, step: self.steps + 1, what }
     }
+}
+
+fn is_zero(moment: &[f32]) -> bool {
+    moment.iter().all(|&x| x == 0.0)
 }
 
 impl AdamConfig {
@@ -292,7 +334,8 @@ fn roles(slots: &[Slot], len: usize, groups: Groups<'_>) -> Result<Vec<Role>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, params};
+    use crate::testing::{Told, assert_close, params};
+    use instruct_collective::{Solo, testing::threads};
 
     const SHAPES: [(&str, &[usize]); 3] = [("bias", &[3]), ("head", &[1, 3]), ("matrix", &[3, 2000])];
 
@@ -334,7 +377,7 @@ mod tests {
             for slot in params.slots().to_vec() {
                 params.with_grads(|g| slot.range().for_each(|i| g[i] = gradient(i, t))).unwrap();
             }
-            adam.step(&params, 0.01 / t as f64).unwrap()
+            adam.step(&params, 0.01 / t as f64, &Solo).unwrap()
         });
         let reports = reports.collect();
         (params, adam, reports)
@@ -404,7 +447,7 @@ mod tests {
         let at = params.slots().iter().find(|slot| slot.name == name).unwrap().range().end - 1;
         params.update(|w, g| if in_gradient { g[at] = bad } else { w[at] = bad }).unwrap();
         let before = params.with_weights(<[f32]>::to_vec).unwrap();
-        match adam.step(&params, 0.01) {
+        match adam.step(&params, 0.01, &Solo) {
             Err(Error::NotFinite { tensor, step: 3, what }) => {
                 assert_eq!((tensor.as_str(), what), (name, if in_gradient { "gradient" } else { "weight" }));
             }
@@ -426,7 +469,7 @@ mod tests {
         // A square that overflows would freeze its weight for ever.
         let (params, mut adam, _) = run(AdamConfig { clip_norm: 0.0, ..AdamConfig::default() }, Groups::default(), 1);
         params.with_grads(|g| g[0] = 1e30).unwrap();
-        assert!(matches!(adam.step(&params, 0.01), Err(Error::NotFinite { .. })));
+        assert!(matches!(adam.step(&params, 0.01, &Solo), Err(Error::NotFinite { .. })));
     }
 
     #[test]
@@ -434,7 +477,7 @@ mod tests {
         let params = params(&[("a", &[0, 3]), ("b", &[2]), ("c", &[0])]);
         let mut adam = AdamW::new(&params, AdamConfig::default(), Groups { frozen: &["a"], no_decay: &[] }).unwrap();
         params.with_grads(|g| g.copy_from_slice(&vec![1.0; g.len()])).unwrap();
-        adam.step(&params, 0.01).unwrap();
+        adam.step(&params, 0.01, &Solo).unwrap();
         assert!(params.read("b").unwrap().iter().all(|&w| w < 0.0), "the frozen one before it has no block of its own");
         // The search for what is not finite asks about every parameter, and finds none.
         let error = adam.not_finite("gradient", &[vec![0.0]]);
@@ -458,7 +501,7 @@ mod tests {
             for slot in params.slots().to_vec() {
                 params.with_grads(|g| slot.range().for_each(|i| g[i] = gradient(i, t))).unwrap();
             }
-            again.step(&params, 0.01 / t as f64).unwrap();
+            again.step(&params, 0.01 / t as f64, &Solo).unwrap();
         }
         for name in ["bias", "head", "matrix"] {
             assert_eq!(params.read(name).unwrap(), straight.read(name).unwrap(), "{name}");
@@ -495,6 +538,54 @@ mod tests {
             AdamConfig { clip_norm: f64::INFINITY, ..AdamConfig::default() },
         ] {
             assert!(matches!(config.validate(), Err(Error::Hyperparameter { .. })), "{config:?}");
+        }
+    }
+
+    /// Weights, reports and moments after a few steps in which each rank is given its own span of the gradient.
+    fn on_ranks(ranks: &dyn Collective) -> Result<(Vec<u32>, Vec<StepReport>, usize)> {
+        let params = params(&SHAPES);
+        params.update(|w, _| w.iter_mut().enumerate().for_each(|(i, w)| *w = start(i)))?;
+        let mut adam = AdamW::new(&params, AdamConfig::default(), Groups { frozen: &["head"], no_decay: &[] })?;
+        let own = span(params.len(), ranks.rank(), ranks.world());
+        let mut reports = Vec::new();
+        for t in 1..=4 {
+            for slot in params.slots().to_vec() {
+                // Elsewhere lie parts of sums that others hold.
+                let at = |i| if own.contains(&i) { gradient(i, t) } else { 1e3 };
+                params.with_grads(|g| slot.range().for_each(|i| g[i] = at(i)))?;
+            }
+            reports.push(adam.step(&params, 0.01 / t as f64, ranks)?);
+            assert!(!adam.is_idle(), "on every rank, also one whose span is frozen");
+        }
+        assert_eq!((adam.first.held(), adam.second.held()), (own.clone(), own.clone()));
+        Ok((params.with_weights(|w| w.iter().map(|x| x.to_bits()).collect())?, reports, own.len()))
+    }
+
+    #[test]
+    fn ranks_hold_the_moments_of_their_own_weights_and_step_as_one() {
+        let (weights, reports, whole) = on_ranks(&Solo).unwrap();
+        for world in [2, 3, 5] {
+            let outcomes: Vec<_> = threads(world, |ranks| on_ranks(ranks).map_err(Told::from)).into_iter().collect();
+            let held = outcomes.iter().map(|outcome| outcome.as_ref().unwrap().2).sum::<usize>();
+            assert_eq!(held, whole, "{world} ranks");
+            for outcome in outcomes {
+                let (found, said, _) = outcome.unwrap();
+                assert!(found == weights && said == reports, "{world} ranks");
+            }
+        }
+    }
+
+    #[test]
+    fn ranks_name_a_gradient_that_one_of_them_found_broken() {
+        for outcome in threads(2, |ranks| {
+            let params = params(&SHAPES);
+            let mut adam = AdamW::new(&params, AdamConfig::default(), Groups::default()).map_err(Told::from)?;
+            let slot = params.slots()[2].clone();
+            params.with_grads(|g| g[slot.offset] = f32::NAN).unwrap();
+            adam.step(&params, 0.01, ranks).map_err(Told::from)
+        }) {
+            let message = outcome.unwrap_err();
+            assert!(message.contains("gradient of `matrix` is NaN"), "{message}");
         }
     }
 }

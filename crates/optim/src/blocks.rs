@@ -1,6 +1,8 @@
 //! Sums over blocks, so that results do not depend on how many threads share the work.
 
-use instruct_kernels::Flat;
+use crate::Result;
+use instruct_collective::{Collective, span};
+use instruct_kernels::{BLOCK, Flat};
 
 /// The sum of `values`, added as a balanced binary tree over their positions.
 ///
@@ -15,6 +17,21 @@ pub fn pairwise_sum(values: &[f64]) -> f64 {
             pairwise_sum(left) + pairwise_sum(right)
         }
     }
+}
+
+/// The sum of squares of every block of a line, of which each rank knows those of its own span.
+pub(crate) fn square_sums(flat: &Flat, ranks: &dyn Collective) -> Result<Vec<f64>> {
+    let mut sums = own_square_sums(flat, ranks);
+    ranks.slots(&mut sums)?;
+    Ok(sums)
+}
+
+/// The sum of squares of every block in this rank's own span, and 0 for the others.
+pub(crate) fn own_square_sums(flat: &Flat, ranks: &dyn Collective) -> Vec<f64> {
+    let own = span(flat.len(), ranks.rank(), ranks.world());
+    let mut sums = vec![0.0; flat.len().div_ceil(BLOCK)];
+    sums[own.start.div_ceil(BLOCK)..own.end.div_ceil(BLOCK)].copy_from_slice(&flat.square_sums_of(own));
+    sums
 }
 
 /// The Euclidean norm of a flat gradient: `f64` sums per block, then [`pairwise_sum`] over blocks.
@@ -46,7 +63,6 @@ pub(crate) fn clip_scale(norm: f64, max_norm: f64) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use instruct_kernels::BLOCK;
 
     fn gradient(len: usize) -> Vec<f32> {
         (0..len).map(|i| ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0).collect()

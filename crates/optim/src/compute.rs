@@ -2,6 +2,7 @@
 
 use crate::{Error, Result};
 use instruct_collective::{Collective, Solo, deal};
+use serde::{Serialize, de::DeserializeOwned};
 use std::{fmt, ops::Range};
 
 /// How a run of a recipe is computed: it decides bits and memory, never what is learned.
@@ -63,6 +64,28 @@ impl Compute<'_> {
         (0..leaves).map(move |leaf| start(leaf)..start(leaf + 1))
     }
 
+    /// Deals `items` that can be worked on one by one to the ranks, in runs as even as whole items make them, and returns
+    /// what `work` made of each run, on every rank, in the order of the runs.
+    ///
+    /// What comes of an item must not depend on the run that it is in; then nothing depends on the number of ranks.
+    ///
+    /// Errors: those of `work`; those of the ranks, one that sent what cannot be read among them.
+    pub fn share<T: Serialize + DeserializeOwned, E: From<Error>>(
+        &self,
+        items: usize,
+        work: impl FnOnce(Range<usize>) -> Result<T, E>,
+    ) -> Result<Vec<T>, E> {
+        let (rank, world) = (self.ranks.rank(), self.ranks.world());
+        let start = |rank: usize| (rank as u128 * items as u128 / world as u128) as usize;
+        let own = work(start(rank)..start(rank + 1))?;
+        if world == 1 {
+            return Ok(vec![own]);
+        }
+        let bytes = postcard::to_stdvec(&own).map_err(Error::Shared)?;
+        let all = self.ranks.all_gather_bytes(&bytes).map_err(Error::from)?;
+        Ok(all.iter().map(|bytes| postcard::from_bytes(bytes)).collect::<Result<_, _>>().map_err(Error::Shared)?)
+    }
+
     /// The most examples that [`Compute::deal`] gives to one leaf.
     pub fn dealt(&self, examples: usize) -> usize {
         examples.div_ceil(self.leaves.max(1))
@@ -72,6 +95,7 @@ impl Compute<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Told;
 
     /// Leaves of so many examples, one after the other.
     #[track_caller]
@@ -99,7 +123,7 @@ mod tests {
         let fits = |leaves: usize, world: usize| {
             let outcomes = instruct_collective::testing::threads(world, |ranks| {
                 let compute = Compute { leaves, ranks, ..Compute::default() };
-                compute.check().map(|()| compute.own().len()).map_err(|error| error.to_string()).map_err(Refused)
+                compute.check().map(|()| compute.own().len()).map_err(Told::from)
             });
             outcomes.into_iter().all(|own| own == Ok(leaves / world))
         };
@@ -111,17 +135,18 @@ mod tests {
         }
     }
 
-    struct Refused(String);
-
-    impl fmt::Display for Refused {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(&self.0)
-        }
-    }
-
-    impl From<instruct_collective::Error> for Refused {
-        fn from(error: instruct_collective::Error) -> Refused {
-            Refused(error.to_string())
+    #[test]
+    fn items_are_shared_in_runs_and_come_back_in_order() {
+        for (items, world) in [(0, 1), (7, 1), (7, 2), (2, 3), (9, 4)] {
+            let outcomes = instruct_collective::testing::threads(world, |ranks| {
+                let compute = Compute { ranks, ..Compute::default() };
+                let of_ranks =
+                    compute.share(items, |own| Ok::<_, crate::Error>(own.map(|i| i * i).collect::<Vec<_>>()));
+                of_ranks.map(|runs| (runs.len(), runs.concat())).map_err(Told::from)
+            });
+            for outcome in outcomes {
+                assert_eq!(outcome, Ok((world, (0..items).map(|i| i * i).collect())), "{items} items, {world} ranks");
+            }
         }
     }
 }

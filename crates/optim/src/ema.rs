@@ -4,11 +4,14 @@ use crate::{
     Error, Result,
     state::{Arrays, Text, expect_layout, layout, take},
 };
+use instruct_collective::{Collective, span};
 use instruct_kernels::{Flat, Params, Slot, widened};
 
 /// `average = decay * average + (1 - decay) * weights` after every optimizer step, starting at the
 /// initial weights and without bias correction (InstructGPT, appendix C.4, with decay 0.992: after
 /// 40 steps 73 % of the average is still the initial weights).
+///
+/// Where ranks train together, each averages its own span of the weights.
 pub struct Ema {
     decay: f64,
     slots: Vec<Slot>,
@@ -27,6 +30,11 @@ impl Ema {
         Ok(Ema { decay, slots: params.slots().to_vec(), average: params.with_weights(<[f32]>::to_vec)?.into() })
     }
 
+    /// Keeps of the average what this rank updates, as [`crate::AdamW::share`].
+    pub fn share(&mut self, ranks: &dyn Collective) {
+        self.average.hold(span(self.average.len(), ranks.rank(), ranks.world()));
+    }
+
     /// Takes in the weights after a step.
     pub fn update(&mut self, params: &Params) -> Result<()> {
         // An increment, so that an average equal to the weights stays equal to the last bit.
@@ -43,21 +51,27 @@ impl Ema {
         Ok(())
     }
 
-    /// The averaged weights, laid out as [`Params::weights`] lends them.
+    /// The averaged weights, laid out as [`Params::weights`] lends them, as far as this rank holds them.
     pub fn average(&self) -> &Flat {
         &self.average
     }
 
     /// Overwrites the weights of `params` (a copy, usually) with the average, for export or
-    /// evaluation.
+    /// evaluation, on every rank.
     ///
-    /// Errors: the parameters are laid out differently.
-    pub fn copy_into(&self, params: &Params) -> Result<()> {
+    /// Errors: the parameters are laid out differently; those of the ranks.
+    pub fn copy_into(&self, params: &Params, ranks: &dyn Collective) -> Result<()> {
         if params.slots() != self.slots {
             let problem = "is of other parameters".to_owned();
             return Err(Error::Layout { what: "average", problem });
         }
-        Ok(params.step(|weights, _| weights.write(&self.average.read()))?)
+        params.step(|weights, _| {
+            weights.lend(|numbers| {
+                numbers[self.average.held()].copy_from_slice(&self.average.read());
+                ranks.all_gather(numbers)
+            })
+        })??;
+        Ok(())
     }
 
     /// What continues this average, besides its decay: what its parameters are as text, and itself.
@@ -78,7 +92,8 @@ impl Ema {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, params};
+    use crate::testing::{Told, assert_close, params};
+    use instruct_collective::{Solo, testing::threads};
 
     #[test]
     fn after_forty_steps_most_of_it_is_still_the_start() {
@@ -114,7 +129,7 @@ mod tests {
         }
         let want: Vec<f32> = want.iter().map(|&a| a as f32).collect();
         assert_close("w", &ema.average().read()[..4500], &want, 1e-6, 0.0);
-        ema.copy_into(&params).unwrap();
+        ema.copy_into(&params, &Solo).unwrap();
         assert_eq!(params.read("w").unwrap(), &ema.average().read()[..4500]);
     }
 
@@ -126,6 +141,26 @@ mod tests {
         (0..100).for_each(|_| ema.update(&params).unwrap());
         assert_eq!(ema.average().read()[..3], [0.1, 1e-7, 3e5]);
         assert!(Ema::new(&params, 1.1).is_err());
-        assert!(ema.copy_into(&crate::testing::params(&[("v", &[3])])).is_err());
+        assert!(ema.copy_into(&crate::testing::params(&[("v", &[3])]), &Solo).is_err());
+    }
+
+    #[test]
+    fn ranks_hold_the_average_of_their_own_weights() {
+        let averaged = |ranks: &dyn Collective| {
+            let params = params(&[("v", &[7]), ("w", &[3, 2000])]);
+            let mut ema = Ema::new(&params, 0.9)?;
+            ema.share(ranks);
+            for t in 1..4 {
+                params.update(|w, _| w.iter_mut().enumerate().for_each(|(i, w)| *w = (i * t % 13) as f32))?;
+                ema.update(&params)?;
+            }
+            assert_eq!(ema.average().held(), span(params.len(), ranks.rank(), ranks.world()));
+            ema.copy_into(&params, ranks)?;
+            Ok::<_, Error>(params.with_weights(<[f32]>::to_vec)?)
+        };
+        let alone = averaged(&Solo).unwrap();
+        for outcome in threads(2, |ranks| averaged(ranks).map_err(Told::from)) {
+            assert_eq!(outcome, Ok(alone.clone()));
+        }
     }
 }

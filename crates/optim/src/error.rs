@@ -68,6 +68,9 @@ pub enum Error {
     /// The ranks could not exchange what they have.
     #[error(transparent)]
     Ranks(#[from] instruct_collective::Error),
+    /// What a rank made of its share cannot be sent, or cannot be read by another.
+    #[error("a rank's share of the work cannot be exchanged: {0}; are the ranks one version of the program?")]
+    Shared(#[source] postcard::Error),
     /// The parameters refused.
     #[error(transparent)]
     Kernels(#[from] instruct_kernels::Error),

@@ -47,7 +47,8 @@ pub struct GradTree {
 impl GradTree {
     /// Calls `leaf(tree, l)` for each of `leaves` that are this rank's own, in order, which takes backward passes of
     /// `params` and [`GradTree::push`]es each. Leaves the sum of all gradients of all ranks in `params`, whose gradient
-    /// must be zero at first, and returns what the calls returned on every rank, in the order of the leaves.
+    /// must be zero at first, and returns what the calls returned on every rank, in the order of the leaves. Of several
+    /// ranks each has the sum in its own span alone, which is what [`crate::AdamW`] steps along.
     ///
     /// What a step counts besides its gradient belongs there, N numbers for each leaf: added in the order of the
     /// leaves, they have the same bits whoever computed which.
@@ -120,7 +121,7 @@ impl GradTree {
 /// Finishes the tree over the sums of all ranks, and fills in what the others counted.
 fn add_ranks<const N: usize>(params: &Params, compute: Compute<'_>, counted: &mut [[f64; N]]) -> Result<(), Error> {
     let ranks = compute.ranks;
-    params.with_grads(|grads| ranks.reduce_scatter(grads).and_then(|()| ranks.all_gather(grads)))??;
+    params.with_grads(|grads| ranks.reduce_scatter(grads))??;
     Ok(ranks.slots(counted.as_flattened_mut())?)
 }
 

@@ -1,6 +1,7 @@
 //! Guards: what stops a run, or warns, before it wastes hours.
 
-use crate::{Error, Result};
+use crate::{Error, Result, blocks::square_sums};
+use instruct_collective::Collective;
 use instruct_kernels::{Flat, Params};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -10,11 +11,12 @@ use std::collections::{BTreeMap, VecDeque};
 /// To be called once, between the first backward pass and the first optimizer step. `allow` names
 /// what the loss cannot see (a reward model's head bias and final-norm
 /// bias, everything behind a zero head at step 0) and what is frozen. Candle's fused operations end
-/// the graph without an error, and the loss still falls; nothing but this check would notice.
+/// the graph without an error, and the loss still falls; nothing but this check would notice. Of a gradient that
+/// [`crate::GradTree::over`] left, each of `ranks` looks at its own span.
 ///
-/// Errors: [`Error::NoGradient`] with all such parameters and `step`, the one about to be taken.
-pub fn check_gradients(params: &Params, allow: &[&str], step: u64) -> Result<()> {
-    let sums = params.gradient(|gradient| gradient.square_sums());
+/// Errors: [`Error::NoGradient`] with all such parameters and `step`, the one about to be taken; those of the ranks.
+pub fn check_gradients(params: &Params, allow: &[&str], step: u64, ranks: &dyn Collective) -> Result<()> {
+    let sums = params.gradient(|gradient| square_sums(gradient, ranks))?;
     let slots = params.slots().iter().filter(|slot| !allow.contains(&slot.name.as_str()));
     let dead = slots.filter(|slot| sums[slot.blocks()].iter().all(|&sum| sum == 0.0));
     let dead: Vec<String> = dead.map(|slot| slot.name.clone()).collect();
@@ -25,9 +27,15 @@ pub fn check_gradients(params: &Params, allow: &[&str], step: u64) -> Result<()>
 /// hides everything behind it from the first step's loss, so nothing is refused while it is one. To
 /// be called before each of the first two steps.
 ///
-/// Errors: [`Error::NoGradient`]; there is no parameter of this name.
-pub fn check_gradients_behind(params: &Params, head: &str, allow: &[&str], step: u64) -> Result<()> {
-    if params.read(head)?.iter().all(|&w| w == 0.0) { Ok(()) } else { check_gradients(params, allow, step) }
+/// Errors: those of [`check_gradients`]; there is no parameter of this name.
+pub fn check_gradients_behind(
+    params: &Params,
+    head: &str,
+    allow: &[&str],
+    step: u64,
+    ranks: &dyn Collective,
+) -> Result<()> {
+    if params.read(head)?.iter().all(|&w| w == 0.0) { Ok(()) } else { check_gradients(params, allow, step, ranks) }
 }
 
 /// What is wrong with a plan: of its checks, each `(whether it is fine, what is wrong otherwise)`,
@@ -158,16 +166,17 @@ impl Spikes {
 mod tests {
     use super::*;
     use crate::testing::params;
+    use instruct_collective::Solo;
 
     #[test]
     fn dead_parameters_are_named() {
         let params = params(&[("alive", &[2]), ("dead", &[3]), ("deader", &[1]), ("unseen", &[2])]);
         params.with_grads(|g| g[1] = 1e-30).unwrap();
-        match check_gradients(&params, &["unseen"], 7) {
+        match check_gradients(&params, &["unseen"], 7, &Solo) {
             Err(Error::NoGradient { tensors, step: 7 }) => assert_eq!(tensors, ["dead", "deader"]),
             other => panic!("{other:?}"),
         }
-        check_gradients(&params, &["unseen", "dead", "deader"], 7).unwrap();
+        check_gradients(&params, &["unseen", "dead", "deader"], 7, &Solo).unwrap();
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! I step: a gradient in, other weights out, the same bits whatever computed the gradient's parts.
 //!
 //! Everything works on a model's flat buffers, block by block. [`Compute`] says how: in how many leaves the gradient of
-//! a step is computed, and which ranks share them. Sums run over blocks and pairwise trees
+//! a step is computed, and which ranks share them; each rank holds the optimizer's state of its own span. Sums run over blocks and pairwise trees
 //! ([`grad_norm`], [`GradTree`]), never over threads. What must outlive the process leaves as arrays and
 //! text ([`AdamW::state`]), and whoever keeps it decides where. The guards here look at numbers alone:
 //! what is not finite, what no gradient reached, what jumped.
@@ -9,6 +9,7 @@
 //! ```
 //! use candle_core::{DType, Device};
 //! use instruct_kernels::{Params, Path, Spec};
+//! use instruct_collective::Solo;
 //! use instruct_optim::{AdamConfig, AdamW, Ema, Groups, Schedule};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,7 +19,7 @@
 //! let mut ema = Ema::new(&params, Ema::DECAY)?;
 //! for step in 0..500 {
 //!     params.update(|w, g| (0..3).for_each(|i| g[i] = w[i] - (i + 1) as f32))?;
-//!     let report = adam.step(&params, Schedule::COSINE.lr(0.05, step, 500))?;
+//!     let report = adam.step(&params, Schedule::COSINE.lr(0.05, step, 500), &Solo)?;
 //!     assert!(report.grad_norm.is_finite());
 //!     ema.update(&params)?;
 //! }

@@ -1,7 +1,7 @@
 //! Learned state on its way to a disk and back: what it belongs to, and whether it fits.
 
 use crate::{AdamW, Error, Result};
-use instruct_kernels::{Params, Slot};
+use instruct_kernels::{Flat, Params, Slot};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ pub type Text = BTreeMap<String, String>;
 /// Arrays that were saved, by name.
 pub type Arrays = BTreeMap<String, Vec<f32>>;
 
-/// Takes one file of state: its name, text, and arrays by name.
-pub type Write<'a, E> = dyn FnMut(&str, &Text, &[(&str, &[f32])]) -> Result<(), E> + 'a;
+/// Takes one file of state: its name, text, and arrays by name, of which each rank may hold its own span.
+pub type Write<'a, E> = dyn FnMut(&str, &Text, &[(&str, &Flat)]) -> Result<(), E> + 'a;
 
 /// Returns what was taken under a name.
 pub type Read<'a, E> = dyn FnMut(&str) -> Result<(Text, Arrays), E> + 'a;
@@ -27,10 +27,10 @@ pub fn save_learner<E: From<Error>>(
     [weights_name, optimizer_name]: [&str; 2],
     write: &mut Write<'_, E>,
 ) -> Result<(), E> {
-    let written = params.with_weights(|weights| write(weights_name, &Text::new(), &[("weights", weights)]));
+    let written = params.weights(|weights| write(weights_name, &Text::new(), &[("weights", weights)]));
     written.map_err(Error::from)??;
-    let (text, [(first_name, first), (second_name, second)]) = optimizer.state();
-    write(optimizer_name, &text, &[(first_name, &first.read()), (second_name, &second.read())])
+    let (text, moments) = optimizer.state();
+    write(optimizer_name, &text, &moments)
 }
 
 /// Continues a model that learns from what [`save_learner`] handed over; `read` returns the text and the

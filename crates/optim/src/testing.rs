@@ -21,3 +21,25 @@ pub(crate) fn assert_close(name: &str, got: &[f32], want: &[f32], atol: f32, rto
         panic!("{name}[{i}]: got {}, want {} ({ratio:.1}x the tolerance)", got[i], want[i]);
     }
 }
+
+/// An error of this crate on a rank that is a thread.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Told(String);
+
+impl From<crate::Error> for Told {
+    fn from(error: crate::Error) -> Told {
+        Told(error.to_string())
+    }
+}
+
+impl From<instruct_collective::Error> for Told {
+    fn from(error: instruct_collective::Error) -> Told {
+        Told(error.to_string())
+    }
+}
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -4,6 +4,7 @@
 
 use candle_core::{DType, Device};
 use instruct_claims::{holds, relative};
+use instruct_collective::Solo;
 use instruct_kernels::{Params, Path, Spec};
 use instruct_optim::{AdamConfig, AdamForm, AdamW, Compute, Decay, Ema, GradTree, Groups, Schedule, clip_grad_norm};
 use safetensors::{Dtype, SafeTensors};
@@ -83,7 +84,7 @@ fn check(claim: &str, case: &str, how: Loop) {
         for t in 0..STEPS {
             backward(&golden, &params, t, how.accumulate);
             let before = params.gradient(|g| how.clip_before.then(|| clip_grad_norm(g, how.config.clip_norm)));
-            let report = adam.step(&params, how.schedule.lr(how.peak, t as u64, STEPS as u64)).unwrap();
+            let report = adam.step(&params, how.schedule.lr(how.peak, t as u64, STEPS as u64), &Solo).unwrap();
             norms.push(before.unwrap_or(report.grad_norm));
             ema.update(&params).unwrap();
             for slot in params.slots() {
@@ -207,7 +208,7 @@ fn the_first_step_of_the_adam_forms() {
         let config = AdamConfig { form, beta2, eps, clip_norm: 0.0, ..AdamConfig::default() };
         let mut adam = AdamW::new(&params, config, Groups::default()).unwrap();
         params.with_grads(|grads| grads[..2].copy_from_slice(&[g, -g])).unwrap();
-        adam.step(&params, lr).unwrap();
+        adam.step(&params, lr, &Solo).unwrap();
         params.read("w").unwrap()
     };
     let g = f64::from(g);

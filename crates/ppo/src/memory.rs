@@ -12,7 +12,8 @@ use instruct_optim::Compute;
 /// prompts; what scores is the caller's to add.
 ///
 /// ```text
-/// models:  policy 4 P + average P;  value model 3 P, when it is one of its own;  reference P
+/// models:  policy 4 P + average P;  value model 3 P, when it is one of its own;  reference P;
+///          of moments (2 P each) and average each rank holds its part
 /// sample:  cache(slots, longest prompt + cap) + a pass over the prompts that fill the slots
 /// compare: passes of n tokens without a graph, for log-probabilities and values
 /// update:  sums + kept(n) + temporary(n), for policy, pretraining windows and value model in turn
@@ -35,6 +36,8 @@ pub fn memory(config: &Config, lengths: &Lengths, plan: &Plan, products: DType, 
         models.push(Buffers { gradient: 0, ..Buffers::learner("value model", config, HeadKind::Value, false) });
     }
     models.push(Buffers::frozen("reference", config, HeadKind::LanguageModel, frozen));
+    let ranks = lengths.compute.ranks.world();
+    let models = models.into_iter().map(|model| model.shared_by(ranks)).collect();
     Estimate { models, phases: phases(config, lengths, plan, head, products) }
 }
 
@@ -65,19 +68,20 @@ impl Lengths<'_> {
 
 fn phases(config: &Config, lengths: &Lengths, plan: &Plan, head: HeadKind, products: DType) -> Vec<Phase> {
     let episode = lengths.episode(config, plan);
-    let (passed, _) = lengths.micro(plan.batch * episode, episode);
     let compute = lengths.compute;
+    let answered = plan.batch.div_ceil(compute.ranks.world());
+    let (passed, _) = lengths.micro(answered * episode, episode);
     let dealt = compute.dealt(plan.minibatch);
     let (update, own) = lengths.micro(dealt * episode, episode);
     // However short the prompts are that share a micro-batch.
     let read = |tokens: usize, episodes: usize| tokens.min(episodes * plan.max_new_tokens);
     let windows = if plan.gamma_ptx > 0.0 { compute.dealt(plan.minibatch * plan.ptx_examples) } else { 0 };
     let (mixed, more) = lengths.micro(windows * lengths.window, lengths.window);
-    let slots = Sampling::plain([].into(), plan.max_new_tokens).slots.min(plan.batch);
-    let sums = |head, micro_batches| sums(config, head, compute.leaves, micro_batches);
+    let slots = Sampling::plain([].into(), plan.max_new_tokens).slots.min(answered);
+    let sums = |head, micro_batches| sums(config, head, compute.own().len(), micro_batches);
     let mut phases = vec![
         sampled(config, slots, lengths.prompt, plan.max_new_tokens),
-        Phase { name: "compare", ..inferred(config, passed, Readout::Logprob(read(passed, plan.batch), products)) },
+        Phase { name: "compare", ..inferred(config, passed, Readout::Logprob(read(passed, answered), products)) },
         Phase {
             name: "update of the policy",
             sums: sums(head, own + more),

@@ -1,6 +1,7 @@
 //! How a PPO run's state is saved and continued.
 
 use crate::{GuardMemory, State};
+use instruct_kernels::Flat;
 use instruct_optim::{Text, load_learner, save_learner};
 use instruct_runs::{ArrayReader, ArrayWriter, BoxError, Saved};
 use serde::{Deserialize, Serialize};
@@ -22,15 +23,17 @@ impl Saved for State {
     }
 
     fn save(&self, files: &mut ArrayWriter<'_>) -> Result<(), BoxError> {
-        let mut write =
-            |name: &str, text: &Text, arrays: &[(&str, &[f32])]| Ok::<_, BoxError>(files.write(name, text, arrays)?);
+        let mut write = |name: &str, text: &Text, flats: &[(&str, &Flat)]| {
+            let arrays = flats.iter().map(|&(name, flat)| (name, (flat.read(), flat.held().start, flat.len())));
+            Ok::<_, BoxError>(files.write(name, text, arrays)?)
+        };
         save_learner(self.policy.params(), &self.policy_optimizer, POLICY, &mut write)?;
         if let (Some(value), Some(optimizer)) = (&self.value, &self.value_optimizer) {
             save_learner(value.params(), optimizer, VALUE, &mut write)?;
         }
         if let Some(ema) = &self.ema {
-            let (text, [(name, average)]) = ema.state();
-            write("ema", &text, &[(name, &average.read())])?;
+            let (text, average) = ema.state();
+            write("ema", &text, &average)?;
         }
         Ok(())
     }

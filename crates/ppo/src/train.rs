@@ -7,6 +7,7 @@ use crate::{
     guards::{self, GuardMemory},
     update::{Minibatch, UpdateStats},
 };
+use instruct_collective::Collective;
 use instruct_data::{Packed, micro_batches};
 use instruct_model::{Decoder, HeadKind, Sampling};
 use instruct_optim::{
@@ -46,7 +47,7 @@ pub struct Task<'a> {
     pub prompts: &'a [Vec<u32>],
     /// Windows of pretraining text for the mix; may be empty when the mix is off.
     pub pretraining: &'a [Vec<u32>],
-    /// What a completion is worth.
+    /// What a completion is worth. Each rank asks for all episodes: a scorer may compare them.
     pub score: Score<'a>,
     /// Completion tokens to text, for scorers and samples.
     pub decode: Decode<'a>,
@@ -87,6 +88,13 @@ impl State {
             value,
         })
     }
+
+    /// Keeps of optimizers and average what this rank updates.
+    fn share(&mut self, ranks: &dyn Collective) {
+        self.policy_optimizer.share(ranks);
+        self.value_optimizer.iter_mut().for_each(|optimizer| optimizer.share(ranks));
+        self.ema.iter_mut().for_each(|ema| ema.share(ranks));
+    }
 }
 
 /// In which order a run uses what it reads. It follows from the seed, so it is no part of the state.
@@ -110,6 +118,7 @@ impl Orders {
 /// then the last one to trust; a listener's error stops it after the iteration that raised it.
 pub fn train(state: &mut State, task: &Task<'_>, plan: &Plan, on: &mut Listener<'_, State>) -> Result<()> {
     check(task, plan)?;
+    state.share(task.compute.ranks);
     let mut orders = Orders::new(task);
     while state.iteration < plan.iterations() {
         let (rollout, metrics) = iterate(state, task, plan, &mut orders, on)?;
@@ -170,14 +179,11 @@ fn sample(state: &State, task: &Task<'_>, plan: &Plan, orders: &mut Orders) -> R
     let sampling =
         Sampling { temperature: plan.temperature, ..Sampling::plain(task.stop.clone(), plan.max_new_tokens) };
     let source = Source::new(task.compute.seed, "ppo/sampling");
-    Ok(Sampled::draw(
-        &state.policy,
-        &requests(task, plan, state.iteration, orders),
-        &sampling,
-        source,
-        task.decode,
-        &mut |_| (),
-    )?)
+    let requests = requests(task, plan, state.iteration, orders);
+    let of_ranks = task.compute.share(requests.len(), |own| -> Result<_> {
+        Ok(Sampled::draw(&state.policy, &requests[own], &sampling, source, task.decode, &mut |_| ())?)
+    })?;
+    Ok(Sampled::join(of_ranks))
 }
 
 /// The part of an iteration that follows from its episodes and their scores.
@@ -189,12 +195,7 @@ fn learn(
     orders: &mut Orders,
     on: &mut Listener<'_, State>,
 ) -> Result<(Compared, Metrics)> {
-    let micro_tokens = task.compute.micro_tokens;
-    let (rollout, values) = phase(on, "time/logprob", |_| -> Result<_> {
-        let rollout = scored.compare(&state.policy, task.reference, plan.temperature, micro_tokens)?;
-        let values = values(state.value.as_ref().unwrap_or(&state.policy), &rollout.episodes, micro_tokens)?;
-        Ok((rollout, values))
-    })?;
+    let (rollout, values) = phase(on, "time/logprob", |_| read(state, task, plan, &scored))?;
     let experience = Experience::new(rollout, values, plan, state.beta);
     let mut metrics = Metrics::of_experience(&experience, plan, state.beta);
     for (name, value) in [("objective/kl", metrics.kl), ("ppo/returns/mean", metrics.returns_mean)] {
@@ -205,6 +206,19 @@ fn learn(
     phase(on, "time/update", |_| update(state, task, plan, &experience, orders, &mut metrics))?;
     state.beta = plan.kl.next(state.beta, metrics.kl, plan.batch);
     Ok((experience.rollout, metrics))
+}
+
+/// What policy, reference and critic say of every token. The ranks share the episodes.
+fn read(state: &State, task: &Task<'_>, plan: &Plan, scored: &Scored) -> Result<(Compared, Vec<f32>)> {
+    let micro_tokens = task.compute.micro_tokens;
+    let critic = state.value.as_ref().unwrap_or(&state.policy);
+    let of_ranks = task.compute.share(scored.episodes.len(), |own| -> Result<_> {
+        let own = scored.part(own).compare(&state.policy, task.reference, plan.temperature, micro_tokens)?;
+        let values = values(critic, &own.episodes, micro_tokens)?;
+        Ok((own, values))
+    })?;
+    let (compared, values): (Vec<_>, Vec<_>) = of_ranks.into_iter().unzip();
+    Ok((Compared::join(compared), values.concat()))
 }
 
 /// The prompts of one iteration.
@@ -264,7 +278,8 @@ fn policy_gradients(
     ];
     losses.into_iter().try_for_each(|(name, loss)| finite(state, task, name, loss))?;
     if minibatch.teaches(head.is_some(), ptx) && state.policy_optimizer.is_idle() {
-        check_gradients(state.policy.params(), &[], 1).map_err(|error| of_model("policy", state, error))?;
+        let checked = check_gradients(state.policy.params(), &[], 1, task.compute.ranks);
+        checked.map_err(|error| of_model("policy", state, error))?;
     }
     Ok(stats)
 }
@@ -317,7 +332,7 @@ fn minibatch_step(
     stats: &mut UpdateStats,
     lr: f64,
 ) -> Result<f64> {
-    let stepped = state.policy_optimizer.step(state.policy.params(), lr);
+    let stepped = state.policy_optimizer.step(state.policy.params(), lr, task.compute.ranks);
     let report = stepped.map_err(|error| of_model("policy", state, error))?;
     if let Some(ema) = &mut state.ema {
         ema.update(state.policy.params())?;
@@ -328,19 +343,20 @@ fn minibatch_step(
         minibatch.value_gradients(value, plan, coefficient, stats)?;
         finite(state, task, "ppo/loss/value", stats.value_loss)?;
         let right = stats.value_loss == 0.0;
-        let stepped = value_step(state, right, plan.schedule.lr(lr, state.iteration, plan.iterations()));
+        let lr = plan.schedule.lr(lr, state.iteration, plan.iterations());
+        let stepped = value_step(state, right, lr, task.compute.ranks);
         stepped.map_err(|error| of_model("value", state, error))?;
     }
     Ok(report.grad_norm)
 }
 
 /// A step of a critic of its own. One that is `right` about every token has no gradient to check.
-fn value_step(state: &mut State, right: bool, lr: f64) -> Result<(), instruct_optim::Error> {
+fn value_step(state: &mut State, right: bool, lr: f64, ranks: &dyn Collective) -> Result<(), instruct_optim::Error> {
     let (Some(value), Some(optimizer)) = (&state.value, &mut state.value_optimizer) else { return Ok(()) };
     if !right && (optimizer.steps() < 2 || optimizer.is_idle()) {
-        check_gradients_behind(value.params(), "score.weight", &[], optimizer.steps() + 1)?;
+        check_gradients_behind(value.params(), "score.weight", &[], optimizer.steps() + 1, ranks)?;
     }
-    optimizer.step(value.params(), lr)?;
+    optimizer.step(value.params(), lr, ranks)?;
     value.params().hand_over_grad(state.policy.params());
     Ok(())
 }

@@ -15,7 +15,7 @@ use instruct_optim::Compute;
 /// n = min(tokens of a leaf, max(micro-tokens, longest ranking))
 /// ```
 ///
-/// for a decoder of P parameters. Nothing is computed and nothing allocated.
+/// for a decoder of P parameters; of the 2 P of moments each rank holds its part. Nothing is computed and nothing allocated.
 pub fn memory(config: &Config, groups: &[Group], plan: &Plan, compute: Compute) -> Estimate {
     let mut longest: Vec<usize> = groups.iter().map(Group::tokens).collect();
     longest.sort_unstable_by(|a, b| b.cmp(a));
@@ -23,10 +23,11 @@ pub fn memory(config: &Config, groups: &[Group], plan: &Plan, compute: Compute) 
     let leaf: usize = longest.iter().take(rankings).sum();
     let tokens = leaf.min(compute.micro_tokens.max(longest.first().copied().unwrap_or(0)));
     let completions = groups.iter().map(|group| group.completions.len()).max().unwrap_or(0);
-    let sums = sums(config, HeadKind::Score, compute.leaves, leaf.div_ceil(compute.micro_tokens.max(1)));
+    let sums = sums(config, HeadKind::Score, compute.own().len(), leaf.div_ceil(compute.micro_tokens.max(1)));
     let rows = Readout::Scalar((completions * rankings).min(tokens));
     let phase = Phase { name: "rankings", sums, ..recorded(config, tokens, false, rows) };
-    Estimate { models: vec![Buffers::learner("model", config, HeadKind::Score, false)], phases: vec![phase] }
+    let model = Buffers::learner("model", config, HeadKind::Score, false).shared_by(compute.ranks.world());
+    Estimate { models: vec![model], phases: vec![phase] }
 }
 
 #[cfg(test)]

@@ -110,6 +110,7 @@ pub fn train(
         return Err(Error::NoPairs { groups: groups.len() });
     }
     compute.check()?;
+    state.optimizer.share(compute.ranks);
     let per_epoch = usable.len().div_ceil(plan.batch) as u64;
     let total = plan.epochs * per_epoch;
     let mut order = Passes::new(Source::new(compute.seed, "reward-model/order"), usable.len());
@@ -122,10 +123,10 @@ pub fn train(
         let params = state.model.params();
         check_loss(params, "train/rm/loss", sums.loss, state.step + 1)?;
         if state.step < 2 {
-            check_gradients_behind(params, "score.weight", &invariant(&state.model), state.step + 1)?;
+            check_gradients_behind(params, "score.weight", &invariant(&state.model), state.step + 1, compute.ranks)?;
         }
         let lr = plan.schedule.lr(plan.lr, state.step, total);
-        let report = state.optimizer.step(state.model.params(), lr)?;
+        let report = state.optimizer.step(state.model.params(), lr, compute.ranks)?;
         state.step += 1;
         let entries = [
             ("train/rm/loss", sums.loss),

@@ -4,15 +4,16 @@ use crate::{Decode, Episode, Prompted, Result, Sampled, Score};
 use instruct_model::{Decoder, Sampling};
 use instruct_random::Source;
 
-/// Draws `n` completions per prompt and returns, for each prompt, the one that scores highest
+/// Draws `n` completions per prompt, each with its number, and returns, for each prompt, the one that scores highest
 /// (the first among equals).
 ///
-/// `finished` hears how many more completions have ended, again and again. Completion `j` of prompt `i` is episode `i * n + j` of `source`.
+/// `finished` hears how many more completions have ended, again and again. Completion `j` of prompt number `i` is
+/// episode `i * n + j` of `source`, so that prompts can be asked in parts.
 ///
 /// Errors: those of [`Sampled::draw`] and [`Sampled::score`].
 pub fn best_of_n(
     policy: &Decoder,
-    prompts: &[Vec<u32>],
+    prompts: &[(usize, &[u32])],
     n: usize,
     sampling: &Sampling,
     source: Source,
@@ -20,9 +21,11 @@ pub fn best_of_n(
     decode: Decode<'_>,
     finished: &mut dyn FnMut(usize),
 ) -> Result<Vec<Episode>> {
-    let repeated = prompts.iter().enumerate().flat_map(|prompt| std::iter::repeat_n(prompt, n));
-    let requests: Vec<Prompted> =
-        (0..).zip(repeated).map(|(id, (group, prompt))| Prompted::new(id, group, prompt)).collect();
+    let asked = |&(number, prompt): &(usize, &[u32])| {
+        let first = (number * n) as u64;
+        (first..first + n as u64).map(|id| Prompted::new(id, number, prompt)).collect::<Vec<_>>()
+    };
+    let requests: Vec<Prompted> = prompts.iter().flat_map(asked).collect();
     let all = Sampled::draw(policy, &requests, sampling, source, decode, finished)?.score(score)?;
     let mut best: Vec<(f32, Episode)> = Vec::with_capacity(prompts.len());
     for (episode, score) in all.episodes.into_iter().zip(all.scores) {
@@ -55,7 +58,8 @@ mod tests {
             seen.borrow_mut().extend_from_slice(episodes);
             Ok(episodes.iter().map(scores).collect())
         };
-        let prompts = [vec![1], vec![2, 3], vec![1]];
+        let prompts: [&[u32]; 3] = [&[1], &[2, 3], &[1]];
+        let prompts: Vec<(usize, &[u32])> = prompts.into_iter().enumerate().collect();
         let (sampling, source) = (Sampling::plain([0].into(), 6), Source::new(1, "best-of-n"));
         let decode = |ids: &[u32]| Ok(format!("{ids:?}"));
         let best = best_of_n(&policy, &prompts, n, &sampling, source, &score, &decode, &mut |_| ());

@@ -1,10 +1,11 @@
 //! A sampled completion, and what is asked for one.
 
 use instruct_model::Request;
+use serde::{Deserialize, Serialize};
 use std::error::Error;
 
 /// A sampled completion, as a scorer sees it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Episode {
     /// Number of the episode over the whole run; keys its draws.
     pub id: u64,

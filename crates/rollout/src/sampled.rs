@@ -4,10 +4,11 @@ use crate::{Compared, Decode, Episode, Error, Prompted, Result, Score, reading};
 use instruct_kernels::Path;
 use instruct_model::{Decoder, Request, Sampling, generate_reporting};
 use instruct_random::Source;
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// Completions that have no score yet.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Sampled {
     /// The episodes, `(E,)`.
     pub episodes: Vec<Episode>,
@@ -17,7 +18,7 @@ pub struct Sampled {
 }
 
 /// What sampling knows of its tokens.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Recorded {
     /// Log-probability of each token, `(M,)`.
     pub logprobs: Vec<f32>,
@@ -65,6 +66,20 @@ impl Sampled {
         Sampled { episodes, recorded: None }
     }
 
+    /// Episodes that were drawn in parts, in the order of the parts. What was recorded is lost where a part has none.
+    pub fn join(parts: impl IntoIterator<Item = Sampled>) -> Sampled {
+        let (mut episodes, mut recorded) = (Vec::new(), Some(Recorded::default()));
+        for part in parts {
+            episodes.extend(part.episodes);
+            recorded = recorded.zip(part.recorded).map(|(mut all, part)| {
+                all.logprobs.extend(part.logprobs);
+                all.entropy.extend(part.entropy);
+                all
+            });
+        }
+        Sampled { episodes, recorded }
+    }
+
     /// Asks the scorer, once for all episodes.
     ///
     /// Errors: the scorer's own; a wrong number of scores; a score that is not finite.
@@ -92,6 +107,18 @@ pub struct Scored {
 }
 
 impl Scored {
+    /// A run of the episodes, with what is known of them.
+    pub fn part(&self, episodes: Range<usize>) -> Scored {
+        let spans = &spans(&self.episodes)[episodes.clone()];
+        let tokens = spans.first().map_or(0, |span| span.start)..spans.last().map_or(0, |span| span.end);
+        let recorded = self.recorded.as_ref().map(|Recorded { logprobs, entropy }| Recorded {
+            logprobs: logprobs[tokens.clone()].to_vec(),
+            entropy: entropy[tokens].to_vec(),
+        });
+        let scores = self.scores[episodes.clone()].to_vec();
+        Scored { episodes: self.episodes[episodes].to_vec(), recorded, scores }
+    }
+
     /// Reads every completion token in the training forward, under the policy that drew the episodes and
     /// under a reference, at the temperature of sampling.
     ///
@@ -120,7 +147,7 @@ impl Scored {
 }
 
 /// Where each episode's tokens lie in vectors per token, `(E,)`.
-fn spans(episodes: &[Episode]) -> Vec<Range<usize>> {
+pub(crate) fn spans(episodes: &[Episode]) -> Vec<Range<usize>> {
     let mut end = 0;
     let mut span = |episode: &Episode| {
         let start = end;
@@ -149,5 +176,35 @@ mod tests {
         assert_eq!(wrong.to_string(), "episode 4 cannot be spelled: no such id");
         let sampled = draw(&|ids| Ok(format!("{ids:?}"))).unwrap();
         assert!(sampled.episodes.iter().all(|episode| episode.text == format!("{:?}", episode.completion)));
+    }
+
+    /// What is known of an episode does not depend on the part that it was drawn and read in.
+    #[test]
+    fn parts_make_the_whole() {
+        let config = Config::tiny_gpt2(12, 16, 1, 2, 16);
+        let policy = Decoder::zeros(config, HeadKind::LanguageModel, &Device::Cpu, Path::Fused, DType::F32).unwrap();
+        policy.initialise(1).unwrap();
+        let reference = policy.deep_copy().unwrap();
+        reference.params().set("norm.bias", &[0.5; 16]).unwrap();
+        let requests: Vec<Prompted> =
+            (0..7).map(|i| Prompted::new(i, i as usize, &[1, 2 + (i % 3) as u32][..1 + i as usize % 2])).collect();
+        let sampling = Sampling::plain([0].into(), 9);
+        let draw = |requests: &[Prompted]| {
+            let decode = |ids: &[u32]| Ok(format!("{ids:?}"));
+            Sampled::draw(&policy, requests, &sampling, Source::new(1, "parts"), &decode, &mut |_| ()).unwrap()
+        };
+        let scored = |sampled: Sampled| {
+            sampled.score(&|episodes| Ok(episodes.iter().map(|e| e.completion.len() as f32).collect())).unwrap()
+        };
+        let compare = |scored: Scored| scored.compare(&policy, &reference, 1.0, 20).unwrap();
+        let whole = scored(draw(&requests));
+        for cut in [0, 3, 7] {
+            let joined = scored(Sampled::join([draw(&requests[..cut]), draw(&requests[cut..])]));
+            assert_eq!(format!("{joined:?}"), format!("{whole:?}"), "cut at {cut}");
+            let parts = [whole.part(0..cut), whole.part(cut..7)].map(compare);
+            assert_eq!(format!("{:?}", Compared::join(parts)), format!("{:?}", compare(whole.clone())), "cut at {cut}");
+        }
+        let elsewhere = Sampled::join([draw(&requests[..2]), Sampled::of(whole.episodes[2..].to_vec())]);
+        assert!(elsewhere.recorded.is_none() && elsewhere.episodes == whole.episodes);
     }
 }

@@ -61,6 +61,13 @@ impl Checkpoint {
     }
 }
 
+/// A checkpoint of the schedule, or one between two of these.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    Scheduled,
+    Interim,
+}
+
 const STATE: &str = "state.json";
 const SCHEDULED: &str = "step-";
 const INTERIM: &str = "interrupted-";
@@ -130,12 +137,24 @@ impl<'r> Artefact<'r> {
         self.ranks.told(answer).map_err(Error::Ranks)
     }
 
-    /// Lets the process that writes make `folder` while the others wait: nobody reads what it removes, and all find
-    /// what it made.
-    fn together(&mut self, folder: PathBuf, write: impl FnOnce(&mut Self, &Path) -> Result<()>) -> Result<PathBuf> {
+    /// How the processes of the run meet.
+    pub(crate) fn ranks(&self) -> &'r dyn Ranks {
+        self.ranks
+    }
+
+    /// Lets the process that writes make `folder` while the others do `others` and wait: nobody reads what it removes,
+    /// and all find what it made.
+    fn together(
+        &mut self,
+        folder: PathBuf,
+        write: impl FnOnce(&mut Self, &Path) -> Result<()>,
+        others: impl FnOnce() -> Result<()>,
+    ) -> Result<PathBuf> {
         meet(self.ranks)?;
         if self.ranks.writes() {
-            write(self, &folder)?;
+            write(self, &folder)?
+        } else {
+            others()?
         }
         meet(self.ranks)?;
         Ok(folder)
@@ -208,7 +227,7 @@ impl<'r> Artefact<'r> {
         state: &impl Serialize,
         encode: impl FnOnce(&Path) -> Result<(), BoxError>,
     ) -> Result<PathBuf> {
-        self.commit_state(SCHEDULED, step, state, encode, |artefact| artefact.prune(step))
+        self.commit_state(Kind::Scheduled, step, state, encode, || Ok(()))
     }
 
     /// Commits `checkpoints/interrupted-<step>/` as [`Artefact::commit`] does, between two of the
@@ -222,28 +241,37 @@ impl<'r> Artefact<'r> {
         state: &impl Serialize,
         encode: impl FnOnce(&Path) -> Result<(), BoxError>,
     ) -> Result<PathBuf> {
-        self.commit_state(INTERIM, step, state, encode, |_| Ok(()))
+        self.commit_state(Kind::Interim, step, state, encode, || Ok(()))
     }
 
-    fn commit_state(
+    /// While the process that writes is in `encode`, the others are in `others`.
+    pub(crate) fn commit_state(
         &mut self,
-        prefix: &str,
+        kind: Kind,
         step: u64,
         state: &impl Serialize,
         encode: impl FnOnce(&Path) -> Result<(), BoxError>,
-        then: impl FnOnce(&Self) -> Result<()>,
+        others: impl FnOnce() -> Result<()>,
     ) -> Result<PathBuf> {
+        let prefix = match kind {
+            Kind::Scheduled => SCHEDULED,
+            Kind::Interim => INTERIM,
+        };
         let folder = self.folder.join("checkpoints").join(format!("{prefix}{step:06}"));
         // It holds recent losses and norms, so that weights that have parted show.
         agree(self.ranks, &format!("state after step {step}"), &disk::pretty_json(&folder, state)?)?;
-        let folder = self.together(folder, |artefact, folder| {
+        let write = |artefact: &mut Self, folder: &Path| {
             artefact.commit_folder(folder, step, |folder| {
                 encode(folder)?;
                 let path = folder.join(STATE);
                 Ok(disk::write(&path, &disk::pretty_json(&path, state)?)?)
             })?;
-            then(artefact)
-        })?;
+            match kind {
+                Kind::Scheduled => artefact.prune(step),
+                Kind::Interim => Ok(()),
+            }
+        };
+        let folder = self.together(folder, write, others)?;
         self.checkpoint = Some(Checkpoint { step, folder: folder.clone() });
         Ok(folder)
     }
@@ -260,7 +288,7 @@ impl<'r> Artefact<'r> {
         encode: impl FnOnce(&Path) -> Result<(), BoxError>,
     ) -> Result<PathBuf> {
         let folder = self.folder.join("checkpoints").join(folder_name(name)?);
-        self.together(folder, |artefact, folder| artefact.commit_folder(folder, step, encode))
+        self.together(folder, |artefact, folder| artefact.commit_folder(folder, step, encode), || Ok(()))
     }
 
     /// The folder of a named checkpoint, after comparing it with its manifest; `None` when there is
@@ -287,13 +315,14 @@ impl<'r> Artefact<'r> {
     ///
     /// Errors: as [`Artefact::commit`].
     pub fn finish(&mut self, step: u64, encode: impl FnOnce(&Path) -> Result<(), BoxError>) -> Result<PathBuf> {
-        let folder = self.together(self.folder.join("model"), |artefact, folder| {
+        let write = |artefact: &mut Self, folder: &Path| {
             // A process that died between its last checkpoint and the removal of the oldest left one
             // too many; once the model is there nobody would look again. All steps are past now, whatever
             // `step` counts.
             artefact.prune(u64::MAX)?;
             artefact.commit_folder(folder, step, encode)
-        })?;
+        };
+        let folder = self.together(self.folder.join("model"), write, || Ok(()))?;
         self.model = Some(folder.clone());
         Ok(folder)
     }

@@ -1,7 +1,7 @@
 //! Flat `f32` buffers as files: the safetensors layout, written as a stream and byte for byte the
 //! same for the same content.
 
-use crate::{BoxError, Error, Result, disk};
+use crate::{BoxError, Error, Result, disk, ranks::Take};
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
@@ -18,20 +18,43 @@ use std::{
 /// a time, so writing needs no second copy of the arrays.
 pub fn write_flat(path: &Path, metadata: &BTreeMap<String, String>, arrays: &[(&str, &[f32])]) -> Result<()> {
     let arrays: BTreeMap<&str, &[f32]> = arrays.iter().copied().collect();
-    let header = header(metadata, &arrays).map_err(|problem| malformed(path, problem.to_string()))?;
-    let write = || -> std::io::Result<()> {
-        let mut file = BufWriter::new(File::create(path)?);
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(&header)?;
-        let mut bytes = Vec::new();
-        for block in arrays.values().flat_map(|values| values.chunks(1 << 16)) {
-            bytes.clear();
-            bytes.extend(block.iter().flat_map(|x| x.to_le_bytes()));
-            file.write_all(&bytes)?;
+    let lens = arrays.iter().map(|(&name, values)| (name, values.len())).collect();
+    write_streamed(path, metadata, &lens, &mut |name, write| write(arrays[name]))
+}
+
+/// As [`write_flat`], of arrays of these lengths; `numbers(name, write)` hands those of one to `write`, piece by piece.
+pub(crate) fn write_streamed(
+    path: &Path,
+    metadata: &BTreeMap<String, String>,
+    lens: &BTreeMap<&str, usize>,
+    numbers: &mut dyn FnMut(&str, &mut Take<'_>) -> Result<(), BoxError>,
+) -> Result<()> {
+    let failed = disk::failed("write", path);
+    let header = header(metadata, lens).map_err(|problem| malformed(path, problem.to_string()))?;
+    let mut file = BufWriter::new(File::create(path).map_err(&failed)?);
+    let head = file.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| file.write_all(&header));
+    head.map_err(&failed)?;
+    let mut bytes = Vec::new();
+    for (&name, &len) in lens {
+        let mut written = 0;
+        let write = &mut |piece: &[f32]| -> Result<(), BoxError> {
+            written += piece.len();
+            for block in piece.chunks(1 << 16) {
+                bytes.clear();
+                bytes.extend(block.iter().flat_map(|x| x.to_le_bytes()));
+                file.write_all(&bytes).map_err(&failed)?;
+            }
+            Ok(())
+        };
+        numbers(name, write).map_err(|source| match source.downcast::<Error>() {
+            Ok(of_disk) => *of_disk,
+            Err(source) => Error::Ranks(source),
+        })?;
+        if written != len {
+            return Err(malformed(path, format!("array `{name}` has {written} numbers where {len} are announced")));
         }
-        file.flush()
-    };
-    write().map_err(disk::failed("write", path))
+    }
+    file.flush().map_err(failed)
 }
 
 /// Reads what [`write_flat`] wrote.
@@ -97,12 +120,12 @@ struct Entry {
     data_offsets: [usize; 2],
 }
 
-fn header(metadata: &BTreeMap<String, String>, arrays: &BTreeMap<&str, &[f32]>) -> serde_json::Result<Vec<u8>> {
+fn header(metadata: &BTreeMap<String, String>, lens: &BTreeMap<&str, usize>) -> serde_json::Result<Vec<u8>> {
     let mut entries = BTreeMap::new();
     let mut offset = 0;
-    for (&name, values) in arrays {
-        let end = offset + 4 * values.len();
-        entries.insert(name, Entry { dtype: "F32", shape: [values.len()], data_offsets: [offset, end] });
+    for (&name, &len) in lens {
+        let end = offset + 4 * len;
+        entries.insert(name, Entry { dtype: "F32", shape: [len], data_offsets: [offset, end] });
         offset = end;
     }
     #[derive(Serialize)]

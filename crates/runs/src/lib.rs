@@ -21,7 +21,7 @@
 //!         self.step
 //!     }
 //!     fn save(&self, files: &mut ArrayWriter<'_>) -> Result<(), BoxError> {
-//!         Ok(files.write("weights", &[].into(), &[("weights", &self.weights)])?)
+//!         Ok(files.write("weights", &[].into(), [("weights", self.weights.as_slice())])?)
 //!     }
 //!     fn load(&mut self, step: u64, files: &ArrayReader<'_>) -> Result<(), BoxError> {
 //!         (self.step, self.weights) = (step, files.read("weights")?.take("weights")?);
@@ -76,8 +76,8 @@ pub use crate::{
     events::{Edge, Event, Flow, Listener, Metrics, phase},
     flat::{Flat, read_flat, write_flat},
     manifest::sha256,
-    ranks::Ranks,
+    ranks::{Ranks, Take},
     recorder::Recorder,
     run_dir::{RunDir, Start},
-    saved::{ArrayReader, ArrayWriter, Saved},
+    saved::{Array, ArrayReader, ArrayWriter, Saved},
 };

@@ -1,6 +1,6 @@
 //! Several processes in one run folder: all do the same work, and one of them writes.
 
-use crate::{BoxError, Error, Result};
+use crate::{Array, BoxError, Error, Result};
 use sha2::{Digest, Sha256};
 
 /// How the processes of a run meet. Each opens the folder with [`RunDir::open_among`](crate::RunDir::open_among) and
@@ -24,11 +24,20 @@ pub trait Ranks {
     /// Errors: as [`Ranks::meet`].
     fn told(&self, answer: bool) -> Result<bool, BoxError>;
 
+    /// Gives the process that writes all numbers of an array of which each process holds a run: `take` is called there
+    /// with the pieces, in order, and nowhere else.
+    ///
+    /// Errors: those of `take`; as [`Ranks::meet`].
+    fn collect(&self, array: &Array<'_>, take: &mut Take<'_>) -> Result<(), BoxError>;
+
     /// Holds the processes to one `hash` of `what`.
     ///
     /// Errors: one has another, on every process; as [`Ranks::meet`].
     fn agree(&self, what: &str, hash: u64) -> Result<(), BoxError>;
 }
+
+/// Takes the next numbers of an array.
+pub type Take<'a> = dyn FnMut(&[f32]) -> Result<(), BoxError> + 'a;
 
 /// A run of one process, which waits for nobody.
 pub(crate) struct Alone;
@@ -44,6 +53,10 @@ impl Ranks for Alone {
 
     fn told(&self, answer: bool) -> Result<bool, BoxError> {
         Ok(answer)
+    }
+
+    fn collect(&self, array: &Array<'_>, take: &mut Take<'_>) -> Result<(), BoxError> {
+        take(&array.numbers)
     }
 
     fn agree(&self, _: &str, _: u64) -> Result<(), BoxError> {

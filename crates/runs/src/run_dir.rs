@@ -603,6 +603,9 @@ mod tests {
         place: &'a Barrier,
         answer: &'a AtomicBool,
         hashes: &'a Mutex<BTreeSet<u64>>,
+        /// Of an array that is shared, the parts by where they start.
+        parts: &'a Mutex<BTreeMap<usize, Vec<f32>>>,
+        rank: usize,
     }
 
     impl Ranks for Thread<'_> {
@@ -625,6 +628,15 @@ mod tests {
             Ok(told)
         }
 
+        fn collect(&self, array: &crate::Array<'_>, take: &mut crate::Take<'_>) -> Result<(), crate::BoxError> {
+            self.parts.lock().unwrap().insert(array.start, array.numbers.to_vec());
+            self.meet()?;
+            if self.writes {
+                std::mem::take(&mut *self.parts.lock().unwrap()).values().try_for_each(|part| take(part))?;
+            }
+            self.meet()
+        }
+
         fn agree(&self, what: &str, hash: u64) -> Result<(), crate::BoxError> {
             self.hashes.lock().unwrap().insert(hash);
             self.meet()?;
@@ -638,11 +650,12 @@ mod tests {
 
     /// Calls `work` on so many threads, of which the first writes.
     fn on_threads(ranks: usize, work: impl Fn(&Thread<'_>) + Sync) {
-        let (place, answer, hashes) = (Barrier::new(ranks), AtomicBool::new(false), Mutex::default());
+        let (place, answer) = (Barrier::new(ranks), AtomicBool::new(false));
+        let (hashes, parts) = (Mutex::default(), Mutex::default());
         std::thread::scope(|scope| {
             for rank in 0..ranks {
-                let (place, answer, hashes, work) = (&place, &answer, &hashes, &work);
-                scope.spawn(move || work(&Thread { writes: rank == 0, place, answer, hashes }));
+                let (place, answer, hashes, parts, work) = (&place, &answer, &hashes, &parts, &work);
+                scope.spawn(move || work(&Thread { writes: rank == 0, place, answer, hashes, parts, rank }));
             }
         });
     }
@@ -709,7 +722,7 @@ mod tests {
                 self.0
             }
             fn save(&self, files: &mut crate::ArrayWriter<'_>) -> Result<(), crate::BoxError> {
-                Ok(files.write("none", &BTreeMap::new(), &[("none", &[])])?)
+                Ok(files.write("none", &BTreeMap::new(), [("none", [].as_slice())])?)
             }
             fn load(&mut self, rest: u64, _: &crate::ArrayReader<'_>) -> Result<(), crate::BoxError> {
                 self.0 = rest;
@@ -737,6 +750,47 @@ mod tests {
                 }
                 assert_eq!(counted.0, last);
             });
+        }
+    }
+
+    /// An array of which each process holds one number in `parts`, and one that all hold.
+    struct Dealt {
+        start: usize,
+        parts: usize,
+    }
+
+    impl crate::Saved for Dealt {
+        type Rest = ();
+        fn rest(&self) {}
+        fn save(&self, files: &mut crate::ArrayWriter<'_>) -> Result<(), crate::BoxError> {
+            let own = [self.start as f32];
+            let dealt = (own.as_slice().into(), self.start, self.parts);
+            let whole = ([7.0, 8.0].as_slice().into(), 0, 2);
+            Ok(files.write("arrays", &BTreeMap::new(), [("dealt", dealt), ("all", whole)])?)
+        }
+        fn load(&mut self, (): (), _: &crate::ArrayReader<'_>) -> Result<(), crate::BoxError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_processes_hold_in_parts_is_saved_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let saved = |processes: usize| {
+            let path = folder.path().join(processes.to_string());
+            on_threads(processes, |ranks| {
+                let mut artefact = among(ranks, &path, Start::Fresh).unwrap().artefact("sft-init").unwrap();
+                artefact.restore(&mut Dealt { start: ranks.rank, parts: processes }).unwrap();
+                artefact.save(2, &Dealt { start: ranks.rank, parts: processes }).unwrap();
+                artefact.save_interim(3, &Dealt { start: ranks.rank, parts: processes }).unwrap();
+            });
+            let file = |name: &str| path.join("sft-init/checkpoints").join(name).join("arrays.safetensors");
+            assert_eq!(fs::read(file("step-000002")).unwrap(), fs::read(file("interrupted-000003")).unwrap());
+            crate::read_flat(&file("step-000002")).unwrap().arrays
+        };
+        for processes in [1, 3] {
+            let dealt = (0..processes).map(|number| number as f32).collect();
+            assert_eq!(saved(processes), [("all".to_owned(), vec![7.0, 8.0]), ("dealt".to_owned(), dealt)].into());
         }
     }
 

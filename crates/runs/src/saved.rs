@@ -1,8 +1,14 @@
 //! How a stage's state becomes the files of a checkpoint, and comes back exactly.
 
-use crate::{Artefact, BoxError, Error, Flat, Result, read_flat, write_flat};
+use crate::{
+    Artefact, BoxError, Error, Flat, Ranks, Result,
+    artefact::Kind,
+    flat::{read_flat, write_streamed},
+    ranks::Take,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
@@ -28,21 +34,74 @@ pub trait Saved {
     fn load(&mut self, rest: Self::Rest, files: &ArrayReader<'_>) -> Result<(), BoxError>;
 }
 
-/// Writes files of arrays into the folder of a checkpoint, or only counts what they would take.
+/// An array of a state: all of it, or the run that this process holds where several hold one each.
+#[derive(Clone, Debug)]
+pub struct Array<'a> {
+    /// The numbers that this process holds.
+    pub numbers: Cow<'a, [f32]>,
+    /// The place of the first of them in the whole array.
+    pub start: usize,
+    /// Numbers of the whole array.
+    pub len: usize,
+}
+
+impl Array<'_> {
+    /// Whether every process holds all of it, so that nobody need ask.
+    fn is_whole(&self) -> bool {
+        self.numbers.len() == self.len
+    }
+}
+
+impl<'a> From<&'a [f32]> for Array<'a> {
+    fn from(numbers: &'a [f32]) -> Array<'a> {
+        Array { numbers: Cow::Borrowed(numbers), start: 0, len: numbers.len() }
+    }
+}
+
+impl<'a> From<(Cow<'a, [f32]>, usize, usize)> for Array<'a> {
+    /// From the numbers, where they start, and how many the whole array has.
+    fn from((numbers, start, len): (Cow<'a, [f32]>, usize, usize)) -> Array<'a> {
+        Array { numbers, start, len }
+    }
+}
+
+/// Writes files of arrays into the folder of a checkpoint, on the process that writes; on the others it hands over what
+/// they hold of arrays that are shared. Or it only counts what the files would take.
 pub struct ArrayWriter<'a> {
-    folder: Option<&'a Path>,
+    target: Target<'a>,
     bytes: u64,
 }
 
+enum Target<'a> {
+    Counted,
+    Written(&'a Path, &'a dyn Ranks),
+    HandedOver(&'a dyn Ranks),
+}
+
 impl ArrayWriter<'_> {
-    /// Writes `NAME.safetensors` in the format of [`write_flat`].
+    /// Writes `NAME.safetensors` in the format of [`crate::write_flat`].
     ///
-    /// Errors: the disk's.
-    pub fn write(&mut self, name: &str, text: &BTreeMap<String, String>, arrays: &[(&str, &[f32])]) -> Result<()> {
-        self.bytes += arrays.iter().map(|(_, values)| size_of_val(*values) as u64).sum::<u64>();
-        match self.folder {
-            Some(folder) => write_flat(&file(folder, name), text, arrays),
-            None => Ok(()),
+    /// Errors: the disk's; those of the other processes.
+    pub fn write<'a>(
+        &mut self,
+        name: &str,
+        text: &BTreeMap<String, String>,
+        arrays: impl IntoIterator<Item = (&'a str, impl Into<Array<'a>>)>,
+    ) -> Result<()> {
+        let arrays: BTreeMap<&str, Array<'_>> = arrays.into_iter().map(|(name, array)| (name, array.into())).collect();
+        let lens: BTreeMap<&str, usize> = arrays.iter().map(|(&name, array)| (name, array.len)).collect();
+        self.bytes += lens.values().map(|len| (size_of::<f32>() * len) as u64).sum::<u64>();
+        let numbers = |array: &Array<'_>, ranks: &dyn Ranks, take: &mut Take<'_>| {
+            if array.is_whole() { take(&array.numbers) } else { ranks.collect(array, take) }
+        };
+        match self.target {
+            Target::Counted => Ok(()),
+            Target::Written(folder, ranks) => write_streamed(&file(folder, name), text, &lens, &mut |name, write| {
+                numbers(&arrays[name], ranks, write)
+            }),
+            Target::HandedOver(ranks) => {
+                arrays.values().try_for_each(|array| numbers(array, ranks, &mut |_| Ok(()))).map_err(Error::Ranks)
+            }
         }
     }
 }
@@ -76,7 +135,7 @@ impl Artefact<'_> {
             let failed = |source| Error::Restore { path: checkpoint.folder.clone(), source };
             state.load(checkpoint.state()?, &files).map_err(failed)?;
         }
-        let mut sizes = ArrayWriter { folder: None, bytes: 0 };
+        let mut sizes = ArrayWriter { target: Target::Counted, bytes: 0 };
         state.save(&mut sizes).map_err(|source| Error::Encode { path: self.folder().to_owned(), source })?;
         self.expect_bytes(sizes.bytes)
     }
@@ -85,17 +144,25 @@ impl Artefact<'_> {
     ///
     /// Errors: as [`Artefact::commit`].
     pub fn save<S: Saved>(&mut self, step: u64, state: &S) -> Result<PathBuf> {
-        self.commit(step, &state.rest(), |folder| write(state, folder))
+        self.save_as(Kind::Scheduled, step, state)
     }
 
     /// Commits `state` because the run is about to stop; see [`Artefact::commit_interim`].
     ///
     /// Errors: as [`Artefact::commit`].
     pub fn save_interim<S: Saved>(&mut self, step: u64, state: &S) -> Result<PathBuf> {
-        self.commit_interim(step, &state.rest(), |folder| write(state, folder))
+        self.save_as(Kind::Interim, step, state)
+    }
+
+    /// The process that writes gets from the others what they hold.
+    fn save_as<S: Saved>(&mut self, kind: Kind, step: u64, state: &S) -> Result<PathBuf> {
+        let ranks = self.ranks();
+        let write = |folder: &Path| save_into(state, Target::Written(folder, ranks));
+        let others = || save_into(state, Target::HandedOver(ranks)).map_err(Error::Ranks);
+        self.commit_state(kind, step, &state.rest(), write, others)
     }
 }
 
-fn write<S: Saved>(state: &S, folder: &Path) -> Result<(), BoxError> {
-    state.save(&mut ArrayWriter { folder: Some(folder), bytes: 0 })
+fn save_into<S: Saved>(state: &S, target: Target<'_>) -> Result<(), BoxError> {
+    state.save(&mut ArrayWriter { target, bytes: 0 })
 }

@@ -22,9 +22,9 @@
 //! let plan = Plan { epochs: 20, batch: 1, lr: 0.01, ..Plan::default() };
 //!
 //! let mut state = State::new(model, &plan)?;
-//! let before = nll(&state.model, &examples, 1_024, &mut |_| ())?;
+//! let before = nll(&state.model, &examples, compute, &mut |_| ())?;
 //! train(&mut state, &data, &plan, Compute::default(), &mut |_| Ok(Flow::Continue))?;
-//! assert!(nll(&state.model, &examples, 1_024, &mut |_| ())? < 0.5 * before);
+//! assert!(nll(&state.model, &examples, compute, &mut |_| ())? < 0.5 * before);
 //! # Ok(())
 //! # }
 //! ```

@@ -15,7 +15,7 @@ use instruct_optim::Compute;
 /// n = min(tokens of a leaf, max(micro-tokens, longest example))
 /// ```
 ///
-/// for a decoder of P parameters whose products round to `products`. Nothing is computed and nothing allocated.
+/// for a decoder of P parameters whose products round to `products`; of the 2 P of moments each rank holds its part. Nothing is computed and nothing allocated.
 pub fn memory(config: &Config, data: &Data<'_>, plan: &Plan, compute: Compute, products: DType) -> Estimate {
     let demonstrations: Vec<usize> = data.demonstrations.iter().map(Example::tokens).collect();
     let windows: Vec<usize> = data.pretraining.iter().map(Vec::len).collect();
@@ -25,11 +25,12 @@ pub fn memory(config: &Config, data: &Data<'_>, plan: &Plan, compute: Compute, p
     let micro_batches = kinds.iter().map(|(_, (_, count))| count).sum();
     let head = HeadKind::LanguageModel;
     let phase = |(name, (tokens, _)): (&'static str, (usize, usize))| {
-        let sums = sums(config, head, compute.leaves, micro_batches);
+        let sums = sums(config, head, compute.own().len(), micro_batches);
         Phase { name, sums, ..recorded(config, tokens, plan.dropout > 0.0, Readout::Likelihood(tokens, products)) }
     };
     let phases = kinds.into_iter().filter(|(_, (tokens, _))| *tokens > 0).map(phase).collect();
-    Estimate { models: vec![Buffers::learner("model", config, head, false)], phases }
+    let model = Buffers::learner("model", config, head, false).shared_by(compute.ranks.world());
+    Estimate { models: vec![model], phases }
 }
 
 /// Tokens of the largest micro-batch, and how many of them a leaf may take, when it has `count` of

@@ -138,6 +138,7 @@ pub fn train(
         return Err(Error::NoPretraining { share: plan.pretraining_share });
     }
     compute.check()?;
+    state.optimizer.share(compute.ranks);
     let (per_epoch, total) = steps(plan, data.demonstrations.len());
     let mut epochs = Epochs::new(data, plan, compute.seed);
     while state.step < total {
@@ -153,10 +154,10 @@ pub fn train(
             check_loss(state.model.params(), name, loss.mean(), state.step + 1)?;
         }
         if state.step == 0 {
-            check_gradients(state.model.params(), &[], 1)?;
+            check_gradients(state.model.params(), &[], 1, compute.ranks)?;
         }
         let lr = plan.schedule.lr(plan.lr, state.step, total);
-        let report = state.optimizer.step(state.model.params(), lr)?;
+        let report = state.optimizer.step(state.model.params(), lr, compute.ranks)?;
         state.step += 1;
         let mut metrics = vec![("train/sft/loss", losses.completion.mean())];
         if losses.pretraining.weight > 0.0 {
@@ -180,38 +181,45 @@ pub fn train(
 }
 
 /// Mean of `-log p(token)` over the completion tokens of `examples`, in nats; no graph, no dropout.
-/// `done` hears how many more examples were read, again and again.
+/// `done` hears how many more examples were read, again and again. Ranks share the work.
 ///
-/// Errors: an example longer than the context; those of the operations.
-pub fn nll(model: &Decoder, examples: &[Example], micro_tokens: usize, done: &mut dyn FnMut(usize)) -> Result<f64> {
+/// Errors: an example longer than the context; those of the operations and of the ranks.
+pub fn nll(model: &Decoder, examples: &[Example], compute: Compute<'_>, done: &mut dyn FnMut(usize)) -> Result<f64> {
     let items: Vec<Item> = examples.iter().map(Item::Demonstration).collect();
-    mean_nll(model, &items, micro_tokens, done)
+    mean_nll(model, &items, compute, done)
 }
 
 /// Perplexity of windows of plain text: `exp` of the mean of `-log p(token)` over every token but
-/// the first of each. `done` hears how many more windows were read, again and again.
+/// the first of each. `done` hears how many more windows were read, again and again. Ranks share the work.
 ///
-/// Errors: a window longer than the context; those of the operations.
+/// Errors: a window longer than the context; those of the operations and of the ranks.
 pub fn perplexity(
     model: &Decoder,
     windows: &[Vec<u32>],
-    micro_tokens: usize,
+    compute: Compute<'_>,
     done: &mut dyn FnMut(usize),
 ) -> Result<f64> {
     let items: Vec<Item> = windows.iter().map(|window| Item::Pretraining(window)).collect();
-    Ok(mean_nll(model, &items, micro_tokens, done)?.exp())
+    Ok(mean_nll(model, &items, compute, done)?.exp())
 }
 
-fn mean_nll(model: &Decoder, items: &[Item<'_>], micro_tokens: usize, done: &mut dyn FnMut(usize)) -> Result<f64> {
+fn mean_nll(model: &Decoder, items: &[Item<'_>], compute: Compute<'_>, done: &mut dyn FnMut(usize)) -> Result<f64> {
+    // Which examples are computed together does not depend on the ranks.
+    let micros = pack(items, 0, 0.0, compute.micro_tokens);
+    let of_ranks = compute.share(micros.len(), |own| -> Result<_> {
+        let mut sums = Vec::with_capacity(own.len());
+        for micro in &micros[own] {
+            let weight: f32 = micro.weights.iter().sum();
+            let hidden = model.predicting(&micro.packed, Pass::Infer)?;
+            let (rows, targets) = predictions(micro);
+            let loss = token_nll(&hidden, model.unembedding()?, &rows, &targets, &micro.weights)?;
+            sums.push((f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?), f64::from(weight)));
+            done(micro.examples);
+        }
+        Ok(sums)
+    })?;
     let mut mean = Mean::default();
-    for micro in pack(items, 0, 0.0, micro_tokens) {
-        let weight: f32 = micro.weights.iter().sum();
-        let hidden = model.predicting(&micro.packed, Pass::Infer)?;
-        let (rows, targets) = predictions(&micro);
-        let loss = token_nll(&hidden, model.unembedding()?, &rows, &targets, &micro.weights)?;
-        mean.add(f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?), f64::from(weight));
-        done(micro.examples);
-    }
+    of_ranks.into_iter().flatten().for_each(|(sum, weight)| mean.add(sum, weight));
     Ok(mean.mean())
 }
 

@@ -236,10 +236,14 @@ fn prepare(config: &Config, until: Until, inputs: &Inputs<'_>, ranks: &dyn Colle
     if ranks.world() > 1 && !device.is_cpu() {
         bail!("several ranks compute on the CPU alone so far, and `device` is another; set it to `cpu`");
     }
-    let machine = Machine::read(config.memory.limit_mb).filter(|_| device.is_cpu());
+    // None of them has begun to take what is free.
+    ranks.barrier()?;
+    let machine = Machine::shared(config.memory.limit_mb, ranks).filter(|_| device.is_cpu());
+    ranks.barrier()?;
     // Before weights are read: what models take alone does not depend on the data.
     if let Some(machine) = machine {
-        refuse(&made(until, stages_of(config, Checkpoint::open(&base)?.config(), &Texts::default())), machine)?;
+        let stages = stages_of(config, Checkpoint::open(&base)?.config(), &Texts::default(), ranks);
+        refuse(&made(until, stages), machine)?;
     }
     // Hashed before anything is read of them: what is kept must not be of older files than its key.
     let kept = Kept::for_data(&config.data, inputs, ranks.rank() == 0);
@@ -249,12 +253,16 @@ fn prepare(config: &Config, until: Until, inputs: &Inputs<'_>, ranks: &dyn Colle
     let wording = Wording { template: &config.model.template, option: "`model.template`", date: config.model.day()? };
     let mut base = open_base(&base, wording, &device)?;
     // A file of weights that cannot be read is refused before a run folder exists.
-    let held = || Machine::read(config.memory.limit_mb).map_or(0, |machine| machine.held);
+    let held = || Machine::shared(config.memory.limit_mb, ranks).map_or(0, |machine| machine.held);
     let before = held();
     drop(base.decoder(config)?);
     base.retained = held().saturating_sub(before);
     let material = Material::prepare(config, &base, &unpacked, until, kept)?;
-    if let Some((stages, machine)) = estimate(config, &base, &material, until) {
+    // Each holds what it has read, and nothing more yet.
+    ranks.barrier()?;
+    let estimate = estimate(config, &base, &material, until, ranks);
+    ranks.barrier()?;
+    if let Some((stages, machine)) = estimate {
         refuse(&stages, machine)?;
     }
     Ok((base, material))
@@ -272,8 +280,9 @@ pub(crate) fn estimate(
     base: &Base,
     material: &Material,
     until: Until,
+    ranks: &dyn Collective,
 ) -> Option<(Vec<Stage>, Machine)> {
-    let machine = Machine::read(config.memory.limit_mb).filter(|_| base.device.is_cpu())?;
+    let machine = Machine::shared(config.memory.limit_mb, ranks).filter(|_| base.device.is_cpu())?;
     let rankings: Vec<_> = material.rankings.iter().map(|ranked| ranked.group.clone()).collect();
     let texts = Texts {
         demonstrations: &material.demonstrations.train,
@@ -283,7 +292,7 @@ pub(crate) fn estimate(
         answered: [material.prompts.validation.len(), material.prompts.test.len()],
     };
     let held = machine.held.saturating_sub(base.retained);
-    Some((made(until, stages_of(config, &base.description, &texts)), Machine { held, ..machine }))
+    Some((made(until, stages_of(config, &base.description, &texts, ranks)), Machine { held, ..machine }))
 }
 
 /// What a result depends on besides the configuration.
@@ -305,6 +314,6 @@ fn dry_run(config: &Config, until: Until, ranks: &dyn Collective) -> Result<()> 
     let (base, material) = prepare(config, until, &Inputs::of(config), ranks)?;
     print(&toml::to_string(config)?);
     material.report.iter().for_each(|line| print(line));
-    super::plan::lines(config, &base, &material, until).iter().for_each(|line| print(line));
+    super::plan::lines(config, &base, &material, until, ranks).iter().for_each(|line| print(line));
     Ok(())
 }

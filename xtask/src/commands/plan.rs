@@ -6,6 +6,7 @@ use crate::{
     prepare::{Base, Material},
     until::Until,
 };
+use instruct_collective::Collective;
 use instruct_model::HeadKind;
 
 /// Floating-point operations a second that training sustains here, an assumption: a two-core
@@ -13,7 +14,13 @@ use instruct_model::HeadKind;
 const ASSUMED_FLOPS: f64 = 60e9;
 
 /// Tokens, memory and time of each stage that is run `until` there, a line each.
-pub(crate) fn lines(config: &Config, base: &Base, material: &Material, until: Until) -> Vec<String> {
+pub(crate) fn lines(
+    config: &Config,
+    base: &Base,
+    material: &Material,
+    until: Until,
+    ranks: &dyn Collective,
+) -> Vec<String> {
     let parameters = base.description.parameters(HeadKind::LanguageModel) as f64;
     let of = |examples: &[instruct_sft::Example]| -> f64 { examples.iter().map(|e| e.tokens() as f64).sum() };
     let demonstrations = of(&material.demonstrations.train);
@@ -40,7 +47,7 @@ pub(crate) fn lines(config: &Config, base: &Base, material: &Material, until: Un
         format!("{name:>21}: {tokens:>12.0} tokens, about {seconds:.0} s at {:.0} GFLOP/s", ASSUMED_FLOPS / 1e9)
     };
     let mut lines: Vec<String> = stages.into_iter().filter(|(name, ..)| until.makes(name)).map(line).collect();
-    if let Some((stages, machine)) = super::pipeline::estimate(config, base, material, until) {
+    if let Some((stages, machine)) = super::pipeline::estimate(config, base, material, until, ranks) {
         lines.push(format!("memory, of {} that this run may take:", mega(machine.limit)));
         lines.extend(table(&stages, machine).lines().map(str::to_owned));
     }

@@ -97,7 +97,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("interrupted; continue with --resume");
     }
     let mut progress = Progress::of("held-out text", held_out.len(), "windows");
-    let perplexity = perplexity(&state.model, &held_out, MICRO_TOKENS, &mut |done| progress.advance(done))?;
+    let perplexity = perplexity(&state.model, &held_out, compute(&args.recipe), &mut |done| progress.advance(done))?;
     drop(progress);
     say(&format!("held-out perplexity {perplexity:.3}"));
     let folder = artefact.finish(state.step, |folder| Ok(save_model(&state.model, &tokenizer, folder)?))?;
@@ -132,13 +132,13 @@ pub fn pretrain(
 ) -> Result<u64> {
     let example = |window: &Vec<u32>| Example { prompt: Vec::new(), completion: window.clone() };
     let examples: Vec<Example> = windows.iter().map(example).collect();
-    let compute = Compute { seed: recipe.seed, micro_tokens: MICRO_TOKENS, ..Compute::default() };
-    train(state, &Data { demonstrations: &examples, pretraining: &[] }, &plan(recipe), compute, on)?;
+    train(state, &Data { demonstrations: &examples, pretraining: &[] }, &plan(recipe), compute(recipe), on)?;
     Ok(steps(&plan(recipe), examples.len()).1)
 }
 
-/// Tokens computed at a time.
-const MICRO_TOKENS: usize = 4_096;
+fn compute(recipe: &Recipe) -> Compute<'static> {
+    Compute { seed: recipe.seed, micro_tokens: 4_096, ..Compute::default() }
+}
 
 fn plan(recipe: &Recipe) -> Plan {
     Plan {

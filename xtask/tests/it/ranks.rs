@@ -4,14 +4,16 @@ use super::{TINY, resume::files, smoke};
 use std::{
     path::Path,
     process::{Command, Output, Stdio},
+    time::Duration,
 };
 
 /// The program on so many ranks, with one thread each. The launcher ends a job that hangs.
-fn on_ranks(ranks: usize, folder: &Path, arguments: &[&str]) -> Output {
+fn launcher(ranks: usize, folder: &Path, arguments: &[&str]) -> Command {
     let mut launcher = Command::new(std::env::var_os("INSTRUCT_MPIRUN").unwrap_or_else(|| "mpirun".into()));
-    launcher.args(["-np", &ranks.to_string(), "--timeout", "900", env!("CARGO_BIN_EXE_instruct")]).args(arguments);
+    launcher.args(["-np", &ranks.to_string(), env!("CARGO_BIN_EXE_instruct")]).args(arguments);
     launcher.env("RAYON_NUM_THREADS", "1").current_dir(folder).stdin(Stdio::null());
     for (name, value) in [
+        ("MPIEXEC_TIMEOUT", "900"),
         ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
         ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
         ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
@@ -19,7 +21,22 @@ fn on_ranks(ranks: usize, folder: &Path, arguments: &[&str]) -> Output {
     ] {
         launcher.env(name, value);
     }
-    launcher.output().expect("mpirun is there: .ci/mpi installs it")
+    launcher
+}
+
+fn on_ranks(ranks: usize, folder: &Path, arguments: &[&str]) -> Output {
+    launcher(ranks, folder, arguments).output().expect("mpirun is there: .ci/mpi installs it")
+}
+
+/// Starts a job, ends it as a system would that shuts down, once `path` exists, and waits until it is gone. A job that
+/// was done before has nothing to end.
+fn end_when(path: &Path, ranks: usize, folder: &Path, arguments: &[&str]) {
+    let mut job = launcher(ranks, folder, arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !path.exists() && job.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Command::new("sh").args(["-c", &format!("kill -TERM {} 2> /dev/null", job.id())]).status().unwrap();
+    job.wait().unwrap();
 }
 
 #[track_caller]
@@ -47,9 +64,12 @@ fn a_run_has_the_same_bytes_on_any_number_of_ranks_and_after_moving_to_another()
     let said = start(2, "pipeline", "two", false);
     assert!(said.contains("2 ranks over mpi, 1 threads on the first"), "{said}");
     assert_eq!(said.matches("run folder").count(), 1, "one rank speaks: {said}");
-    // Stage by stage on other numbers of ranks.
-    start(2, "sft", "moved", false);
-    start(4, "reward-model", "moved", true);
+    // Ended within stages, and each time continued on another number of ranks.
+    let moved = flow("pipeline", "moved");
+    let moved: Vec<&str> = moved.iter().map(String::as_str).chain(["--resume"]).collect();
+    for (ranks, checkpoint) in [(2, "sft-baseline/checkpoints/step-000002"), (4, "ppo/checkpoints/step-000002")] {
+        end_when(&folder.path().join("moved").join(checkpoint), ranks, folder.path(), &moved);
+    }
     start(1, "pipeline", "moved", true);
     let one = files(&folder.path().join("one"));
     assert!(one.keys().any(|name| name.ends_with("ppo-ptx/model/model.safetensors")));

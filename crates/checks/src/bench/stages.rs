@@ -3,6 +3,7 @@
 use super::{ModelSettings, Shape, Turn, median};
 use anyhow::{Result, bail};
 use candle_core::Device;
+use instruct_collective::{Collective, Spent};
 use instruct_kernels::Path as KernelPath;
 use instruct_model::{Decoder, HeadKind, Request, Sampling, generate};
 use instruct_optim::Compute;
@@ -116,18 +117,12 @@ impl fmt::Display for Stage {
 }
 
 /// Measures `steps` steps and one before them, which is not counted.
-pub(super) fn measure(
-    stage: Stage,
-    shape: &Shape,
-    sizes: Sizes,
-    settings: ModelSettings,
-    steps: usize,
-) -> Result<Turn> {
+pub(super) fn measure(stage: Stage, maker: &Maker<'_>, sizes: Sizes, steps: usize) -> Result<Turn> {
     let (mut clock, mut prompt, mut after) = (Clock::of(steps), 0.0, 0.0);
-    let maker = Maker { shape, settings };
+    let (shape, begun, before) = (maker.shape, Instant::now(), maker.ranks.spent());
     match stage {
-        Stage::Sft => fine_tune(&maker, sizes, &mut clock)?,
-        Stage::RewardModel | Stage::RewardModelLong => rank(&maker, sizes, &mut clock)?,
+        Stage::Sft => fine_tune(maker, sizes, &mut clock)?,
+        Stage::RewardModel | Stage::RewardModelLong => rank(maker, sizes, &mut clock)?,
         Stage::Generate => complete(&maker.model(HeadKind::LanguageModel)?, shape, sizes, &mut clock)?,
         Stage::Decode => {
             let (model, mut alone) = (maker.model(HeadKind::LanguageModel)?, Clock::of(PROMPTS_READ));
@@ -135,14 +130,27 @@ pub(super) fn measure(
             complete(&model, shape, Sizes { completion: 1, ..sizes }, &mut alone)?;
             (prompt, after) = (median(&alone.seconds[1..]), alone.seconds.iter().sum());
         }
-        Stage::Ppo | Stage::PpoPtx => reinforce(stage, &maker, sizes, &mut clock)?,
+        Stage::Ppo | Stage::PpoPtx => reinforce(stage, maker, sizes, &mut clock)?,
     }
+    let ranks = spent(maker.ranks, before, begun.elapsed().as_secs_f64(), steps + 1)?;
     if clock.seconds.len() != steps + 1 {
         bail!("{} of {} steps were measured", clock.seconds.len(), steps + 1);
     }
     let seconds = clock.seconds.split_off(1);
     let (first, tokens) = (clock.seconds[0], stage.tokens(sizes));
-    Ok(Turn { seconds, tokens, peak_mb: peak_memory_mb(), first, start: 0.0, prompt, after })
+    Ok(Turn { seconds, tokens, peak_mb: peak_memory_mb(), first, start: 0.0, prompt, after, ranks })
+}
+
+/// Of each rank, its share of `seconds` in calls of the others since `before`, and the megabytes that it sent a step.
+fn spent(ranks: &dyn Collective, before: Spent, seconds: f64, steps: usize) -> Result<Vec<[f64; 2]>> {
+    if ranks.world() == 1 {
+        return Ok(Vec::new());
+    }
+    let (now, mut all) = (ranks.spent(), vec![[0.0; 2]; ranks.world()]);
+    let waited = now.waited.saturating_sub(before.waited).as_secs_f64();
+    all[ranks.rank()] = [waited / seconds, (now.sent - before.sent) as f64 / 1e6 / steps as f64];
+    ranks.slots(all.as_flattened_mut())?;
+    Ok(all)
 }
 
 /// Readings of the prompt of which decoding takes the median.
@@ -179,14 +187,17 @@ impl Clock {
 }
 
 /// Makes models and tokens of one shape.
-struct Maker<'a> {
-    shape: &'a Shape,
-    settings: ModelSettings,
+pub(super) struct Maker<'a> {
+    pub(super) shape: &'a Shape,
+    pub(super) settings: ModelSettings,
+    pub(super) leaves: usize,
+    pub(super) ranks: &'a dyn Collective,
 }
 
-impl Maker<'_> {
-    fn compute(&self) -> Compute<'static> {
-        Compute { micro_tokens: self.settings.micro_tokens, ..Compute::default() }
+impl<'a> Maker<'a> {
+    fn compute(&self) -> Compute<'a> {
+        let Maker { leaves, ranks, .. } = *self;
+        Compute { micro_tokens: self.settings.micro_tokens, leaves, ranks, ..Compute::default() }
     }
 
     /// A model that is trained.
@@ -285,13 +296,16 @@ fn reinforce(stage: Stage, maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Re
     let (reference, reward) = (maker.frozen(&policy)?, maker.frozen(&maker.model(HeadKind::Score)?)?);
     let prompts: Vec<Vec<u32>> = (0..64).map(|i| tokens(maker.shape, i, sizes.prompt)).collect();
     let windows: Vec<Vec<u32>> = (0..64).map(|i| tokens(maker.shape, 1_000 + i, WINDOW)).collect();
-    let micro_tokens = maker.settings.micro_tokens;
+    let compute = maker.compute();
     let score = |episodes: &[Episode]| {
-        let items: Vec<reward_model::Item> = episodes
-            .iter()
-            .map(|episode| reward_model::Item { prompt: &episode.prompt, completion: &episode.completion })
-            .collect();
-        Ok(reward_model::scores(&reward, &items, micro_tokens)?)
+        let of_ranks = compute.share(episodes.len(), |own| -> Result<_> {
+            let items: Vec<reward_model::Item> = episodes[own]
+                .iter()
+                .map(|episode| reward_model::Item { prompt: &episode.prompt, completion: &episode.completion })
+                .collect();
+            Ok(reward_model::scores(&reward, &items, compute.micro_tokens)?)
+        });
+        Ok(of_ranks?.concat())
     };
     let task = ppo::Task {
         reference: &reference,
@@ -300,7 +314,7 @@ fn reinforce(stage: Stage, maker: &Maker, sizes: Sizes, clock: &mut Clock) -> Re
         score: &score,
         decode: &|_| Ok(String::new()),
         stop: [].into(),
-        compute: maker.compute(),
+        compute,
     };
     let value = maker.model(HeadKind::Value)?;
     let mut state = ppo::State::new(policy, Some(value), &plan)?;

@@ -43,23 +43,29 @@ impl Found {
         )
     }
 
-    fn record(&self) -> Record {
+    /// With the table of ranks that was there: they are killed by a command of their own.
+    fn record(&self, ranks: Rows) -> Record {
         let facts = [self.whole.0 as u64, self.whole.1 / 1_000_000, self.points as u64];
-        Record { facts, tables: self.tables().map(Rows::of), inputs: self.inputs.trim().to_owned() }
+        let [random, chosen, failing, full, power, lies] = self.tables().map(Rows::of);
+        let tables = [random, chosen, failing, full, power, lies, ranks];
+        Record { facts, tables, inputs: self.inputs.trim().to_owned() }
     }
 }
 
 /// The numbers of the page.
 #[derive(Debug, PartialEq)]
-struct Record {
+pub(super) struct Record {
     /// Files compared, their megabytes, points to choose from.
     facts: [u64; 3],
-    tables: [Rows; 6],
-    inputs: String,
+    tables: [Rows; 7],
+    pub(super) inputs: String,
 }
 
+/// Where the ranks stand among the tables.
+const RANKS: usize = 6;
+
 /// Tried, with a folder half written, and lost, by place and by what the process died of.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Rows(BTreeMap<(String, String), [u64; 3]>);
 
 impl Rows {
@@ -100,7 +106,7 @@ The promise holds for one type of CPU and one number of threads.
 ";
 
 /// Title and explanation of each table.
-const SECTIONS: [(&str, &str); 6] = [
+const SECTIONS: [(&str, &str); 7] = [
     (
         "Killed at random instants",
         "Every run is hit in each of its stages, and every other time once more while it recovers (`recovery`: \
@@ -134,6 +140,13 @@ const SECTIONS: [(&str, &str); 6] = [
         "Disks that lie",
         "One file of the newest checkpoint is cut, overwritten or removed although it had been synced. The \
          continuation has to name the checkpoint in a warning and go on from the one before.",
+    ),
+    (
+        "Ranks and launchers",
+        "Written by `cargo xtask torture --ranks PROGRAM`, of a program with the feature `mpi` under Open MPI, one thread \
+         a rank, with `model.leaves = 4`. A rank or its launcher is struck in each stage, the run goes on with 1, 2 or \
+         4 ranks by chance, and its files are compared with those of one process. A rank that is stopped ends the job \
+         once the others have waited too long. No process may be left.",
     ),
 ];
 
@@ -180,19 +193,23 @@ const CLAUSES: [(&str, &[&str]); 9] = [
 /// At least so many deaths at random instants and before chosen calls are on the page.
 const ENOUGH: [u64; 2] = [200, 30];
 
+/// And so many of ranks and launchers.
+pub(super) const ENOUGH_RANKS: usize = 60;
+
 /// Writes the page, unless too little was tried for one.
 pub(super) fn write(root: &Path, found: &Found) -> Result<()> {
-    let record = found.record();
+    let page = fs::read_to_string(root.join(PAGE)).with_context(|| format!("cannot read {PAGE}"))?;
+    let record = found.record(read(&page)?.tables[RANKS].clone());
     record.suffices()?;
     fs::write(root.join(PAGE), render(&record, root)?).with_context(|| format!("cannot write {PAGE}"))
 }
 
-/// Writes the page anew around the numbers that it has, with this table of inputs where there is a new one.
-pub(super) fn rewrite(root: &Path, inputs: Option<String>) -> Result<()> {
+/// Writes the page anew around the numbers that it has, after `change` where there are new ones.
+pub(super) fn rewrite(root: &Path, change: Option<&dyn Fn(&mut Record)>) -> Result<()> {
     let page = fs::read_to_string(root.join(PAGE)).with_context(|| format!("cannot read {PAGE}"))?;
-    let record = read(&page)?;
-    let inputs = inputs.map_or_else(|| record.inputs.clone(), |table| table.trim().to_owned());
-    let page = render(&Record { inputs, ..record }, root)?;
+    let mut record = read(&page)?;
+    change.iter().for_each(|change| change(&mut record));
+    let page = render(&record, root)?;
     fs::write(root.join(PAGE), page).with_context(|| format!("cannot write {PAGE}"))
 }
 
@@ -216,6 +233,11 @@ pub(super) fn check(root: &Path) -> Result<()> {
 }
 
 impl Record {
+    /// Replaces the table of ranks and launchers.
+    pub(super) fn take_ranks(&mut self, deaths: &[Death]) {
+        self.tables[RANKS] = Rows::of(deaths);
+    }
+
     fn tried(&self) -> u64 {
         self.tables.iter().map(|rows| rows.sum(0)).sum()
     }
@@ -235,6 +257,10 @@ impl Record {
                     bail!("{PAGE}: no death in {stage}");
                 }
             }
+        }
+        let ranks = self.tables[RANKS].sum(0);
+        if ranks < ENOUGH_RANKS as u64 {
+            bail!("{PAGE} needs {ENOUGH_RANKS} deaths of ranks and launchers, and has {ranks}");
         }
         Ok(())
     }
@@ -365,7 +391,7 @@ mod tests {
         let stages = ["sft-baseline", "reward-model", "ppo-ptx"];
         let row = |stage: &&str| ((**stage).to_owned(), "SIGKILL".to_owned());
         let rows = || Rows(stages.iter().map(|stage| (row(stage), [90, 3, 0])).collect());
-        let tables = [rows(), rows(), rows(), rows(), rows(), rows()];
+        let tables = [rows(), rows(), rows(), rows(), rows(), rows(), rows()];
         Record { facts: [57, 262, 222], tables, inputs: "| input |\n|---|\n| JSON |".to_owned() }
     }
 

@@ -245,7 +245,7 @@ pub(super) fn lie(victim: &Victim, scenes: &[Scene], count: usize, seed: u64) ->
             let damaged = damage(&victim.run(&name).join(scene.artefact).join("checkpoints"), &mut draws)?;
             let how = "damaged checkpoint".to_owned();
             let death = Death { stage: scene.artefact, how, torn: true, lost: None };
-            let (said, settled) = settle_and_listen(victim, &name, vec![death])?;
+            let (said, settled) = settle_and_listen(victim, &name, vec![death], victim.command("pipeline", &name))?;
             if !said.lines().any(|line| line.contains("is passed over") && line.contains(&damaged)) {
                 bail!("{name}: nothing says that {damaged} is passed over:\n{said}");
             }

@@ -14,11 +14,16 @@ use std::{
 /// This program on the configuration of the torture, in a folder of its own.
 pub(super) struct Victim {
     program: PathBuf,
+    /// Threads of each process; as many as it likes where nothing is said.
+    threads: Option<usize>,
     /// Holds the configuration and every run.
     pub(super) folder: PathBuf,
 }
 
 const CONFIG: &str = include_str!("../../../../configs/torture.toml");
+
+/// Leaves of a step, where ranks share them.
+pub(super) const LEAVES: usize = 4;
 
 /// The artefacts of a run in the order in which they are begun, and the evaluation.
 pub(super) const STAGES: [&str; 6] = ["sft-baseline", "reward-model", "sft-init", "ppo", "ppo-ptx", "evaluation"];
@@ -35,13 +40,24 @@ const PATIENCE: u32 = 60;
 impl Victim {
     /// A new folder `folder`, with a copy of `program` and the configuration in it.
     pub(super) fn new(program: &Path, folder: &Path) -> Result<Victim> {
+        Victim::with(program, folder, CONFIG)
+    }
+
+    /// The same, of a program whose ranks share the leaves of a step.
+    pub(super) fn of_ranks(program: &Path, folder: &Path) -> Result<Victim> {
+        let config = CONFIG.replace("[model]\n", &format!("[model]\nleaves = {LEAVES}\n"));
+        // Bits are promised for one number of threads.
+        Ok(Victim { threads: Some(1), ..Victim::with(program, folder, &config)? })
+    }
+
+    fn with(program: &Path, folder: &Path, config: &str) -> Result<Victim> {
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let folder = folder.canonicalize()?;
         // Tests may build the program anew meanwhile, and a process started from a file that is gone would fail.
         let copy = folder.join("program");
         fs::copy(program, &copy).with_context(|| format!("cannot copy {}", program.display()))?;
-        fs::write(folder.join("torture.toml"), CONFIG)?;
-        Ok(Victim { program: copy, folder })
+        fs::write(folder.join("torture.toml"), config)?;
+        Ok(Victim { program: copy, threads: None, folder })
     }
 
     pub(super) fn run(&self, name: &str) -> PathBuf {
@@ -61,6 +77,27 @@ impl Victim {
         process
     }
 
+    /// The flow on run `name` on so many ranks, which wait for each other so many seconds. The launcher has the path of
+    /// the program that started this one, the ranks have none.
+    pub(super) fn launched(&self, name: &str, ranks: usize, limit: u64) -> Command {
+        let mut process = Command::new(std::env::var_os("INSTRUCT_MPIRUN").unwrap_or_else(|| "mpirun".into()));
+        process.args(["-np", &ranks.to_string(), "-x", "PATH=", "-x"]);
+        process.arg(format!("INSTRUCT_RANK_LIMIT={limit}")).arg(&self.program);
+        process.args(Victim::arguments("pipeline", name));
+        self.surround(&mut process);
+        process.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        for (name, value) in [
+            ("MPIEXEC_TIMEOUT", "900"),
+            ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
+            ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
+            ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
+            ("OMPI_MCA_hwloc_base_binding_policy", "none"),
+        ] {
+            process.env(name, value);
+        }
+        process
+    }
+
     /// The flow on run `name` under strace, which writes to `log` and is told `options`.
     pub(super) fn traced(&self, name: &str, log: &Path, options: &[String]) -> Command {
         let mut process = Command::new("strace");
@@ -75,6 +112,9 @@ impl Victim {
     /// meanwhile does not differ between runs.
     fn surround(&self, process: &mut Command) {
         process.current_dir(&self.folder).env("PATH", "").stdin(Stdio::null()).stdout(Stdio::null());
+        if let Some(threads) = self.threads {
+            process.env("RAYON_NUM_THREADS", threads.to_string());
+        }
     }
 
     /// Runs a process to its end, with what it says kept.
@@ -220,7 +260,7 @@ pub(super) fn wait_until(child: &mut Child, ready: impl Fn() -> bool) -> Result<
     }
 }
 
-/// Every file of a run by its name in it, but for the lock and a file that holds nothing but seconds.
+/// Every file of a run by its name in it, but for the lock and files that hold what depends on the clock.
 fn content(run: &Path) -> Result<BTreeMap<String, PathBuf>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![run.to_owned()];
@@ -230,7 +270,7 @@ fn content(run: &Path) -> Result<BTreeMap<String, PathBuf>> {
             let name = path.strip_prefix(run)?.display().to_string();
             if path.is_dir() {
                 folders.push(path);
-            } else if ![".lock", "seconds.json"].contains(&name.as_str()) {
+            } else if ![".lock", "seconds.json", "ranks.json"].contains(&name.as_str()) {
                 found.insert(name, path);
             }
         }
@@ -248,7 +288,7 @@ fn comparable(name: &str, path: &Path) -> Result<Vec<u8>> {
         Ok(serde_json::to_vec(&value)?)
     };
     if name == "eval/results.json" {
-        return without(&bytes, &["seconds", "peak_memory_mb"]);
+        return without(&bytes, &["seconds", "peak_memory_mb", "shared"]);
     }
     if name.ends_with("timings.jsonl") {
         let lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());

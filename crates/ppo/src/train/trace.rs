@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::{KlControl, MissingEos, Preset};
+use instruct_collective::Solo;
 use instruct_golden::{Trace, scalar_start, start};
 use instruct_optim::{AdamConfig, AdamForm};
 use instruct_rollout::Episode;
@@ -84,7 +85,7 @@ fn check(name: &str, plan: Plan, micro_tokens: usize) -> Vec<Vec<(&'static str, 
     for (name, wanted) in [("score.weight", "head.end"), ("score.bias", "bias.end")] {
         trace.check_head(&value, name, wanted);
     }
-    state.ema.unwrap().copy_into(state.policy.params()).unwrap();
+    state.ema.unwrap().copy_into(state.policy.params(), &Solo).unwrap();
     trace.check_weights(&state.policy, "ema");
     steps
 }

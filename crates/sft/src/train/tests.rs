@@ -112,14 +112,22 @@ fn held_out_losses_are_what_the_logits_say() {
     let wanted = mean(&slow_nlls(&model, &examples));
     let text: Vec<f64> = windows.iter().flat_map(|w| slow_nll(&model, w, 1)).collect();
     for micro_tokens in [1, 30, 4_096] {
-        close(nll(&model, &examples, micro_tokens, &mut |_| ()).unwrap(), wanted, 1e-6);
-        close(perplexity(&model, &windows, micro_tokens, &mut |_| ()).unwrap(), mean(&text).exp(), 1e-5);
+        close(
+            nll(&model, &examples, Compute { micro_tokens, ..Compute::default() }, &mut |_| ()).unwrap(),
+            wanted,
+            1e-6,
+        );
+        close(
+            perplexity(&model, &windows, Compute { micro_tokens, ..Compute::default() }, &mut |_| ()).unwrap(),
+            mean(&text).exp(),
+            1e-5,
+        );
     }
     let untrained = self::model();
     let uniform = (VOCAB as f64).ln();
-    let off = (nll(&untrained, &examples, 4_096, &mut |_| ()).unwrap() / uniform - 1.0).abs();
+    let off = (nll(&untrained, &examples, Compute::default(), &mut |_| ()).unwrap() / uniform - 1.0).abs();
     instruct_claims::holds("known/sft-loss", "a new GPT-2 over 23 tokens", off, 0.01);
-    close(perplexity(&untrained, &windows, 4_096, &mut |_| ()).unwrap(), VOCAB as f64, 0.03);
+    close(perplexity(&untrained, &windows, Compute::default(), &mut |_| ()).unwrap(), VOCAB as f64, 0.03);
 }
 
 #[test]
@@ -320,7 +328,7 @@ fn one_batch_can_be_learned_by_heart() {
     let plan = Plan { epochs: 80, ..plan() };
     let mut state = State::new(model(), &plan).unwrap();
     metrics(&mut state, &data, &plan);
-    let after = nll(&state.model, &examples, 4_096, &mut |_| ()).unwrap();
+    let after = nll(&state.model, &examples, Compute::default(), &mut |_| ()).unwrap();
     assert!(after < 0.05, "{after}");
 }
 
@@ -333,7 +341,7 @@ fn prompts_are_learned_only_when_asked() {
         let plan = Plan { epochs: 40, prompt_weight, ..plan() };
         let mut state = State::new(model(), &plan).unwrap();
         metrics(&mut state, &data, &plan);
-        perplexity(&state.model, &texts, 4_096, &mut |_| ()).unwrap()
+        perplexity(&state.model, &texts, Compute::default(), &mut |_| ()).unwrap()
     };
     let (without, with) = (after(0.0), after(1.0));
     assert!(without > 10.0 && with < 3.0, "{without} {with}");
