@@ -59,6 +59,9 @@ enum Command {
     /// Print every key of a configuration, or explain one
     #[command(after_help = commands::config::EXAMPLES)]
     Config(commands::config::Args),
+    /// Say what a run would take on machines that are not at hand
+    #[command(after_help = commands::plan::EXAMPLES)]
+    Plan(commands::plan::Args),
     /// Say what this machine and this build offer, and what to do about what they lack
     #[command(after_help = commands::doctor::EXAMPLES)]
     Doctor(commands::doctor::Args),
@@ -115,6 +118,7 @@ fn run(command: Command) -> Result<()> {
         Command::ReportCard(args) => alone(&|| commands::report_card::run(&args)),
         Command::Data(args) => alone(&|| commands::data::run(&args)),
         Command::Config(args) => alone(&|| commands::config::run(&args)),
+        Command::Plan(args) => alone(&|| commands::plan::run(&args)),
         Command::Doctor(args) => alone(&|| commands::doctor::run(&args)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "instruct", &mut std::io::stdout());

@@ -9,6 +9,13 @@ pub fn cpu_model() -> String {
     line.and_then(|line| line.split(": ").nth(1)).unwrap_or(std::env::consts::ARCH).to_owned()
 }
 
+/// The processors that this process may run on, as `0-3,8`; `?` where the system does not tell.
+pub(crate) fn processors() -> String {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    line.map_or_else(|| "?".to_owned(), |list| list.trim().to_owned())
+}
+
 /// The most memory that this process has held, in megabytes of 2^20 bytes; 0 where the system does not
 /// tell.
 pub fn peak_memory_mb() -> f64 {

@@ -4,7 +4,10 @@
 //! (`model.leaves`), whose gradients they add in the order in which one process would, the optimizer's state, and
 //! whatever is asked of models: answers, scores, log-probabilities.
 
-use crate::terminal::{be_quiet, say, say_at_all_costs};
+use crate::{
+    machine,
+    terminal::{be_quiet, say, say_at_all_costs},
+};
 use anyhow::{Context, Result, bail};
 use instruct_collective::{Clock, Collective, Host, connect, launched, run, span};
 use instruct_runs::{Array, BoxError, Ranks, Take};
@@ -27,8 +30,14 @@ pub fn on_ranks(work: impl FnOnce(&dyn Collective) -> Result<()>) -> Result<()> 
     if ranks.rank() > 0 {
         be_quiet();
     } else if ranks.world() > 1 {
-        let threads = rayon::current_num_threads();
-        say(&format!("{} ranks over {}, {threads} threads on the first", ranks.world(), ranks.engine()));
+        let (threads, processors) = (rayon::current_num_threads(), machine::processors());
+        let plural = if threads == 1 { "" } else { "s" };
+        say(&format!(
+            "{} ranks over {}, {} on this machine; the first has {threads} thread{plural} on processors {processors}",
+            ranks.world(),
+            ranks.engine(),
+            ranks.local_world()
+        ));
     }
     run(ranks, &say_at_all_costs, work)
 }

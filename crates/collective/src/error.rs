@@ -68,6 +68,9 @@ pub enum Error {
         /// The highest one.
         last: usize,
     },
+    /// The job is only planned, so nobody else is there.
+    #[error("this job is only planned: there is no other rank")]
+    Planned,
     /// A rank is gone while others wait for it.
     #[error("rank {rank} has left, and rank {waiting} waits for it")]
     Left {

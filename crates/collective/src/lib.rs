@@ -8,7 +8,8 @@
 //! | control | bytes, a few numbers, agreement | [`broadcast_bytes`], [`all_gather_bytes`], [`slots`], [`agree`], [`barrier`] |
 //! | data | flat `f32`, cut into blocks of [`BLOCK`] | [`reduce_scatter`], [`all_gather`] |
 //!
-//! Behind that one trait there is [`Solo`] (a world of one, where all of it is the identity), `Mpi` (feature `mpi`),
+//! Behind that one trait there is [`Solo`] (a world of one, where all of it is the identity), [`Planned`] (a job that nobody
+//! has started, where all of it is an error), `Mpi` (feature `mpi`),
 //! `Nccl` (feature `nccl`: control by MPI, data between GPUs) and, for tests, threads of one process ([`testing`]).
 //! [`connect`] chooses by what the launcher left in the environment, never by a flag. Without features nothing here
 //! needs more than the standard library.
@@ -96,6 +97,7 @@ mod launch;
 mod mpi;
 #[cfg(feature = "nccl")]
 mod nccl;
+mod planned;
 mod ranks;
 mod run;
 mod shard;
@@ -112,6 +114,7 @@ pub use crate::{
     collective::{Collective, Say, Spent},
     error::{Error, Result},
     launch::{Env, Host, Launched, connect, launched},
+    planned::Planned,
     run::{FAILED, run},
     shard::{BLOCK, BUCKET_BYTES, NOTHING, deal, shard, span},
     solo::Solo,

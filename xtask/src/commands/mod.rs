@@ -3,6 +3,7 @@
 pub(crate) mod config;
 pub(crate) mod data;
 pub(crate) mod doctor;
+pub(crate) mod dry_run;
 pub(crate) mod generate;
 pub(crate) mod pipeline;
 pub(crate) mod plan;

@@ -314,6 +314,6 @@ fn dry_run(config: &Config, until: Until, ranks: &dyn Collective) -> Result<()> 
     let (base, material) = prepare(config, until, &Inputs::of(config), ranks)?;
     print(&toml::to_string(config)?);
     material.report.iter().for_each(|line| print(line));
-    super::plan::lines(config, &base, &material, until, ranks).iter().for_each(|line| print(line));
+    super::dry_run::lines(config, &base, &material, until, ranks).iter().for_each(|line| print(line));
     Ok(())
 }
