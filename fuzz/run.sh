@@ -16,12 +16,12 @@ targets=("$@")
 ((${#targets[@]})) || mapfile -t targets < <(cargo +nightly fuzz list --fuzz-dir .)
 sanitizer=${SANITIZER:-address}
 
-if ! git diff --quiet HEAD -- . ../crates ../xtask/src/config.rs ':!record.toml'; then
+if ! git diff --quiet HEAD -- . ../Cargo.lock ../crates ../xtask/src/config.rs ':!record.toml'; then
   echo "commit first: the record names the commit that was fuzzed" >&2
   exit 2
 fi
 commit=$(git rev-parse --short=12 HEAD)
-cargo +nightly fuzz build --fuzz-dir . --sanitizer "$sanitizer"
+cargo +nightly fuzz build --fuzz-dir . --target-dir target --sanitizer "$sanitizer"
 host=$(rustc -vV | sed -n 's/^host: //p')
 
 # Puts a target's table in the place of its old one.

@@ -233,8 +233,8 @@ pub struct CheckpointConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct MemoryConfig {
-    /// Megabytes that the run may hold, by estimate; 0 is what the machine has available. A run that
-    /// cannot fit is refused before it begins.
+    /// Megabytes that the run may hold, by estimate; of several ranks each. 0 is what the machine has available, shared
+    /// by the ranks on it. A run that cannot fit is refused before it begins.
     pub limit_mb: u64,
 }
 

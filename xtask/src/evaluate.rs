@@ -124,11 +124,8 @@ pub(crate) fn evaluate(run: &mut Run<'_>) -> Result<Results> {
     let seconds = begun.elapsed().as_secs_f64();
     run.seconds.insert(EVALUATION.to_owned(), seconds);
     results.seconds = run.seconds.clone();
-    if run.ranks().world() > 1 {
-        let ranks = run.ranks();
-        run.shared.add(EVALUATION, ranks, seconds, before, 0)?;
-        results.shared = run.shared.clone();
-    }
+    run.add_cost(EVALUATION, seconds, before)?;
+    results.shared = run.shared.clone();
     run.dir.write_json("eval/results.json", &results)?;
     run.dir.write_json("eval/samples.json", &samples)?;
     if let Some(frontier) = &results.frontier {
@@ -157,7 +154,7 @@ impl Examined {
         let windows = &run.material.held_out_windows;
         let windows = &windows[..windows.len().min(run.config.evaluate.windows)];
         let compute = run.compute();
-        let mut progress = Progress::of(&what("perplexity"), windows.len(), "windows");
+        let mut progress = Progress::of(&what("perplexity"), run.own_part(windows.len()), "windows");
         if !windows.is_empty() {
             let perplexity = perplexity(&decoder, windows, compute, &mut |done| progress.advance(done))?;
             self.perplexity.insert(key.to_owned(), perplexity);
@@ -167,7 +164,7 @@ impl Examined {
             Model::Base => {}
             Model::Sft | Model::SftInit => {
                 let held_out = &run.material.demonstrations.validation;
-                let mut progress = Progress::of(&what("validation"), held_out.len(), "examples");
+                let mut progress = Progress::of(&what("validation"), run.own_part(held_out.len()), "examples");
                 let loss = nll(&decoder, held_out, compute, &mut |done| progress.advance(done))?;
                 self.validation_loss.insert(model, loss);
             }

@@ -1,16 +1,16 @@
 //! What it cost each stage of a run to be shared by several ranks: who waited how long, and what travelled.
 
+use crate::machine::peak_memory_mb;
 use anyhow::Result;
 use instruct_collective::{Collective, Spent};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path};
 
-use crate::machine::peak_memory_mb;
-
 /// Where it is kept in a run folder, beside the seconds of each stage.
 pub(crate) const SHARED: &str = "ranks.json";
 
-/// By stage, and then by the number of ranks, since a run can be continued on another.
+/// By stage, and then by the number of ranks, since a run can be continued on another. Of a stage that is interrupted,
+/// what the process cost that brings it to its end.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Shared(BTreeMap<String, BTreeMap<usize, Cost>>);

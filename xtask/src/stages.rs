@@ -16,7 +16,7 @@ use crate::{
     terminal::say,
 };
 use anyhow::{Context, Result, bail};
-use instruct_collective::Collective;
+use instruct_collective::{Collective, Spent};
 use instruct_data::Tokenizer;
 use instruct_kernels as kernels;
 use instruct_model::{Config as Description, Decoder, HeadKind, Precision as StoredAs, Sampling};
@@ -121,6 +121,7 @@ impl<'a> Run<'a> {
         let data =
             sft::Data { demonstrations: &self.material.demonstrations.train, pretraining: &self.material.windows };
         let mut state = sft::State::new(self.open_model(Model::Base)?, plan)?;
+        state.optimizer.share(self.ranks);
         let mut listener = self.listen(artefact, &mut state)?;
         let trained =
             sft::train(&mut state, &data, plan, self.compute(), &mut |event| listener.handle(event, on_candidate));
@@ -149,7 +150,7 @@ impl<'a> Run<'a> {
         } else {
             let mut save = |artefact: &mut Artefact<'_>, name: &str, step: u64, state: &sft::State| -> Result<()> {
                 let held_out = &self.material.demonstrations.validation;
-                let mut progress = Progress::of("validation", held_out.len(), "examples");
+                let mut progress = Progress::of("validation", self.own_part(held_out.len()), "examples");
                 let loss = sft::nll(&state.model, held_out, self.compute(), &mut |done| progress.advance(done))?;
                 artefact.metrics(step, &[("eval/sft/loss", loss)])?;
                 artefact.commit_named(name, step, |folder| {
@@ -202,6 +203,7 @@ impl<'a> Run<'a> {
         let start = trunk.with_head(HeadKind::Score, seed)?;
         drop(trunk);
         let mut state = reward_model::State::new(start, plan)?;
+        state.optimizer.share(self.ranks);
         let mut listener = self.listen(artefact, &mut state)?;
         let compute = Compute { seed, ..self.compute() };
         let trained = reward_model::train(&mut state, groups, plan, compute, &mut |event| {
@@ -281,6 +283,7 @@ impl<'a> Run<'a> {
         let plan = ppo::Plan { gamma_ptx, ..self.config.ppo.clone() };
         let (policy, value) = kernels::give_freed_memory_back(|| self.policy_and_value(&plan))?;
         let mut state = ppo::State::new(policy, value, &plan)?;
+        state.share(self.ranks);
         let mut listener = self.listen(artefact, &mut state)?;
         let prompts: Vec<Vec<u32>> = self.material.prompts.train.iter().map(|p| p.ids.clone()).collect();
         let score = |episodes: &[Episode]| self.scores(&frozen.reward_model, episodes).map_err(Into::into);
@@ -456,6 +459,11 @@ impl<'a> Run<'a> {
         Compute { ranks: self.ranks, ..self.config.model.compute(self.config.seed) }
     }
 
+    /// About so many of these items are this rank's own, for a person who waits.
+    pub(crate) fn own_part(&self, items: usize) -> usize {
+        items.div_ceil(self.ranks.world())
+    }
+
     /// The ranks that train together.
     pub(crate) fn ranks(&self) -> &'a dyn Collective {
         self.ranks
@@ -569,11 +577,20 @@ impl<'a> Run<'a> {
         // On a full disk both fail, and the first says where.
         let value = result?;
         kept?;
-        if self.ranks.world() > 1 {
-            self.shared.add(name, self.ranks, seconds, before, self.stepped.get())?;
-            self.dir.write_json(SHARED, &self.shared)?;
+        // A stage that was there before has cost nothing.
+        if self.stepped.get() > 0 {
+            self.add_cost(name, seconds, before)?;
         }
         Ok(value)
+    }
+
+    /// Notes what a stage of `seconds` cost the ranks, which had spent `before`. Every rank calls this.
+    pub(crate) fn add_cost(&mut self, stage: &str, seconds: f64, before: Spent) -> Result<()> {
+        if self.ranks.world() > 1 {
+            self.shared.add(stage, self.ranks, seconds, before, self.stepped.take())?;
+            self.dir.write_json(SHARED, &self.shared)?;
+        }
+        Ok(())
     }
 
     /// Ends what has no steps, and so no boundary, when a signal asks for it.

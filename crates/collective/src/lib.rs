@@ -8,8 +8,8 @@
 //! | control | bytes, a few numbers, agreement | [`broadcast_bytes`], [`all_gather_bytes`], [`slots`], [`agree`], [`barrier`] |
 //! | data | flat `f32`, cut into blocks of [`BLOCK`] | [`reduce_scatter`], [`all_gather`] |
 //!
-//! Behind that one trait there is [`Solo`] (a world of one, where all of it is the identity), [`Planned`] (a job that nobody
-//! has started, where all of it is an error), `Mpi` (feature `mpi`),
+//! Behind that one trait there is [`Solo`] (a world of one, where all of it is the identity), [`Planned`] (a job that
+//! nobody has started, where all of it is an error), `Mpi` (feature `mpi`),
 //! `Nccl` (feature `nccl`: control by MPI, data between GPUs) and, for tests, threads of one process ([`testing`]).
 //! [`connect`] chooses by what the launcher left in the environment, never by a flag. Without features nothing here
 //! needs more than the standard library.

@@ -22,6 +22,8 @@ pub struct Flat {
     start: usize,
     /// Elements of the whole line.
     len: usize,
+    /// Whether processes hold a run each, though one of these runs may be the whole line.
+    dealt: bool,
 }
 
 impl Flat {
@@ -51,6 +53,7 @@ impl Flat {
     /// When one of these is not held, or a block would be cut.
     pub fn hold(&mut self, held: Range<usize>) {
         let now = self.held();
+        self.dealt = true;
         if held == now {
             return;
         }
@@ -59,6 +62,11 @@ impl Flat {
         assert!(now.start <= held.start && held.end <= now.end, "{held:?} of {now:?}");
         self.numbers = self.numbers[held.start - now.start..held.end - now.start].to_vec();
         self.start = held.start;
+    }
+
+    /// Where the elements that are held start, and how many the whole line has, once [`Flat::hold`] was called.
+    pub fn dealt(&self) -> Option<[usize; 2]> {
+        self.dealt.then_some([self.start, self.len])
     }
 
     /// The numbers that are held, lent where they lie in the memory of the host.
@@ -145,7 +153,7 @@ impl Flat {
 impl From<Vec<f32>> for Flat {
     /// Numbers that came from a file, without a copy.
     fn from(numbers: Vec<f32>) -> Flat {
-        Flat { start: 0, len: numbers.len(), numbers }
+        Flat { start: 0, len: numbers.len(), numbers, dealt: false }
     }
 }
 

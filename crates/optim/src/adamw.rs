@@ -125,8 +125,11 @@ impl AdamW {
         })
     }
 
-    /// Keeps of the moments what this rank updates, and gives the memory of the others back. [`AdamW::step`] does it
-    /// too; a loop that does it before its first backward pass never holds both.
+    /// Keeps of the moments what this rank updates, and gives the memory of the rest back. [`AdamW::step`] does it too; a
+    /// loop that does it before its first backward pass never holds whole moments beside a gradient.
+    ///
+    /// # Panics
+    /// When it was shared before, by ranks that gave this one less.
     pub fn share(&mut self, ranks: &dyn Collective) {
         let own = span(self.first.len(), ranks.rank(), ranks.world());
         self.first.hold(own.clone());
@@ -150,7 +153,7 @@ impl AdamW {
         self.steps
     }
 
-    /// Whether no step so far has had a gradient anywhere. It can be rightly so, where all scores are equal;
+    /// Whether no step so far has had a gradient anywhere, that the moments still show. It can be rightly so, where all scores are equal;
     /// until then no parameter can be told to be dead.
     pub fn is_idle(&self) -> bool {
         self.idle
@@ -174,7 +177,8 @@ impl AdamW {
         let mut moment = |name| take("optimizer", &mut arrays, name, self.first.len());
         let (first, second) = (moment("first")?, moment("second")?);
         self.idle = is_zero(&second);
-        (self.first, self.second) = (first.into(), second.into());
+        replace(&mut self.first, first);
+        replace(&mut self.second, second);
         self.steps = steps;
         Ok(())
     }
@@ -204,13 +208,11 @@ impl AdamW {
         }
         weights.lend(|numbers| ranks.all_gather(numbers))?;
         self.steps += 1;
-        // Later gradients wake nobody up, so the ranks ask each other no more.
-        if self.idle {
-            let mut awake = vec![0.0; ranks.world()];
-            awake[ranks.rank()] = f64::from(!is_zero(&self.second.read()));
-            ranks.slots(&mut awake)?;
-            self.idle = awake.iter().all(|&awake| awake == 0.0);
-        }
+        // Moments can fade away again, and a run that is continued knows nothing but these.
+        let mut awake = vec![0.0; ranks.world()];
+        awake[ranks.rank()] = f64::from(!is_zero(&self.second.read()));
+        ranks.slots(&mut awake)?;
+        self.idle = awake.iter().all(|&awake| awake == 0.0);
         Ok(StepReport { grad_norm, clipped: scale != 1.0 })
     }
 
@@ -222,6 +224,15 @@ impl AdamW {
         let slot = self.slots.iter().filter(trains).find(broken);
         let tensor = slot.map_or_else(|| "padding".to_owned(), |slot| slot.name.clone());
         Error::NotFinite { tensor, step: self.steps + 1, what }
+    }
+}
+
+/// Puts a whole moment in the place of one of which a run may be held.
+pub(crate) fn replace(moment: &mut Flat, whole: Vec<f32>) {
+    let dealt = moment.dealt().map(|_| moment.held());
+    *moment = whole.into();
+    if let Some(held) = dealt {
+        moment.hold(held);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     Error, Result,
+    adamw::replace,
     state::{Arrays, Text, expect_layout, layout, take},
 };
 use instruct_collective::{Collective, span};
@@ -65,9 +66,14 @@ impl Ema {
             let problem = "is of other parameters".to_owned();
             return Err(Error::Layout { what: "average", problem });
         }
+        let (own, held) = (span(self.average.len(), ranks.rank(), ranks.world()), self.average.held());
+        if own.start < held.start || held.end < own.end {
+            let problem = format!("holds {held:?}, and this rank's own part is {own:?}");
+            return Err(Error::Layout { what: "average", problem });
+        }
         params.step(|weights, _| {
             weights.lend(|numbers| {
-                numbers[self.average.held()].copy_from_slice(&self.average.read());
+                numbers[held].copy_from_slice(&self.average.read());
                 ranks.all_gather(numbers)
             })
         })??;
@@ -84,7 +90,8 @@ impl Ema {
     /// Errors: an average of other parameters, or none; nothing is taken over then.
     pub fn restore(&mut self, text: &Text, mut arrays: Arrays) -> Result<()> {
         expect_layout("average", text, &self.slots)?;
-        self.average = take("average", &mut arrays, "average", self.average.len())?.into();
+        let saved = take("average", &mut arrays, "average", self.average.len())?;
+        replace(&mut self.average, saved);
         Ok(())
     }
 }
@@ -155,6 +162,7 @@ mod tests {
                 ema.update(&params)?;
             }
             assert_eq!(ema.average().held(), span(params.len(), ranks.rank(), ranks.world()));
+            assert_eq!(ema.copy_into(&params, &Solo).is_err(), ranks.world() > 1, "a part is no average");
             ema.copy_into(&params, ranks)?;
             Ok::<_, Error>(params.with_weights(<[f32]>::to_vec)?)
         };

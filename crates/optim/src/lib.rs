@@ -1,10 +1,10 @@
 //! I step: a gradient in, other weights out, the same bits whatever computed the gradient's parts.
 //!
 //! Everything works on a model's flat buffers, block by block. [`Compute`] says how: in how many leaves the gradient of
-//! a step is computed, and which ranks share them; each rank holds the optimizer's state of its own span. Sums run over blocks and pairwise trees
-//! ([`grad_norm`], [`GradTree`]), never over threads. What must outlive the process leaves as arrays and
-//! text ([`AdamW::state`]), and whoever keeps it decides where. The guards here look at numbers alone:
-//! what is not finite, what no gradient reached, what jumped.
+//! a step is computed, and which ranks share them; each rank holds the optimizer's state of its own span. Sums run over
+//! blocks and pairwise trees ([`grad_norm`], [`GradTree`]), never over threads. What must outlive the process leaves as
+//! arrays and text ([`AdamW::state`]), and whoever keeps it decides where. The guards here look at numbers alone: what
+//! is not finite, what no gradient reached, what jumped.
 //!
 //! ```
 //! use candle_core::{DType, Device};

@@ -24,7 +24,7 @@ impl Saved for State {
 
     fn save(&self, files: &mut ArrayWriter<'_>) -> Result<(), BoxError> {
         let mut write = |name: &str, text: &Text, flats: &[(&str, &Flat)]| {
-            let arrays = flats.iter().map(|&(name, flat)| (name, (flat.read(), flat.held().start, flat.len())));
+            let arrays = flats.iter().map(|&(name, flat)| (name, (flat.read(), flat.dealt())));
             Ok::<_, BoxError>(files.write(name, text, arrays)?)
         };
         save_learner(self.policy.params(), &self.policy_optimizer, POLICY, &mut write)?;

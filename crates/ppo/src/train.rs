@@ -14,7 +14,7 @@ use instruct_optim::{
     AdamW, Compute, Ema, Groups, check_finite, check_gradients, check_gradients_behind, check_weights,
 };
 use instruct_random::{Passes, Source};
-use instruct_rollout::{Compared, Decode, Prompted, Sampled, Score, Scored, values};
+use instruct_rollout::{Compared, Decode, Prompted, Readings, Sampled, Score, Scored, values};
 use instruct_runs::{Event, Flow, Listener, Metrics as _, phase};
 use std::{collections::BTreeSet, ops::Range};
 
@@ -89,8 +89,9 @@ impl State {
         })
     }
 
-    /// Keeps of optimizers and average what this rank updates.
-    fn share(&mut self, ranks: &dyn Collective) {
+    /// Keeps of optimizers and average what this rank updates. [`train`] does it too; a state that is to be continued
+    /// from a checkpoint then never holds more.
+    pub fn share(&mut self, ranks: &dyn Collective) {
         self.policy_optimizer.share(ranks);
         self.value_optimizer.iter_mut().for_each(|optimizer| optimizer.share(ranks));
         self.ema.iter_mut().for_each(|ema| ema.share(ranks));
@@ -195,8 +196,8 @@ fn learn(
     orders: &mut Orders,
     on: &mut Listener<'_, State>,
 ) -> Result<(Compared, Metrics)> {
-    let (rollout, values) = phase(on, "time/logprob", |_| read(state, task, plan, &scored))?;
-    let experience = Experience::new(rollout, values, plan, state.beta);
+    let (readings, values) = phase(on, "time/logprob", |_| read(state, task, plan, &scored))?;
+    let experience = Experience::new(scored.compared(readings), values, plan, state.beta);
     let mut metrics = Metrics::of_experience(&experience, plan, state.beta);
     for (name, value) in [("objective/kl", metrics.kl), ("ppo/returns/mean", metrics.returns_mean)] {
         finite(state, task, name, value)?;
@@ -209,16 +210,16 @@ fn learn(
 }
 
 /// What policy, reference and critic say of every token. The ranks share the episodes.
-fn read(state: &State, task: &Task<'_>, plan: &Plan, scored: &Scored) -> Result<(Compared, Vec<f32>)> {
+fn read(state: &State, task: &Task<'_>, plan: &Plan, scored: &Scored) -> Result<(Readings, Vec<f32>)> {
     let micro_tokens = task.compute.micro_tokens;
     let critic = state.value.as_ref().unwrap_or(&state.policy);
     let of_ranks = task.compute.share(scored.episodes.len(), |own| -> Result<_> {
-        let own = scored.part(own).compare(&state.policy, task.reference, plan.temperature, micro_tokens)?;
-        let values = values(critic, &own.episodes, micro_tokens)?;
-        Ok((own, values))
+        let own = scored.part(own);
+        let readings = own.read(&state.policy, task.reference, plan.temperature, micro_tokens)?;
+        Ok((readings, values(critic, &own.episodes, micro_tokens)?))
     })?;
-    let (compared, values): (Vec<_>, Vec<_>) = of_ranks.into_iter().unzip();
-    Ok((Compared::join(compared), values.concat()))
+    let (readings, values): (Vec<_>, Vec<_>) = of_ranks.into_iter().unzip();
+    Ok((Readings::join(readings), values.concat()))
 }
 
 /// The prompts of one iteration.

@@ -15,7 +15,8 @@ use instruct_optim::Compute;
 /// n = min(tokens of a leaf, max(micro-tokens, longest ranking))
 /// ```
 ///
-/// for a decoder of P parameters; of the 2 P of moments each rank holds its part. Nothing is computed and nothing allocated.
+/// for a decoder of P parameters; of the 2 P of moments each rank holds its part. Nothing is computed and nothing
+/// allocated.
 pub fn memory(config: &Config, groups: &[Group], plan: &Plan, compute: Compute) -> Estimate {
     let mut longest: Vec<usize> = groups.iter().map(Group::tokens).collect();
     longest.sort_unstable_by(|a, b| b.cmp(a));

@@ -3,13 +3,11 @@
 use crate::{
     Episode,
     kl::{k1, k3},
-    sampled::spans,
 };
-use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// Scored completions with what the policy and a reference say of them; see [`crate::Scored::compare`].
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default)]
 pub struct Compared {
     /// The episodes, `(E,)`.
     pub episodes: Vec<Episode>,
@@ -28,22 +26,6 @@ pub struct Compared {
 }
 
 impl Compared {
-    /// Episodes that were compared in parts, in the order of the parts.
-    pub fn join(parts: impl IntoIterator<Item = Compared>) -> Compared {
-        let mut all = Compared::default();
-        for part in parts {
-            let Compared { episodes, scores, tokens: _, sampled, old, reference, entropy } = part;
-            all.episodes.extend(episodes);
-            all.scores.extend(scores);
-            all.sampled.extend(sampled);
-            all.old.extend(old);
-            all.reference.extend(reference);
-            all.entropy.extend(entropy);
-        }
-        all.tokens = spans(&all.episodes);
-        all
-    }
-
     /// Largest difference between a log-probability recorded while sampling and the one of the training
     /// forward, in nats; NaN where one is no number.
     pub fn sampling_gap(&self) -> f32 {

@@ -49,5 +49,5 @@ pub use crate::{
     error::{Error, Result},
     kl::{k1, k2, k3},
     reading::{logprobs, micro_batches, pack, rows, token_logprobs, values},
-    sampled::{Recorded, Sampled, Scored},
+    sampled::{Readings, Recorded, Sampled, Scored},
 };

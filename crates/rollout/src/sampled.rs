@@ -133,21 +133,64 @@ impl Scored {
         temperature: f32,
         micro_tokens: usize,
     ) -> Result<Compared> {
-        let Scored { episodes, recorded, scores } = self;
-        let (old, entropy) = match &recorded {
+        let readings = self.read(policy, reference, temperature, micro_tokens)?;
+        Ok(self.compared(readings))
+    }
+
+    /// The part of [`Scored::compare`] that asks models.
+    ///
+    /// Errors: as [`crate::logprobs`].
+    pub fn read(
+        &self,
+        policy: &Decoder,
+        reference: &Decoder,
+        temperature: f32,
+        micro_tokens: usize,
+    ) -> Result<Readings> {
+        let (old, entropy) = match &self.recorded {
             Some(Recorded { logprobs, entropy }) if policy.params().path() == Path::Fused => {
                 (logprobs.clone(), entropy.clone())
             }
-            _ => reading::logprobs(policy, &episodes, temperature, micro_tokens)?,
+            _ => reading::logprobs(policy, &self.episodes, temperature, micro_tokens)?,
         };
-        let (reference, _) = reading::logprobs(reference, &episodes, temperature, micro_tokens)?;
+        let (reference, _) = reading::logprobs(reference, &self.episodes, temperature, micro_tokens)?;
+        Ok(Readings { old, entropy, reference })
+    }
+
+    /// The rest of [`Scored::compare`]: `readings` are those of these episodes, in their order.
+    pub fn compared(self, readings: Readings) -> Compared {
+        let (Scored { episodes, recorded, scores }, Readings { old, entropy, reference }) = (self, readings);
         let sampled = recorded.map_or_else(|| old.clone(), |recorded| recorded.logprobs);
-        Ok(Compared { tokens: spans(&episodes), episodes, scores, sampled, old, reference, entropy })
+        Compared { tokens: spans(&episodes), episodes, scores, sampled, old, reference, entropy }
+    }
+}
+
+/// What two models say of every completion token, `(M,)` each.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Readings {
+    /// Log-probabilities under the policy.
+    pub old: Vec<f32>,
+    /// Entropy of the policy before each token.
+    pub entropy: Vec<f32>,
+    /// Log-probabilities under the reference.
+    pub reference: Vec<f32>,
+}
+
+impl Readings {
+    /// Those of episodes that were read in parts, in the order of the parts.
+    pub fn join(parts: impl IntoIterator<Item = Readings>) -> Readings {
+        let mut all = Readings::default();
+        for Readings { old, entropy, reference } in parts {
+            all.old.extend(old);
+            all.entropy.extend(entropy);
+            all.reference.extend(reference);
+        }
+        all
     }
 }
 
 /// Where each episode's tokens lie in vectors per token, `(E,)`.
-pub(crate) fn spans(episodes: &[Episode]) -> Vec<Range<usize>> {
+fn spans(episodes: &[Episode]) -> Vec<Range<usize>> {
     let mut end = 0;
     let mut span = |episode: &Episode| {
         let start = end;
@@ -196,13 +239,13 @@ mod tests {
         let scored = |sampled: Sampled| {
             sampled.score(&|episodes| Ok(episodes.iter().map(|e| e.completion.len() as f32).collect())).unwrap()
         };
-        let compare = |scored: Scored| scored.compare(&policy, &reference, 1.0, 20).unwrap();
+        let read = |scored: Scored| scored.read(&policy, &reference, 1.0, 20).unwrap();
         let whole = scored(draw(&requests));
         for cut in [0, 3, 7] {
             let joined = scored(Sampled::join([draw(&requests[..cut]), draw(&requests[cut..])]));
             assert_eq!(format!("{joined:?}"), format!("{whole:?}"), "cut at {cut}");
-            let parts = [whole.part(0..cut), whole.part(cut..7)].map(compare);
-            assert_eq!(format!("{:?}", Compared::join(parts)), format!("{:?}", compare(whole.clone())), "cut at {cut}");
+            let parts = [whole.part(0..cut), whole.part(cut..7)].map(read);
+            assert_eq!(format!("{:?}", Readings::join(parts)), format!("{:?}", read(whole.clone())), "cut at {cut}");
         }
         let elsewhere = Sampled::join([draw(&requests[..2]), Sampled::of(whole.episodes[2..].to_vec())]);
         assert!(elsewhere.recorded.is_none() && elsewhere.episodes == whole.episodes);

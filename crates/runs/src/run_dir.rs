@@ -764,8 +764,8 @@ mod tests {
         fn rest(&self) {}
         fn save(&self, files: &mut crate::ArrayWriter<'_>) -> Result<(), crate::BoxError> {
             let own = [self.start as f32];
-            let dealt = (own.as_slice().into(), self.start, self.parts);
-            let whole = ([7.0, 8.0].as_slice().into(), 0, 2);
+            let dealt = (own.as_slice().into(), Some([self.start, self.parts]));
+            let whole = ([7.0, 8.0].as_slice().into(), None);
             Ok(files.write("arrays", &BTreeMap::new(), [("dealt", dealt), ("all", whole)])?)
         }
         fn load(&mut self, (): (), _: &crate::ArrayReader<'_>) -> Result<(), crate::BoxError> {

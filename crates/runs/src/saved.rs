@@ -43,25 +43,21 @@ pub struct Array<'a> {
     pub start: usize,
     /// Numbers of the whole array.
     pub len: usize,
-}
-
-impl Array<'_> {
-    /// Whether every process holds all of it, so that nobody need ask.
-    fn is_whole(&self) -> bool {
-        self.numbers.len() == self.len
-    }
+    /// Whether each process holds a run; otherwise each holds all of it, and nobody need ask.
+    pub dealt: bool,
 }
 
 impl<'a> From<&'a [f32]> for Array<'a> {
     fn from(numbers: &'a [f32]) -> Array<'a> {
-        Array { numbers: Cow::Borrowed(numbers), start: 0, len: numbers.len() }
+        Array { numbers: Cow::Borrowed(numbers), start: 0, len: numbers.len(), dealt: false }
     }
 }
 
-impl<'a> From<(Cow<'a, [f32]>, usize, usize)> for Array<'a> {
-    /// From the numbers, where they start, and how many the whole array has.
-    fn from((numbers, start, len): (Cow<'a, [f32]>, usize, usize)) -> Array<'a> {
-        Array { numbers, start, len }
+impl<'a> From<(Cow<'a, [f32]>, Option<[usize; 2]>)> for Array<'a> {
+    /// From the numbers that are held, and, where each process holds a run, the place of the first and the number of all.
+    fn from((numbers, dealt): (Cow<'a, [f32]>, Option<[usize; 2]>)) -> Array<'a> {
+        let [start, len] = dealt.unwrap_or([0, numbers.len()]);
+        Array { numbers, start, len, dealt: dealt.is_some() }
     }
 }
 
@@ -92,7 +88,7 @@ impl ArrayWriter<'_> {
         let lens: BTreeMap<&str, usize> = arrays.iter().map(|(&name, array)| (name, array.len)).collect();
         self.bytes += lens.values().map(|len| (size_of::<f32>() * len) as u64).sum::<u64>();
         let numbers = |array: &Array<'_>, ranks: &dyn Ranks, take: &mut Take<'_>| {
-            if array.is_whole() { take(&array.numbers) } else { ranks.collect(array, take) }
+            if array.dealt { ranks.collect(array, take) } else { take(&array.numbers) }
         };
         match self.target {
             Target::Counted => Ok(()),

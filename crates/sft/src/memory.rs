@@ -15,7 +15,8 @@ use instruct_optim::Compute;
 /// n = min(tokens of a leaf, max(micro-tokens, longest example))
 /// ```
 ///
-/// for a decoder of P parameters whose products round to `products`; of the 2 P of moments each rank holds its part. Nothing is computed and nothing allocated.
+/// for a decoder of P parameters whose products round to `products`; of the 2 P of moments each rank holds its part.
+/// Nothing is computed and nothing allocated.
 pub fn memory(config: &Config, data: &Data<'_>, plan: &Plan, compute: Compute, products: DType) -> Estimate {
     let demonstrations: Vec<usize> = data.demonstrations.iter().map(Example::tokens).collect();
     let windows: Vec<usize> = data.pretraining.iter().map(Vec::len).collect();

@@ -24,7 +24,7 @@ impl Saved for State {
 
     fn save(&self, files: &mut ArrayWriter<'_>) -> Result<(), BoxError> {
         save_learner(self.model.params(), &self.optimizer, NAMES, &mut |name, text, flats| {
-            let arrays = flats.iter().map(|&(name, flat)| (name, (flat.read(), flat.held().start, flat.len())));
+            let arrays = flats.iter().map(|&(name, flat)| (name, (flat.read(), flat.dealt())));
             Ok::<_, BoxError>(files.write(name, text, arrays)?)
         })
     }

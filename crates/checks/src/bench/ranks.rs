@@ -25,14 +25,16 @@ pub(super) fn run(
         bail!("--ranks {ranks}: {threads} threads are not shared evenly by a power of two of ranks, 2 or more");
     }
     let stages = if stages.is_empty() { &[Stage::Sft, Stage::RewardModel, Stage::Ppo] } else { stages };
+    let stages = stages.iter().map(|&stage| Ok((stage, sizes(stage)?))).collect::<Result<Vec<_>>>()?;
     let mut page = format!("{ranks} ranks of {} threads beside one process of {threads}\n", threads / ranks);
     for shape in shapes {
-        for &stage in stages {
-            let sizes = sizes(stage)?;
+        for &(stage, sizes) in &stages {
             let mut turns = Vec::new();
             for round in 1..=rounds {
                 say(&format!("{shape} {stage}: round {round} of {rounds}"));
-                let turn = |ranks, threads| turn(ranks, threads, stage, shape, sizes, settings, steps);
+                // The same arithmetic on both sides.
+                let leaves = ranks;
+                let turn = |ranks, threads| turn(ranks, threads, leaves, stage, shape, sizes, settings, steps);
                 // Each goes first as often as the other.
                 if round % 2 == 0 {
                     let shared = turn(ranks, threads / ranks)?;
@@ -61,7 +63,7 @@ fn sizes(stage: Stage) -> Result<Sizes> {
         Stage::Sft => [32, 1, 1, 127],
         Stage::RewardModel => [16, 4, 64, 64],
         Stage::Ppo | Stage::PpoPtx => [64, 1, 64, 64],
-        other => bail!("--ranks: no rank shares the stage {other}"),
+        other => bail!("--ranks: {other} is not compared; name sft, reward-model, ppo or ppo-ptx"),
     };
     Ok(Sizes { prompts, k, prompt, completion })
 }
@@ -69,6 +71,7 @@ fn sizes(stage: Stage) -> Result<Sizes> {
 fn turn(
     ranks: usize,
     threads: usize,
+    leaves: usize,
     stage: Stage,
     shape: &Shape,
     sizes: Sizes,
@@ -76,19 +79,17 @@ fn turn(
     steps: usize,
 ) -> Result<Turn> {
     let this = env::current_exe().context("this program has no path")?;
-    // The same arithmetic on both sides.
-    let leaves = rayon::current_num_threads().to_string();
     let mut process = if ranks > 1 {
         let mut launcher = Command::new(env::var_os("INSTRUCT_MPIRUN").unwrap_or_else(|| "mpirun".into()));
         launcher.args(["-np", &ranks.to_string()]).arg(this);
-        launcher.env("OMPI_MCA_hwloc_base_binding_policy", "none");
+        launcher.env("OMPI_MCA_hwloc_base_binding_policy", "none").env("OMPI_MCA_rmaps_base_oversubscribe", "1");
         launcher.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
         launcher
     } else {
         Command::new(this)
     };
     process.env("RAYON_NUM_THREADS", threads.to_string());
-    parse_turn(alone(&mut process, stage, shape, sizes, settings, steps).args(["--leaves", &leaves]))
+    parse_turn(alone(&mut process, stage, shape, sizes, settings, steps).args(["--leaves", &leaves.to_string()]))
 }
 
 /// Measures what a step sends: a gradient is added in pieces, and the pieces are gathered.
@@ -123,9 +124,10 @@ fn told(shape: &Shape, stage: Stage, turns: &[(Turn, Turn)]) -> String {
     let shown: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.3}")).collect();
     let rate = |of: fn(&(Turn, Turn)) -> &Turn| median(&turns.iter().map(|pair| of(pair).rate()).collect::<Vec<_>>());
     let peak = |of: fn(&(Turn, Turn)) -> &Turn| turns.iter().map(|pair| of(pair).peak_mb).fold(0.0, f64::max);
-    let ranks = turns.last().map(|(_, shared)| shared.ranks.as_slice()).unwrap_or_default();
+    let ranks = turns.first().map_or(0, |(_, shared)| shared.ranks.len());
     let each = |number: usize, scale: f64| {
-        ranks.iter().map(|rank| format!("{:.1}", scale * rank[number])).collect::<Vec<_>>().join(", ")
+        let of = |rank: usize| median(&turns.iter().map(|(_, shared)| shared.ranks[rank][number]).collect::<Vec<_>>());
+        (0..ranks).map(|rank| format!("{:.1}", scale * of(rank))).collect::<Vec<_>>().join(", ")
     };
     format!(
         "{shape} {stage}: {:.1} tokens/s alone, {:.1} shared, ratio {:.3} ({}); idle {} %; sent {} MB a step; peak {:.0} \

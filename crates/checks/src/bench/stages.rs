@@ -119,7 +119,7 @@ impl fmt::Display for Stage {
 /// Measures `steps` steps and one before them, which is not counted.
 pub(super) fn measure(stage: Stage, maker: &Maker<'_>, sizes: Sizes, steps: usize) -> Result<Turn> {
     let (mut clock, mut prompt, mut after) = (Clock::of(steps), 0.0, 0.0);
-    let (shape, begun, before) = (maker.shape, Instant::now(), maker.ranks.spent());
+    let (shape, before) = (maker.shape, maker.ranks.spent());
     match stage {
         Stage::Sft => fine_tune(maker, sizes, &mut clock)?,
         Stage::RewardModel | Stage::RewardModelLong => rank(maker, sizes, &mut clock)?,
@@ -132,7 +132,7 @@ pub(super) fn measure(stage: Stage, maker: &Maker<'_>, sizes: Sizes, steps: usiz
         }
         Stage::Ppo | Stage::PpoPtx => reinforce(stage, maker, sizes, &mut clock)?,
     }
-    let ranks = spent(maker.ranks, before, begun.elapsed().as_secs_f64(), steps + 1)?;
+    let ranks = spent(maker.ranks, before, clock.seconds.iter().sum(), steps + 1)?;
     if clock.seconds.len() != steps + 1 {
         bail!("{} of {} steps were measured", clock.seconds.len(), steps + 1);
     }

@@ -99,7 +99,8 @@ step. The data is the embedded instruction world, a simulation. After its deaths
 `--resume` to its end and **every file of its folder is compared byte for byte** with that of a run that was left
 alone: weights, optimizer states, averages, every checkpoint kept, metrics, samples, models, and the results of
 the evaluation. Left out are wall-clock seconds (`seconds.json`, and the field of that name in `timings.jsonl` and
-`eval/results.json`, whose other content is compared), peak memory, and the lock. One byte that differs, or a
+`eval/results.json`, whose other content is compared), peak memory, what ranks cost (`ranks.json`, and `shared` in
+`eval/results.json`), and the lock. One byte that differs, or a
 continuation that fails, loses all deaths of that run.
 
 The promise holds for one type of CPU and one number of threads.
@@ -200,7 +201,7 @@ pub(super) const ENOUGH_RANKS: usize = 60;
 pub(super) fn write(root: &Path, found: &Found) -> Result<()> {
     let page = fs::read_to_string(root.join(PAGE)).with_context(|| format!("cannot read {PAGE}"))?;
     let record = found.record(read(&page)?.tables[RANKS].clone());
-    record.suffices()?;
+    record.suffices_alone()?;
     fs::write(root.join(PAGE), render(&record, root)?).with_context(|| format!("cannot write {PAGE}"))
 }
 
@@ -242,8 +243,19 @@ impl Record {
         self.tables.iter().map(|rows| rows.sum(0)).sum()
     }
 
+    /// Refuses a page on which too little was tried.
     fn suffices(&self) -> Result<()> {
-        for (rows, (title, _)) in self.tables.iter().zip(SECTIONS) {
+        self.suffices_alone()?;
+        let [ranks, lost] = [0, 2].map(|column| self.tables[RANKS].sum(column));
+        if ranks < ENOUGH_RANKS as u64 || lost > 0 {
+            bail!("{PAGE} needs {ENOUGH_RANKS} deaths of ranks and launchers, none lost, and has {ranks}, {lost} lost");
+        }
+        Ok(())
+    }
+
+    /// The same of all tables but that of ranks, which another command makes.
+    fn suffices_alone(&self) -> Result<()> {
+        for (rows, (title, _)) in self.tables[..RANKS].iter().zip(SECTIONS) {
             if rows.sum(0) == 0 || rows.sum(2) > 0 {
                 bail!("{PAGE}: {title}: {} tried, {} lost", rows.sum(0), rows.sum(2));
             }
@@ -257,10 +269,6 @@ impl Record {
                     bail!("{PAGE}: no death in {stage}");
                 }
             }
-        }
-        let ranks = self.tables[RANKS].sum(0);
-        if ranks < ENOUGH_RANKS as u64 {
-            bail!("{PAGE} needs {ENOUGH_RANKS} deaths of ranks and launchers, and has {ranks}");
         }
         Ok(())
     }
@@ -416,5 +424,7 @@ mod tests {
         assert!(spoilt(|r| r.tables[1].0.values_mut().for_each(|row| row[0] = 9)).contains("needs 30"));
         assert!(spoilt(|r| drop(r.tables[1].0.pop_first())).contains("no death in ppo-ptx"));
         assert!(spoilt(|r| r.tables[5].0.clear()).contains("0 tried"));
+        assert!(spoilt(|r| r.tables[RANKS].0.clear()).contains("needs 60"));
+        assert!(spoilt(|r| r.tables[RANKS].0.values_mut().for_each(|row| row[2] = 1)).contains("3 lost"));
     }
 }

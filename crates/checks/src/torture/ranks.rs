@@ -52,6 +52,9 @@ pub(super) fn kill_one_run(victim: &Victim, pace: &Pace, seed: u64, number: u64)
     for stage in 0..STAGES.len() {
         deaths.extend(strike_stage(victim, pace, &name, stage, &mut draws)?);
     }
+    if deaths.is_empty() {
+        bail!("no job on the run {name} could be struck: each was done before");
+    }
     let world = world(&mut draws)?;
     Ok(super::settle_and_listen(victim, &name, deaths, victim.launched(&name, world, 600))?.1)
 }
@@ -72,6 +75,11 @@ fn strike_stage(victim: &Victim, pace: &Pace, name: &str, stage: usize, draws: &
     let begun_before = has_begun(&run, STAGES[stage]);
     let mut launcher = victim.launched(name, world, LIMIT).stderr(Stdio::piped()).spawn().context("no mpirun")?;
     if !wait_until(&mut launcher, || has_begun(&run, STAGES[stage]))? {
+        let output = launcher.wait_with_output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("a job of {world} ranks ended by itself with {}:\n{said}", output.status);
+        }
         return Ok(None);
     }
     let before = if begun_before { pace.startup() } else { Duration::ZERO };

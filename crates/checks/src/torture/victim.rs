@@ -23,7 +23,7 @@ pub(super) struct Victim {
 const CONFIG: &str = include_str!("../../../../configs/torture.toml");
 
 /// Leaves of a step, where ranks share them.
-pub(super) const LEAVES: usize = 4;
+const LEAVES: usize = 4;
 
 /// The artefacts of a run in the order in which they are begun, and the evaluation.
 pub(super) const STAGES: [&str; 6] = ["sft-baseline", "reward-model", "sft-init", "ppo", "ppo-ptx", "evaluation"];
