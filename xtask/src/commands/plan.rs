@@ -79,16 +79,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("--utilisation lies above 0 and at most at 1, and --gbits above 0");
     }
     let model = description(&args.model)?;
-    let mut config = match &args.config {
+    let config = match &args.config {
         Some(path) => Config::read(path, &args.settings)?,
         None => Config::load("", "the defaults", &args.settings)?,
     };
-    let ranks = Planned { ranks: many * args.nodes, on_a_machine: many };
-    if (Compute { ranks: &ranks, ..config.model.compute(config.seed) }).check().is_err() {
-        config.model.leaves = ranks.ranks;
-    }
-    let plan = Plan { args, device, ranks, model, config };
-    plan.lines().iter().for_each(|line| print(line));
+    Plan::new(args, many, device, model, config).lines().iter().for_each(|line| print(line));
     Ok(())
 }
 
@@ -132,17 +127,27 @@ struct Plan<'a> {
     config: Config,
 }
 
-impl Plan<'_> {
+impl<'a> Plan<'a> {
+    /// With as many leaves as ranks, unless the configuration has a number of them that ranks can share.
+    fn new(args: &'a Args, many: usize, device: Device, model: Description, mut config: Config) -> Plan<'a> {
+        let ranks = Planned { ranks: many * args.nodes, on_a_machine: many };
+        if (Compute { ranks: &ranks, ..config.model.compute(config.seed) }).check().is_err() {
+            config.model.leaves = ranks.ranks;
+        }
+        Plan { args, device, ranks, model, config }
+    }
+
     fn lines(&self) -> Vec<String> {
         let Plan { args, ranks, config, .. } = self;
         let [p, c] = [config.model.max_prompt, config.model.max_completion];
         let mut lines = vec![
             format!(
-                "{} ranks, {} on each of {} machines, `model.leaves` {}; {} parameters; every prompt of {p} and every \
+                "{} ranks, {} on each of {} machine{}, `model.leaves` {}; {} parameters; every prompt of {p} and every \
                  completion of {c} tokens, the most that the configuration allows",
                 ranks.ranks,
                 ranks.on_a_machine,
                 args.nodes,
+                if args.nodes > 1 { "s" } else { "" },
                 config.model.leaves,
                 thousands(self.parameters() as f64)
             ),
@@ -325,15 +330,13 @@ mod tests {
         let (many, device) = devices(&args.devices).unwrap();
         let mut config = Config::default();
         change(&mut config);
-        let ranks = Planned { ranks: many * args.nodes, on_a_machine: many };
-        let plan = Plan { args, device, ranks, model: description(&args.model).unwrap(), config };
-        plan.lines().join("\n")
+        Plan::new(args, many, device, description(&args.model).unwrap(), config).lines().join("\n")
     }
 
     #[test]
     fn what_does_not_fit_is_told_what_to_change() {
         let fits = planned(&args("12,768,12,50257", "8xH200", 1), |_| ());
-        assert!(fits.contains("It fits: ") && fits.contains("124,439,808 parameters"), "{fits}");
+        assert!(fits.contains("It fits: ") && fits.contains("125,226,240 parameters"), "{fits}");
         assert!(!fits.contains("between machines"), "{fits}");
         let large = |config: &mut Config| config.model.micro_tokens = 65_536;
         let fewer = planned(&args("12,768,12,50257", "2x24GB@1", 1), large);
@@ -349,8 +352,8 @@ mod tests {
             config.reward_model.epochs = 1;
         });
         // Two ranks send half of 2 x 4 bytes a parameter each; one machine's line carries one rank's.
-        assert!(text.contains("SFT and the reward model: 498 MB; between machines 0.04 s at 100 Gbit/s"), "{text}");
+        assert!(text.contains("SFT and the reward model: 501 MB; between machines 0.04 s at 100 Gbit/s"), "{text}");
         // 1,000 rankings of 100 + 4 x 28 tokens, 6 operations, two devices at half of 1e12.
-        assert!(text.contains("reward-model: 212,000 tokens x 6 x 124,439,808 = 1.58e14 operations, 0.04 h"), "{text}");
+        assert!(text.contains("reward-model: 212,000 tokens x 6 x 125,226,240 = 1.59e14 operations, 0.04 h"), "{text}");
     }
 }
