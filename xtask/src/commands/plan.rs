@@ -9,7 +9,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use instruct_collective::{Collective, Planned};
-use instruct_model::{Checkpoint, Config as Description, HeadKind};
+use instruct_model::{Checkpoint, Config as Description, HeadKind, memory::Buffers};
 use instruct_optim::Compute;
 use instruct_reward_model::Group;
 use instruct_sft::Example;
@@ -215,13 +215,21 @@ impl<'a> Plan<'a> {
                 );
             }
         }
-        let models = |stage: &Stage| stage.estimate.models.iter().map(|model| model.total()).sum::<u64>();
-        let largest = self.stages(&config).iter().map(models).max().unwrap_or(0);
+        let stages = self.stages(&config);
+        let largest = stages.iter().max_by_key(|stage| stage.estimate.peak());
+        let largest = largest.map_or(String::new(), |Stage { name, estimate }| {
+            let models = estimate.models.iter().map(Buffers::total).sum();
+            format!(
+                "{name} takes {} in `{}`, {} of it its models",
+                mega(estimate.peak()),
+                estimate.worst().name,
+                mega(models)
+            )
+        });
         format!(
-            "It does not fit, and smaller `model.micro-tokens` do not help: the models of the largest stage alone take {} \
-             of {}. More ranks make moments and averages smaller, weights and gradients never; `ppo.critic` with a head \
-             in the place of a model, fewer `ppo.max-new-tokens`, or a smaller model.",
-            mega(largest),
+            "It does not fit {}, and smaller `model.micro-tokens` do not help: {largest}. More ranks make moments and \
+             averages smaller, weights and gradients never. `ppo.max-new-tokens`, `model.max-prompt` and `ppo.batch` bound \
+             what sampling keeps; `ppo.critic` can be a head in the place of a model.",
             mega(limit)
         )
     }
@@ -339,7 +347,7 @@ mod tests {
         assert!(fits.contains("It fits: ") && fits.contains("125,226,240 parameters"), "{fits}");
         assert!(!fits.contains("between machines"), "{fits}");
         let large = |config: &mut Config| config.model.micro_tokens = 65_536;
-        let fewer = planned(&args("12,768,12,50257", "2x24GB@1", 1), large);
+        let fewer = planned(&args("12,768,12,50257", "2x28GB@1", 1), large);
         assert!(fewer.contains("It does not fit; with `model.micro-tokens` "), "{fewer}");
         let never = planned(&args("48,8192,64,50257", "8xH100", 2), |_| ());
         assert!(never.contains("smaller `model.micro-tokens` do not help"), "{never}");
