@@ -21,9 +21,9 @@
 //! let data = Data { demonstrations: &examples, pretraining: &[] };
 //! let plan = Plan { epochs: 20, batch: 1, lr: 0.01, ..Plan::default() };
 //!
-//! let mut state = State::new(model, &plan)?;
+//! let (mut state, compute) = (State::new(model, &plan)?, Compute::default());
 //! let before = nll(&state.model, &examples, compute, &mut |_| ())?;
-//! train(&mut state, &data, &plan, Compute::default(), &mut |_| Ok(Flow::Continue))?;
+//! train(&mut state, &data, &plan, compute, &mut |_| Ok(Flow::Continue))?;
 //! assert!(nll(&state.model, &examples, compute, &mut |_| ())? < 0.5 * before);
 //! # Ok(())
 //! # }
