@@ -123,7 +123,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let program = crate::process::program(&root)?;
     let victim = Victim::new(&program, folder)?;
-    let inputs = feed(&program, &root)?;
+    // A test gives the program the same inputs, and continuous integration runs both.
+    let inputs = if args.slice { String::new() } else { feed(&program, &root)? };
     let found = Found { inputs, ..torment(&victim, &Counts::of(args), args.seed)? };
     if found.lost() > 0 {
         bail!("{} deaths lost something; their runs are kept in {}", found.lost(), victim.folder.display());
