@@ -70,7 +70,7 @@ fn a_run_has_the_same_bytes_on_any_number_of_ranks_and_after_moving_to_another()
     let moved = ["moved", "moved-2", "moved-3"].into_iter().find(|run| {
         let arguments = flow("pipeline", run);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(["--resume"]).collect();
-        [("sft-baseline", 2), ("ppo", 4)].into_iter().all(|(stage, ranks)| {
+        [("ppo", 2), ("ppo-ptx", 4)].into_iter().all(|(stage, ranks)| {
             let stage = folder.path().join(run).join(stage);
             ended_within(&stage, "step-000002", ranks, folder.path(), &arguments)
         })
