@@ -24,19 +24,30 @@ fn launcher(ranks: usize, folder: &Path, arguments: &[&str]) -> Command {
     launcher
 }
 
+/// One of the processes that the launcher started.
+fn a_child_of(launcher: u32) -> Option<String> {
+    std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        // Behind the name, which stands in parentheses: the state, and the parent.
+        let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?;
+        (parent == launcher.to_string()).then(|| entry.file_name().into_string().ok())?
+    })
+}
+
 fn on_ranks(ranks: usize, folder: &Path, arguments: &[&str]) -> Output {
     launcher(ranks, folder, arguments).output().expect("mpirun is there: .ci/mpi installs it")
 }
 
-/// Starts a job, ends it as a system would that shuts down, once `checkpoint` of a stage exists, and waits until it is
-/// gone. Whether it was ended within that stage: on a busy machine it can be through before.
+/// Starts a job, kills a rank of it once `checkpoint` of a stage exists, and waits until the job is gone. Whether it was
+/// ended within that stage: on a busy machine it can be through before.
 fn ended_within(stage: &Path, checkpoint: &str, ranks: usize, folder: &Path, arguments: &[&str]) -> bool {
     let mut job = launcher(ranks, folder, arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     while !stage.join("checkpoints").join(checkpoint).exists() {
         assert!(job.try_wait().unwrap().is_none(), "it ended by itself before {checkpoint} of {}", stage.display());
         std::thread::sleep(Duration::from_millis(20));
     }
-    Command::new("sh").args(["-c", &format!("kill -TERM {}", job.id())]).status().unwrap();
+    let killed = a_child_of(job.id()).map(|rank| Command::new("kill").args(["-KILL", &rank]).status());
+    assert!(killed.is_none_or(|status| status.is_ok()), "there is no kill");
     !job.wait().unwrap().success() && !stage.join("model").exists()
 }
 
