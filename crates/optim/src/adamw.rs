@@ -153,8 +153,8 @@ impl AdamW {
         self.steps
     }
 
-    /// Whether the moments show no gradient of any step. It can be rightly so, where all scores are equal; until then no
-    /// parameter can be told to be dead.
+    /// Whether the moments show no gradient of any step. It can be rightly so, where all scores are equal; until then
+    /// no parameter can be told to be dead.
     pub fn is_idle(&self) -> bool {
         self.idle
     }
