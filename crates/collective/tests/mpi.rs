@@ -182,7 +182,7 @@ mod parts {
             "stop" if second => {
                 signal("STOP");
                 // On a busy machine this thread can go on for a while before the signal is delivered.
-                thread::sleep(Duration::from_secs(600));
+                std::thread::sleep(std::time::Duration::from_secs(600));
             }
             "disagree" => ranks.agree("the weights", if second { 2 } else { 1 })?,
             "apart" if second => ranks.agree("the weights", 1)?,
