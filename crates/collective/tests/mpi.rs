@@ -168,7 +168,7 @@ mod parts {
 
     use super::Failed;
     use instruct_collective::{Collective, NOTHING, deal, span};
-    use std::{ops::Range, process::Command};
+    use std::{ops::Range, process::Command, thread, time::Duration};
 
     pub(crate) fn play(case: &str, ranks: &dyn Collective) -> Result<(), Failed> {
         ranks.barrier()?;
@@ -179,11 +179,7 @@ mod parts {
             "error" if second => return Err("no more luck".into()),
             "panic" if second => panic!("no more nerve"),
             "kill" if second => signal("KILL"),
-            "stop" if second => {
-                signal("STOP");
-                // On a busy machine this thread can go on for a while before the signal is delivered.
-                std::thread::sleep(std::time::Duration::from_secs(600));
-            }
+            "stop" if second => signal("STOP"),
             "disagree" => ranks.agree("the weights", if second { 2 } else { 1 })?,
             "apart" if second => ranks.agree("the weights", 1)?,
             "apart" => ranks.all_gather(&mut [0.0; 5])?,
@@ -193,9 +189,12 @@ mod parts {
         Ok(())
     }
 
+    /// Sends this rank a signal that it does not outlive.
     fn signal(name: &str) {
         let own = std::process::id();
         Command::new("sh").args(["-c", &format!("kill -{name} {own}")]).status().unwrap();
+        // On a busy machine this thread can go on for a while before the signal is delivered.
+        thread::sleep(Duration::from_secs(600));
     }
 
     /// Every call with real numbers; rank 0 prints the hash of all results.
