@@ -172,14 +172,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return xtask::on_ranks(|them| ranks::line(them, megabytes, args.rounds));
     }
     if let Some(ranks) = args.ranks {
-        return ranks::run(
-            ranks,
-            &args.stage,
-            &args.shape,
-            args.settings,
-            (args.rounds, args.steps),
-            args.out.as_deref(),
-        );
+        return ranks::run(ranks, args);
     }
     if let Some(records) = args.prepare {
         return prepare::run(records, args.out.as_deref());
@@ -191,14 +184,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = report::Report::new(args.settings, peer.as_ref().map(peer::Peer::versions).transpose()?)?;
     for shape in &args.shape {
         for &stage in &stages {
-            let sizes = stage.sizes(shape);
+            let job = Job { stage, shape, sizes: stage.sizes(shape), settings: args.settings, steps: args.steps };
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
             for round in 1..=args.rounds {
                 say(&format!("{shape} {stage}: round {round} of {}", args.rounds));
                 if let Some(peer) = peer.as_ref().filter(|_| stage.has_peer()) {
-                    theirs.push(peer.turn(stage, shape, sizes, args.settings, args.steps)?);
+                    theirs.push(peer.turn(job)?);
                 }
-                ours.push(own_turn(stage, shape, sizes, args.settings, args.steps)?);
+                ours.push(own_turn(job)?);
             }
             report.add(stage, shape, ours, theirs)?;
             save(args, &report)?;
@@ -221,24 +214,30 @@ fn save(args: &Args, report: &report::Report) -> Result<()> {
 }
 
 /// One stage in a process of its own, so that its memory is its own.
-fn own_turn(stage: Stage, shape: &Shape, sizes: Sizes, settings: ModelSettings, steps: usize) -> Result<Turn> {
+fn own_turn(job: Job<'_>) -> Result<Turn> {
     let this = std::env::current_exe().context("this program has no path")?;
-    parse_turn(alone(&mut Command::new(this), stage, shape, sizes, settings, steps))
+    parse_turn(job.alone(&mut Command::new(this)))
 }
 
-/// Adds what makes this program measure one stage.
-fn alone<'a>(
-    process: &'a mut Command,
+/// What one turn measures.
+#[derive(Clone, Copy)]
+struct Job<'a> {
     stage: Stage,
-    shape: &Shape,
+    shape: &'a Shape,
     sizes: Sizes,
     settings: ModelSettings,
     steps: usize,
-) -> &'a mut Command {
-    process.args(["bench", "--alone", &sizes.to_string(), "--stage", &stage.to_string(), "--shape", &shape.name]);
-    process.args(["--precision", &settings.precision.to_string(), "--frozen", &settings.frozen().to_string()]);
-    process.args(["--micro-tokens", &settings.micro_tokens.to_string()]);
-    process.args(["--steps", &steps.to_string()])
+}
+
+impl Job<'_> {
+    /// Adds what makes this program do it in one process.
+    fn alone<'p>(&self, process: &'p mut Command) -> &'p mut Command {
+        let Job { stage, shape, sizes, settings, steps } = self;
+        process.args(["bench", "--alone", &sizes.to_string(), "--stage", &stage.to_string(), "--shape", &shape.name]);
+        process.args(["--precision", &settings.precision.to_string(), "--frozen", &settings.frozen().to_string()]);
+        process.args(["--micro-tokens", &settings.micro_tokens.to_string()]);
+        process.args(["--steps", &steps.to_string()])
+    }
 }
 
 /// Runs a process whose last line is a [`Turn`].

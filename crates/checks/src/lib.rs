@@ -25,6 +25,7 @@ pub mod entries;
 mod fixtures;
 mod gpu;
 pub mod inputs;
+mod launcher;
 mod process;
 mod reference;
 #[cfg(test)]

@@ -116,7 +116,7 @@ pub use crate::{
     launch::{Env, Host, Launched, connect, launched},
     planned::Planned,
     run::{FAILED, run},
-    shard::{BLOCK, BUCKET_BYTES, NOTHING, deal, shard, span},
+    shard::{BLOCK, BUCKET_BYTES, NOTHING, deal, span},
     solo::Solo,
     watch::{Clock, LIMIT, OVERDUE},
 };

@@ -14,18 +14,15 @@ pub const BUCKET_BYTES: usize = 25 << 20;
 /// adding 0.0 would turn a -0.0 into 0.0, and the sum would depend on the number of ranks.
 pub const NOTHING: f32 = -0.0;
 
-/// The blocks that `rank` of `world` owns, of `blocks`: a run of `ceil(blocks / world)`, less or none at the end.
+/// The elements that `rank` of `world` owns, of a flat buffer of `len`: a run of `ceil(blocks / world)` blocks, less or none
+/// at the end.
 ///
 /// ```
-/// use instruct_collective::shard;
+/// use instruct_collective::{BLOCK, span};
 ///
-/// assert_eq!([0, 1, 2].map(|rank| shard(7, rank, 3)), [0..3, 3..6, 6..7]);
+/// let len = 6 * BLOCK + 5;
+/// assert_eq!([0, 1, 2].map(|rank| span(len, rank, 3)), [0..3 * BLOCK, 3 * BLOCK..6 * BLOCK, 6 * BLOCK..len]);
 /// ```
-pub fn shard(blocks: usize, rank: usize, world: usize) -> Range<usize> {
-    run_of(blocks.div_ceil(world), rank, blocks)
-}
-
-/// The elements that `rank` of `world` owns, of a flat buffer of `len`: those of the blocks of its [`shard`].
 pub fn span(len: usize, rank: usize, world: usize) -> Range<usize> {
     run_of(BLOCK * len.div_ceil(BLOCK).div_ceil(world), rank, len)
 }
@@ -100,9 +97,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_block_element_and_leaf_has_one_owner(len in 0usize..100_000, world in 1usize..40) {
-            let blocks = len.div_ceil(BLOCK);
-            let cuts: [&dyn Fn(usize) -> (Range<usize>, usize); 3] = [
-                &|rank| (shard(blocks, rank, world), blocks),
+            let cuts: [&dyn Fn(usize) -> (Range<usize>, usize); 2] = [
                 &|rank| (span(len, rank, world), len),
                 &|rank| (deal(len, rank, world), len),
             ];
@@ -117,9 +112,10 @@ mod tests {
         }
 
         #[test]
-        fn a_span_is_the_elements_of_the_shard(len in 0usize..100_000, world in 1usize..40, rank in 0usize..40) {
-            let blocks = shard(len.div_ceil(BLOCK), rank % world, world);
-            prop_assert_eq!(span(len, rank % world, world), (blocks.start * BLOCK).min(len)..(blocks.end * BLOCK).min(len));
+        fn a_span_is_a_run_of_whole_blocks(len in 0usize..100_000, world in 1usize..40, rank in 0usize..40) {
+            let (own, run) = (span(len, rank % world, world), len.div_ceil(BLOCK).div_ceil(world));
+            let block = |at: usize| (at * BLOCK).min(len);
+            prop_assert_eq!(own, block(rank % world * run)..block((rank % world + 1) * run));
         }
 
         #[test]

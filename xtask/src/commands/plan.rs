@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use instruct_collective::{Collective, Planned};
 use instruct_model::{Checkpoint, Config as Description, HeadKind, memory::Buffers};
 use instruct_optim::Compute;
+use instruct_ppo::Critic;
 use instruct_reward_model::Group;
 use instruct_sft::Example;
 use std::path::{Path, PathBuf};
@@ -237,7 +238,11 @@ impl<'a> Plan<'a> {
     /// What travels for a step, and what a checkpoint takes.
     fn traffic(&self) -> Vec<String> {
         let world = self.ranks.world() as f64;
-        let (weights, critic) = (4.0 * self.parameters() as f64, 4.0 * self.model.parameters(HeadKind::Value) as f64);
+        let weights = 4.0 * self.parameters() as f64;
+        let critic = match self.config.ppo.critic {
+            Critic::Separate { .. } => 4.0 * self.model.parameters(HeadKind::Value) as f64,
+            Critic::Head { .. } => 0.0,
+        };
         let sent = |bytes: f64| 2.0 * bytes * (world - 1.0) / world;
         let line = |what: &str, bytes: f64| {
             let between = if self.args.nodes > 1 {
@@ -248,15 +253,15 @@ impl<'a> Plan<'a> {
             } else {
                 String::new()
             };
-            format!("  {what:>34}: {} MB{between}", thousands(sent(bytes) / 1e6))
+            format!("  {what:>24}: {} MB{between}", thousands(sent(bytes) / 1e6))
         };
         let checkpoint = 3.0 * (weights + critic) + if self.config.ppo.ema > 0.0 { weights } else { 0.0 };
         vec![
             "Sent by a rank, 2 x 4 bytes a parameter less its own part, for an optimizer step:".to_owned(),
             line("SFT and the reward model", weights),
-            line("PPO's minibatch, policy and critic", weights + critic),
+            line("PPO, policy and critic", weights + critic),
             format!(
-                "A checkpoint of PPO: {} MB, weights and two moments of policy and critic, and the average",
+                "A checkpoint of PPO: {} MB, weights and two moments of policy and critic, and the average where there is one",
                 thousands(checkpoint / 1e6)
             ),
         ]

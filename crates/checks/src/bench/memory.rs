@@ -1,6 +1,6 @@
 //! What each stage is estimated to hold, beside the peak of a process that runs it.
 
-use super::{ModelSettings, Shape, Stage, own_turn, shapes, stages};
+use super::{Job, ModelSettings, Shape, Stage, own_turn, shapes, stages};
 use anyhow::{Result, bail, ensure};
 use instruct_model::{
     HeadKind, Sampling,
@@ -58,7 +58,8 @@ pub(super) fn run(stages: &[Stage], out: Option<&Path>) -> Result<()> {
         let name = format!("{shape} {stage} {precision}");
         say(&name);
         let (sizes, settings) = (stage.sizes(&shape), ModelSettings::of(precision));
-        let measured = own_turn(stage, &shape, sizes, settings, STEPS)?.peak_mb * (1 << 20) as f64;
+        let measured =
+            own_turn(Job { stage, shape: &shape, sizes, settings, steps: STEPS })?.peak_mb * (1 << 20) as f64;
         rows.push(Row { name, estimate: estimate(stage, &shape, sizes, settings), process, measured });
     }
     let page = page(&rows);

@@ -1,6 +1,6 @@
 //! The other side: torch, transformers and TRL in processes of their own (peer.py).
 
-use super::{ModelSettings, Shape, Sizes, Stage, Turn, parse_turn};
+use super::{Job, Turn, parse_turn};
 use crate::process::python_environment;
 use anyhow::{Context, Result, bail};
 use instruct_model::Family;
@@ -40,14 +40,7 @@ impl Peer {
     }
 
     /// One turn with as many threads as we use.
-    pub(super) fn turn(
-        &self,
-        stage: Stage,
-        shape: &Shape,
-        sizes: Sizes,
-        settings: ModelSettings,
-        steps: usize,
-    ) -> Result<Turn> {
+    pub(super) fn turn(&self, Job { stage, shape, sizes, settings, steps }: Job<'_>) -> Result<Turn> {
         let config = &shape.config;
         let family = if config.family == Family::Gpt2 { "gpt2" } else { "llama" };
         let mut process = Command::new(&self.python);

@@ -1,6 +1,7 @@
 //! Several ranks beside one process with as many threads in all, taking turns.
 
-use super::{ModelSettings, Shape, Sizes, Stage, Turn, alone, median, parse_turn};
+use super::{Args, Job, Shape, Sizes, Stage, Turn, median, parse_turn};
+use crate::launcher::launcher;
 use anyhow::{Context, Result, bail};
 use instruct_collective::Collective;
 use std::{env, path::Path, process::Command, time::Instant};
@@ -9,39 +10,29 @@ use xtask::{
     write_whole,
 };
 
-/// Compares `ranks` ranks with one process, stage by stage; `(rounds, steps)` as for the other benchmarks.
+/// Compares `ranks` ranks with one process, stage by stage.
 ///
 /// Errors: a stage that is not shared; no launcher, or a program that does not speak MPI.
-pub(super) fn run(
-    ranks: usize,
-    stages: &[Stage],
-    shapes: &[Shape],
-    settings: ModelSettings,
-    (rounds, steps): (usize, usize),
-    out: Option<&Path>,
-) -> Result<()> {
-    let threads = rayon::current_num_threads();
+pub(super) fn run(ranks: usize, args: &Args) -> Result<()> {
+    let (threads, out) = (rayon::current_num_threads(), args.out.as_deref());
     if !ranks.is_power_of_two() || ranks < 2 || !threads.is_multiple_of(ranks) {
         bail!("--ranks {ranks}: {threads} threads are not shared evenly by a power of two of ranks, 2 or more");
     }
-    let stages = if stages.is_empty() { &[Stage::Sft, Stage::RewardModel, Stage::Ppo] } else { stages };
+    let stages = if args.stage.is_empty() { &[Stage::Sft, Stage::RewardModel, Stage::Ppo] } else { &args.stage[..] };
     let stages = stages.iter().map(|&stage| Ok((stage, sizes(stage)?))).collect::<Result<Vec<_>>>()?;
     let mut page = format!("{ranks} ranks of {} threads beside one process of {threads}\n", threads / ranks);
-    for shape in shapes {
+    for shape in &args.shape {
         for &(stage, sizes) in &stages {
+            let job = Job { stage, shape, sizes, settings: args.settings, steps: args.steps };
             let mut turns = Vec::new();
-            for round in 1..=rounds {
-                say(&format!("{shape} {stage}: round {round} of {rounds}"));
-                // The same arithmetic on both sides.
-                let leaves = ranks;
-                let turn = |ranks, threads| turn(ranks, threads, leaves, stage, shape, sizes, settings, steps);
-                // Each goes first as often as the other.
-                if round % 2 == 0 {
-                    let shared = turn(ranks, threads / ranks)?;
-                    turns.push((turn(1, threads)?, shared));
-                } else {
-                    turns.push((turn(1, threads)?, turn(ranks, threads / ranks)?));
-                }
+            for round in 1..=args.rounds {
+                say(&format!("{shape} {stage}: round {round} of {}", args.rounds));
+                // Both have as many leaves, so they do the same arithmetic. Each goes first as often as the other.
+                let shared_first = round % 2 == 0;
+                let early = shared_first.then(|| turn(launched(ranks)?, threads / ranks, ranks, job)).transpose()?;
+                let one = turn(this()?, threads, ranks, job)?;
+                let shared = early.map_or_else(|| turn(launched(ranks)?, threads / ranks, ranks, job), Ok)?;
+                turns.push((one, shared));
                 save(out, &(page.clone() + &told(shape, stage, &turns)))?;
             }
             page += &told(shape, stage, &turns);
@@ -68,28 +59,19 @@ fn sizes(stage: Stage) -> Result<Sizes> {
     Ok(Sizes { prompts, k, prompt, completion })
 }
 
-fn turn(
-    ranks: usize,
-    threads: usize,
-    leaves: usize,
-    stage: Stage,
-    shape: &Shape,
-    sizes: Sizes,
-    settings: ModelSettings,
-    steps: usize,
-) -> Result<Turn> {
-    let this = env::current_exe().context("this program has no path")?;
-    let mut process = if ranks > 1 {
-        let mut launcher = Command::new(env::var_os("INSTRUCT_MPIRUN").unwrap_or_else(|| "mpirun".into()));
-        launcher.args(["-np", &ranks.to_string()]).arg(this);
-        launcher.env("OMPI_MCA_hwloc_base_binding_policy", "none").env("OMPI_MCA_rmaps_base_oversubscribe", "1");
-        launcher.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-        launcher
-    } else {
-        Command::new(this)
-    };
+fn this() -> Result<Command> {
+    Ok(Command::new(env::current_exe().context("this program has no path")?))
+}
+
+fn launched(ranks: usize) -> Result<Command> {
+    let mut process = launcher(ranks);
+    process.arg(env::current_exe().context("this program has no path")?);
+    Ok(process)
+}
+
+fn turn(mut process: Command, threads: usize, leaves: usize, job: Job<'_>) -> Result<Turn> {
     process.env("RAYON_NUM_THREADS", threads.to_string());
-    parse_turn(alone(&mut process, stage, shape, sizes, settings, steps).args(["--leaves", &leaves.to_string()]))
+    parse_turn(job.alone(&mut process).args(["--leaves", &leaves.to_string()]))
 }
 
 /// Measures what a step sends: a gradient is added in pieces, and the pieces are gathered.

@@ -1,6 +1,6 @@
 //! How cost grows with one size at a time.
 
-use super::{ModelSettings, Sizes, Stage, Turn, own_turn, shapes};
+use super::{Job, ModelSettings, Sizes, Stage, Turn, own_turn, shapes};
 use anyhow::Result;
 use std::fmt;
 use xtask::terminal::say;
@@ -33,7 +33,7 @@ pub(super) fn measure(settings: ModelSettings, steps: usize) -> Result<Vec<Point
 fn point((sweep, size, stage, sizes, vocabulary): Row, settings: ModelSettings, steps: usize) -> Result<Point> {
     say(&format!("{sweep}: {size}"));
     let shape = shapes::parse(&format!("4,256,4,{vocabulary}")).map_err(anyhow::Error::msg)?;
-    Ok(Point { sweep, size, turn: own_turn(stage, &shape, sizes, settings, steps)? })
+    Ok(Point { sweep, size, turn: own_turn(Job { stage, shape: &shape, sizes, settings, steps })? })
 }
 
 fn rows() -> Vec<Row> {

@@ -1,5 +1,6 @@
 //! The processes that are killed, and what their run folders are compared with.
 
+use crate::launcher::launcher;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::{
@@ -80,21 +81,11 @@ impl Victim {
     /// The flow on run `name` on so many ranks, which wait for each other so many seconds. The launcher has the path of
     /// the program that started this one, the ranks have none.
     pub(super) fn launched(&self, name: &str, ranks: usize, limit: u64) -> Command {
-        let mut process = Command::new(std::env::var_os("INSTRUCT_MPIRUN").unwrap_or_else(|| "mpirun".into()));
-        process.args(["-np", &ranks.to_string(), "-x", "PATH=", "-x"]);
-        process.arg(format!("INSTRUCT_RANK_LIMIT={limit}")).arg(&self.program);
+        let mut process = launcher(ranks);
+        process.args(["-x", "PATH=", "-x", &format!("INSTRUCT_RANK_LIMIT={limit}")]).arg(&self.program);
         process.args(Victim::arguments("pipeline", name));
         self.surround(&mut process);
-        process.env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        for (name, value) in [
-            ("MPIEXEC_TIMEOUT", "900"),
-            ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
-            ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
-            ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
-            ("OMPI_MCA_hwloc_base_binding_policy", "none"),
-        ] {
-            process.env(name, value);
-        }
+        process.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("MPIEXEC_TIMEOUT", "900");
         process
     }
 
