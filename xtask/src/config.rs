@@ -112,6 +112,8 @@ pub struct ModelConfig {
     /// them in order, and each is cut into micro-batches on its own. Changes memory and, in the last bits, sums. Ranks
     /// under MPI share the leaves: it must be their number times a power of two.
     pub leaves: usize,
+    /// Completions decoded at a time, at least 1. Changes speed and memory, and no bit.
+    pub slots: usize,
     /// What the factors of matrix products are rounded to on the CPU, where its processor multiplies
     /// `bf16`; weights, sums and everything else are `f32`. CUDA computes in `bf16` either way.
     pub precision: Precision,
@@ -123,7 +125,7 @@ pub struct ModelConfig {
 impl ModelConfig {
     /// How a stage of a run with this seed is computed, by one rank.
     pub fn compute(&self, seed: u64) -> Compute<'static> {
-        Compute { seed, micro_tokens: self.micro_tokens, leaves: self.leaves, ..Compute::default() }
+        Compute { seed, micro_tokens: self.micro_tokens, leaves: self.leaves, slots: self.slots, ..Compute::default() }
     }
 
     /// [`ModelConfig::date`] as a day; `None` where it is empty.
@@ -254,6 +256,7 @@ impl Default for Config {
                 loss: Loss::Last,
                 micro_tokens: Compute::default().micro_tokens,
                 leaves: Compute::default().leaves,
+                slots: Compute::default().slots,
                 precision: Precision::F32,
                 frozen: Precision::F32,
             },
@@ -381,6 +384,7 @@ impl Config {
         check(self.model.max_completion > 0, "`model.max-completion` is 0");
         check(self.model.micro_tokens > 0, "`model.micro-tokens` is 0");
         check((1..=1_024).contains(&self.model.leaves), "`model.leaves` must lie in 1..=1024");
+        check(self.model.slots > 0, "`model.slots` is 0");
         check(self.evaluate.prompts > 0, "`evaluate.prompts` is 0");
         check(self.evaluate.windows > 0, "`evaluate.windows` is 0");
         check(

@@ -256,7 +256,17 @@ fn best_of(
     let best = run.compute().share(ids.len(), |own| -> Result<_> {
         let mut progress = Progress::of(&format!("best of {n}"), n * own.len(), "answers");
         let mut finished = |answers: usize| progress.advance(answers);
-        Ok(best_of_n(baseline, &ids[own], n, &run.sampling(), source, &score, &decode, &mut finished)?)
+        Ok(best_of_n(
+            baseline,
+            &ids[own],
+            n,
+            &run.sampling(),
+            run.config.model.slots,
+            source,
+            &score,
+            &decode,
+            &mut finished,
+        )?)
     })?;
     Ok(best.concat())
 }

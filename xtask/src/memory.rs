@@ -9,7 +9,7 @@ use crate::{
 use anyhow::{Result, bail};
 use instruct_collective::{BUCKET_BYTES, Collective, Solo};
 use instruct_model::{
-    Config as Description, HeadKind, Sampling,
+    Config as Description, HeadKind,
     memory::{Buffers, Estimate, Phase, Readout, inferred, sampled},
 };
 use instruct_optim::Compute;
@@ -105,7 +105,7 @@ fn evaluation(config: &Config, model: &Description, texts: &Texts<'_>, ranks: us
 /// Sampling so many answers, and passes over them.
 fn answers(config: &Config, model: &Description, many: usize, prompt: usize) -> Vec<Phase> {
     let cap = config.answer_tokens();
-    let slots = Sampling::plain([].into(), cap).slots.min(many);
+    let slots = config.model.slots.min(many);
     let episode = prompt.saturating_add(cap).min(model.context);
     let tokens = many.saturating_mul(episode).min(config.model.micro_tokens.max(episode));
     let compute = available(config.model.precision).dtype();

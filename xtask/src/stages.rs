@@ -406,7 +406,16 @@ impl<'a> Run<'a> {
         let episodes = self.compute().share(requests.len(), |own| -> Result<_> {
             let mut progress = Progress::of(what, own.len(), "answers");
             let mut finished = |answers: usize| progress.advance(answers);
-            Ok(Sampled::draw(model, &requests[own], &self.sampling(), source, &decode, &mut finished)?.episodes)
+            Ok(Sampled::draw(
+                model,
+                &requests[own],
+                &self.sampling(),
+                self.config.model.slots,
+                source,
+                &decode,
+                &mut finished,
+            )?
+            .episodes)
         })?;
         Ok(episodes.concat())
     }

@@ -185,6 +185,30 @@ impl Fused {
         Fused { keys: run(keys_len), values: run(values_len), keys_len, values_len, kv_heads }
     }
 
+    /// Puts the keys and values of `rows` in their places, one task per slot and key head, each with its own part.
+    fn write(&mut self, qkv: &[f32], rows: &[CacheRow], by_slot: &BTreeMap<usize, Vec<usize>>, layout: HeadLayout) {
+        let kv_heads = self.kv_heads;
+        let keys = self.keys.chunks_exact_mut(self.keys_len.max(1));
+        let parts = keys.zip(self.values.chunks_exact_mut(self.values_len.max(1))).enumerate();
+        let of_rows = |(i, (keys, values))| Some((by_slot.get(&(i / kv_heads))?, i % kv_heads, keys, values));
+        let mut tasks: Vec<_> = parts.filter_map(of_rows).collect();
+        let work = rows.len() * layout.qkv_dim();
+        for_each(tasks.par_iter_mut(), work, |(own, kv_head, keys, values), _| {
+            let columns = Columns(layout);
+            for &row in own.iter() {
+                let (first, value) = (rows[row].position, &qkv[columns.value(row, *kv_head)]);
+                put_transposed(keys, first, &qkv[columns.key(row, *kv_head)]);
+                Level::best().run(PutRows { run: values, first, count: 1, row: |_| value });
+            }
+        });
+    }
+
+    /// Keys and values of one key head of a slot.
+    fn head(&self, slot: usize, kv_head: usize) -> (&[Vector], &[Vector]) {
+        let at = slot * self.kv_heads + kv_head;
+        (&self.keys[at * self.keys_len..][..self.keys_len], &self.values[at * self.values_len..][..self.values_len])
+    }
+
     /// Copies whole blocks of sixteen keys: those beyond `len` are as good as unwritten.
     fn copy(&mut self, from_slot: usize, to_slot: usize, len: usize, dim: usize) {
         let copy = |run: &mut [Vector], of: usize, len: usize| {
@@ -198,7 +222,11 @@ impl Fused {
     }
 }
 
-/// Writes and attends, one task per slot and key head, each with its own part of the cache.
+/// Query rows of one slot and key head that a task attends for: a long prompt becomes many tasks, so that it keeps all
+/// threads busy, however few its key heads are.
+const TASK_ROWS: usize = 32;
+
+/// Writes, one task per slot and key head, then attends, one task per run of a slot's rows and key head.
 fn attend(
     cache: &mut Fused,
     qkv: &Tensor,
@@ -209,32 +237,25 @@ fn attend(
 ) -> Result<Tensor> {
     let qkv = op::Elements::of(qkv)?;
     let by_slot = by_slot(rows);
-    let kv_heads = layout.kv_heads;
-    let parts =
-        cache.keys.chunks_exact_mut(cache.keys_len.max(1)).zip(cache.values.chunks_exact_mut(cache.values_len.max(1)));
-    let mut tasks: Vec<_> = parts
-        .enumerate()
-        .filter_map(|(i, (keys, values))| Some((by_slot.get(&(i / kv_heads))?, i % kv_heads, keys, values)))
-        .collect();
+    cache.write(&qkv, rows, &by_slot, layout);
+    let HeadLayout { heads, kv_heads, head_dim: dim } = layout;
+    let runs = by_slot.iter().flat_map(|(&slot, own)| own.chunks(TASK_ROWS).map(move |own| (slot, own)));
+    let tasks: Vec<(usize, &[usize], usize)> =
+        runs.flat_map(|(slot, own)| (0..kv_heads).map(move |kv_head| (slot, own, kv_head))).collect();
     let work: usize = rows.iter().map(|row| 2 * row.position * layout.out_dim()).sum();
     let mut out = vec![0.0; rows.len() * layout.out_dim()];
     let shared = Shared::new(&mut out);
-    for_each(tasks.par_iter_mut(), work, |(own, kv_head, keys, values), scratch| {
-        let HeadLayout { heads, head_dim: dim, .. } = layout;
+    for_each(tasks.par_iter(), work, |&(slot, own, kv_head), scratch| {
         let columns = Columns(layout);
-        for &row in own.iter() {
-            let (first, value) = (rows[row].position, &qkv[columns.value(row, *kv_head)]);
-            put_transposed(keys, first, &qkv[columns.key(row, *kv_head)]);
-            Level::best().run(PutRows { run: values, first, count: 1, row: |_| value });
-        }
+        let (keys, values) = cache.head(slot, kv_head);
         let places: Vec<(usize, usize)> =
-            columns.heads(*kv_head).flat_map(|head| own.iter().map(move |&row| (row, head))).collect();
+            columns.heads(kv_head).flat_map(|head| own.iter().map(move |&row| (row, head))).collect();
         let query = |&(row, head): &(usize, usize)| Query {
             channels: &qkv[columns.query(row, head)],
             seen: seen(rows[row].position, window),
         };
         let queries: Vec<Query> = places.iter().map(query).collect();
-        // SAFETY: a slot's rows and a key head's query heads belong to one task alone.
+        // SAFETY: a row belongs to one run, and a query head to one key head, so to one task alone.
         #[allow(unsafe_code)]
         let put = |query: usize, result: &[f32], _| unsafe {
             let (row, head) = places[query];
@@ -421,6 +442,7 @@ mod tests {
         check(ORDINARY, &[70, 33], 1, (3, 1, 64), Some(19));
         check(ORDINARY, &[70, 33], 11, (2, 1, 32), Some(16));
         check(ORDINARY, &[733, 1], 90, (2, 1, 16), None);
+        check(ORDINARY, &[300, 97], 257, (2, 2, 16), Some(40));
         check(("kernels/denormal", 1e-40), &[40, 1, 17], 3, (2, 1, 7), None);
     }
 

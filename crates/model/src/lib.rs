@@ -1,8 +1,8 @@
 //! One decoder, driven by a description, that reads and writes what transformers does.
 //!
 //! GPT-2, GPT-NeoX, Llama, Mistral, Qwen2, Qwen3, SmolLM3, Gemma 2 and Gemma 3 differ in a table of names and a handful of
-//! choices, so there is one forward pass ([`Decoder::hidden`]) over packed batches, one decoding
-//! loop ([`generate`]) over a key-value cache, and one [`Config`] that says which choices. A family
+//! choices, so there is one forward pass ([`Decoder::hidden`]) over packed batches, one [`Engine`] that decodes over a
+//! key-value cache ([`generate`] is a loop over it), and one [`Config`] that says which choices. A family
 //! is a table in one file. There is no loss here.
 //!
 //! ```
@@ -27,13 +27,18 @@
 mod checkpoint;
 mod config;
 mod decoder;
+mod engine;
 mod error;
 mod families;
 mod generate;
+mod logit_rows;
 pub mod memory;
+mod sampling;
 
 pub use checkpoint::{Checkpoint, Precision, save};
 pub use config::{Activation, Config, Family, HeadKind, NamedShape, Norm, Position, Rotary, Scaling};
 pub use decoder::{Decoder, Dropout, Pass};
+pub use engine::{Counts, Drawn, Emitted, End, Engine, Room, Ticket};
 pub use error::{Error, Result};
-pub use generate::{Completion, Request, Sampling, generate, generate_reporting};
+pub use generate::{Completion, Request, SLOTS, generate, generate_reporting};
+pub use sampling::Sampling;

@@ -16,25 +16,28 @@ pub struct Compute<'a> {
     /// Leaves of the tree that adds up a step's gradient, at least one. Another number changes memory and last bits;
     /// with the same number, the bits do not depend on who computes which leaf ([`crate::GradTree`]).
     pub leaves: usize,
+    /// Completions decoded at a time, at least one. Another number changes speed and memory, and no bit.
+    pub slots: usize,
     /// The ranks that share the leaves. Each calls the same loops with the same data; [`Solo`] computes all leaves.
     pub ranks: &'a dyn Collective,
 }
 
 impl Default for Compute<'_> {
-    /// Seed 1, 4,096 tokens at a time, one leaf, one rank.
+    /// Seed 1, 4,096 tokens at a time, one leaf, 64 completions at a time, one rank.
     fn default() -> Self {
-        Compute { seed: 1, micro_tokens: 4_096, leaves: 1, ranks: &Solo }
+        Compute { seed: 1, micro_tokens: 4_096, leaves: 1, slots: 64, ranks: &Solo }
     }
 }
 
 impl fmt::Debug for Compute<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Compute { seed, micro_tokens, leaves, ranks } = self;
+        let Compute { seed, micro_tokens, leaves, slots, ranks } = self;
         let rank = format!("{} of {}", ranks.rank(), ranks.world());
         f.debug_struct("Compute")
             .field("seed", seed)
             .field("micro_tokens", micro_tokens)
             .field("leaves", leaves)
+            .field("slots", slots)
             .field("rank", &rank)
             .finish()
     }

@@ -3,7 +3,7 @@
 use crate::{Critic, Plan};
 use candle_core::DType;
 use instruct_model::{
-    Config, HeadKind, Sampling,
+    Config, HeadKind,
     memory::{Buffers, Estimate, Phase, Readout, inferred, recorded, sampled, sums},
 };
 use instruct_optim::Compute;
@@ -77,7 +77,7 @@ fn phases(config: &Config, lengths: &Lengths, plan: &Plan, head: HeadKind, produ
     let read = |tokens: usize, episodes: usize| tokens.min(episodes * plan.max_new_tokens);
     let windows = if plan.gamma_ptx > 0.0 { compute.dealt(plan.minibatch * plan.ptx_examples) } else { 0 };
     let (mixed, more) = lengths.micro(windows * lengths.window, lengths.window);
-    let slots = Sampling::plain([].into(), plan.max_new_tokens).slots.min(answered);
+    let slots = compute.slots.clamp(1, answered.max(1));
     let sums = |head, micro_batches| sums(config, head, compute.own().len(), micro_batches);
     let mut phases = vec![
         sampled(config, slots, lengths.prompt, plan.max_new_tokens),

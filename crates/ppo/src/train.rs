@@ -182,7 +182,15 @@ fn sample(state: &State, task: &Task<'_>, plan: &Plan, orders: &mut Orders) -> R
     let source = Source::new(task.compute.seed, "ppo/sampling");
     let requests = requests(task, plan, state.iteration, orders);
     let of_ranks = task.compute.share(requests.len(), |own| -> Result<_> {
-        Ok(Sampled::draw(&state.policy, &requests[own], &sampling, source, task.decode, &mut |_| ())?)
+        Ok(Sampled::draw(
+            &state.policy,
+            &requests[own],
+            &sampling,
+            task.compute.slots,
+            source,
+            task.decode,
+            &mut |_| (),
+        )?)
     })?;
     Ok(Sampled::join(of_ranks))
 }

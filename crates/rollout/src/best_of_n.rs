@@ -4,7 +4,7 @@ use crate::{Decode, Episode, Prompted, Result, Sampled, Score};
 use instruct_model::{Decoder, Sampling};
 use instruct_random::Source;
 
-/// Draws `n` completions per prompt, each with its number, and returns, for each prompt, the one that scores highest
+/// Draws `n` completions per prompt, `slots` at a time, each with its number, and returns, for each prompt, the one that scores highest
 /// (the first among equals).
 ///
 /// `finished` hears how many more completions have ended, again and again. Completion `j` of prompt number `i` is
@@ -16,6 +16,7 @@ pub fn best_of_n(
     prompts: &[(usize, &[u32])],
     n: usize,
     sampling: &Sampling,
+    slots: usize,
     source: Source,
     score: Score<'_>,
     decode: Decode<'_>,
@@ -26,7 +27,7 @@ pub fn best_of_n(
         (first..first + n as u64).map(|id| Prompted::new(id, number, prompt)).collect::<Vec<_>>()
     };
     let requests: Vec<Prompted> = prompts.iter().flat_map(asked).collect();
-    let all = Sampled::draw(policy, &requests, sampling, source, decode, finished)?.score(score)?;
+    let all = Sampled::draw(policy, &requests, sampling, slots, source, decode, finished)?.score(score)?;
     let mut best: Vec<(f32, Episode)> = Vec::with_capacity(prompts.len());
     for (episode, score) in all.episodes.into_iter().zip(all.scores) {
         match best.last_mut() {
@@ -62,7 +63,7 @@ mod tests {
         let prompts: Vec<(usize, &[u32])> = prompts.into_iter().enumerate().collect();
         let (sampling, source) = (Sampling::plain([0].into(), 6), Source::new(1, "best-of-n"));
         let decode = |ids: &[u32]| Ok(format!("{ids:?}"));
-        let best = best_of_n(&policy, &prompts, n, &sampling, source, &score, &decode, &mut |_| ());
+        let best = best_of_n(&policy, &prompts, n, &sampling, 4, source, &score, &decode, &mut |_| ());
         (seen.into_inner(), best)
     }
 

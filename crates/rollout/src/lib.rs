@@ -23,7 +23,7 @@
 //! let prompts = [vec![1, 2], vec![3]];
 //! let requests: Vec<Prompted> = (0..).zip(&prompts).map(|(i, prompt)| Prompted::new(i, i as usize, prompt)).collect();
 //! let sampling = Sampling::plain([0].into(), 4);
-//! let sampled = Sampled::draw(&policy, &requests, &sampling, Source::new(1, "example"), &|ids| Ok(format!("{ids:?}")), &mut |_| ())?;
+//! let sampled = Sampled::draw(&policy, &requests, &sampling, 64, Source::new(1, "example"), &|ids| Ok(format!("{ids:?}")), &mut |_| ())?;
 //!
 //! // The rule: short is good.
 //! let short = |episodes: &[Episode]| Ok(episodes.iter().map(|e| -(e.completion.len() as f32)).collect());

@@ -27,7 +27,7 @@ pub struct Recorded {
 }
 
 impl Sampled {
-    /// Draws one completion per request. `decode` gives each its text; `finished` hears how many more
+    /// Draws one completion per request, `slots` at a time. `decode` gives each its text; `finished` hears how many more
     /// have ended, again and again.
     ///
     /// Errors: those of [`generate_reporting`]; those of `decode`.
@@ -35,6 +35,7 @@ impl Sampled {
         policy: &Decoder,
         requests: &[Prompted],
         sampling: &Sampling,
+        slots: usize,
         source: Source,
         decode: Decode<'_>,
         finished: &mut dyn FnMut(usize),
@@ -43,7 +44,7 @@ impl Sampled {
         let mut recorded = Recorded::default();
         let mut episodes = Vec::with_capacity(requests.len());
         for (completion, prompted) in
-            generate_reporting(policy, &plain, sampling, source, finished)?.into_iter().zip(requests)
+            generate_reporting(policy, &plain, sampling, slots, source, finished)?.into_iter().zip(requests)
         {
             let episode = prompted.request.episode;
             let text = decode(&completion.ids).map_err(|source| Error::Decode { episode, source })?;
@@ -214,7 +215,7 @@ mod tests {
         policy.initialise(1).unwrap();
         let requests = [Prompted::new(4, 0, &[1]), Prompted::new(5, 1, &[2])];
         let (sampling, source) = (Sampling::plain([0].into(), 3), Source::new(1, "spelling"));
-        let draw = |decode: Decode<'_>| Sampled::draw(&policy, &requests, &sampling, source, decode, &mut |_| ());
+        let draw = |decode: Decode<'_>| Sampled::draw(&policy, &requests, &sampling, 2, source, decode, &mut |_| ());
         let wrong = draw(&|_| Err("no such id".into())).unwrap_err();
         assert_eq!(wrong.to_string(), "episode 4 cannot be spelled: no such id");
         let sampled = draw(&|ids| Ok(format!("{ids:?}"))).unwrap();
@@ -234,7 +235,7 @@ mod tests {
         let sampling = Sampling::plain([0].into(), 9);
         let draw = |requests: &[Prompted]| {
             let decode = |ids: &[u32]| Ok(format!("{ids:?}"));
-            Sampled::draw(&policy, requests, &sampling, Source::new(1, "parts"), &decode, &mut |_| ()).unwrap()
+            Sampled::draw(&policy, requests, &sampling, 2, Source::new(1, "parts"), &decode, &mut |_| ()).unwrap()
         };
         let scored = |sampled: Sampled| {
             sampled.score(&|episodes| Ok(episodes.iter().map(|e| e.completion.len() as f32).collect())).unwrap()

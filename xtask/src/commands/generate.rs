@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use instruct_data::{Content, Conversation, Date, Limits, Message, Prompt, Role, read};
-use instruct_model::{Completion, Decoder, Request, Sampling, generate};
+use instruct_model::{Completion, Decoder, Request, SLOTS, Sampling, generate, generate_reporting};
 use instruct_random::Source;
 use std::{
     io::{BufRead, IsTerminal, Write},
@@ -52,6 +52,9 @@ pub(crate) struct Args {
     /// Cap on a completion, in tokens
     #[arg(long, default_value_t = 256)]
     max_new_tokens: usize,
+    /// Completions decoded at a time; changes speed and memory, never the text
+    #[arg(long, default_value_t = SLOTS)]
+    slots: usize,
     /// Keys the draws
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -73,8 +76,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !(args.top_p > 0.0 && args.top_p <= 1.0) {
         bail!("--top-p {} must lie above 0 and at most at 1", args.top_p);
     }
-    if args.n == 0 || args.max_new_tokens == 0 {
-        bail!("-n and --max-new-tokens must be above 0");
+    if args.n == 0 || args.max_new_tokens == 0 || args.slots == 0 {
+        bail!("-n, --max-new-tokens and --slots must be above 0");
     }
     let device = device(args.device)?;
     let template = super::typed(&args.template);
@@ -121,7 +124,8 @@ fn complete(args: &Args, model: &Talking, prompts: &[(String, String, Content)])
     let repeated = ids.iter().flat_map(|ids| std::iter::repeat_n(ids, args.n));
     let requests: Vec<Request> =
         (0..).zip(repeated).map(|(episode, prompt)| Request { episode, prompt: prompt.clone() }).collect();
-    let completions = generate(decoder, &requests, &sampling(args, base), source(args))?;
+    let completions =
+        generate_reporting(decoder, &requests, &sampling(args, base), args.slots, source(args), &mut |_| ())?;
     let mut lines = String::new();
     for (index, completion) in completions.iter().enumerate() {
         let (_, id, content) = &prompts[index / args.n];

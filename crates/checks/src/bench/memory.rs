@@ -3,7 +3,7 @@
 use super::{Job, ModelSettings, Shape, Stage, own_turn, shapes, stages};
 use anyhow::{Result, bail, ensure};
 use instruct_model::{
-    HeadKind, Sampling,
+    HeadKind, SLOTS,
     memory::{Buffers, Estimate, Phase, Readout, cached, inferred},
 };
 use instruct_optim::Compute;
@@ -111,7 +111,7 @@ fn estimate(stage: Stage, shape: &Shape, sizes: Sizes, settings: ModelSettings) 
             reward_model::memory(config, &groups, &plan, compute)
         }
         Stage::Generate | Stage::Decode => {
-            let slots = sizes.prompts.min(Sampling::plain([].into(), 1).slots);
+            let slots = sizes.prompts.min(SLOTS);
             let cache = cached(config, slots, sizes.prompt + sizes.completion);
             let filling = inferred(config, slots * sizes.prompt, Readout::Logits(slots));
             let phase = Phase { name: "sample", kept: cache, ..filling };

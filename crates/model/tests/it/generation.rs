@@ -5,7 +5,9 @@ use candle_core::DType;
 use instruct_claims::{holds, worst};
 use instruct_data::Packed;
 use instruct_kernels::{self as kernels, Path};
-use instruct_model::{Completion, Decoder, Error, HeadKind, Pass, Request, Sampling, generate};
+use instruct_model::{
+    Completion, Decoder, Error, HeadKind, Pass, Request, SLOTS, Sampling, generate, generate_reporting,
+};
 use instruct_random::Source;
 use std::collections::BTreeMap;
 
@@ -22,7 +24,15 @@ fn sampling(temperature: f32) -> Sampling {
 }
 
 fn draw(decoder: &Decoder, requests: &[Request], sampling: &Sampling) -> Vec<Completion> {
-    generate(decoder, requests, sampling, Source::new(9, "sampling")).unwrap()
+    draw_in(SLOTS, decoder, requests, sampling)
+}
+
+fn draw_in(slots: usize, decoder: &Decoder, requests: &[Request], sampling: &Sampling) -> Vec<Completion> {
+    let mut finished = 0;
+    let source = Source::new(9, "sampling");
+    let drawn = generate_reporting(decoder, requests, sampling, slots, source, &mut |n| finished += n).unwrap();
+    assert_eq!(finished, requests.len());
+    drawn
 }
 
 #[test]
@@ -35,11 +45,11 @@ fn an_episode_says_the_same_in_any_company() {
             .map(|request| (request.episode, draw(&decoder, std::slice::from_ref(request), &sampling(0.9)).remove(0)))
             .collect();
         assert!(alone.values().any(|c| c.ended_by_eos) && alone.values().any(|c| c.ids.len() == 12));
-        for slots in [1, 3, 64] {
+        for slots in [0, 1, 3, 64] {
             for order in 0..3 {
                 let mut mixed = requests.clone();
                 Source::new(order, "order").at([]).shuffle(&mut mixed);
-                let together = draw(&decoder, &mixed, &Sampling { slots, ..sampling(0.9) });
+                let together = draw_in(slots, &decoder, &mixed, &sampling(0.9));
                 assert_eq!(together.len(), mixed.len());
                 let others = mixed.iter().zip(together).filter(|(request, c)| *c != alone[&request.episode]).count();
                 holds("generation/any-batch", &format!("{:?}, {slots} slots", config.family), others as f64, 0.0);
@@ -118,9 +128,9 @@ fn check_frequencies(temperature: f32, top_k: usize) {
     let n = 100_000;
     let prompt = vec![7, 8];
     let requests: Vec<Request> = (0..n).map(|episode| Request { episode, prompt: prompt.clone() }).collect();
-    let sampling = Sampling { temperature, top_k, slots: 512, ..Sampling::plain([].into(), 1) };
+    let sampling = Sampling { temperature, top_k, ..Sampling::plain([].into(), 1) };
     let mut counts = [0.0; 53];
-    for completion in draw(&decoder, &requests, &sampling) {
+    for completion in draw_in(512, &decoder, &requests, &sampling) {
         counts[completion.ids[0] as usize] += 1.0;
     }
     let (mut chi, mut bins, mut rare) = (0.0, 0.0, (0.0, 0.0));
@@ -211,7 +221,7 @@ fn completions_end_at_a_stop_at_the_cap_or_with_the_context() {
     check_ends(|s| s.max_new_tokens = 1);
     check_ends(|s| s.max_new_tokens = 0);
     check_ends(|s| s.max_new_tokens = usize::MAX);
-    check_ends(|s| (s.max_new_tokens, s.stop, s.slots) = (1000, [].into(), 0));
+    check_ends(|s| (s.max_new_tokens, s.stop) = (1000, [].into()));
 }
 
 #[track_caller]

@@ -8,6 +8,7 @@
 
 mod checkpoint;
 mod decoder;
+mod engine;
 mod generation;
 mod gguf;
 mod outgoing;
