@@ -50,6 +50,9 @@ enum Command {
     /// Log-probabilities of a language model, or scores of a reward model
     #[command(after_help = commands::score::EXAMPLES)]
     Score(commands::score::Args),
+    /// Answer over HTTP as OpenAI's interface does
+    #[command(after_help = commands::serve::EXAMPLES)]
+    Serve(commands::serve::Args),
     /// Say how a run's reward model orders held-out rankings, by labeler, use case and more
     #[command(after_help = commands::report_card::EXAMPLES)]
     ReportCard(commands::report_card::Args),
@@ -87,8 +90,12 @@ pub fn main() -> ExitCode {
     instruct_kernels::settle_threads();
     instruct_kernels::keep_freed_memory();
     let command = Cli::parse().command;
-    // On a thread of the pool, or every parallel operation would begin by waking it and going to sleep.
-    let outcome = rayon::scope(|_| run(command));
+    let outcome = match command {
+        // Whoever waits for clients must not do so on a thread of the pool, which would be missing there.
+        Command::Serve(_) => run(command),
+        // On a thread of the pool, or every parallel operation would begin by waking it and going to sleep.
+        command => rayon::scope(|_| run(command)),
+    };
     machine::leave_usage();
     exit(outcome)
 }
@@ -115,6 +122,7 @@ fn run(command: Command) -> Result<()> {
         Command::Pretrain(args) => alone(&|| commands::pretrain::run(&args)),
         Command::Generate(args) => alone(&|| commands::generate::run(&args)),
         Command::Score(args) => alone(&|| commands::score::run(&args)),
+        Command::Serve(args) => alone(&|| commands::serve::run(&args)),
         Command::ReportCard(args) => alone(&|| commands::report_card::run(&args)),
         Command::Data(args) => alone(&|| commands::data::run(&args)),
         Command::Config(args) => alone(&|| commands::config::run(&args)),
@@ -131,14 +139,29 @@ fn run(command: Command) -> Result<()> {
 ///
 /// Errors: this is an installed program, which has no repository; the chore failed.
 fn hand_over(chore: &str, arguments: &[String]) -> Result<()> {
-    let Some(cargo) = std::env::var_os("CARGO").filter(|_| std::env::var_os("CARGO_MANIFEST_DIR").is_some()) else {
+    let Some(mut checks) = cargo("instruct-checks") else {
         bail!("`{chore}` checks the repository of this program: run `cargo xtask {chore}` in a clone of it");
     };
-    let mut checks = std::process::Command::new(cargo);
-    checks.args(["run", "--release", "--package", "instruct-checks"]);
+    checks.arg("--").args(arguments);
+    become_it(checks)
+}
+
+/// Cargo, about to build and run a package of the repository that it has started this program from; nothing, where it
+/// was not started so.
+pub(crate) fn cargo(package: &str) -> Option<std::process::Command> {
+    let cargo = std::env::var_os("CARGO").filter(|_| std::env::var_os("CARGO_MANIFEST_DIR").is_some())?;
+    let mut run = std::process::Command::new(cargo);
+    run.args(["run", "--release", "--package", package]);
     // Whoever built this program for a GPU has what building the other takes.
-    checks.args(cfg!(feature = "cuda").then_some("--features=cuda")).arg("--").args(arguments);
-    let status = checks.status().context("cannot start cargo")?;
+    run.args(cfg!(feature = "cuda").then_some("--features=cuda"));
+    Some(run)
+}
+
+/// Runs another program in the place of this one.
+///
+/// Errors: it cannot be started.
+pub(crate) fn become_it(mut program: std::process::Command) -> Result<()> {
+    let status = program.status().context("cannot start cargo")?;
     // It has said what went wrong.
     std::process::exit(status.code().unwrap_or(2))
 }

@@ -24,7 +24,7 @@ pub(crate) fn on_interrupt() -> anyhow::Result<()> {
 }
 
 /// What shells say of a program that SIGINT ended.
-const TWICE_INTERRUPTED: i32 = 130;
+pub(crate) const TWICE_INTERRUPTED: i32 = 130;
 
 /// What a stage's loop talks to: a recorder that makes it survive, a clock, and a display.
 pub(crate) struct StageListener<'r> {

@@ -10,6 +10,7 @@ pub(crate) mod plan;
 pub(crate) mod pretrain;
 pub(crate) mod report_card;
 pub(crate) mod score;
+pub(crate) mod serve;
 
 use crate::terminal::say;
 use anyhow::{Context, Result};

@@ -1,0 +1,292 @@
+//! Routes: which request is answered by what.
+
+use crate::{
+    Gate, Refusal, Voice,
+    asked::{self, Asked},
+    body::{Body, event, json, refused, response},
+    fields::Fields,
+    talk::{Piece, Stream, Talk},
+    writing::Writing,
+    written::{Frame, Shape},
+};
+use http_body_util::{BodyExt, Limited};
+use hyper::{
+    HeaderMap, Method, Request, Response,
+    body::{Bytes, Incoming},
+    header::{HeaderName, HeaderValue},
+};
+use instruct_random::Source;
+use serde_json::{Value, json as value};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+use tokio::{sync::mpsc, task::spawn_blocking, time::timeout};
+
+/// Bytes that a request may have.
+const BODY_BYTES: usize = 1 << 20;
+/// How long a client may take to send a request, or leave what was written for it unread.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Texts that are scored at a time.
+const SCORED: usize = 256;
+
+/// Scores texts, each the whole of a prompt and its answer, `(n,)`. Its error is told to the client.
+pub type Reward = Arc<dyn Fn(&[String]) -> Result<Vec<f32>, String> + Send + Sync>;
+
+/// What only the program around this crate has.
+#[derive(Clone)]
+pub struct Handed {
+    /// The second since 1970.
+    pub second: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// A number that no other start of a server has: it keys names and seeds.
+    pub chance: u64,
+    /// The reward model, if there is one.
+    pub reward: Option<Reward>,
+}
+
+/// A model, and who may ask it.
+pub struct Service {
+    voice: Arc<Voice>,
+    talk: Talk,
+    gate: Gate,
+    handed: Handed,
+    numbers: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// What a request that asks for text came with.
+struct Wanted {
+    asked: Asked,
+    frame: Frame,
+    stream: Stream,
+    writing: Writing,
+}
+
+impl Service {
+    /// Starts the model's thread, which ends when the service is dropped. So many answers may wait for a slot.
+    pub fn new(voice: Voice, gate: Gate, queue: usize, handed: Handed) -> (Service, JoinHandle<()>) {
+        let (talk, thread) = Talk::start(voice.decoder.clone(), voice.room, queue);
+        let (numbers, refused) = Default::default();
+        (Service { voice: Arc::new(voice), talk, gate, handed, numbers, refused }, thread)
+    }
+
+    /// The response to a request.
+    pub(crate) async fn respond(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        match self.route(request).await {
+            Ok(response) => response,
+            Err(refusal) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                refused(&refusal)
+            }
+        }
+    }
+
+    async fn route(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        let (parts, body) = request.into_parts();
+        let (method, path, headers) = (parts.method, parts.uri.path(), parts.headers);
+        self.gate.check_origin(&method, &headers)?;
+        let is_known = GETS.contains(&path) || POSTS.contains(&path);
+        match method {
+            Method::GET if GETS.contains(&path) => self.get(path, &headers),
+            Method::POST if POSTS.contains(&path) => {
+                Gate::check_json(&headers)?;
+                self.gate.check_key(&headers)?;
+                self.post(path, read(body).await?).await
+            }
+            _ if is_known => Err(Refusal::new(405, format!("{path} is asked with another method"))),
+            _ => Err(Refusal::new(404, format!("there is nothing at {path}"))),
+        }
+    }
+
+    fn get(&self, path: &str, headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
+        match path {
+            "/healthz" => Ok(json(200, &value!({ "status": "ok" }))),
+            "/metrics" => Ok(response(200, "text/plain; version=0.0.4", Body::Whole(Some(self.metrics().into())))),
+            _ => {
+                self.gate.check_key(headers)?;
+                Ok(json(200, &self.models()))
+            }
+        }
+    }
+
+    async fn post(&self, path: &str, body: Bytes) -> Result<Response<Body>, Refusal> {
+        match path {
+            "/v1/chat/completions" => self.complete(Shape::Chat, asked::chat(&body)?).await,
+            "/v1/completions" => self.complete(Shape::Text, asked::completions(&body)?).await,
+            _ => self.score(&body).await,
+        }
+    }
+
+    /// The models, in OpenAI's shape.
+    fn models(&self) -> Value {
+        let Voice { name, precision, room, .. } = &*self.voice;
+        let most = room.capacity.min(self.voice.decoder.config().context);
+        value!({ "object": "list", "data": [{
+            "id": name, "object": "model", "created": 0, "owned_by": "instruct",
+            "context": most, "precision": precision,
+        }] })
+    }
+
+    /// Counts for Prometheus. No text and no name of a person is among them.
+    fn metrics(&self) -> String {
+        let counts = self.talk.counts();
+        let rows = [
+            ("requests_total", "counter", self.numbers.load(Ordering::Relaxed)),
+            ("refused_total", "counter", self.refused.load(Ordering::Relaxed)),
+            ("tokens_drawn_total", "counter", counts.drawn),
+            ("tokens_computed_total", "counter", counts.computed),
+            ("tokens_continued_total", "counter", counts.continued),
+            ("sequences_running", "gauge", counts.running as u64),
+            ("sequences_waiting", "gauge", counts.waiting as u64),
+        ];
+        rows.map(|(name, kind, count)| format!("# TYPE instruct_{name} {kind}\ninstruct_{name} {count}\n")).concat()
+    }
+
+    async fn complete(&self, shape: Shape, asked: Asked) -> Result<Response<Body>, Refusal> {
+        let ignored = asked.ignored.clone();
+        let wanted = self.wanted(shape, asked).await?;
+        let mut response = if wanted.asked.stream {
+            let (to, parts) = mpsc::channel(1);
+            tokio::spawn(stream(self.voice.clone(), wanted, to));
+            response(200, "text/event-stream", Body::Parts(parts))
+        } else {
+            whole(&self.voice, wanted).await?
+        };
+        if let Some(names) = header_of(&ignored) {
+            response.headers_mut().insert(HeaderName::from_static("x-ignored"), names);
+        }
+        Ok(response)
+    }
+
+    /// Hands the tickets of a request to the model's thread.
+    async fn wanted(&self, shape: Shape, asked: Asked) -> Result<Wanted, Refusal> {
+        self.check_model(asked.model.as_deref())?;
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let mut names = Source::new(self.handed.chance, "serve/names").at([number]);
+        // Below 2^53, so that a client that reads numbers as JavaScript does sends the same one back.
+        let (name, seed) = (names.u64(), asked.seed.unwrap_or(names.u64() >> 11));
+        let voice = self.voice.clone();
+        // A long conversation takes a while to encode, and others want to be served meanwhile.
+        let encoded = spawn_blocking(move || voice.tickets(&asked, seed).map(|tickets| (asked, tickets)));
+        let (asked, (tickets, tokens)) =
+            encoded.await.map_err(|why| Refusal::new(500, format!("the request was not encoded: {why}")))??;
+        let choices = tickets.len();
+        let frame = Frame {
+            shape,
+            id: format!("{}-{name:016x}", if shape == Shape::Chat { "chatcmpl" } else { "cmpl" }),
+            created: (self.handed.second)(),
+            model: self.voice.name.clone(),
+            answers: (0..choices).map(|choice| format!("a-{name:016x}-{choice}")).collect(),
+            seed,
+        };
+        let writing = Writing::new(choices, tokens, &asked.stop, asked.logprobs.is_some());
+        Ok(Wanted { stream: self.talk.draw(number, tickets)?, asked, frame, writing })
+    }
+
+    fn check_model(&self, name: Option<&str>) -> Result<(), Refusal> {
+        match name {
+            Some(name) if name != self.voice.name => {
+                let message = format!("there is no model `{name}` here; the one there is, is `{}`", self.voice.name);
+                Err(Refusal { param: Some("model".to_owned()), ..Refusal::new(404, message) }
+                    .with_code("model_not_found"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Scores of texts, in the shape of OpenRLHF's reward server.
+    async fn score(&self, body: &[u8]) -> Result<Response<Body>, Refusal> {
+        let Some(reward) = self.handed.reward.clone() else {
+            return Err(Refusal::new(404, "no reward model is served; serve a run that has one"));
+        };
+        let texts = Fields::of(body)?.strings("query", SCORED)?;
+        if texts.is_empty() {
+            return Err(Refusal::of_field("query", "`query` must be a list of at least one text"));
+        }
+        let scores = spawn_blocking(move || reward(&texts)).await;
+        let scores = scores.map_err(|why| why.to_string()).flatten().map_err(|why| Refusal::of_field("query", why))?;
+        Ok(json(200, &value!({ "rewards": scores, "scores": scores, "extra_logs": {} })))
+    }
+}
+
+const GETS: [&str; 3] = ["/healthz", "/metrics", "/v1/models"];
+const POSTS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/get_reward"];
+
+async fn read(body: Incoming) -> Result<Bytes, Refusal> {
+    let whole = timeout(PATIENCE, Limited::new(body, BODY_BYTES).collect()).await;
+    let whole = whole.map_err(|_| Refusal::new(408, "the body did not come within 30 seconds"))?;
+    let too_long = || Refusal::new(413, format!("the body is longer than {BODY_BYTES} bytes, or it was cut off"));
+    Ok(whole.map_err(|_| too_long())?.to_bytes())
+}
+
+async fn whole(voice: &Voice, wanted: Wanted) -> Result<Response<Body>, Refusal> {
+    let Wanted { frame, mut stream, mut writing, .. } = wanted;
+    while !writing.is_whole() {
+        let piece = next(&mut stream).await?;
+        if let Some(part) = writing.hear(voice, piece)?
+            && part.is_cut
+        {
+            stream.cancel(part.choice);
+        }
+    }
+    let usage = writing.usage();
+    Ok(json(200, &frame.whole(&writing.into_whole(), usage)))
+}
+
+/// Writes the parts of a response until it is whole, or nobody reads them any more.
+async fn stream(voice: Arc<Voice>, wanted: Wanted, to: mpsc::Sender<Bytes>) {
+    // A client that is gone or does not read has been told all that it will be.
+    let _ = write(&voice, wanted, &to).await;
+}
+
+/// Nobody reads on.
+struct Gone;
+
+async fn write(voice: &Voice, wanted: Wanted, to: &mpsc::Sender<Bytes>) -> Result<(), Gone> {
+    let Wanted { asked, frame, mut stream, mut writing } = wanted;
+    for opening in (0..frame.answers.len()).filter_map(|choice| frame.opening(choice)) {
+        send(to, event(&opening)).await?;
+    }
+    while !writing.is_whole() {
+        let part = match next(&mut stream).await.and_then(|piece| writing.hear(voice, piece)) {
+            Ok(Some(part)) => part,
+            Ok(None) => continue,
+            // The response has begun, so that its status cannot say this any more.
+            Err(refusal) => return send(to, event(&refusal.body())).await,
+        };
+        if part.is_cut {
+            stream.cancel(part.choice);
+        }
+        if !part.text.is_empty() || part.told.is_some() || part.finish.is_some() {
+            let told = part.told.as_ref().map(std::slice::from_ref);
+            send(to, event(&frame.part(part.choice, &part.text, told, part.finish))).await?;
+        }
+    }
+    if asked.include_usage {
+        send(to, event(&frame.usage(writing.usage()))).await?;
+    }
+    send(to, Bytes::from_static(b"data: [DONE]\n\n")).await
+}
+
+async fn next(stream: &mut Stream) -> Result<Piece, Refusal> {
+    match stream.next().await {
+        Some(Ok(piece)) => Ok(piece),
+        Some(Err(why)) => Err(Refusal::new(500, why)),
+        None => Err(Refusal::new(500, "the model's thread has ended; start the server again")),
+    }
+}
+
+async fn send(to: &mpsc::Sender<Bytes>, bytes: Bytes) -> Result<(), Gone> {
+    timeout(PATIENCE, to.send(bytes)).await.map_err(|_| Gone)?.map_err(|_| Gone)
+}
+
+/// Names of fields as a header, as far as they can stand in one.
+fn header_of(names: &[String]) -> Option<HeaderValue> {
+    let is_plain = |name: &&String| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+    let names: Vec<&str> = names.iter().filter(is_plain).take(16).map(String::as_str).collect();
+    (!names.is_empty()).then(|| HeaderValue::from_str(&names.join(", ")).ok()).flatten()
+}

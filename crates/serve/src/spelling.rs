@@ -1,0 +1,122 @@
+//! Ids become text while they are drawn.
+
+use instruct_data::{Error, Tokenizer};
+
+/// Writes down a completion as its ids come, so that the parts together are what the tokenizer makes of all ids.
+///
+/// A character whose bytes are not all there yet is held back. An id is spelled beside those before it, because a
+/// tokenizer may write the first word of a text without its space.
+#[derive(Debug, Default)]
+pub(crate) struct Spelling {
+    ids: Vec<u32>,
+    /// The ids from here to `spelled` are spelled again, for those that follow.
+    before: usize,
+    spelled: usize,
+}
+
+/// Ids that may wait for the rest of a character, the longest of which has four bytes, before they are spelled as they
+/// are. More are needed only where a model writes bytes that are no text.
+const PATIENCE: usize = 8;
+
+impl Spelling {
+    /// Adds an id; returns the text that it completes, which may be none.
+    pub(crate) fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String, Error> {
+        self.ids.push(id);
+        let (known, all) = self.both(tokenizer)?;
+        let is_cut = all.ends_with(char::REPLACEMENT_CHARACTER) && self.ids.len() - self.spelled <= PATIENCE;
+        match all.strip_prefix(&known) {
+            Some(text) if !text.is_empty() && !is_cut => {
+                let text = text.to_owned();
+                (self.before, self.spelled) = (self.spelled, self.ids.len());
+                Ok(text)
+            }
+            _ => Ok(String::new()),
+        }
+    }
+
+    /// What was held back, at the end.
+    pub(crate) fn finish(&mut self, tokenizer: &Tokenizer) -> Result<String, Error> {
+        let (known, all) = self.both(tokenizer)?;
+        self.before = self.ids.len();
+        self.spelled = self.ids.len();
+        Ok(all.strip_prefix(&known).unwrap_or_default().to_owned())
+    }
+
+    /// So many ids have come.
+    pub(crate) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// What the ids since `before` have been spelled as, and what they are now.
+    fn both(&self, tokenizer: &Tokenizer) -> Result<(String, String), Error> {
+        Ok((tokenizer.decode(&self.ids[self.before..self.spelled])?, tokenizer.decode(&self.ids[self.before..])?))
+    }
+}
+
+/// Looks for texts that end a completion, across the parts in which it comes.
+#[derive(Debug)]
+pub(crate) struct Stops {
+    stops: Vec<String>,
+    held: String,
+}
+
+impl Stops {
+    pub(crate) fn new(stops: Vec<String>) -> Stops {
+        Stops { stops, held: String::new() }
+    }
+
+    /// Adds a part; returns the text that is certain by now, and whether a stop ends it.
+    pub(crate) fn push(&mut self, part: &str) -> (String, bool) {
+        self.held.push_str(part);
+        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
+            self.held.truncate(at);
+            return (std::mem::take(&mut self.held), true);
+        }
+        let begins = |at: &usize| self.stops.iter().any(|stop| stop.starts_with(&self.held[*at..]));
+        let keep = self.held.char_indices().map(|(at, _)| at).find(begins).unwrap_or(self.held.len());
+        let rest = self.held.split_off(keep);
+        (std::mem::replace(&mut self.held, rest), false)
+    }
+
+    /// What was held back, at the end.
+    pub(crate) fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stream of these parts, with these stops.
+    #[track_caller]
+    fn check(stops: &[&str], parts: &[&str], wanted: &[&str], ends: bool) {
+        let mut stream = Stops::new(stops.iter().map(|stop| (*stop).to_owned()).collect());
+        let mut found = Vec::new();
+        for part in parts {
+            let (text, ended) = stream.push(part);
+            found.push(text);
+            if ended {
+                assert!(ends, "{found:?} ended");
+                assert_eq!(found, wanted);
+                return;
+            }
+        }
+        found.push(stream.finish());
+        assert!(!ends, "{found:?} did not end");
+        assert_eq!(found, wanted);
+    }
+
+    #[test]
+    fn a_stop_is_found_across_parts_and_what_may_begin_one_is_held_back() {
+        check(&[], &["a", "b"], &["a", "b", ""], false);
+        check(&["END"], &["a E", "ND b"], &["a ", ""], true);
+        check(&["END"], &["a E", "Nd"], &["a ", "ENd", ""], false);
+        check(&["END"], &["a E", "N"], &["a ", "", "EN"], false);
+        check(&["b", "ab"], &["xab"], &["x"], true);
+        check(&["bc", "abcd"], &["ab", "c"], &["", "a"], true);
+        check(&["é"], &["caf", "é!"], &["caf", ""], true);
+        check(&["\n\n"], &["a\n", "b\n", "\n"], &["a", "\nb", ""], true);
+        check(&["aab"], &["a", "a", "ab"], &["", "", "a"], true);
+    }
+}

@@ -1,0 +1,279 @@
+//! `serve`: a model answers over HTTP.
+
+use crate::config::{DeviceName, Precision};
+use instruct_data::Date;
+use std::{net::IpAddr, path::PathBuf};
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  instruct serve runs/0001                           the ppo-ptx of a run, at http://127.0.0.1:8080/v1
+  instruct serve runs/0001 --artefact sft-baseline
+  instruct serve MODEL.gguf --precision bf16 --port 9000";
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Run folder, model folder or .gguf file
+    target: PathBuf,
+    /// Which model of a run
+    #[arg(long, default_value = "ppo-ptx")]
+    artefact: String,
+    /// Where to listen; 0 takes a port that is free
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Address to listen at; another than this machine's own needs --api-keys
+    #[arg(long, default_value = "127.0.0.1")]
+    listen: IpAddr,
+    /// A further name by which this server is called
+    #[arg(long)]
+    host: Vec<String>,
+    /// File with a key for programs on each line; without one, whoever reaches this machine may ask
+    #[arg(long)]
+    api_keys: Option<PathBuf>,
+    /// Answers written at a time; changes speed and memory, never the text
+    #[arg(long, default_value_t = 32)]
+    slots: usize,
+    /// Tokens that a conversation and its answer may have; without it, the model's context, 2,048 at most
+    #[arg(long)]
+    capacity: Option<usize>,
+    /// Answers that may wait for a slot; more are told to come again
+    #[arg(long, default_value_t = 64)]
+    queue: usize,
+    /// Text around a prompt with {prompt} in it; without one, the model's chat template
+    #[arg(long, default_value = "")]
+    template: String,
+    /// Day that the chat template is told, as 2024-07-26; without one, that of the model's folder
+    #[arg(long)]
+    date: Option<Date>,
+    /// What the factors of matrix products are rounded to, where the processor multiplies bf16
+    #[arg(long, value_enum, default_value_t)]
+    precision: Precision,
+    /// Where to compute
+    #[arg(long, value_enum, default_value = "cpu")]
+    device: DeviceName,
+}
+
+#[cfg(not(feature = "serve"))]
+pub(crate) use without::run;
+
+#[cfg(feature = "serve")]
+pub(crate) use with::run;
+
+/// The program that `cargo xtask` builds has no server, so that the flow is compiled without one.
+#[cfg(not(feature = "serve"))]
+mod without {
+    use super::Args;
+    use crate::{cli::cargo, terminal::say};
+    use anyhow::{Result, bail};
+
+    /// Has cargo build the program with the server, and runs that one.
+    pub(crate) fn run(_: &Args) -> Result<()> {
+        let Some(mut program) = cargo("xtask") else {
+            bail!(
+                "this program was built without its server; install it with the feature `serve`, which is the default"
+            );
+        };
+        say("building the server; the first time takes a minute or two");
+        program.arg("--").args(std::env::args_os().skip(1));
+        crate::cli::become_it(program)
+    }
+}
+
+#[cfg(feature = "serve")]
+mod with {
+    use super::Args;
+    use crate::{
+        memory::{Machine, mega},
+        prepare::{Wording, available, device, open_base, open_decoder},
+        terminal::say,
+    };
+    use anyhow::{Context, Result, bail};
+    use instruct_data::{Tokenizer, read_text};
+    use instruct_model::{
+        Config as Description, Decoder, HeadKind, Room,
+        memory::{Buffers, Estimate, Phase, Readout, cached, inferred},
+    };
+    use instruct_reward_model::{Item, scores};
+    use instruct_serve::{Gate, Handed, Reward, Service, Voice, digest, serve, stopper};
+    use std::{
+        net::{SocketAddr, TcpListener},
+        path::{Path, PathBuf},
+        sync::{Arc, Mutex},
+        time::SystemTime,
+    };
+
+    /// Tokens of prompts that are computed beside answers that are being written.
+    const CHUNK: usize = 64;
+    /// What a conversation with its answer may have where nothing else is said, in tokens.
+    const CAPACITY: usize = 2_048;
+    /// Bytes of a file of keys.
+    const KEY_BYTES: usize = 1 << 20;
+
+    /// What is served.
+    struct Target {
+        name: String,
+        model: PathBuf,
+        reward_model: Option<PathBuf>,
+    }
+
+    pub(crate) fn run(args: &Args) -> Result<()> {
+        let target = Target::of(args)?;
+        let gate = gate(args)?;
+        let voice = voice(args, &target)?;
+        check_memory(&voice, target.reward_model.is_some())?;
+        let reward = target.reward_model.as_deref().map(|path| reward(args, path)).transpose()?;
+        let address = SocketAddr::from((args.listen, args.port));
+        let listener = TcpListener::bind(address)
+            .with_context(|| format!("cannot listen at {address}; is another server there? --port takes another"))?;
+        let (address, name, room) = (listener.local_addr()?, voice.name.clone(), voice.room);
+        let handed = Handed { second: Arc::new(second), chance: chance()?, reward };
+        let (service, thread) = Service::new(voice, gate, args.queue, handed);
+        let (stopper, stopped) = stopper();
+        stop_on_interrupt(stopper)?;
+        say(&format!(
+            "serving `{name}` of {}: {} answers at a time, each with its conversation at most {} tokens\n  for programs: \
+             http://{address}/v1 (as OpenAI's)\n  Ctrl-C ends it when what is being written is done",
+            target.model.display(),
+            room.slots,
+            room.capacity,
+        ));
+        serve(listener, service, stopped)?;
+        let _ = thread.join();
+        Ok(())
+    }
+
+    impl Target {
+        /// The model of a run, or the one at the path.
+        fn of(args: &Args) -> Result<Target> {
+            let of_run = |artefact: &str| args.target.join(artefact).join("model");
+            let is_run = args.target.join("config.toml").is_file();
+            if !is_run {
+                let stem = args.target.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+                let name = stem.filter(|stem| !stem.is_empty()).unwrap_or_else(|| "model".to_owned());
+                return Ok(Target { name, model: args.target.clone(), reward_model: None });
+            }
+            let model = of_run(&args.artefact);
+            if !model.is_dir() {
+                bail!(
+                    "{} has no finished `{}`; finish the run, or name another --artefact",
+                    args.target.display(),
+                    args.artefact
+                );
+            }
+            let reward_model = Some(of_run("reward-model")).filter(|path| path.is_dir());
+            Ok(Target { name: args.artefact.clone(), model, reward_model })
+        }
+    }
+
+    fn gate(args: &Args) -> Result<Gate> {
+        let keys = match &args.api_keys {
+            None => Vec::new(),
+            Some(path) => {
+                let text = read_text(path, KEY_BYTES)?;
+                let keys: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(digest).collect();
+                if keys.is_empty() {
+                    bail!("{}: there is no key; write one on a line", path.display());
+                }
+                keys
+            }
+        };
+        if !args.listen.is_loopback() && keys.is_empty() {
+            bail!(
+                "--listen {}: others reach this address; give --api-keys, so that only those with a key are served",
+                args.listen
+            );
+        }
+        let own = [args.listen.to_string(), format!("[{}]", args.listen), "localhost".to_owned()];
+        Ok(Gate { hosts: args.host.iter().cloned().chain(own).collect(), keys, labelers: Vec::new() })
+    }
+
+    fn voice(args: &Args, target: &Target) -> Result<Voice> {
+        let device = device(args.device)?;
+        let template = crate::commands::typed(&args.template);
+        let wording = Wording { template: &template, option: "--template", date: args.date };
+        let base = open_base(&target.model, wording, &device)?;
+        let decoder = open_decoder(&target.model, &device, args.precision)?.1;
+        let context = decoder.config().context;
+        let capacity = args.capacity.unwrap_or(CAPACITY).min(context);
+        if args.slots == 0 || capacity == 0 {
+            bail!("--slots and --capacity must be above 0");
+        }
+        let room = Room { slots: args.slots, capacity, chunk: CHUNK };
+        let precision = available(args.precision).dtype().as_str();
+        Ok(Voice { name: target.name.clone(), decoder: Arc::new(decoder), renderer: base.renderer, room, precision })
+    }
+
+    /// Refuses slots for which there is no memory, before anybody is kept waiting.
+    fn check_memory(voice: &Voice, has_reward: bool) -> Result<()> {
+        let Some(machine) = Machine::read(0) else { return Ok(()) };
+        let needed = estimate(voice, voice.decoder.config(), has_reward).peak();
+        if machine.held + needed > machine.limit {
+            let Room { slots, capacity, .. } = voice.room;
+            bail!(
+                "{slots} answers of {capacity} tokens need {} beside the {} that this process holds, and it may have {}; \
+                 lower --slots or --capacity",
+                mega(needed),
+                mega(machine.held),
+                mega(machine.limit)
+            );
+        }
+        Ok(())
+    }
+
+    /// What is still to come when the model is open: the cache, a pass, and the reward model.
+    fn estimate(voice: &Voice, config: &Description, has_reward: bool) -> Estimate {
+        let Room { slots, capacity, chunk } = voice.room;
+        let cache = cached(config, slots, capacity);
+        let pass = inferred(config, chunk * Room::ALONE + slots, Readout::Logits(slots));
+        let scored = inferred(config, config.context, Readout::Scalar(1));
+        let reward = has_reward.then(|| Buffers::frozen("reward model", config, HeadKind::Score, 4));
+        let phases = vec![Phase { name: "serve", kept: cache, ..pass }, Phase { name: "score", kept: cache, ..scored }];
+        Estimate { models: reward.into_iter().collect(), phases }
+    }
+
+    /// Scores of whole texts, one request at a time: the model has one set of buffers.
+    fn reward(args: &Args, path: &Path) -> Result<Reward> {
+        let (checkpoint, decoder) = open_decoder(path, &device(args.device)?, crate::config::Precision::F32)?;
+        let tokenizer = crate::prepare::open_tokenizer(&checkpoint, path)?;
+        let both = Mutex::new((decoder, tokenizer));
+        Ok(Arc::new(move |texts: &[String]| {
+            let both = both.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            score(&both.0, &both.1, texts)
+        }))
+    }
+
+    fn score(decoder: &Decoder, tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<f32>, String> {
+        let context = decoder.config().context;
+        let encode = |(i, text): (usize, &String)| {
+            let ids = tokenizer.encode_prompt(text).map_err(|why| format!("text {i}: {why}"))?;
+            match ids.len() {
+                0 => Err(format!("text {i} has no token in the reward model's vocabulary")),
+                n if n > context => Err(format!("text {i} has {n} tokens; the reward model reads {context}")),
+                _ => Ok(ids),
+            }
+        };
+        let ids: Vec<Vec<u32>> = texts.iter().enumerate().map(encode).collect::<Result<_, _>>()?;
+        let items: Vec<Item> = ids.iter().map(|ids| Item { prompt: ids, completion: &[] }).collect();
+        scores(decoder, &items, context).map_err(|why| why.to_string())
+    }
+
+    fn second() -> u64 {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+
+    /// A number that nobody can guess.
+    fn chance() -> Result<u64> {
+        getrandom::u64().map_err(|why| anyhow::anyhow!("the system gives no random numbers: {why}"))
+    }
+
+    /// The first signal lets what is being written be finished; a second ends the process.
+    fn stop_on_interrupt(stopper: instruct_serve::Stopper) -> Result<()> {
+        let mut stopper = Some(stopper);
+        ctrlc::set_handler(move || match stopper.take() {
+            Some(stopper) => {
+                say("stopping; what is being written is finished first (Ctrl-C again ends it at once)");
+                stopper.stop();
+            }
+            None => std::process::exit(crate::listener::TWICE_INTERRUPTED),
+        })?;
+        Ok(())
+    }
+}
