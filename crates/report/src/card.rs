@@ -47,9 +47,7 @@ fn intro(run: &Run, results: &Source) -> Html {
 fn summary(results: &Source) -> Table {
     let at = |key| ["reward_model", key];
     let mut table = Table::new("The reward model on held-out rankings", &["what", "value"]);
-    let whole =
-        [results.show(&at("accuracy"), As::Percent), bounds(results, &at("accuracy_low"), &at("accuracy_high"))];
-    table.row(text("accuracy"), [whole.into_iter().collect()]);
+    table.row(text("accuracy"), [rate(results, &under(&CARD, &["accuracy"]))]);
     if results.interval(&at("accuracy_unseen")).is_some() {
         let pairs = el("span").class("count").add(results.show(&at("pairs_unseen"), As::Fixed(0))).text(" pairs");
         table.row(text("accuracy on unseen tasks"), [rate(results, &at("accuracy_unseen")).followed_by(pairs)]);
@@ -67,14 +65,6 @@ fn summary(results: &Source) -> Table {
         [margin("mean"), text(" ± "), margin("sd"), text(", from "), margin("min"), text(" to "), margin("max")];
     table.row(text("margin of better over worse, mean ± standard deviation"), [margins.into_iter().collect()]);
     table
-}
-
-/// ` [68.3, 70.1]` of two numbers.
-fn bounds(results: &Source, low: &[&str], high: &[&str]) -> Html {
-    match results.number(low).zip(results.number(high)) {
-        Some((low, high)) => text(format!(" [{:.1}, {:.1}]", 100.0 * low, 100.0 * high)),
-        None => text(" [too few]"),
-    }
 }
 
 /// Accuracy by something.

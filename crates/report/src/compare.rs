@@ -41,6 +41,18 @@ struct Column<'a> {
     run: &'a Run,
 }
 
+impl Column<'_> {
+    /// A number of this run, which says whose it is.
+    fn cell(&self, form: Form, path: &[&str]) -> Html {
+        let Some(results) = &self.run.results else { return dash() };
+        let shown = match form {
+            Form::Rate => rate(results, path),
+            Form::Number(form) => results.show(path, form),
+        };
+        el("div").attr("data-run", &self.name).add(shown).into()
+    }
+}
+
 fn columns(runs: &[Run]) -> Vec<Column<'_>> {
     let twice = |run: &Run| runs.iter().filter(|other| other.name() == run.name()).count() > 1;
     let name = |(place, run): (usize, &Run)| match twice(run) {
@@ -60,8 +72,7 @@ fn lead(columns: &[Column]) -> String {
         return "None of these runs has been evaluated yet.".to_owned();
     };
     format!(
-        "In {} of {} runs the evaluation is done. There ppo_ptx wins against sft on between {} and {} of held-out \
-         prompts.",
+        "{} of {} runs are evaluated. In them ppo_ptx wins against sft on {} to {} of the held-out prompts.",
         rates.len(),
         columns.len(),
         As::Percent.write(least.mean),
@@ -104,11 +115,7 @@ fn results(columns: &[Column]) -> Html {
     let rows = rows(columns);
     for row in &rows {
         let path: Vec<&str> = row.path.iter().map(String::as_str).collect();
-        let cells = columns.iter().map(|column| match (&column.run.results, row.form) {
-            (None, _) => dash(),
-            (Some(results), Form::Rate) => rate(results, &path),
-            (Some(results), Form::Number(form)) => results.show(&path, form),
-        });
+        let cells = columns.iter().map(|column| column.cell(row.form, &path));
         let spread = seeds.then(|| spread(columns, row, &path));
         table.row(text(&row.name), cells.chain(spread));
     }
@@ -116,7 +123,9 @@ fn results(columns: &[Column]) -> Html {
         true => "The runs differ in their seed only. The last column is over seeds; it is no interval.",
         false => "The intervals are over prompts. They do not say how much another seed would change a run.",
     };
-    let forests = rows.iter().filter(|row| row.form == Form::Rate).filter_map(|row| forest(columns, row));
+    // The rates on unseen tasks are in the table only: they are much like those on all.
+    let drawn = rows.iter().filter(|row| row.form == Form::Rate && !row.path.concat().contains("unseen"));
+    let forests = drawn.filter_map(|row| forest(columns, row));
     [paragraph(note).into(), table.html(), figures(forests)].into_iter().collect()
 }
 

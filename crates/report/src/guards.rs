@@ -203,8 +203,8 @@ mod tests {
         let flat = [1.0; 12];
         check(&flat, &[]);
         // 0.01 of the mean is the least spread: 1.06 is exactly 6 of them above 1, and 1.07 is 7.
-        check(&under(&flat, &[1.07]), &[(13.0, 1.07)]);
-        check(&under(&flat, &[0.1]), &[]);
+        check(&[&flat[..], &[1.07]].concat(), &[(13.0, 1.07)]);
+        check(&[&flat[..], &[0.1]].concat(), &[]);
         check(&[1.0, 1.0, 9.0], &[]);
         // 61 steps later the first jump is forgotten, so the second is one as well.
         let two = [&flat[..], &[2.0], &[1.0; 60], &[2.0]].concat();

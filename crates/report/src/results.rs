@@ -189,10 +189,14 @@ fn models(results: &Source, judge: &str) -> Table {
             "sft_init" => "init_validation_loss",
             _ => "",
         };
+        // Results that were written before the answers of all models were measured have the policies' alone.
+        let of_answers = ["answers", model, "mean_tokens"];
+        let of_policy = [policy, "mean_tokens"];
+        let tokens: &[&str] = if results.number(&of_answers).is_some() { &of_answers } else { &of_policy };
         let cells = [
             results.show(&["judge_mean", model], As::Fixed(2)),
             results.show(&["answers", model, "ended"], As::Percent),
-            results.show(&["answers", model, "mean_tokens"], As::Fixed(1)),
+            results.show(tokens, As::Fixed(1)),
             results.show(&["alignment_tax", model], As::Fixed(3)),
             results.show(&[policy, "kl"], As::Fixed(2)),
             results.show(&[policy, "score"], As::Fixed(2)),

@@ -137,7 +137,9 @@ mod tests {
     }
 
     fn page(samples: Vec<Sample>, room: usize) -> String {
-        section(&Run { samples: Some(samples), ..Run::default() }, room).into_page()
+        let mut run = Run::from_files("r", |_| None);
+        run.samples = Some(samples);
+        section(&run, room).into_page()
     }
 
     #[test]

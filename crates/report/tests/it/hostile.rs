@@ -1,0 +1,105 @@
+//! Runs that want to break the page: texts that look like markup, and more of everything than fits.
+
+use crate::{html, run};
+use instruct_report::compare;
+use serde_json::json;
+
+/// Words that a browser, or a terminal, would obey.
+const HOSTILE: [&str; 6] = [
+    "</p></main><script>alert(1)</script>",
+    "\"><img src=x onerror=alert(1)>",
+    "' onmouseover='alert(1)",
+    "</style><link rel=stylesheet href=//evil.example/x.css>",
+    "\u{202e}gnirts desrever\u{202c} \u{0}\u{1b}[31m\u{7f}\u{85}",
+    "]]>--><!--&lt;script&gt;&#x3c;",
+];
+
+#[test]
+fn hostile_texts_stay_texts_wherever_they_come_from() {
+    for word in HOSTILE {
+        let interval = json!({ "mean": 0.5, "low": 0.4, "high": 0.6, "n": 30 });
+        let rate = json!({ "mean": 0.5, "low": null, "high": null, "n": 3, "by_group": { word: interval, "other": interval } });
+        let card = json!({ "accuracy": interval, "by_labeler": { word: interval }, "by_use_case": { word: interval },
+            "reliability": [{ "low": 0.0, "predicted": 0.1, "observed": 0.2, "n": 4 }] });
+        let results = json!({
+            "judge": word, "evaluated_weights": word, "win_rate": { "ppo_ptx_vs_sft": rate, word: rate },
+            "win_rate_unseen": { "ppo_ptx_vs_sft": rate },
+            "reward_model": { "report_card": card, "rewards": { "of": word, "variants": { word: { "preferred": interval } } } },
+            "seconds": { word: 1.0 },
+        });
+        let candidate =
+            json!({ "name": word, "kl": 1.0, "sqrt_kl": 1.0, "proxy": 0.1, "gold": 2.0, "on_frontier": true });
+        let frontier = json!({ "prompts": 3, "reference": candidate, "best_of_n": [candidate],
+            "runs": { "ppo": { "candidates": [candidate], "chosen": word, "judge_choice": word, "turning_point": word } } });
+        let samples = json!([{ "prompt": word, "use_case": word, "answers": {
+            "ppo_ptx": { "text": word, "points": 2.0 }, "sft": { "text": word, "points": 1.0 }, word: { "text": word, "points": 0.5 } } }]);
+        let config = format!("[model]\nbase = {word}\n[{word}]\n{word} = {word}\n");
+        let files = [
+            ("eval/results.json", results.to_string()),
+            ("eval/frontier.json", frontier.to_string()),
+            ("eval/samples.json", samples.to_string()),
+            ("environment.json", json!({ "commit": word, word: word }).to_string()),
+            ("inputs.json", json!({ word: word }).to_string()),
+            ("data.json", json!({ "sets": { word: 3 }, "lines": [word] }).to_string()),
+            ("seconds.json", word.to_owned()),
+            ("ppo/metrics.jsonl", "{\"step\":1,\"objective/kl\":1}\n".to_owned()),
+            ("ppo/timings.jsonl", json!({ "phase": word, "seconds": 1.0 }).to_string() + "\n"),
+            ("config.toml", config),
+        ];
+        let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+        let differences = vec![(word.to_owned(), word.to_owned(), word.to_owned())];
+        let run = run(word, &files).with_differences(differences);
+        assert_eq!(run.problems().len(), 1, "{:?}", run.problems());
+        for page in [run.page(), compare(&[run.clone(), run.clone()])] {
+            html::check_whole(&page);
+            let bad = |c: char| c.is_control() && !"\n\t".contains(c) || ('\u{202a}'..='\u{202e}').contains(&c);
+            assert!(!page.contains(bad), "{word:?}");
+            assert_eq!(page.matches("<script").count(), 1);
+        }
+    }
+}
+
+/// Whatever a run holds, the page can be sent and committed.
+#[test]
+fn a_page_is_at_most_a_megabyte() {
+    let long = "This answer never ends. ".repeat(400);
+    let answer = |points: usize| json!({ "text": long, "points": points });
+    let sample = |i: usize| {
+        let answers = json!({ "base": answer(0), "sft": answer(3), "sft_init": answer(3), "ppo": answer(4), "ppo_ptx": answer(i % 7) });
+        json!({ "prompt": long, "use_case": "generation", "answers": answers })
+    };
+    let samples = serde_json::Value::from_iter((0..200).map(sample)).to_string();
+    let names = [
+        "objective/scores",
+        "objective/kl",
+        "ppo/loss/value",
+        "ppo/loss/policy",
+        "ppo/policy/entropy",
+        "ppo/grad_norm",
+    ];
+    let line = |step: usize| {
+        let value = |name: &&str| ((*name).to_owned(), json!((step as f64 * 0.7).sin() + step as f64 / 1e4));
+        let mut row: serde_json::Map<String, serde_json::Value> = names.iter().map(value).collect();
+        row.insert("step".to_owned(), json!(step));
+        serde_json::Value::Object(row).to_string() + "\n"
+    };
+    let journal: String = (1..=4_000).map(line).collect();
+    let interval = json!({ "mean": 0.5, "low": 0.4, "high": 0.6, "n": 30 });
+    let labelers: serde_json::Map<_, _> = (0..300).map(|i| (format!("labeler {i}"), interval.clone())).collect();
+    let results = json!({ "judge": "people", "reward_model": { "report_card": { "accuracy": interval, "by_labeler": labelers } } });
+    let run = run(
+        "large",
+        &[
+            ("eval/samples.json", &samples),
+            ("eval/results.json", &results.to_string()),
+            ("ppo/metrics.jsonl", &journal),
+            ("ppo-ptx/metrics.jsonl", &journal),
+        ],
+    );
+    let page = run.page();
+    html::check_whole(&page);
+    assert!(page.len() <= 1_000_000, "{} bytes", page.len());
+    let words = html::words(&page);
+    assert!(words.contains("Texts are shown up to") && words.contains("240 of 4000 points"));
+    assert!(words.contains("Of 300 rows these are the 40 with the most prompts."));
+}
