@@ -91,14 +91,7 @@ const CHECKS: &str = "crates/checks/";
 
 const ABSENCES: &[Absence] = &[
     Absence {
-        under: &[
-            "crates/data/",
-            "crates/random/",
-            "crates/eval/",
-            "crates/report/",
-            "crates/runs/",
-            "crates/world/",
-        ],
+        under: &["crates/data/", "crates/random/", "crates/eval/", "crates/report/", "crates/runs/", "crates/world/"],
         words: &["candle", "Tensor", "Device"],
         why: "this crate knows no tensor and no device: it is tested and used without one",
     },
@@ -277,7 +270,8 @@ fn arrows(repository: &Repository, problems: &mut Vec<String>) {
             if other.is_some_and(|other| !allowed.contains(&other)) {
                 problems.push(format!("crates/{name}/Cargo.toml: lists {dependency}; {why}"));
             }
-            if dependency.starts_with("candle") && ["random", "data", "eval", "report", "runs", "world"].contains(&name.as_str())
+            if dependency.starts_with("candle")
+                && ["random", "data", "eval", "report", "runs", "world"].contains(&name.as_str())
             {
                 problems.push(format!("crates/{name}/Cargo.toml: lists {dependency}; {name} knows no tensor"));
             }

@@ -154,14 +154,12 @@ impl Family {
     fn progress(&self, run: &Run) -> Html {
         let said = |stage: &&'static str| {
             let Some(of) = run.stages.get(stage) else { return format!("{stage} has not begun.") };
-            let steps = match of.metrics.last_step() {
-                Some(last) => format!("{} {last:.0}", self.steps),
-                None => format!("no {} of its own", self.steps),
-            };
-            match (of.finished, of.metrics.last_step().zip(self.total(run))) {
-                (true, _) => format!("{stage} is finished ({steps})."),
-                (false, Some((_, total))) => format!("{stage} is at {steps} of {total:.0}."),
-                (false, None) => format!("{stage} is at {steps}."),
+            match (of.finished, of.metrics.last_step(), self.total(run)) {
+                (true, Some(last), _) => format!("{stage} is finished ({} {last:.0}).", self.steps),
+                (true, None, _) => format!("{stage} is finished, without a {} of its own.", self.steps),
+                (false, Some(last), Some(total)) => format!("{stage} is at {} {last:.0} of {total:.0}.", self.steps),
+                (false, Some(last), None) => format!("{stage} is at {} {last:.0}.", self.steps),
+                (false, None, _) => format!("{stage} has begun, without a {} so far.", self.steps),
             }
         };
         let begun = self.stages.iter().any(|stage| run.stages.contains_key(stage));

@@ -192,7 +192,7 @@ impl Series {
         let names: Vec<&str> = self.named.iter().filter(|(at, _)| *at == i).map(|(_, name)| *name).collect();
         let ring = (!names.is_empty()).then(|| circle(px, py, 7.0).class("ring"));
         // The name lies above its mark, and inside the drawing.
-        let above = if py < TOP + 22.0 { py + 19.0 } else { py - 11.0 };
+        let above = if py < 22.0 { py + 19.0 } else { py - 11.0 };
         let anchor = match px {
             px if px > RIGHT - 40.0 => "end",
             px if px < LEFT + 40.0 => "start",

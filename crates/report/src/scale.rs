@@ -14,7 +14,7 @@ pub(crate) struct Axis {
 
 impl Axis {
     /// From the least to the greatest of `values`, with at most `most` marks at round numbers: multiples of 1, 2 or 5
-    /// times a power of ten. Values that are not finite count for nothing; of none, from 0 to 1.
+    /// times a power of ten. Values that are not finite, or absurd, count for nothing; of none, from 0 to 1.
     pub(crate) fn exact(values: impl IntoIterator<Item = f64>, most: usize) -> Axis {
         let (low, high) = ends(values);
         let (step, digits) = step(high - low, |step| inside(low, high, step).count() <= most);
@@ -54,10 +54,13 @@ impl Axis {
     }
 }
 
+/// Values beyond this are no measurements, and would overflow where two of them are subtracted.
+const FURTHEST: f64 = 1e300;
+
 /// Least and greatest, far enough apart to be an axis.
 fn ends(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
-    let finite = values.into_iter().filter(|value| value.is_finite());
-    let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+    let sane = values.into_iter().filter(|value| value.abs() < FURTHEST);
+    let (low, high) = sane.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
     if low > high {
         return (0.0, 1.0);
     }
@@ -108,7 +111,7 @@ mod tests {
         check(Axis::exact([0.0, 3e7], 5), &["0", "1e7", "2e7", "3e7"]);
         check(Axis::exact([5.0, 5.0], 5), &["4.6", "4.8", "5.0", "5.2", "5.4"]);
         check(Axis::exact([], 5), &["0.0", "0.5", "1.0"]);
-        check(Axis::exact([f64::NAN, 1.0, f64::INFINITY, 2.0], 5), &["1.0", "1.5", "2.0"]);
+        check(Axis::exact([f64::NAN, 1.0, f64::INFINITY, f64::MAX, f64::MIN, 2.0], 5), &["1.0", "1.5", "2.0"]);
         check(Axis::exact([0.0, 0.0], 3), &["-0.5", "0.0", "0.5"]);
     }
 

@@ -1,8 +1,9 @@
 //! Runs that want to break the page: texts that look like markup, and more of everything than fits.
 
-use crate::{html, run};
+use crate::{html, numbers::recorded, run};
 use instruct_report::compare;
-use serde_json::json;
+use proptest::prelude::*;
+use serde_json::{Value, json};
 
 /// Words that a browser, or a terminal, would obey.
 const HOSTILE: [&str; 6] = [
@@ -68,7 +69,7 @@ fn a_page_is_at_most_a_megabyte() {
         let answers = json!({ "base": answer(0), "sft": answer(3), "sft_init": answer(3), "ppo": answer(4), "ppo_ptx": answer(i % 7) });
         json!({ "prompt": long, "use_case": "generation", "answers": answers })
     };
-    let samples = serde_json::Value::from_iter((0..200).map(sample)).to_string();
+    let samples = Value::from_iter((0..200).map(sample)).to_string();
     let names = [
         "objective/scores",
         "objective/kl",
@@ -79,9 +80,9 @@ fn a_page_is_at_most_a_megabyte() {
     ];
     let line = |step: usize| {
         let value = |name: &&str| ((*name).to_owned(), json!((step as f64 * 0.7).sin() + step as f64 / 1e4));
-        let mut row: serde_json::Map<String, serde_json::Value> = names.iter().map(value).collect();
+        let mut row: serde_json::Map<String, Value> = names.iter().map(value).collect();
         row.insert("step".to_owned(), json!(step));
-        serde_json::Value::Object(row).to_string() + "\n"
+        Value::Object(row).to_string() + "\n"
     };
     let journal: String = (1..=4_000).map(line).collect();
     let interval = json!({ "mean": 0.5, "low": 0.4, "high": 0.6, "n": 30 });
@@ -102,4 +103,42 @@ fn a_page_is_at_most_a_megabyte() {
     let words = html::words(&page);
     assert!(words.contains("Texts are shown up to") && words.contains("240 of 4000 points"));
     assert!(words.contains("Of 300 rows these are the 40 with the most prompts."));
+}
+
+/// Every place of a value: the keys that lead to it.
+fn places(value: &Value, at: &str, found: &mut Vec<String>) {
+    found.push(at.to_owned());
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, inner)| places(inner, &format!("{at}/{key}"), found)),
+        Value::Array(list) => {
+            list.iter().enumerate().for_each(|(i, inner)| places(inner, &format!("{at}/{i}"), found));
+        }
+        _ => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Files of another version, or that something wrote to: whatever stands in a place, there is a page.
+    #[test]
+    fn results_of_any_shape_make_a_whole_page(changes in prop::collection::vec((any::<prop::sample::Index>(), 0..7usize), 1..12)) {
+        let strange = [
+            json!(null), json!("<b>"), json!([]), json!({}), json!(-1.7e308), json!(1.7e308), json!([{ "mean": 0.0, "n": 0 }]),
+        ];
+        let recorded = recorded().into_iter().find(|run| run.frontier.is_some()).unwrap();
+        let mut files = [&recorded.results, &recorded.frontier.unwrap_or_default()].map(|text| {
+            serde_json::from_str::<Value>(text).unwrap_or_default()
+        });
+        for (place, what) in changes {
+            let file = &mut files[what % 2];
+            let mut all = Vec::new();
+            places(file, "", &mut all);
+            *file.pointer_mut(&all[place.index(all.len())]).unwrap() = strange[what].clone();
+        }
+        let [results, frontier] = files.map(|file| file.to_string());
+        let run = run("r", &[("eval/results.json", &results), ("eval/frontier.json", &frontier)]);
+        html::check_whole(&run.page());
+        html::check_whole(&compare(&[run.clone(), run]));
+    }
 }

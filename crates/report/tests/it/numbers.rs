@@ -11,10 +11,10 @@ use std::{
 };
 
 /// One recorded run: its results, its frontier where there is one, and what the terminal printed.
-struct Recorded {
+pub(crate) struct Recorded {
     name: String,
-    results: String,
-    frontier: Option<String>,
+    pub(crate) results: String,
+    pub(crate) frontier: Option<String>,
     table: String,
 }
 
@@ -39,7 +39,7 @@ impl Recorded {
 }
 
 /// Every single run under docs/results; files that gather several runs are not of one run folder.
-fn recorded() -> Vec<Recorded> {
+pub(crate) fn recorded() -> Vec<Recorded> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/results");
     let folders = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
     let mut files: Vec<PathBuf> =
