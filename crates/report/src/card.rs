@@ -33,7 +33,10 @@ fn intro(run: &Run, results: &Source) -> Html {
         (None, _) => "",
     };
     el("p")
-        .text("Accuracy is the share of ordered pairs of held-out rankings that the scores order as the labeler did; equal scores count half. It is measured on ")
+        .text(
+            "Accuracy is the share of ordered pairs of held-out rankings that the scores order as the labeler \
+             did; equal scores count half. It is measured on ",
+        )
         .add(results.show(&at("pairs"), As::Fixed(0)))
         .text(" pairs of ")
         .add(counted("records"))
@@ -190,7 +193,8 @@ fn rewarded(results: &Source) -> Html {
     let title = heading("What the reward model rewards");
     if variants.is_empty() {
         return title.followed_by(absent(
-            "Not measured in this run: how the score changes when an answer is empty, repeated, shuffled or only thanks.",
+            "Not measured in this run: how the score changes when an answer is empty, repeated, shuffled or only \
+             thanks.",
         ));
     }
     let of = results.words(&["reward_model", "rewards", "of"]).unwrap_or("a model");

@@ -46,8 +46,8 @@ fn judged(run: &Run, frontier: &Source) -> Html {
     let intro = paragraph("Each mark is a model on ")
         .add(prompts)
         .text(format!(
-            " validation prompts. The reward model sees a proxy of what {judge} sees; the further a policy goes from its \
-             reference, the more the two can come apart. "
+            " validation prompts. The reward model sees a proxy of what {judge} sees; the further a policy goes from \
+             its reference, the more the two can come apart. "
         ))
         .add(budget);
     let drawn = RUNS.iter().filter(|(name, _)| frontier.at(&["runs", name]).is_some());

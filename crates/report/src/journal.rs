@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn phases_add_up() {
-        let text = "{\"step\":1,\"phase\":\"x\",\"seconds\":1}\n{\"step\":2,\"phase\":\"x\",\"seconds\":2}\n{\"phase\":\"y\"}\n";
+        let text = "{\"phase\":\"x\",\"seconds\":1}\n{\"phase\":\"x\",\"seconds\":2}\n{\"phase\":\"y\"}\n";
         assert_eq!(Journal::read(text.as_bytes()).phases(), [("x".to_owned(), 3.0)].into());
     }
 }

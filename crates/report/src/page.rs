@@ -66,7 +66,8 @@ pub(crate) const SCRIPT: &str = include_str!("page.js");
 /// What a browser may do with the page: nothing but apply this style and run this script. A text that slipped
 /// through as markup could neither run nor load anything. A test computes the hashes anew.
 pub(crate) const POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; \
-    style-src 'sha256-GKDauh3ARSr21MiFVqsz+zlPG9VEuMOjL+x9cZmYjrE='; script-src 'sha256-fB1NlBJqGCMkBv9X+GNttszRE8rFNQnuxcncl9AtdtE='";
+    style-src 'sha256-GKDauh3ARSr21MiFVqsz+zlPG9VEuMOjL+x9cZmYjrE='; \
+    script-src 'sha256-fB1NlBJqGCMkBv9X+GNttszRE8rFNQnuxcncl9AtdtE='";
 
 fn head(title: &str) -> Element {
     el("head")
@@ -119,7 +120,8 @@ fn lead(run: &Run) -> Html {
 pub(crate) fn simulation(run: &Run) -> Option<Element> {
     let said = match (run.judge_is_simulated(), run.has_simulated_data()) {
         (true, true) => {
-            "The judge, the labelers and the texts are a simulation: rules wrote and judged them, no person did. The numbers say whether the method works, nothing about people."
+            "The judge, the labelers and the texts are a simulation: rules wrote and judged them, no person \
+             did. The numbers say whether the method works, nothing about people."
         }
         (true, false) => "The judge is a simulation: rules judge the answers, no person does.",
         (false, true) => "Some records are a simulation: no person wrote or ranked them.",

@@ -21,8 +21,8 @@ pub(crate) fn section(run: &Run) -> Html {
     [
         paragraph(format!(
             "A win rate is the share of held-out prompts on which {judge} gives the first model's answer more points \
-             than the second's; equal points count half. In brackets the 95 % interval over prompts, drawn below from 0 \
-             to 100 % with a tick at 50 %. Fewer than 20 prompts have none."
+             than the second's; equal points count half. In brackets the 95 % interval over prompts, drawn below from \
+             0 to 100 % with a tick at 50 %. Fewer than 20 prompts have none."
         ))
         .into(),
         el("div").class("beside").add(win_rates(results).html()).add(by_use_case(results, judge)).into(),
@@ -43,8 +43,8 @@ pub(crate) const MAIN: &str = "ppo_ptx_vs_sft";
 pub(crate) const MODELS: [&str; 5] = ["base", "sft", "sft_init", "ppo", "ppo_ptx"];
 
 const MODELS_ARE: &str = "base is the model before the run; sft is fine-tuned on demonstrations and chosen by the \
-    reward model; sft_init is the fine-tuned start of reinforcement learning and its reference; ppo and ppo_ptx are the \
-    policies without and with the pretraining mix.";
+    reward model; sft_init is the fine-tuned start of reinforcement learning and its reference; ppo and ppo_ptx are \
+    the policies without and with the pretraining mix.";
 
 /// The comparisons in order of importance; those that this crate does not know come last.
 pub(crate) fn comparisons(results: &Source) -> Vec<String> {
@@ -118,7 +118,8 @@ fn by_use_case(results: &Source, judge: &str) -> Option<Html> {
     }
     let (best, worst) = (&rows[0], &rows[rows.len() - 1]);
     let caption = format!(
-        "By {judge}, ppo_ptx wins against sft most often in {} ({}, {} prompts) and least often in {} ({}, {} prompts).",
+        "By {judge}, ppo_ptx wins against sft most often in {} ({}, {} prompts) and least often in {} ({}, {} \
+         prompts).",
         best.0,
         percent(&best.1),
         best.1.n,

@@ -37,8 +37,8 @@ fn all(run: &Run, samples: &[Sample], cap: usize) -> Html {
     let equal = judged.len() - gains.len() - losses.len();
     let [policy, other] = PAIR;
     let intro = paragraph(format!(
-        "Of {} held-out prompts {policy} got more points of {} than {other} on {}, fewer on {}, and as many on {equal}. \
-         These are the {} largest gains and the {} largest losses, not a fair sample of either model.",
+        "Of {} held-out prompts {policy} got more points of {} than {other} on {}, fewer on {}, and as many on \
+         {equal}. These are the {} largest gains and the {} largest losses, not a fair sample of either model.",
         judged.len(),
         run.judge_word(),
         gains.len(),

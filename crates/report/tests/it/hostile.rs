@@ -19,21 +19,25 @@ const HOSTILE: [&str; 6] = [
 fn hostile_texts_stay_texts_wherever_they_come_from() {
     for word in HOSTILE {
         let interval = json!({ "mean": 0.5, "low": 0.4, "high": 0.6, "n": 30 });
-        let rate = json!({ "mean": 0.5, "low": null, "high": null, "n": 3, "by_group": { word: interval, "other": interval } });
+        let groups = json!({ word: interval, "other": interval });
+        let rate = json!({ "mean": 0.5, "low": null, "high": null, "n": 3, "by_group": groups });
         let card = json!({ "accuracy": interval, "by_labeler": { word: interval }, "by_use_case": { word: interval },
             "reliability": [{ "low": 0.0, "predicted": 0.1, "observed": 0.2, "n": 4 }] });
+        let rewards = json!({ "of": word, "variants": { word: { "preferred": interval } } });
         let results = json!({
             "judge": word, "evaluated_weights": word, "win_rate": { "ppo_ptx_vs_sft": rate, word: rate },
             "win_rate_unseen": { "ppo_ptx_vs_sft": rate },
-            "reward_model": { "report_card": card, "rewards": { "of": word, "variants": { word: { "preferred": interval } } } },
+            "reward_model": { "report_card": card, "rewards": rewards },
             "seconds": { word: 1.0 },
         });
         let candidate =
             json!({ "name": word, "kl": 1.0, "sqrt_kl": 1.0, "proxy": 0.1, "gold": 2.0, "on_frontier": true });
+        let ppo = json!({ "candidates": [candidate], "chosen": word, "judge_choice": word, "turning_point": word });
         let frontier = json!({ "prompts": 3, "reference": candidate, "best_of_n": [candidate],
-            "runs": { "ppo": { "candidates": [candidate], "chosen": word, "judge_choice": word, "turning_point": word } } });
-        let samples = json!([{ "prompt": word, "use_case": word, "answers": {
-            "ppo_ptx": { "text": word, "points": 2.0 }, "sft": { "text": word, "points": 1.0 }, word: { "text": word, "points": 0.5 } } }]);
+            "runs": { "ppo": ppo } });
+        let answer = |points| json!({ "text": word, "points": points });
+        let answers = json!({ "ppo_ptx": answer(2.0), "sft": answer(1.0), word: answer(0.5) });
+        let samples = json!([{ "prompt": word, "use_case": word, "answers": answers }]);
         let config = format!("[model]\nbase = {word}\n[{word}]\n{word} = {word}\n");
         let files = [
             ("eval/results.json", results.to_string()),
@@ -66,7 +70,8 @@ fn a_page_is_at_most_a_megabyte() {
     let long = "This answer never ends. ".repeat(400);
     let answer = |points: usize| json!({ "text": long, "points": points });
     let sample = |i: usize| {
-        let answers = json!({ "base": answer(0), "sft": answer(3), "sft_init": answer(3), "ppo": answer(4), "ppo_ptx": answer(i % 7) });
+        let (sft, ppo) = (answer(3), answer(i % 7));
+        let answers = json!({ "base": answer(0), "sft": sft, "sft_init": sft, "ppo": ppo, "ppo_ptx": ppo });
         json!({ "prompt": long, "use_case": "generation", "answers": answers })
     };
     let samples = Value::from_iter((0..200).map(sample)).to_string();
@@ -87,7 +92,8 @@ fn a_page_is_at_most_a_megabyte() {
     let journal: String = (1..=4_000).map(line).collect();
     let interval = json!({ "mean": 0.5, "low": 0.4, "high": 0.6, "n": 30 });
     let labelers: serde_json::Map<_, _> = (0..300).map(|i| (format!("labeler {i}"), interval.clone())).collect();
-    let results = json!({ "judge": "people", "reward_model": { "report_card": { "accuracy": interval, "by_labeler": labelers } } });
+    let card = json!({ "accuracy": interval, "by_labeler": labelers });
+    let results = json!({ "judge": "people", "reward_model": { "report_card": card } });
     let run = run(
         "large",
         &[
@@ -122,9 +128,17 @@ proptest! {
 
     /// Files of another version, or that something wrote to: whatever stands in a place, there is a page.
     #[test]
-    fn results_of_any_shape_make_a_whole_page(changes in prop::collection::vec((any::<prop::sample::Index>(), 0..7usize), 1..12)) {
-        let strange = [
-            json!(null), json!("<b>"), json!([]), json!({}), json!(-1.7e308), json!(1.7e308), json!([{ "mean": 0.0, "n": 0 }]),
+    fn results_of_any_shape_make_a_whole_page(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0..7usize), 1..12),
+    ) {
+        let strange: [Value; 7] = [
+            json!(null),
+            json!("<b>"),
+            json!([]),
+            json!({}),
+            json!(-1.7e308),
+            json!(1.7e308),
+            json!([{ "mean": 0.0, "n": 0 }]),
         ];
         let recorded = recorded().into_iter().find(|run| run.frontier.is_some()).unwrap();
         let mut files = [&recorded.results, &recorded.frontier.unwrap_or_default()].map(|text| {

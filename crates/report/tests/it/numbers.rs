@@ -5,7 +5,7 @@ use crate::{html, run};
 use instruct_report::{Run, compare};
 use serde_json::Value;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -25,17 +25,18 @@ impl Recorded {
         run(&self.name, &files)
     }
 
-    /// The value under a key of the page: `eval/results.json#/sft/validation_loss`.
-    fn value(&self, key: &str) -> Value {
-        let (file, pointer) = key.split_once('#').unwrap();
-        let text = match file {
-            "eval/results.json" => &self.results,
-            "eval/frontier.json" => self.frontier.as_ref().unwrap(),
-            other => panic!("{other} was not handed in"),
-        };
-        let whole: Value = serde_json::from_str(text).unwrap();
-        whole.pointer(pointer).unwrap_or_else(|| panic!("{key} is not there")).clone()
+    /// Both files, by name.
+    fn files(&self) -> BTreeMap<&'static str, Value> {
+        let read = |text: &String| serde_json::from_str(text).unwrap();
+        let frontier = self.frontier.as_ref().map(|frontier| ("eval/frontier.json", read(frontier)));
+        [("eval/results.json", read(&self.results))].into_iter().chain(frontier).collect()
     }
+}
+
+/// The value under a key of the page: `eval/results.json#/sft/validation_loss`.
+fn value<'a>(files: &'a BTreeMap<&str, Value>, key: &str) -> &'a Value {
+    let (file, pointer) = key.split_once('#').unwrap();
+    files[file].pointer(pointer).unwrap_or_else(|| panic!("{key} is not there"))
 }
 
 /// Every single run under docs/results; files that gather several runs are not of one run folder.
@@ -126,11 +127,12 @@ fn written(form: &str, value: &Value) -> (f64, String) {
 #[test]
 fn every_number_of_the_page_is_the_one_of_the_file_that_it_names() {
     for recorded in recorded() {
+        let files = recorded.files();
         let shown = html::data(&recorded.run().page());
         assert!(shown.len() > 100, "{} numbers", shown.len());
         for (attributes, text) in shown {
-            let (value, want) = written(&attributes["data-as"], &recorded.value(&attributes["data-key"]));
-            assert_eq!((attributes["value"].parse(), text), (Ok(value), want), "{attributes:?}");
+            let (number, want) = written(&attributes["data-as"], value(&files, &attributes["data-key"]));
+            assert_eq!((attributes["value"].parse(), text), (Ok(number), want), "{attributes:?}");
         }
     }
 }

@@ -37,7 +37,9 @@ fn of_a_run_that_has_just_begun_everything_is_named_that_is_missing() {
 #[test]
 fn a_run_that_goes_on_shows_how_far_it_is() {
     let config = "[ppo]\nepisodes = 256\nbatch = 64\n[ppo.guards]\nmax-kl = 5.0\n";
-    let journal = "{\"step\":1,\"objective/kl\":0.5,\"objective/scores\":-0.25}\n{\"step\":2,\"objective/kl\":7.5,\"objective/scores\":0.75}\n{\"st";
+    let journal = r#"{"step":1,"objective/kl":0.5,"objective/scores":-0.25}
+{"step":2,"objective/kl":7.5,"objective/scores":0.75}
+{"st"#;
     let files = [("config.toml", config), ("ppo/metrics.jsonl", journal)];
     let said = [
         "ppo is at iteration 2 of 4.",
@@ -60,8 +62,10 @@ fn a_simulation_is_called_one() {
 #[test]
 fn what_the_reward_model_rewards_is_shown_where_it_was_measured() {
     let results = r#"{"judge": "people", "reward_model": {"rewards": {"of": "sft", "variants": {
-        "empty": {"preferred": {"mean": 0.02, "low": 0.01, "high": 0.05, "n": 99}, "change": {"mean": -1.5, "low": -1.75, "high": -1.25, "n": 99}},
-        "thanks": {"preferred": {"mean": 0.61, "low": 0.51, "high": 0.7, "n": 99}, "change": {"mean": 0.25, "low": null, "high": null, "n": 99}}}}}}"#;
+        "empty": {"preferred": {"mean": 0.02, "low": 0.01, "high": 0.05, "n": 99},
+            "change": {"mean": -1.5, "low": -1.75, "high": -1.25, "n": 99}},
+        "thanks": {"preferred": {"mean": 0.61, "low": 0.51, "high": 0.7, "n": 99},
+            "change": {"mean": 0.25, "low": null, "high": null, "n": 99}}}}}}"#;
     let said = [
         "Each answer of sft to a held-out prompt was scored again",
         "prefers the spoiled answer more often than not when it is: thanks: \"Thanks.\" and nothing else",
