@@ -66,7 +66,7 @@ pub(crate) const SCRIPT: &str = include_str!("page.js");
 /// What a browser may do with the page: nothing but apply this style and run this script. A text that slipped
 /// through as markup could neither run nor load anything. A test computes the hashes anew.
 pub(crate) const POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; \
-    style-src 'sha256-GKDauh3ARSr21MiFVqsz+zlPG9VEuMOjL+x9cZmYjrE='; \
+    style-src 'sha256-LmiVqmUbJKHydNPycskabrV32mxbDrWG38iz1vsuHH8='; \
     script-src 'sha256-fB1NlBJqGCMkBv9X+GNttszRE8rFNQnuxcncl9AtdtE='";
 
 fn head(title: &str) -> Element {
