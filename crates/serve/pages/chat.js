@@ -150,8 +150,8 @@ function onAnswer(act) {
 
 function newChat() {
   if (abort || turns.length === 0) return;
-  closeComparison();
   [before, turns, current, editing] = [turns, [], -1, null];
+  closeComparison();
   paint();
   message.focus();
   say("New chat. Esc, then z brings the one before back.");
@@ -230,11 +230,11 @@ async function generate({ messages, n }, listener) {
   return well && !stopped;
 }
 
-/** There is nothing to send while an answer comes, and nothing to write while two wait for a choice. */
+/** There is nothing to send while an answer comes, and nothing to write while two wait for a choice or an edit is open. */
 function offer() {
   document.getElementById("stop").hidden = abort === null;
-  composer.querySelector("[type=submit]").hidden = abort !== null || comparison !== null;
-  message.hidden = comparison !== null;
+  message.hidden = comparison !== null || editing !== null;
+  composer.querySelector("[type=submit]").hidden = abort !== null || message.hidden;
   list.setAttribute("aria-busy", abort !== null);
 }
 
@@ -317,6 +317,7 @@ function edit(turn) {
   view.querySelector(".passage").replaceWith(box);
   view.querySelector(".acts").hidden = true;
   editing = { turn, field: box.querySelector("textarea"), watch: new Stopwatch() };
+  offer();
   editing.field.focus();
 }
 
@@ -339,6 +340,7 @@ function leaveEdit(text) {
 
 function closeEdit(turn) {
   editing = null;
+  offer();
   current = turns.indexOf(turn);
   paint();
   focusTurn(current);

@@ -40,8 +40,8 @@ function hold(held) {
 
 function show(task) {
   work.hidden = task === null;
-  actions.hidden = task === null;
   document.getElementById("nothing").hidden = task !== null;
+  actions.replaceChildren(undoButton());
   if (task === null) return;
   document.getElementById("prompt").replaceChildren(...conversation(task.messages));
   paint();
@@ -53,8 +53,11 @@ function paint() {
   document.getElementById("step").replaceChildren(phase.element);
   document.getElementById("side").replaceChildren(phase.side);
   const skip = action("Skip", "s", openSkip, { class: "quiet" });
-  const undo = action("Undo", "z", () => desk.undo(), { class: "quiet" });
-  actions.replaceChildren(...phase.actions, skip, undo);
+  actions.replaceChildren(...phase.actions, skip, undoButton());
+}
+
+function undoButton() {
+  return action("Undo", "z", () => desk.undo(), { class: "quiet" });
 }
 
 function go(name, current) {
