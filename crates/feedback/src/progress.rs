@@ -71,7 +71,7 @@ pub struct Gold {
 /// How much was done, by whom and how fast.
 pub fn progress(state: &State) -> Progress {
     let mut by: BTreeMap<&str, (Labeled, Vec<u64>)> = BTreeMap::new();
-    let counting = state.all_counting();
+    let counting = state.counting();
     for event in &counting {
         let (labeled, seconds) = by.entry(&event.by).or_default();
         labeled.count(event);

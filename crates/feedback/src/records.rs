@@ -86,7 +86,7 @@ pub const EDITED: &str = "edited";
 /// demonstration, and a ranking of two in which the edited one is better and flagged [`EDITED`]. A demonstration is
 /// one. `user` is who wrote the prompt, so that a split by users keeps people on one side.
 pub fn records(state: &State, options: &Options) -> Records {
-    let events = state.all_counting();
+    let events = state.counting();
     let compared = events.iter().flat_map(|event| compared(event)).collect();
     let mut making = Making { state, options, compared, made: Records::default(), waiting: BTreeMap::new() };
     events.into_iter().for_each(|event| making.take(event));

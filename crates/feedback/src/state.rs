@@ -337,25 +337,26 @@ impl State {
     }
 
     /// The event that counts of those at `places`: the last that is not retracted.
-    fn counting(&self, places: &[usize]) -> Option<&Event> {
+    fn last_of(&self, places: &[usize]) -> Option<&Event> {
         places.iter().rev().map(|&place| &self.events[place]).find(|event| !self.is_retracted(event))
     }
 
     /// The events on a thing that count, by labeler.
     pub(crate) fn said_on<'a>(&'a self, subject: &Subject) -> impl Iterator<Item = (&'a str, &'a Event)> + use<'a> {
         let by = self.on.get(subject).into_iter().flatten();
-        by.filter_map(|(labeler, places)| Some((labeler.as_str(), self.counting(places)?)))
+        by.filter_map(|(labeler, places)| Some((labeler.as_str(), self.last_of(places)?)))
     }
 
     /// What a labeler said about a thing: nothing ever, something that was retracted since, or what counts.
     pub(crate) fn said_by(&self, subject: &Subject, labeler: &str) -> Option<Option<&Event>> {
-        self.on.get(subject)?.get(labeler).map(|places| self.counting(places))
+        self.on.get(subject)?.get(labeler).map(|places| self.last_of(places))
     }
 
-    /// Everything that counts, by time and key: the order does not tell in which order it arrived.
-    pub(crate) fn all_counting(&self) -> Vec<&Event> {
+    /// Every event that counts, by time and key: neither retracted, nor followed by another of the same person on the
+    /// same thing.
+    pub fn counting(&self) -> Vec<&Event> {
         let places = self.on.values().flat_map(BTreeMap::values);
-        let mut events: Vec<&Event> = places.filter_map(|places| self.counting(places)).collect();
+        let mut events: Vec<&Event> = places.filter_map(|places| self.last_of(places)).collect();
         events.sort_by(|a, b| (a.at, &a.key).cmp(&(b.at, &b.key)));
         events
     }
