@@ -40,24 +40,22 @@ impl State {
     /// them. A task that as many people skipped as it wants labelers is asked of nobody any more.
     pub fn next(&mut self, labeler: &str, kind: TaskKind, now: u64) -> Option<Assigned> {
         self.leases.retain(|_, lease| now < lease.until);
-        let place = (labeler.to_owned(), kind);
-        let task = match self.leases.get(&place) {
-            Some(lease) => lease.task.clone(),
-            None => self.best_for(labeler, kind)?.id.clone(),
+        let holder = (labeler.to_owned(), kind);
+        let task = match self.leases.get(&holder) {
+            Some(lease) => lease.task,
+            None => self.best_for(labeler, kind)?,
         };
         let until = now.saturating_add(self.settings.lease);
-        self.leases.insert(place, Lease { task: task.clone(), until });
-        let (order_seed, order) = self.order(labeler, &task);
-        Some(Assigned { task, order, order_seed, lease: self.settings.lease })
+        self.leases.insert(holder, Lease { task, until });
+        let (order_seed, order) = self.order(labeler, &self.tasks[task]);
+        Some(Assigned { task: self.tasks[task].id.clone(), order, order_seed, lease: self.settings.lease })
     }
 
     /// How many tasks of a kind a labeler has done, and how many are left for that person.
     pub fn queue(&self, labeler: &str, kind: TaskKind) -> Queue {
-        let of_kind = || self.tasks.iter().filter(|task| task.kind == kind);
-        let done = |task: &&Task| self.has_answered(labeler, &task.id);
         Queue {
-            done: of_kind().filter(done).count(),
-            left: of_kind().filter(|task| self.is_for(labeler, task) && !self.is_full(task)).count(),
+            done: self.of_kind(kind).filter(|task| self.has_answered(labeler, *task)).count(),
+            left: self.of_kind(kind).filter(|task| self.is_for(labeler, *task) && !self.is_full(*task)).count(),
         }
     }
 
@@ -72,63 +70,65 @@ impl State {
         Some(if several { self.settings.overlap_labelers.max(1) } else { 1 })
     }
 
-    fn best_for(&self, labeler: &str, kind: TaskKind) -> Option<&Task> {
-        let open = self.tasks.iter().filter(|task| task.kind == kind && self.is_for(labeler, task));
+    /// Places of the tasks of a kind.
+    fn of_kind(&self, kind: TaskKind) -> impl Iterator<Item = usize> {
+        (0..self.tasks.len()).filter(move |task| self.tasks[*task].kind == kind)
+    }
+
+    fn best_for(&self, labeler: &str, kind: TaskKind) -> Option<usize> {
+        let mut held = vec![0; self.tasks.len()];
+        let others = self.leases.iter().filter(|((holder, _), _)| holder != labeler);
+        others.for_each(|(_, lease)| held[lease.task] += 1);
+        let open = self.of_kind(kind).filter(|task| self.is_for(labeler, *task));
         let free = open.filter_map(|task| {
-            let labels = self.labels(task) + self.held_by_others(labeler, task);
-            match self.wanted(task) {
+            let labels = self.labels(task) + held[task];
+            match self.wants[task] {
                 // Whoever has not seen it is its first labeler.
                 None => Some((0, task)),
                 Some(wanted) => (labels < wanted).then_some((labels, task)),
             }
         });
-        // The first of the least, so that tasks come in their order.
-        free.min_by_key(|(labels, task)| (!self.took_back(labeler, task), *labels)).map(|(_, task)| task)
+        // Of equals the first, so that tasks come in their order.
+        free.min_by_key(|(labels, task)| (!self.took_back(labeler, *task), *labels)).map(|(_, task)| task)
     }
 
     /// Whether a labeler has not yet done the task or skipped it, and others have not all skipped it.
-    fn is_for(&self, labeler: &str, task: &Task) -> bool {
-        let skipped = Subject::Skipped(task.id.clone());
-        !self.has_answered(labeler, &task.id)
-            && self.said_by(&skipped, labeler).flatten().is_none()
+    fn is_for(&self, labeler: &str, task: usize) -> bool {
+        !self.has_answered(labeler, task)
+            && self.said_by(&Subject::Skipped(task), labeler).flatten().is_none()
             && !self.is_skipped(task)
     }
 
-    fn has_answered(&self, labeler: &str, task: &str) -> bool {
-        self.said_by(&Subject::Answered(task.to_owned()), labeler).flatten().is_some()
+    fn has_answered(&self, labeler: &str, task: usize) -> bool {
+        self.said_by(&Subject::Answered(task), labeler).flatten().is_some()
     }
 
-    fn took_back(&self, labeler: &str, task: &Task) -> bool {
-        self.said_by(&Subject::Answered(task.id.clone()), labeler) == Some(None)
+    fn took_back(&self, labeler: &str, task: usize) -> bool {
+        self.said_by(&Subject::Answered(task), labeler) == Some(None)
     }
 
-    /// Labels that a task has.
-    pub(crate) fn labels(&self, task: &Task) -> usize {
-        self.said_on(&Subject::Answered(task.id.clone())).count()
+    /// Labels that the task at this place has.
+    pub(crate) fn labels(&self, task: usize) -> usize {
+        self.said_on(&Subject::Answered(task)).count()
     }
 
     /// Whether a task has all the labels that it wants.
-    pub(crate) fn is_full(&self, task: &Task) -> bool {
-        self.wanted(task).is_some_and(|wanted| self.labels(task) >= wanted)
+    pub(crate) fn is_full(&self, task: usize) -> bool {
+        self.wants[task].is_some_and(|wanted| self.labels(task) >= wanted)
     }
 
     /// Whether as many people skipped a task as it wants labelers. Whoever did it all the same does not count.
-    pub(crate) fn is_skipped(&self, task: &Task) -> bool {
-        let skips = self.said_on(&Subject::Skipped(task.id.clone()));
-        let skips = skips.filter(|(labeler, _)| !self.has_answered(labeler, &task.id)).count();
-        self.wanted(task).is_some_and(|wanted| skips >= wanted)
-    }
-
-    fn held_by_others(&self, labeler: &str, task: &Task) -> usize {
-        self.leases.iter().filter(|((holder, _), lease)| holder != labeler && lease.task == task.id).count()
+    pub(crate) fn is_skipped(&self, task: usize) -> bool {
+        let skips = self.said_on(&Subject::Skipped(task));
+        let skips = skips.filter(|(labeler, _)| !self.has_answered(labeler, task)).count();
+        self.wants[task].is_some_and(|wanted| skips >= wanted)
     }
 
     /// The order in which a labeler sees the completions of a task, and the seed that it is drawn with.
-    fn order(&self, labeler: &str, task: &str) -> (u64, Vec<usize>) {
+    fn order(&self, labeler: &str, task: &Task) -> (u64, Vec<usize>) {
         // Names have no spaces, so this one stands for no other two.
-        let name = format!("{labeler} {task}");
+        let name = format!("{labeler} {}", task.id);
         let seed = Source::new(self.settings.seed, "feedback: order seed").at_name(&name).u64() >> 11;
-        let completions = self.task(task).map_or(0, |task| task.completions.len());
-        (seed, Source::new(seed, "feedback: order").at([]).permutation(completions))
+        (seed, Source::new(seed, "feedback: order").at([]).permutation(task.completions.len()))
     }
 }

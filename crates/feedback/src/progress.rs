@@ -3,7 +3,6 @@
 use crate::{
     event::{Event, Ranked, Said},
     state::{State, Subject},
-    task::Task,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -87,7 +86,7 @@ pub fn progress(state: &State) -> Progress {
     Progress {
         tasks: tasks(state),
         labelers: by.into_iter().map(labeled).collect(),
-        extra: state.tasks.iter().map(|task| extra(state, task)).sum(),
+        extra: (0..state.tasks.len()).map(|task| extra(state, task)).sum(),
         replaced: said().count() - retracted - counting.len(),
         retracted,
     }
@@ -96,7 +95,7 @@ pub fn progress(state: &State) -> Progress {
 /// The rankings of every task that two people or more have ranked, as `(labeler, ranks)` in the order of the task's
 /// completions: what `instruct_eval::agreement` takes. Gold tasks are left out, for they were chosen to be clear.
 pub fn groups(state: &State) -> Vec<Vec<(String, Vec<u32>)>> {
-    let ungraded = state.tasks.iter().filter(|task| task.gold.is_none());
+    let ungraded = (0..state.tasks.len()).filter(|task| state.tasks[*task].gold.is_none());
     let groups = ungraded.map(|task| {
         let one = |(labeler, ranked): (&str, &Ranked)| (labeler.to_owned(), ranked.by_slot(&ranked.ranks));
         rankings(state, task).map(one).collect::<Vec<_>>()
@@ -106,13 +105,14 @@ pub fn groups(state: &State) -> Vec<Vec<(String, Vec<u32>)>> {
 
 /// The ranks of every ranking in the order of the page: what `instruct_eval::position_bias` takes.
 pub fn shown_ranks(state: &State) -> Vec<Vec<u32>> {
-    state.tasks.iter().flat_map(|task| rankings(state, task).map(|(_, ranked)| ranked.ranks.clone())).collect()
+    let all = (0..state.tasks.len()).flat_map(|task| rankings(state, task));
+    all.map(|(_, ranked)| ranked.ranks.clone()).collect()
 }
 
 /// How each labeler did on the gold tasks.
 pub fn gold(state: &State) -> BTreeMap<String, Gold> {
     let mut found: BTreeMap<String, Gold> = BTreeMap::new();
-    for (task, gold) in state.tasks.iter().filter_map(|task| Some((task, task.gold.as_ref()?))) {
+    for (task, gold) in state.tasks.iter().enumerate().filter_map(|(place, task)| Some((place, task.gold.as_ref()?))) {
         for (labeler, ranked) in rankings(state, task) {
             let ranks = ranked.by_slot(&ranked.ranks);
             let (pairs, right) = compare(&ranks, gold);
@@ -131,8 +131,9 @@ fn compare(ranks: &[u32], gold: &[u32]) -> (usize, usize) {
     strict.fold((0, 0), |(pairs, right), (a, b)| (pairs + 1, right + usize::from(a == b)))
 }
 
-fn rankings<'a>(state: &'a State, task: &Task) -> impl Iterator<Item = (&'a str, &'a Ranked)> {
-    state.said_on(&Subject::Answered(task.id.clone())).filter_map(|(labeler, event)| match &event.said {
+/// The rankings of the task at this place that count, by labeler.
+fn rankings(state: &State, task: usize) -> impl Iterator<Item = (&str, &Ranked)> {
+    state.said_on(&Subject::Answered(task)).filter_map(|(labeler, event)| match &event.said {
         Said::Ranking(ranked) => Some((labeler, ranked)),
         _ => None,
     })
@@ -140,14 +141,15 @@ fn rankings<'a>(state: &'a State, task: &Task) -> impl Iterator<Item = (&'a str,
 
 fn tasks(state: &State) -> Tasks {
     let total = state.tasks.len();
-    let is_done = |task: &&Task| state.is_full(task) || (task.gold.is_some() && state.labels(task) > 0);
-    let done = state.tasks.iter().filter(is_done).count();
-    let skipped = state.tasks.iter().filter(|task| !is_done(task) && state.is_skipped(task)).count();
+    let is_tested = |task: usize| state.tasks[task].gold.is_some() && state.labels(task) > 0;
+    let is_done = |task: &usize| state.is_full(*task) || is_tested(*task);
+    let done = (0..total).filter(is_done).count();
+    let skipped = (0..total).filter(|task| !is_done(task) && state.is_skipped(*task)).count();
     Tasks { total, done, left: total - done - skipped, skipped }
 }
 
-fn extra(state: &State, task: &Task) -> usize {
-    state.wanted(task).map_or(0, |wanted| state.labels(task).saturating_sub(wanted))
+fn extra(state: &State, task: usize) -> usize {
+    state.wants[task].map_or(0, |wanted| state.labels(task).saturating_sub(wanted))
 }
 
 impl Labeled {

@@ -50,7 +50,10 @@ pub struct Collected {
 pub struct State {
     pub(crate) settings: Settings,
     pub(crate) tasks: Vec<Task>,
-    task_places: BTreeMap<String, usize>,
+    /// How many labelers each task wants, as [`State::wanted`] says.
+    pub(crate) wants: Vec<Option<usize>>,
+    /// The tasks' places in these lists.
+    places: BTreeMap<String, usize>,
     pub(crate) answers: BTreeMap<String, Answer>,
     events: Vec<Event>,
     keys: BTreeMap<String, usize>,
@@ -64,10 +67,10 @@ pub struct State {
 /// What somebody has said something about, in one of the ways in which it can be done again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Subject {
-    /// A task, ranked or answered.
-    Answered(String),
-    /// A task, left to others.
-    Skipped(String),
+    /// A task by its place, ranked or answered.
+    Answered(usize),
+    /// A task by its place, left to others.
+    Skipped(usize),
     /// A conversation of one's own, by the key of the demonstration: each is another.
     Own(String),
     /// An answer.
@@ -81,7 +84,8 @@ pub(crate) enum Subject {
 /// A task that is kept for a labeler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
-    pub(crate) task: String,
+    /// The task's place.
+    pub(crate) task: usize,
     /// The second from which on it is not.
     pub(crate) until: u64,
 }
@@ -167,7 +171,8 @@ impl State {
         State {
             settings,
             tasks: Vec::new(),
-            task_places: BTreeMap::new(),
+            wants: Vec::new(),
+            places: BTreeMap::new(),
             answers: BTreeMap::new(),
             events: Vec::new(),
             keys: BTreeMap::new(),
@@ -205,7 +210,8 @@ impl State {
         if let Some(known) = self.task(&task.id) {
             return if *known == task { Ok(Applied::Repeated) } else { Err(Refusal::Used { id: task.id }) };
         }
-        self.task_places.insert(task.id.clone(), self.tasks.len());
+        self.places.insert(task.id.clone(), self.tasks.len());
+        self.wants.push(self.wanted(&task));
         self.tasks.push(task);
         Ok(Applied::Saved)
     }
@@ -308,17 +314,37 @@ impl State {
         if let Said::Retract { retracts } = &event.said {
             self.retracted.insert((event.by.clone(), retracts.clone()));
         }
-        if let Some(subject) = Subject::of(&event) {
-            self.leases.retain(|(labeler, _), lease| *labeler != event.by || !subject.ends(&lease.task));
+        if let Some(subject) = self.subject(&event) {
+            self.leases.retain(|(labeler, _), lease| *labeler != event.by || !subject.ends(lease.task));
             self.on.entry(subject).or_default().entry(event.by.clone()).or_default().push(place);
         }
         self.keys.insert(event.key.clone(), place);
         self.events.push(event);
     }
 
+    /// What an event is about; `None` of a retraction, which is about an event. The tasks that events name are there.
+    fn subject(&self, event: &Event) -> Option<Subject> {
+        let place = |task: &String| self.places.get(task).copied();
+        Some(match &event.said {
+            Said::Ranking(ranked) => Subject::Answered(place(&ranked.task)?),
+            Said::Skip(skipped) => Subject::Skipped(place(&skipped.task)?),
+            Said::Demonstration(demonstrated) => match &demonstrated.to {
+                To::Task(task) => Subject::Answered(place(task)?),
+                To::Messages(_) => Subject::Own(event.key.clone()),
+            },
+            Said::Thumb(thumb) => Subject::Thumb(thumb.answer.clone()),
+            Said::Pair(paired) => {
+                let [left, right] = &paired.answers;
+                Subject::Pair(left.min(right).clone(), left.max(right).clone())
+            }
+            Said::Edit(edited) => Subject::Edit(edited.answer.clone()),
+            Said::Retract { .. } => return None,
+        })
+    }
+
     /// A task by its name.
     pub fn task(&self, id: &str) -> Option<&Task> {
-        self.task_places.get(id).map(|&place| &self.tasks[place])
+        self.places.get(id).map(|&place| &self.tasks[place])
     }
 
     /// An answer by its name.
@@ -363,27 +389,8 @@ impl State {
 }
 
 impl Subject {
-    /// What an event is about; `None` of a retraction, which is about an event.
-    fn of(event: &Event) -> Option<Subject> {
-        Some(match &event.said {
-            Said::Ranking(ranked) => Subject::Answered(ranked.task.clone()),
-            Said::Skip(skipped) => Subject::Skipped(skipped.task.clone()),
-            Said::Demonstration(demonstrated) => match &demonstrated.to {
-                To::Task(task) => Subject::Answered(task.clone()),
-                To::Messages(_) => Subject::Own(event.key.clone()),
-            },
-            Said::Thumb(thumb) => Subject::Thumb(thumb.answer.clone()),
-            Said::Pair(paired) => {
-                let [left, right] = &paired.answers;
-                Subject::Pair(left.min(right).clone(), left.max(right).clone())
-            }
-            Said::Edit(edited) => Subject::Edit(edited.answer.clone()),
-            Said::Retract { .. } => return None,
-        })
-    }
-
     /// Whether the labeler is done with the task once this is said.
-    fn ends(&self, task: &str) -> bool {
-        matches!(self, Subject::Answered(done) | Subject::Skipped(done) if done == task)
+    fn ends(&self, task: usize) -> bool {
+        matches!(self, Subject::Answered(done) | Subject::Skipped(done) if *done == task)
     }
 }
