@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// The scripts, and the folder that each writes to.
-const SCRIPTS: [(&str, &str); 8] = [
+const SCRIPTS: [(&str, &str); 9] = [
     ("reference.py", ""),
     ("traces.py", "traces"),
     ("pieces.py", "pieces"),
@@ -55,6 +55,7 @@ const SCRIPTS: [(&str, &str); 8] = [
     ("replies.py", "replies"),
     ("gguf_greedy.py", "gguf"),
     ("templates.py", "templates"),
+    ("agreement.py", "agreement"),
 ];
 
 /// What a script leaves out where material that is not in the repository is absent.

@@ -29,6 +29,14 @@ pub enum Error {
         /// What stands there.
         value: f64,
     },
+    /// One person's opinion of one item twice: it would count as two people who agree.
+    #[error("`{labeler}` stands twice in item {item}: a person has one opinion of it")]
+    Repeated {
+        /// Who.
+        labeler: String,
+        /// The item's index.
+        item: usize,
+    },
     /// A number outside its range.
     #[error("`{what}` is {got}, it must be {want}")]
     Range {

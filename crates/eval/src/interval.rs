@@ -55,23 +55,30 @@ pub(crate) fn bootstrap_ratio(units: &[(f64, f64)]) -> Interval {
     let bounds = match (n < FEWEST, equal) {
         (true, _) => None,
         (false, true) => (0.0..=1.0).contains(&mean).then(|| wilson(mean, n)),
-        (false, false) => Some(percentiles(&units)),
+        (false, false) => percentiles(&units),
     };
     Interval { mean, low: bounds.map(|bounds| bounds.0), high: bounds.map(|bounds| bounds.1), n }
 }
 
 /// The 2.5 % and 97.5 % quantiles of resampled ratios.
-fn percentiles(units: &[(f64, f64)]) -> (f64, f64) {
-    let n = units.len();
+fn percentiles(units: &[(f64, f64)]) -> Option<(f64, f64)> {
+    resampled(units.len(), |drawn| Some(ratio(drawn.iter().map(|&unit| units[unit]))))
+}
+
+/// The 2.5 % and 97.5 % quantiles of what `estimate` makes of `n` of the units `0..n`, drawn with replacement,
+/// [`RESAMPLES`] times. `None` when one of these resamples has no estimate: quantiles of the others would be
+/// quantiles of the lucky ones. `n` is positive.
+pub(crate) fn resampled(n: usize, mut estimate: impl FnMut(&[usize]) -> Option<f64>) -> Option<(f64, f64)> {
     let source = Source::new(0, "eval: bootstrap");
-    let mut estimates: Vec<f64> = (0..RESAMPLES)
-        .map(|resample| {
-            let mut draws = source.at([resample]);
-            ratio((0..n).map(|_| units[draws.below(n as u64) as usize]))
-        })
-        .collect();
+    let mut drawn = vec![0; n];
+    let mut estimates = Vec::new();
+    for resample in 0..RESAMPLES {
+        let mut draws = source.at([resample]);
+        drawn.fill_with(|| draws.below(n as u64) as usize);
+        estimates.push(estimate(&drawn)?);
+    }
     estimates.sort_by(f64::total_cmp);
-    (quantile(&estimates, 0.025), quantile(&estimates, 0.975))
+    Some((quantile(&estimates, 0.025), quantile(&estimates, 0.975)))
 }
 
 /// The 97.5 % quantile of the standard normal distribution.

@@ -6,7 +6,7 @@
 //! prompts are the sample (none where they are few), or a spread over seeds, because training is one too.
 //!
 //! ```
-//! use instruct_eval::{best_of_n_kl, expected_best_of_n, win_rate};
+//! use instruct_eval::{agreement, best_of_n_kl, expected_best_of_n, win_rate};
 //!
 //! // Points of two models on the same five prompts, from any judge.
 //! let ppo = [3.0, 2.0, 5.0, 4.0, 1.0];
@@ -18,9 +18,15 @@
 //! // What would the best of two samples be worth, and how far from the policy is it?
 //! assert_eq!(expected_best_of_n(&sft, &sft, 2)?, 2.7);
 //! assert_eq!(best_of_n_kl(1), 0.0);
+//!
+//! // Do two people agree on the three answers to one prompt?
+//! let item = vec![("ann".to_owned(), vec![1, 2, 3]), ("bob".to_owned(), vec![1, 3, 2])];
+//! let agreed = agreement(&[item])?;
+//! assert_eq!(agreed.all.pairwise.map(|share| share.mean), Some(2.0 / 3.0)); // two pairs of three
 //! # Ok::<(), instruct_eval::Error>(())
 //! ```
 
+mod agreement;
 mod best_of_n;
 mod correlation;
 mod error;
@@ -34,6 +40,7 @@ mod tax;
 mod win_rate;
 
 pub use crate::{
+    agreement::{Against, Agreement, Judged, PAPER_AGREEMENT, Place, agreement, position_bias},
     best_of_n::{best_of_n_kl, expected_best_of_n, pick},
     correlation::{Correlation, correlation},
     error::Error,
