@@ -10,8 +10,8 @@ pub struct Gate {
     /// What the `Host` of a request may be, without its port: another name is a web page that had its own name point
     /// here.
     pub hosts: Vec<String>,
-    /// Keys of programs, as their SHA-256. Without any, `/v1` is open to whoever reaches this server.
-    pub keys: Vec<[u8; 32]>,
+    /// Keys of programs, as their SHA-256; `None` opens `/v1` to whoever reaches this server.
+    pub keys: Option<Vec<[u8; 32]>>,
     /// People, each with a token.
     pub labelers: Vec<Labeler>,
 }
@@ -67,6 +67,12 @@ impl Gate {
     }
 
     /// The labeler whose token the cookie of a request holds.
+    pub(crate) fn check_labeler(&self, headers: &HeaderMap) -> Result<&Labeler, Refusal> {
+        let message = "there is no session here; open the link that the server printed, or ask whoever runs it for one";
+        self.labeler(headers).ok_or_else(|| Refusal::new(401, message).with_code("no_session"))
+    }
+
+    /// The labeler whose token the cookie of a request holds.
     pub(crate) fn labeler(&self, headers: &HeaderMap) -> Option<&Labeler> {
         let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
         let mut pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
@@ -81,12 +87,13 @@ impl Gate {
 
     /// Refuses a program without a key, where there are keys. A labeler's cookie is as good as one.
     pub(crate) fn check_key(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        if self.keys.is_empty() || self.labeler(headers).is_some() {
+        let Some(keys) = &self.keys else { return Ok(()) };
+        if self.labeler(headers).is_some() {
             return Ok(());
         }
         let bearer = text(headers, header::AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Bearer "));
         match bearer.map(|key| digest(key.trim())) {
-            Some(digest) if self.keys.contains(&digest) => Ok(()),
+            Some(digest) if keys.contains(&digest) => Ok(()),
             _ => Err(Refusal::new(401, "this server wants an API key: `Authorization: Bearer KEY`")
                 .with_code("invalid_api_key")),
         }
@@ -143,7 +150,7 @@ mod tests {
     #[test]
     fn keys_and_cookies_open() {
         let labeler = Labeler { id: "local".into(), token: digest("t0ken"), is_admin: true };
-        let gate = Gate { keys: vec![digest("k3y")], labelers: vec![labeler.clone()], ..Gate::default() };
+        let gate = Gate { keys: Some(vec![digest("k3y")]), labelers: vec![labeler.clone()], ..Gate::default() };
         let opens = |pairs: &[(&'static str, &str)]| gate.check_key(&headers(pairs)).is_ok();
         assert!(opens(&[("authorization", "Bearer k3y")]) && opens(&[("cookie", "a=b; instruct=t0ken")]));
         assert!(!opens(&[]) && !opens(&[("authorization", "Bearer k3")]) && !opens(&[("authorization", "k3y")]));

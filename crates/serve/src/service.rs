@@ -1,10 +1,13 @@
 //! Routes: which request is answered by what.
 
 use crate::{
-    Gate, Refusal, Voice,
-    asked::{self, Asked},
+    Gate, Refusal, Voice, api,
+    asked::{self, Asked, Input},
     body::{Body, event, json, refused, response},
     fields::Fields,
+    gate::Labeler,
+    pages::page,
+    people::{Keeping, People},
     talk::{Piece, Stream, Talk},
     writing::Writing,
     written::{Frame, Shape},
@@ -13,8 +16,9 @@ use http_body_util::{BodyExt, Limited};
 use hyper::{
     HeaderMap, Method, Request, Response,
     body::{Bytes, Incoming},
-    header::{HeaderName, HeaderValue},
+    header::{self, HeaderName, HeaderValue},
 };
+use instruct_feedback::{Answer, Submission};
 use instruct_random::Source;
 use serde_json::{Value, json as value};
 use std::{
@@ -53,6 +57,7 @@ pub struct Service {
     voice: Arc<Voice>,
     talk: Talk,
     gate: Gate,
+    people: Option<People>,
     handed: Handed,
     numbers: AtomicU64,
     refused: AtomicU64,
@@ -64,14 +69,22 @@ struct Wanted {
     frame: Frame,
     stream: Stream,
     writing: Writing,
+    keeping: Option<Keeping>,
 }
 
 impl Service {
-    /// Starts the model's thread, which ends when the service is dropped. So many answers may wait for a slot.
-    pub fn new(voice: Voice, gate: Gate, queue: usize, handed: Handed) -> (Service, JoinHandle<()>) {
+    /// Starts the model's thread, which ends when the service is dropped. So many answers may wait for a slot. Without
+    /// `people` there is a chat, and nobody is asked anything.
+    pub fn new(
+        voice: Voice,
+        gate: Gate,
+        people: Option<People>,
+        queue: usize,
+        handed: Handed,
+    ) -> (Service, JoinHandle<()>) {
         let (talk, thread) = Talk::start(voice.decoder.clone(), voice.room, queue);
         let (numbers, refused) = Default::default();
-        (Service { voice: Arc::new(voice), talk, gate, handed, numbers, refused }, thread)
+        (Service { voice: Arc::new(voice), talk, gate, people, handed, numbers, refused }, thread)
     }
 
     /// The response to a request.
@@ -89,36 +102,96 @@ impl Service {
         let (parts, body) = request.into_parts();
         let (method, path, headers) = (parts.method, parts.uri.path(), parts.headers);
         self.gate.check_origin(&method, &headers)?;
-        let is_known = GETS.contains(&path) || POSTS.contains(&path);
+        let is_known = GETS.contains(&path) || POSTS.contains(&path) || page(path).is_some();
         match method {
-            Method::GET if GETS.contains(&path) => self.get(path, &headers),
+            Method::GET if is_known && !POSTS.contains(&path) || path == "/api/session" => {
+                self.get(path, &headers).await
+            }
             Method::POST if POSTS.contains(&path) => {
                 Gate::check_json(&headers)?;
-                self.gate.check_key(&headers)?;
-                self.post(path, read(body).await?).await
+                self.post(path, &headers, body).await
             }
             _ if is_known => Err(Refusal::new(405, format!("{path} is asked with another method"))),
             _ => Err(Refusal::new(404, format!("there is nothing at {path}"))),
         }
     }
 
-    fn get(&self, path: &str, headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
+    async fn get(&self, path: &str, headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
+        if let Some((kind, content)) = page(path) {
+            return Ok(response(200, kind, Body::Whole(Some(Bytes::from_static(content.as_bytes())))));
+        }
         match path {
+            "/" => Ok(to_chat()),
             "/healthz" => Ok(json(200, &value!({ "status": "ok" }))),
-            "/metrics" => Ok(response(200, "text/plain; version=0.0.4", Body::Whole(Some(self.metrics().into())))),
-            _ => {
-                self.gate.check_key(headers)?;
-                Ok(json(200, &self.models()))
-            }
+            "/metrics" => Ok(text("text/plain; version=0.0.4", self.metrics())),
+            "/v1/models" => self.gate.check_key(headers).map(|()| json(200, &self.models())),
+            _ => self.get_api(path, headers).await,
         }
     }
 
-    async fn post(&self, path: &str, body: Bytes) -> Result<Response<Body>, Refusal> {
+    /// What pages read.
+    async fn get_api(&self, path: &str, headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
+        let labeler = self.gate.check_labeler(headers)?;
+        let people = self.people()?;
         match path {
-            "/v1/chat/completions" => self.complete(Shape::Chat, asked::chat(&body)?).await,
-            "/v1/completions" => self.complete(Shape::Text, asked::completions(&body)?).await,
+            "/api/session" => Ok(json(200, &api::session(labeler, people, &self.voice.name))),
+            "/api/guidelines" => Ok(json(200, &value!({ "markdown": people.guidelines }))),
+            "/api/progress" => Ok(json(200, &api::progressed(&people.desk, labeler).await?)),
+            _ if labeler.is_admin => Ok(text("application/jsonl", api::exported(&people.desk).await?)),
+            _ => Err(Refusal::new(403, "only an admin may take the records out")),
+        }
+    }
+
+    async fn post(&self, path: &str, headers: &HeaderMap, body: Incoming) -> Result<Response<Body>, Refusal> {
+        if path.starts_with("/api/") {
+            return self.post_api(path, headers, body).await;
+        }
+        self.gate.check_key(headers)?;
+        let body = read(body).await?;
+        let labeler = self.gate.labeler(headers);
+        match path {
+            "/v1/chat/completions" => self.complete(Shape::Chat, asked::chat(&body)?, labeler).await,
+            "/v1/completions" => self.complete(Shape::Text, asked::completions(&body)?, None).await,
             _ => self.score(&body).await,
         }
+    }
+
+    /// What pages send.
+    async fn post_api(&self, path: &str, headers: &HeaderMap, body: Incoming) -> Result<Response<Body>, Refusal> {
+        let (people, now) = (self.people()?, (self.handed.second)());
+        if path == "/api/session" {
+            people.pace("", now)?;
+            return self.open_session(people, &read(body).await?);
+        }
+        let labeler = self.gate.check_labeler(headers)?;
+        people.pace(&labeler.id, now)?;
+        let body = read(body).await?;
+        match path {
+            "/api/task/next" => Ok(json(200, &api::next(&people.desk, labeler, now, &body).await?)),
+            "/api/feedback" => self.say(people, labeler, api::feedback(&body)?).await,
+            _ => self.say(people, labeler, api::retraction(&body)?).await,
+        }
+    }
+
+    fn people(&self) -> Result<&People, Refusal> {
+        self.people.as_ref().ok_or_else(|| Refusal::new(404, "this server asks nobody; start it with --feedback"))
+    }
+
+    fn open_session(&self, people: &People, body: &[u8]) -> Result<Response<Body>, Refusal> {
+        let token = api::token(body)?;
+        let Some(labeler) = self.gate.of_token(&token) else {
+            let message = "this link is not known here; ask whoever runs the server for a new one";
+            return Err(Refusal::new(401, message).with_code("unknown_token"));
+        };
+        let mut response = json(200, &api::session(labeler, people, &self.voice.name));
+        response.headers_mut().insert(header::SET_COOKIE, api::cookie(&token)?);
+        Ok(response)
+    }
+
+    async fn say(&self, people: &People, labeler: &Labeler, submission: Submission) -> Result<Response<Body>, Refusal> {
+        people.wait_for(&api::answers(&submission.said)).await;
+        let event = submission.event(&labeler.id, (self.handed.second)());
+        Ok(json(200, &people.desk.say(event).await?))
     }
 
     /// The models, in OpenAI's shape.
@@ -146,9 +219,9 @@ impl Service {
         rows.map(|(name, kind, count)| format!("# TYPE instruct_{name} {kind}\ninstruct_{name} {count}\n")).concat()
     }
 
-    async fn complete(&self, shape: Shape, asked: Asked) -> Result<Response<Body>, Refusal> {
+    async fn complete(&self, shape: Shape, asked: Asked, labeler: Option<&Labeler>) -> Result<Response<Body>, Refusal> {
         let ignored = asked.ignored.clone();
-        let wanted = self.wanted(shape, asked).await?;
+        let wanted = self.wanted(shape, asked, labeler).await?;
         let mut response = if wanted.asked.stream {
             let (to, parts) = mpsc::channel(1);
             tokio::spawn(stream(self.voice.clone(), wanted, to));
@@ -163,7 +236,7 @@ impl Service {
     }
 
     /// Hands the tickets of a request to the model's thread.
-    async fn wanted(&self, shape: Shape, asked: Asked) -> Result<Wanted, Refusal> {
+    async fn wanted(&self, shape: Shape, asked: Asked, labeler: Option<&Labeler>) -> Result<Wanted, Refusal> {
         self.check_model(asked.model.as_deref())?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let mut names = Source::new(self.handed.chance, "serve/names").at([number]);
@@ -184,7 +257,26 @@ impl Service {
             seed,
         };
         let writing = Writing::new(choices, tokens, &asked.stop, asked.logprobs.is_some());
-        Ok(Wanted { stream: self.talk.draw(number, tickets)?, asked, frame, writing })
+        let stream = self.talk.draw(number, tickets)?;
+        let keeping = labeler.and_then(|labeler| self.keeping(labeler, &frame, &asked.input));
+        Ok(Wanted { stream, asked, frame, writing, keeping })
+    }
+
+    /// What is kept of the answers to a person in the chat, if anything is.
+    fn keeping(&self, labeler: &Labeler, frame: &Frame, input: &Input) -> Option<Keeping> {
+        let people = self.people.as_ref().filter(|people| people.keeps_answers)?;
+        let Input::Chat(conversation) = input else { return None };
+        let answer = |id: &String| Answer {
+            id: id.clone(),
+            model: frame.model.clone(),
+            messages: conversation.messages.clone(),
+            text: String::new(),
+            seed: frame.seed,
+            labeler: labeler.id.clone(),
+            consent: true,
+        };
+        let answers = frame.answers.iter().map(answer).collect();
+        Some(Keeping { desk: people.desk.clone(), answers, _mark: people.mark(&frame.answers) })
     }
 
     fn check_model(&self, name: Option<&str>) -> Result<(), Refusal> {
@@ -213,8 +305,35 @@ impl Service {
     }
 }
 
-const GETS: [&str; 3] = ["/healthz", "/metrics", "/v1/models"];
-const POSTS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/get_reward"];
+const GETS: [&str; 8] = [
+    "/",
+    "/healthz",
+    "/metrics",
+    "/v1/models",
+    "/api/session",
+    "/api/guidelines",
+    "/api/progress",
+    "/api/export.jsonl",
+];
+const POSTS: [&str; 7] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/get_reward",
+    "/api/session",
+    "/api/task/next",
+    "/api/feedback",
+    "/api/retract",
+];
+
+fn text(kind: &'static str, text: String) -> Response<Body> {
+    response(200, kind, Body::Whole(Some(text.into())))
+}
+
+fn to_chat() -> Response<Body> {
+    let mut response = response(303, "text/plain; charset=utf-8", Body::Whole(Some(Bytes::from_static(b"see /chat"))));
+    response.headers_mut().insert(header::LOCATION, HeaderValue::from_static("/chat"));
+    response
+}
 
 async fn read(body: Incoming) -> Result<Bytes, Refusal> {
     let whole = timeout(PATIENCE, Limited::new(body, BODY_BYTES).collect()).await;
@@ -224,7 +343,7 @@ async fn read(body: Incoming) -> Result<Bytes, Refusal> {
 }
 
 async fn whole(voice: &Voice, wanted: Wanted) -> Result<Response<Body>, Refusal> {
-    let Wanted { frame, mut stream, mut writing, .. } = wanted;
+    let Wanted { frame, mut stream, mut writing, keeping, .. } = wanted;
     while !writing.is_whole() {
         let piece = next(&mut stream).await?;
         if let Some(part) = writing.hear(voice, piece)?
@@ -233,30 +352,40 @@ async fn whole(voice: &Voice, wanted: Wanted) -> Result<Response<Body>, Refusal>
             stream.cancel(part.choice);
         }
     }
+    if let Some(keeping) = keeping {
+        keeping.keep(writing.texts()).await;
+    }
     let usage = writing.usage();
     Ok(json(200, &frame.whole(&writing.into_whole(), usage)))
 }
 
-/// Writes the parts of a response until it is whole, or nobody reads them any more.
-async fn stream(voice: Arc<Voice>, wanted: Wanted, to: mpsc::Sender<Bytes>) {
+/// Writes the parts of a response until it is whole, or nobody reads them any more. What was written by then is kept
+/// before the last part, so that the client can say something of it.
+async fn stream(voice: Arc<Voice>, mut wanted: Wanted, to: mpsc::Sender<Bytes>) {
+    let written = write(&voice, &mut wanted, &to).await;
+    if let Some(keeping) = wanted.keeping {
+        keeping.keep(wanted.writing.texts()).await;
+    }
     // A client that is gone or does not read has been told all that it will be.
-    let _ = write(&voice, wanted, &to).await;
+    if written.is_ok() {
+        let _ = send(&to, Bytes::from_static(b"data: [DONE]\n\n")).await;
+    }
 }
 
-/// Nobody reads on.
+/// Nobody reads on, or there is nothing more to read.
 struct Gone;
 
-async fn write(voice: &Voice, wanted: Wanted, to: &mpsc::Sender<Bytes>) -> Result<(), Gone> {
-    let Wanted { asked, frame, mut stream, mut writing } = wanted;
+async fn write(voice: &Voice, wanted: &mut Wanted, to: &mpsc::Sender<Bytes>) -> Result<(), Gone> {
+    let Wanted { asked, frame, stream, writing, .. } = wanted;
     for opening in (0..frame.answers.len()).filter_map(|choice| frame.opening(choice)) {
         send(to, event(&opening)).await?;
     }
     while !writing.is_whole() {
-        let part = match next(&mut stream).await.and_then(|piece| writing.hear(voice, piece)) {
+        let part = match next(stream).await.and_then(|piece| writing.hear(voice, piece)) {
             Ok(Some(part)) => part,
             Ok(None) => continue,
             // The response has begun, so that its status cannot say this any more.
-            Err(refusal) => return send(to, event(&refusal.body())).await,
+            Err(refusal) => return send(to, event(&refusal.body())).await.and(Err(Gone)),
         };
         if part.is_cut {
             stream.cancel(part.choice);
@@ -269,7 +398,7 @@ async fn write(voice: &Voice, wanted: Wanted, to: &mpsc::Sender<Bytes>) -> Resul
     if asked.include_usage {
         send(to, event(&frame.usage(writing.usage()))).await?;
     }
-    send(to, Bytes::from_static(b"data: [DONE]\n\n")).await
+    Ok(())
 }
 
 async fn next(stream: &mut Stream) -> Result<Piece, Refusal> {
