@@ -30,6 +30,7 @@ fn every_rule_bites() {
     check(absences, "crates/runs/src/a.rs", "use candle_core::Tensor;", "knows no tensor");
     check(absences, "crates/collective/src/a.rs", "std::env::var(\"PMI_SIZE\")", "the environment is handed in");
     check(absences, "crates/ppo/src/a.rs", "#[path = \"../b.rs\"]", "included by its path");
+    check(absences, "crates/feedback/src/a.rs", "std::fs::read(path)", "feedback opens no file");
     check(absences, "xtask/src/a.rs", "use instruct_claims::holds;", "no chore");
     check(absences, "crates/model/src/a.rs", "pub fn nll_loss(x: f32) -> f32 {", "a.rs:1: a loss");
     check(absences, "crates/model/src/a.rs", "candle_nn::LayerNorm::new(w, b)", "no backward");
@@ -47,6 +48,7 @@ fn every_rule_bites() {
     check(blocks, "crates/collective/src/a.rs", "pub const BLOCK: usize = 512;", "a block of 512;");
     check(arrows, "crates/data/Cargo.toml", "[target.'cfg(unix)'.dependencies]\ncandle-core = 1", "lists candle-core");
     check(arrows, "crates/eval/Cargo.toml", "[dependencies]\ninstruct-claims = 1", "only tests may");
+    check(arrows, "crates/feedback/Cargo.toml", "[dependencies]\ninstruct-eval = 1", "lists instruct-eval");
     let unreached = "[features]\ndefault = []\n[dependencies]\ncandle-core = 1";
     check(features, "crates/model/Cargo.toml", unreached, "`cuda` does not reach");
     check(features, "crates/data/Cargo.toml", "[features]\ndefault = []\ncuda = []", "switches nothing");
@@ -90,7 +92,7 @@ const CHECKS: &str = "crates/checks/";
 
 const ABSENCES: &[Absence] = &[
     Absence {
-        under: &["crates/data/", "crates/random/", "crates/eval/", "crates/runs/", "crates/world/"],
+        under: &["crates/data/", "crates/random/", "crates/eval/", "crates/feedback/", "crates/runs/", "crates/world/"],
         words: &["candle", "Tensor", "Device"],
         why: "this crate knows no tensor and no device: it is tested and used without one",
     },
@@ -103,6 +105,11 @@ const ABSENCES: &[Absence] = &[
         under: STAGES,
         words: &["std::fs", "File::", "std::io"],
         why: "a stage opens no file: what it has to say leaves it as an event",
+    },
+    Absence {
+        under: &["crates/feedback/"],
+        words: &["std::fs", "File::", "std::io", "env::var"],
+        why: "feedback opens no file: bytes are handed in, and whoever has them decides when a line is safe on disk",
     },
     Absence {
         under: &["crates/"],
@@ -224,6 +231,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ("sft", STAGE_MAY, "stages do not know each other"),
     ("reward-model", STAGE_MAY, "stages do not know each other"),
     ("ppo", PPO_MAY, "stages do not know each other: a score is a closure"),
+    ("feedback", &["data", "random"], "what people said is words and whole numbers"),
     ("eval", &["random"], "values in, values out"),
     ("world", &["random"], "a simulation is text and whole numbers"),
     ("claims", &[], "what tests share knows nothing"),
@@ -263,8 +271,8 @@ fn arrows(repository: &Repository, problems: &mut Vec<String>) {
             if other.is_some_and(|other| !allowed.contains(&other)) {
                 problems.push(format!("crates/{name}/Cargo.toml: lists {dependency}; {why}"));
             }
-            if dependency.starts_with("candle") && ["random", "data", "eval", "runs", "world"].contains(&name.as_str())
-            {
+            let no_tensor = ["random", "data", "eval", "feedback", "runs", "world"];
+            if dependency.starts_with("candle") && no_tensor.contains(&name.as_str()) {
                 problems.push(format!("crates/{name}/Cargo.toml: lists {dependency}; {name} knows no tensor"));
             }
         }

@@ -97,7 +97,7 @@ pub fn agreement(items: &[Judged]) -> Result<Agreement, Error> {
 
 /// How often the completion shown in each place was ranked best. `rankings[i][p]` is the rank that one person gave
 /// to what stood in place `p`, 1 the best. Rankings are resampled, those of one prompt too: each person saw the
-/// completions in an order drawn for him alone, so where the best one stood was drawn anew.
+/// completions in an order drawn for that person alone, so where the best one stood was drawn anew.
 ///
 /// # Errors
 /// None on what is described; those of [`bootstrap`].
