@@ -61,7 +61,8 @@ pub struct Place {
 /// Tau-b of two labelers (Kendall 1945, "The treatment of ties in ranking problems") is
 ///
 /// ```text
-/// (pairs in the same order - pairs in opposite orders) / sqrt(pairs that the first ordered * pairs that the second ordered)
+/// (pairs in the same order - pairs in opposite orders)
+///     / sqrt(pairs that the first ordered * pairs that the second ordered)
 /// ```
 ///
 /// Alpha is that of Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section D. Its units are the
