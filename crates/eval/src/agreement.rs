@@ -61,7 +61,8 @@ pub struct Place {
 /// Tau-b of two labelers (Kendall 1945, "The treatment of ties in ranking problems") is
 ///
 /// ```text
-/// (pairs in the same order - pairs in opposite orders) / sqrt(pairs that the first ordered * pairs that the second ordered)
+/// (pairs in the same order - pairs in opposite orders)
+///     / sqrt(pairs that the first ordered * pairs that the second ordered)
 /// ```
 ///
 /// Alpha is that of Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section D. Its units are the
@@ -97,7 +98,7 @@ pub fn agreement(items: &[Judged]) -> Result<Agreement, Error> {
 
 /// How often the completion shown in each place was ranked best. `rankings[i][p]` is the rank that one person gave
 /// to what stood in place `p`, 1 the best. Rankings are resampled, those of one prompt too: each person saw the
-/// completions in an order drawn for him alone, so where the best one stood was drawn anew.
+/// completions in an order drawn for that person alone, so where the best one stood was drawn anew.
 ///
 /// # Errors
 /// None on what is described; those of [`bootstrap`].

@@ -76,9 +76,9 @@ impl State {
     }
 
     fn best_for(&self, labeler: &str, kind: TaskKind) -> Option<usize> {
+        // By others: whoever holds a task of this kind gets that one.
         let mut held = vec![0; self.tasks.len()];
-        let others = self.leases.iter().filter(|((holder, _), _)| holder != labeler);
-        others.for_each(|(_, lease)| held[lease.task] += 1);
+        self.leases.values().for_each(|lease| held[lease.task] += 1);
         let open = self.of_kind(kind).filter(|task| self.is_for(labeler, *task));
         let free = open.filter_map(|task| {
             let labels = self.labels(task) + held[task];

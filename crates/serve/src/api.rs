@@ -8,6 +8,7 @@ use crate::{
     people::People,
 };
 use hyper::header::HeaderValue;
+use instruct_data::Record;
 use instruct_eval::{Against, Interval, PAPER_AGREEMENT, agreement};
 use instruct_feedback::{Fault, Options, Said, State, Submission, TaskKind, groups, progress, records};
 use serde_json::{Value, json};
@@ -116,11 +117,9 @@ fn interval(interval: Option<Interval>) -> Value {
 pub(crate) async fn exported(desk: &Desk) -> Result<String, Refusal> {
     let lines = desk.look(|state| {
         let records = records(state, &Options::default());
-        let unwritten = |why: serde_json::Error| Refusal::new(500, why.to_string());
-        let rankings = records.rankings.iter().map(serde_json::to_string);
-        let lines = rankings.chain(records.demonstrations.iter().map(serde_json::to_string));
-        let lines = lines.collect::<Result<Vec<String>, _>>().map_err(unwritten)?;
-        Ok(json!(lines.iter().map(|line| format!("{line}\n")).collect::<String>()))
+        let rankings = records.rankings.iter().map(Record::to_line);
+        let lines = rankings.chain(records.demonstrations.iter().map(Record::to_line));
+        Ok(json!(lines.map(|line| line + "\n").collect::<String>()))
     });
     Ok(lines.await?.as_str().unwrap_or_default().to_owned())
 }

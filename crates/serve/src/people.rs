@@ -94,7 +94,7 @@ pub(crate) struct Mark {
 impl Drop for Mark {
     fn drop(&mut self) {
         let mut open = lock(&self.open);
-        self.answers.iter().for_each(|answer| drop(open.remove(answer)));
+        open.retain(|answer| !self.answers.contains(answer));
     }
 }
 

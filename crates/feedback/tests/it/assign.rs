@@ -109,7 +109,7 @@ fn gold_tasks_go_to_everybody_once() {
     let mut gold = task("g", 3);
     gold.gold = Some(vec![1, 2, 3]);
     let tasks = vec![task("t0", 3), gold];
-    let mut state = State::of(wanting(1), Collected { tasks, ..Collected::default() }).unwrap();
+    let mut state = State::of(wanting(1), Collected { tasks: tasks.clone(), ..Collected::default() }).unwrap();
     answer_with(&mut state, "k1", "ann", "g");
     answer_with(&mut state, "k2", "bob", "g");
     check(next(&mut state, "ann", 0), "t0");
@@ -118,6 +118,13 @@ fn gold_tasks_go_to_everybody_once() {
     check(next(&mut state, "bob", 0), "");
     assert_eq!(progress(&state).tasks, Tasks { total: 2, done: 1, left: 1, skipped: 0 });
     assert_eq!(progress(&state).extra, 0);
+    // A task that wants three has one label, the gold one has two.
+    let mut state = State::of(wanting(3), Collected { tasks, ..Collected::default() }).unwrap();
+    for (key, labeler, task) in [("k1", "ann", "t0"), ("k2", "ann", "g"), ("k3", "bob", "g")] {
+        answer_with(&mut state, key, labeler, task);
+    }
+    check(next(&mut state, "eve", 0), "g");
+    check(next(&mut state, "bob", 0), "t0");
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn a_ranking_is_a_ranking_in_the_order_of_the_task() {
 #[test]
 fn three_labelers_are_three_records_by_time() {
     let events = [
-        ranking("k3", 9, "ann", "t2", &[1, 2]),
+        ranking("a1", 9, "ann", "t2", &[1, 2]),
         ranking("k1", 1, "bob", "t2", &[2, 1]),
         ranking("k2", 1, "eve", "t2", &[1, 1]),
     ];
@@ -88,7 +88,7 @@ fn three_labelers_are_three_records_by_time() {
             r#"{{"id":"{key}","prompt":"prompt of t2","completions":["c0","c1"],"ranks":{ranks},"labeler":"{labeler}","flags":[[],[]]}}"#
         )
     };
-    let want = [line("k1", "bob", "[2,1]"), line("k2", "eve", "[1,1]"), line("k3", "ann", "[1,2]")];
+    let want = [line("k1", "bob", "[2,1]"), line("k2", "eve", "[1,1]"), line("a1", "ann", "[1,2]")];
     check(&events, [&want.each_ref().map(String::as_str), &[], &[]], &[]);
 }
 
@@ -214,6 +214,8 @@ fn what_no_record_may_hold_is_left_out_and_counted() {
     let state = fold(Vec::new(), answers.clone(), events.collect());
     let made = records(&state, &Options::default());
     reads_back(&made);
+    let pairs_alone = records(&state, &Options { edits_as_demonstrations: false, edits_as_pairs: true });
+    assert_eq!((lines(&pairs_alone.rankings), pairs_alone.left_out), (lines(&made.rankings), made.left_out.clone()));
     // A NUL in the answer spoils what holds the answer, and an empty answer spoils nothing.
     let ids = |lines: Vec<String>| lines.iter().map(|line| line[7..9].to_owned()).collect::<Vec<_>>();
     assert_eq!(ids(lines(&made.demonstrations)), ["e1", "e4"]);
