@@ -53,6 +53,12 @@ enum Command {
     /// Answer over HTTP as OpenAI's interface does
     #[command(after_help = commands::serve::EXAMPLES)]
     Serve(commands::serve::Args),
+    /// Make tasks for people: answers of models to rank, or answers to write
+    #[command(after_help = commands::tasks::EXAMPLES)]
+    Tasks(commands::tasks::Args),
+    /// Say who may give feedback and what was given, or take it back
+    #[command(after_help = commands::feedback::EXAMPLES)]
+    Feedback(commands::feedback::Args),
     /// Say how a run's reward model orders held-out rankings, by labeler, use case and more
     #[command(after_help = commands::report_card::EXAMPLES)]
     ReportCard(commands::report_card::Args),
@@ -122,6 +128,8 @@ fn run(command: Command) -> Result<()> {
         Command::Pretrain(args) => alone(&|| commands::pretrain::run(&args)),
         Command::Generate(args) => alone(&|| commands::generate::run(&args)),
         Command::Score(args) => alone(&|| commands::score::run(&args)),
+        Command::Tasks(args) => alone(&|| commands::tasks::run(&args)),
+        Command::Feedback(args) => alone(&|| commands::feedback::run(&args)),
         Command::Serve(args) => alone(&|| commands::serve::run(&args)),
         Command::ReportCard(args) => alone(&|| commands::report_card::run(&args)),
         Command::Data(args) => alone(&|| commands::data::run(&args)),

@@ -20,6 +20,7 @@ mod cli;
 mod commands;
 mod compare;
 pub mod config;
+mod desk;
 mod embedded;
 mod evaluate;
 mod frontier;

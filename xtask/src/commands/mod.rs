@@ -4,6 +4,7 @@ pub(crate) mod config;
 pub(crate) mod data;
 pub(crate) mod doctor;
 pub(crate) mod dry_run;
+pub(crate) mod feedback;
 pub(crate) mod generate;
 pub(crate) mod pipeline;
 pub(crate) mod plan;
@@ -11,6 +12,7 @@ pub(crate) mod pretrain;
 pub(crate) mod report_card;
 pub(crate) mod score;
 pub(crate) mod serve;
+pub(crate) mod tasks;
 
 use crate::terminal::say;
 use anyhow::{Context, Result};

@@ -7,7 +7,8 @@ use std::{net::IpAddr, path::PathBuf};
 pub(crate) const EXAMPLES: &str = "Examples:
   instruct serve runs/0001                           the ppo-ptx of a run, at http://127.0.0.1:8080/v1
   instruct serve runs/0001 --artefact sft-baseline
-  instruct serve MODEL.gguf --precision bf16 --port 9000";
+  instruct serve MODEL.gguf --precision bf16 --port 9000
+  instruct serve runs/0001 --listen 0.0.0.0 --host models.example --api-keys keys.txt";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -19,7 +20,7 @@ pub(crate) struct Args {
     /// Where to listen; 0 takes a port that is free
     #[arg(long, default_value_t = 8080)]
     port: u16,
-    /// Address to listen at; another than this machine's own needs --api-keys
+    /// Address to listen at; another than this machine's own needs --api-keys or named labelers
     #[arg(long, default_value = "127.0.0.1")]
     listen: IpAddr,
     /// A further name by which this server is called
@@ -28,6 +29,12 @@ pub(crate) struct Args {
     /// File with a key for programs on each line; without one, whoever reaches this machine may ask
     #[arg(long)]
     api_keys: Option<PathBuf>,
+    /// Folder of feedback; without one, that of the run
+    #[arg(long)]
+    feedback: Option<PathBuf>,
+    /// Keep no answer of the chat, so that nothing can be said of them
+    #[arg(long)]
+    keep_nothing: bool,
     /// Answers written at a time; changes speed and memory, never the text
     #[arg(long, default_value_t = 32)]
     slots: usize,
@@ -81,18 +88,20 @@ mod without {
 mod with {
     use super::Args;
     use crate::{
+        desk::{Folder, LOCAL_LABELER, Role, digest_of},
         memory::{Machine, mega},
         prepare::{Wording, available, device, open_base, open_decoder},
         terminal::say,
     };
     use anyhow::{Context, Result, bail};
     use instruct_data::{Tokenizer, read_text};
+    use instruct_feedback::Settings;
     use instruct_model::{
         Config as Description, Decoder, HeadKind, Room,
         memory::{Buffers, Estimate, Phase, Readout, cached, inferred},
     };
     use instruct_reward_model::{Item, scores};
-    use instruct_serve::{Gate, Handed, Reward, Service, Voice, digest, serve, stopper};
+    use instruct_serve::{Gate, Handed, Labeler, People, Reward, Service, Voice, digest, serve, stopper};
     use std::{
         net::{SocketAddr, TcpListener},
         path::{Path, PathBuf},
@@ -112,11 +121,20 @@ mod with {
         name: String,
         model: PathBuf,
         reward_model: Option<PathBuf>,
+        feedback: Option<PathBuf>,
+    }
+
+    /// People who are asked, and the token of the one who needs no link.
+    struct Asking {
+        people: People,
+        labelers: Vec<Labeler>,
+        local: Option<String>,
     }
 
     pub(crate) fn run(args: &Args) -> Result<()> {
         let target = Target::of(args)?;
-        let gate = gate(args)?;
+        let asking = target.feedback.as_deref().map(|path| asking(args, path)).transpose()?;
+        let gate = gate(args, asking.as_ref())?;
         let voice = voice(args, &target)?;
         check_memory(&voice, target.reward_model.is_some())?;
         let reward = target.reward_model.as_deref().map(|path| reward(args, path)).transpose()?;
@@ -125,16 +143,21 @@ mod with {
             .with_context(|| format!("cannot listen at {address}; is another server there? --port takes another"))?;
         let (address, name, room) = (listener.local_addr()?, voice.name.clone(), voice.room);
         let handed = Handed { second: Arc::new(second), chance: chance()?, reward };
-        let (service, thread) = Service::new(voice, gate, args.queue, handed);
+        let (people, local) = asking.map(|asking| (asking.people, asking.local)).unzip();
+        let (service, thread) = Service::new(voice, gate, people, args.queue, handed);
         let (stopper, stopped) = stopper();
         stop_on_interrupt(stopper)?;
         say(&format!(
-            "serving `{name}` of {}: {} answers at a time, each with its conversation at most {} tokens\n  for programs: \
-             http://{address}/v1 (as OpenAI's)\n  Ctrl-C ends it when what is being written is done",
+            "serving `{name}` of {}: {} answers at a time, each with its conversation at most {} tokens",
             target.model.display(),
             room.slots,
             room.capacity,
         ));
+        say(&format!("  for programs: http://{address}/v1 (as OpenAI's)"));
+        if let Some(token) = local.flatten() {
+            say(&format!("  for you:      http://{address}/chat#token={token}"));
+        }
+        say("  Ctrl-C ends it when what is being written is done");
         serve(listener, service, stopped)?;
         let _ = thread.join();
         Ok(())
@@ -148,7 +171,8 @@ mod with {
             if !is_run {
                 let stem = args.target.file_stem().map(|stem| stem.to_string_lossy().into_owned());
                 let name = stem.filter(|stem| !stem.is_empty()).unwrap_or_else(|| "model".to_owned());
-                return Ok(Target { name, model: args.target.clone(), reward_model: None });
+                let (model, feedback) = (args.target.clone(), args.feedback.clone());
+                return Ok(Target { name, model, reward_model: None, feedback });
             }
             let model = of_run(&args.artefact);
             if !model.is_dir() {
@@ -159,30 +183,61 @@ mod with {
                 );
             }
             let reward_model = Some(of_run("reward-model")).filter(|path| path.is_dir());
-            Ok(Target { name: args.artefact.clone(), model, reward_model })
+            let feedback = Some(args.feedback.clone().unwrap_or_else(|| args.target.join("feedback")));
+            Ok(Target { name: args.artefact.clone(), model, reward_model, feedback })
         }
     }
 
-    fn gate(args: &Args) -> Result<Gate> {
-        let keys = match &args.api_keys {
-            None => Vec::new(),
-            Some(path) => {
-                let text = read_text(path, KEY_BYTES)?;
-                let keys: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(digest).collect();
-                if keys.is_empty() {
-                    bail!("{}: there is no key; write one on a line", path.display());
-                }
-                keys
-            }
+    /// Opens a folder of feedback, with those who may speak there.
+    fn asking(args: &Args, path: &Path) -> Result<Asking> {
+        let folder = Folder::open(path)?;
+        let named = folder.labelers()?;
+        let (labelers, local) = if named.is_empty() && args.listen.is_loopback() {
+            let token = folder.local_token()?;
+            let local = Labeler { id: LOCAL_LABELER.to_owned(), token: digest(&token), is_admin: true };
+            (vec![local], Some(token))
+        } else {
+            (named.into_iter().map(labeler).collect::<Result<_>>()?, None)
         };
-        if !args.listen.is_loopback() && keys.is_empty() {
+        let guidelines = folder.guidelines()?;
+        let opened = People::open(Box::new(folder), Settings::default(), guidelines, !args.keep_nothing);
+        let (people, torn) = opened.with_context(|| path.display().to_string())?;
+        for (file, bytes) in torn {
+            let name = file.name();
+            say(&format!("{name}: cut off {bytes} bytes of a line that was being written when the server died"));
+        }
+        Ok(Asking { people, labelers, local })
+    }
+
+    fn labeler(named: crate::desk::Labeler) -> Result<Labeler> {
+        let token = digest_of(&named.token_sha256)
+            .with_context(|| format!("labelers.toml: the token of {} is no SHA-256 of 64 digits", named.id))?;
+        Ok(Labeler { id: named.id, token, is_admin: named.role == Role::Admin })
+    }
+
+    /// On this machine's own address `/v1` is open, unless there are keys. On another only keys and labelers open it.
+    fn gate(args: &Args, asking: Option<&Asking>) -> Result<Gate> {
+        let keys = args.api_keys.as_deref().map(keys).transpose()?;
+        let labelers = asking.map(|asking| asking.labelers.clone()).unwrap_or_default();
+        if !args.listen.is_loopback() && keys.is_none() && labelers.is_empty() {
             bail!(
-                "--listen {}: others reach this address; give --api-keys, so that only those with a key are served",
+                "--listen {}: others reach this address; give --api-keys, or name labelers with `instruct feedback link`, \
+                 so that only those are served",
                 args.listen
             );
         }
+        let keys = if args.listen.is_loopback() { keys } else { Some(keys.unwrap_or_default()) };
         let own = [args.listen.to_string(), format!("[{}]", args.listen), "localhost".to_owned()];
-        Ok(Gate { hosts: args.host.iter().cloned().chain(own).collect(), keys, labelers: Vec::new() })
+        Ok(Gate { hosts: args.host.iter().cloned().chain(own).collect(), keys, labelers })
+    }
+
+    fn keys(path: &Path) -> Result<Vec<[u8; 32]>> {
+        let text = read_text(path, KEY_BYTES)?;
+        let keys: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(digest).collect();
+        if keys.is_empty() {
+            bail!("{}: there is no key; write one on a line", path.display());
+        }
+        Ok(keys)
     }
 
     fn voice(args: &Args, target: &Target) -> Result<Voice> {

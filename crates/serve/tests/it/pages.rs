@@ -1,0 +1,123 @@
+//! The pages in a real browser, against a real server.
+
+use crate::{Memory, Server, Setting, TOKEN, browser::Browser, task};
+use instruct_serve::File;
+use serde_json::{Value, json};
+
+const HOSTILE: &str = "<img src=x onerror=\"document.title='owned'\"> \u{202e}reversed";
+
+fn said(browser: &mut Browser, words: &str) {
+    browser.wait_for(&format!("document.getElementById('said').textContent.startsWith({words:?})"));
+}
+
+/// Opens a page with the link that a person was given.
+fn open(browser: &mut Browser, server: &Server, page: &str) {
+    browser.open(&format!("http://{}/{page}#token={TOKEN}", server.at));
+    browser.wait_for("document.querySelector('nav a[aria-current]') && location.hash === ''");
+}
+
+/// Nothing was stopped by the policy, nothing threw, and nothing was asked of another server.
+fn clean(browser: &mut Browser, server: &Server) {
+    let is_wanted = |error: &String| error.contains("Failed to load resource");
+    let errors: Vec<String> = browser.console_errors().into_iter().filter(|error| !is_wanted(error)).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    let base = format!("http://{}/", server.at);
+    let elsewhere: Vec<String> = browser.requests().into_iter().filter(|at| !at.starts_with(&base)).collect();
+    assert!(elsewhere.is_empty(), "{elsewhere:?}");
+}
+
+/// Rates each of the answers and puts all three into ranks, with keys alone.
+fn rank(browser: &mut Browser) {
+    for (answer, quality) in [("Answer A", "5"), ("Answer B", "1"), ("Answer C", "6")] {
+        let title = "document.getElementById('answer-title')?.innerText";
+        browser.wait_for(&format!("{title}?.startsWith('{answer}') && document.activeElement !== document.body"));
+        browser.key(quality);
+        browser.key("Enter");
+    }
+    browser.wait_for("document.querySelector('.board')");
+    ["1", "j", "3", "j", "1"].iter().for_each(|key| browser.key(key));
+}
+
+#[test]
+fn a_person_ranks_with_keys_alone_and_nothing_is_lost_or_doubled() {
+    let Some(mut browser) = Browser::start() else { return };
+    browser.window(1_280, 800, 1.0, false);
+    let memory = Memory::with(&[
+        task("Name a fruit.", &["An apple.", "Fruit.", HOSTILE]),
+        task("Name a bird.", &["A wren.", "A crow.", "An owl."]),
+    ]);
+    let setting = Setting { memory: memory.clone(), ..Setting::default() };
+    let server = Server::start(&setting);
+    open(&mut browser, &server, "rank");
+    rank(&mut browser);
+    // Twice in a row is once.
+    browser.key("Enter");
+    browser.key("Enter");
+    said(&mut browser, "Saved");
+    let log = memory.lines(File::Log);
+    assert_eq!(log.len(), 1, "{log:?}");
+    assert_eq!((&log[0]["ranks"], &log[0]["quality"]), (&json!([1, 3, 1]), &json!([5, 1, 6])));
+    assert_eq!((&log[0]["by"], log[0]["key"].as_str().map(str::len)), (&json!("ann"), Some(32)));
+    let record: Value = serde_json::from_str(server.get("/api/export.jsonl").body.lines().next().unwrap()).unwrap();
+    assert_eq!(record["id"], log[0]["key"]);
+    assert_ne!(browser.eval("document.title"), "owned");
+    clean(&mut browser, &server);
+    // The server goes away while somebody works: the page keeps the work and says so.
+    rank(&mut browser);
+    let port = server.at.port();
+    server.stop();
+    browser.key("Enter");
+    browser.wait_for(
+        "document.querySelector('#trouble p')?.textContent.includes('kept in this browser; Enter tries again')",
+    );
+    assert_eq!(memory.lines(File::Log).len(), 1);
+    let server = Server::start(&Setting { port, ..setting });
+    browser.key("Enter");
+    browser.wait_for("fetch('/api/progress').then(r => r.json()).then(p => p.tasks.done === 2)");
+    let log = memory.lines(File::Log);
+    assert_eq!((log.len(), &log[1]["ranks"]), (2, &json!([1, 3, 1])));
+    drop(server);
+}
+
+#[test]
+fn a_person_chats_and_says_what_the_answer_is_worth() {
+    let Some(mut browser) = Browser::start() else { return };
+    browser.window(1_280, 800, 1.0, false);
+    let memory = Memory::default();
+    let server = Server::start(&Setting { memory: memory.clone(), ..Setting::default() });
+    open(&mut browser, &server, "chat");
+    browser.wait_for("document.activeElement.id === 'message'");
+    browser.text("Why is the sky blue?");
+    browser.key("Enter");
+    said(&mut browser, "The answer is complete.");
+    browser.key("Escape");
+    browser.key("u");
+    said(&mut browser, "Saved.");
+    let (answer, thumb) = (&memory.lines(File::Answers)[0], &memory.lines(File::Log)[0]);
+    assert_eq!((&thumb["kind"], &thumb["up"], &thumb["answer"]), (&json!("thumb"), &json!(true), &answer["id"]));
+    assert_eq!(answer["messages"], json!([{ "role": "user", "content": "Why is the sky blue?" }]));
+    // Another two, side by side.
+    browser.key("r");
+    browser.wait_for("document.getElementById('said').textContent.startsWith('Both answers are complete')");
+    browser.key("ArrowRight");
+    said(&mut browser, "Saved.");
+    let log = memory.lines(File::Log);
+    assert_eq!((&log[1]["kind"], &log[1]["choice"]), (&json!("pair"), &json!("right")));
+    assert_eq!(memory.lines(File::Answers).len(), 3);
+    clean(&mut browser, &server);
+}
+
+#[test]
+fn every_page_opens_for_a_person_and_none_without_a_link() {
+    let Some(mut browser) = Browser::start() else { return };
+    let server = Server::start(&Setting::default());
+    browser.window(360, 740, 1.0, true);
+    browser.open(&format!("http://{}/rank", server.at));
+    browser.wait_for("document.body.innerText.includes('link')");
+    for page in ["chat", "rank", "demonstrate", "guidelines", "people"] {
+        open(&mut browser, &server, page);
+        let wide = browser.eval("document.documentElement.scrollWidth <= innerWidth");
+        assert_eq!(wide, true, "{page} scrolls sideways on a phone");
+    }
+    clean(&mut browser, &server);
+}

@@ -1,0 +1,215 @@
+//! `feedback`: who may give feedback, what was given, and how it is taken back.
+
+use crate::{
+    desk::{ANSWERS, Folder, LOG, Role, TASKS},
+    terminal::{print, say},
+};
+use anyhow::{Context, Result, bail};
+use instruct_eval::{Interval, PAPER_AGREEMENT, agreement, position_bias};
+use instruct_feedback::{Options, Settings, State, forget, gold, groups, progress, records, shown_ranks};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  instruct feedback link runs/0001/feedback ann      a link for a person, printed once
+  instruct feedback show runs/0001/feedback          who did how much, and how far they agree
+  instruct feedback forget runs/0001/feedback ann    what a person wrote is removed";
+
+/// The file of a run that names the records of feedback it was trained on, a line each.
+pub(crate) const TRAINED_ON: &str = "feedback/keys.txt";
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Name a person and print their link, once; an earlier link of theirs opens nothing any more
+    Link {
+        /// Folder of feedback
+        folder: PathBuf,
+        /// The person's name: letters, digits, `.`, `_` and `-`
+        labeler: String,
+        /// What they may do
+        #[arg(long, value_enum, default_value = "labeler")]
+        role: Role,
+        /// Where the server is reached
+        #[arg(long, default_value = "http://127.0.0.1:8080")]
+        url: String,
+    },
+    /// Say who did how much, how far people agree, and what records come of it
+    Show {
+        /// Folder of feedback
+        folder: PathBuf,
+    },
+    /// Remove what a person wrote, and name the runs that were trained on it
+    Forget {
+        /// Folder of feedback
+        folder: PathBuf,
+        /// The person's name
+        labeler: String,
+        /// Where to look for runs that were trained on it
+        #[arg(long, default_value = "runs")]
+        runs: PathBuf,
+    },
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    match &args.command {
+        Command::Link { folder, labeler, role, url } => link(folder, labeler, *role, url),
+        Command::Show { folder } => show(folder),
+        Command::Forget { folder, labeler, runs } => forget_labeler(folder, labeler, runs),
+    }
+}
+
+fn link(folder: &Path, labeler: &str, role: Role, url: &str) -> Result<()> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if labeler.is_empty() || labeler.len() > 64 || !labeler.bytes().all(is_plain) {
+        bail!("`{labeler}` is no name: take 1 to 64 letters, digits, `.`, `_` and `-`");
+    }
+    let token = Folder::open(folder)?.name(labeler, role)?;
+    say(&format!("give this link to {labeler}; it is not kept here, and another call makes another"));
+    print(&format!("{}/chat#token={token}", url.trim_end_matches('/')));
+    Ok(())
+}
+
+fn show(folder: &Path) -> Result<()> {
+    let folder = existing(folder)?;
+    let state = State::of(Settings::default(), folder.collected()?)?;
+    let progress = progress(&state);
+    let tasks = progress.tasks;
+    print(&format!(
+        "tasks: {} in all, {} done, {} left, {} skipped",
+        tasks.total, tasks.done, tasks.left, tasks.skipped
+    ));
+    print("labeler            rankings  pairs thumbs  edits demonstr.  skips  median seconds");
+    for of in &progress.labelers {
+        let seconds = of.seconds_median.map_or("-".to_owned(), |seconds| format!("{seconds:.0}"));
+        print(&format!(
+            "{:<18} {:>8} {:>6} {:>6} {:>6} {:>9} {:>6}  {:>14}",
+            of.id, of.rankings, of.pairs, of.thumbs, of.edits, of.demonstrations, of.skips, seconds
+        ));
+    }
+    print(&format!("said again later: {}; taken back: {}", progress.replaced, progress.retracted));
+    agreed(&state)?;
+    let records = records(&state, &Options::default());
+    print(&format!(
+        "records: {} rankings, {} demonstrations; {} prompts wait for completions; {} thumbs",
+        records.rankings.len(),
+        records.demonstrations.len(),
+        records.prompts.len(),
+        records.thumbs.len()
+    ));
+    records.left_out.iter().for_each(|(why, count)| print(&format!("  left out, {why:?}: {count}")));
+    Ok(())
+}
+
+/// How far people agree, and what is known of how they work.
+fn agreed(state: &State) -> Result<()> {
+    let agreement = agreement(&groups(state))?;
+    if agreement.items == 0 {
+        print("agreement: no two people have ranked the same");
+    } else {
+        let all = agreement.all;
+        print(&format!(
+            "agreement over {} prompts: pairwise {} (the paper's labelers: {:.1} %), ties half {}, tau-b {}, alpha {}",
+            agreement.items,
+            share(all.pairwise),
+            100.0 * PAPER_AGREEMENT,
+            share(all.with_ties_half),
+            number(all.tau_b),
+            number(agreement.alpha)
+        ));
+        let line = |(id, against): (&String, &instruct_eval::Against)| {
+            print(&format!("  {id} against the others: {}", share(against.pairwise)));
+        };
+        agreement.labelers.iter().for_each(line);
+    }
+    for place in position_bias(&shown_ranks(state))? {
+        let expected = 100.0 * place.expected;
+        print(&format!(
+            "  place {} held the best in {} (chance {expected:.1} %)",
+            place.place + 1,
+            share(Some(place.best))
+        ));
+    }
+    for (id, gold) in gold(state) {
+        print(&format!("  {id} on tasks that are known: {gold:?}"));
+    }
+    Ok(())
+}
+
+fn share(interval: Option<Interval>) -> String {
+    interval.map_or("-".to_owned(), |interval| match (interval.low, interval.high) {
+        (Some(low), Some(high)) => format!("{:.1} % [{:.1}, {:.1}]", 100.0 * interval.mean, 100.0 * low, 100.0 * high),
+        _ => format!("{:.1} %", 100.0 * interval.mean),
+    })
+}
+
+fn number(interval: Option<Interval>) -> String {
+    interval.map_or("-".to_owned(), |interval| match (interval.low, interval.high) {
+        (Some(low), Some(high)) => format!("{:.2} [{low:.2}, {high:.2}]", interval.mean),
+        _ => format!("{:.2}", interval.mean),
+    })
+}
+
+fn forget_labeler(path: &Path, labeler: &str, runs: &Path) -> Result<()> {
+    let folder = existing(path)?;
+    let forgotten = forget(labeler, folder.collected()?);
+    if forgotten.keys.is_empty() && forgotten.tasks == 0 && forgotten.answers == 0 {
+        say(&format!("{labeler} has written nothing here"));
+        return Ok(());
+    }
+    let remain = &forgotten.remain;
+    // The log goes first: events that name what is gone could not be opened, while what nobody names harms nothing, and a
+    // second call removes it.
+    let files = [
+        (LOG, remain.events.iter().map(|event| event.line()).collect::<String>()),
+        (ANSWERS, remain.answers.iter().map(|answer| answer.line()).collect()),
+        (TASKS, remain.tasks.iter().map(|task| task.line()).collect()),
+    ];
+    for (name, content) in files {
+        folder.replace(name, content.as_bytes()).with_context(|| format!("cannot write {name}"))?;
+    }
+    say(&format!(
+        "removed of {labeler}: {} events, {} tasks, {} answers",
+        forgotten.keys.len(),
+        forgotten.tasks,
+        forgotten.answers
+    ));
+    let trained = trained_on(runs, &forgotten.keys)?;
+    if trained.is_empty() {
+        say(&format!("no run under {} was trained on it", runs.display()));
+    }
+    for (run, count) in trained {
+        say(&format!("{run} was trained on {count} of these records; what it learned stays in its weights: remove it"));
+    }
+    Ok(())
+}
+
+/// The runs under a folder whose frozen feedback names some of these records, and how many.
+fn trained_on(runs: &Path, keys: &[String]) -> Result<Vec<(String, usize)>> {
+    let mut found = Vec::new();
+    let Ok(entries) = fs::read_dir(runs) else { return Ok(found) };
+    for entry in entries {
+        let run = entry.with_context(|| format!("cannot list {}", runs.display()))?.path();
+        let Ok(text) = fs::read_to_string(run.join(TRAINED_ON)) else { continue };
+        let count = text.lines().filter(|line| keys.iter().any(|key| key == line)).count();
+        if count > 0 {
+            found.push((run.display().to_string(), count));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn existing(path: &Path) -> Result<Folder> {
+    if !path.is_dir() {
+        bail!("{}: there is no such folder; `instruct serve` makes one", path.display());
+    }
+    Folder::open(path)
+}

@@ -1,0 +1,153 @@
+//! `tasks`: what people are asked to rank, or to write.
+
+use crate::{
+    config::{DeviceName, Precision},
+    desk::{Folder, TASKS},
+    prepare::{Wording, account, device, open_base, open_decoder},
+    progress::Progress,
+    terminal::say,
+};
+use anyhow::{Context, Result, bail};
+use instruct_data::{Date, Limits, Prompt, read};
+use instruct_feedback::{Applied, Made, Sampled, Settings, State, Task, tasks_from};
+use instruct_model::{Request, SLOTS, Sampling, generate_reporting};
+use instruct_random::Source;
+use std::path::{Path, PathBuf};
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  instruct tasks --feedback runs/0001/feedback --prompts prompts.jsonl --model runs/0001/ppo-ptx/model -k 4
+  instruct tasks --feedback FOLDER --prompts prompts.jsonl --model OLD --model NEW -k 2   # who wrote what stays hidden
+  instruct tasks --feedback FOLDER --prompts prompts.jsonl                                # answers to be written";
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Folder of feedback, where `instruct serve` finds the tasks
+    #[arg(long)]
+    feedback: PathBuf,
+    /// Files of prompt records
+    #[arg(long, required = true)]
+    prompts: Vec<PathBuf>,
+    /// Model folder or .gguf file whose answers are ranked; several are mixed. Without one people write the answers
+    #[arg(long)]
+    model: Vec<PathBuf>,
+    /// Answers of each model to a prompt
+    #[arg(short, long, default_value_t = 4)]
+    k: usize,
+    /// Only so many of the prompts, chosen by the seed; 0 is all
+    #[arg(long, default_value_t = 0)]
+    limit: usize,
+    /// 0 takes the most probable token
+    #[arg(long, default_value_t = 1.0)]
+    temperature: f32,
+    /// Cap on an answer, in tokens
+    #[arg(long, default_value_t = 256)]
+    max_new_tokens: usize,
+    /// Keys the draws
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Text around a prompt with {prompt} in it; without one, each model's chat template
+    #[arg(long, default_value = "")]
+    template: String,
+    /// Day that the chat template is told, as 2024-07-26; without one, that of the model's folder
+    #[arg(long)]
+    date: Option<Date>,
+    /// What the factors of matrix products are rounded to, where the processor multiplies bf16
+    #[arg(long, value_enum, default_value_t)]
+    precision: Precision,
+    /// Where to compute
+    #[arg(long, value_enum, default_value = "cpu")]
+    device: DeviceName,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.k == 0 || args.max_new_tokens == 0 {
+        bail!("-k and --max-new-tokens must be above 0");
+    }
+    if args.model.len() == 1 && args.k == 1 {
+        bail!("one answer of one model leaves nothing to rank; take -k 2 or more, or a second --model");
+    }
+    let folder = Folder::open(&args.feedback)?;
+    let prompts = prompts(args)?;
+    let tasks =
+        if args.model.is_empty() { prompts.iter().map(Task::demonstrate).collect() } else { ranked(args, prompts)? };
+    add(&folder, tasks)
+}
+
+/// The prompts, or so many of them as are wanted.
+fn prompts(args: &Args) -> Result<Vec<Prompt>> {
+    let read = read::<Prompt>(&args.prompts, &Limits::default())?;
+    account("prompts", &read).iter().for_each(|line| say(line));
+    let mut prompts = read.records;
+    if args.limit > 0 && args.limit < prompts.len() {
+        let mut chosen = Source::new(args.seed, "tasks/prompts").at([]).permutation(prompts.len());
+        chosen.truncate(args.limit);
+        chosen.sort_unstable();
+        prompts = chosen.into_iter().map(|at| prompts[at].clone()).collect();
+    }
+    Ok(prompts)
+}
+
+/// Ranking tasks of what the models answer.
+fn ranked(args: &Args, prompts: Vec<Prompt>) -> Result<Vec<Task>> {
+    let mut sampled: Vec<Sampled> =
+        prompts.into_iter().map(|prompt| Sampled { prompt, completions: Vec::new() }).collect();
+    for (number, model) in args.model.iter().enumerate() {
+        sample(args, number as u64, model, &mut sampled)?;
+    }
+    let Made { tasks, too_few, repeated, unusable } = tasks_from(&sampled, args.seed)?;
+    for (count, what) in [
+        (too_few.len(), "prompts got fewer than two different answers, and give no task"),
+        (repeated.len(), "prompts repeat an earlier one"),
+        (unusable, "answers hold a character that no record may hold, and are left out"),
+    ] {
+        if count > 0 {
+            say(&format!("{count} {what}"));
+        }
+    }
+    Ok(tasks)
+}
+
+/// Adds the answers of a model.
+fn sample(args: &Args, number: u64, path: &Path, sampled: &mut [Sampled]) -> Result<()> {
+    let device = device(args.device)?;
+    let template = super::typed(&args.template);
+    let wording = Wording { template: &template, option: "--template", date: args.date };
+    let base = open_base(path, wording, &device)?;
+    let decoder = open_decoder(path, &device, args.precision)?.1;
+    let mut requests = Vec::with_capacity(sampled.len() * args.k);
+    for (at, Sampled { prompt, .. }) in sampled.iter().enumerate() {
+        let asked = base.renderer.ask(prompt.content.conversation()).with_context(|| prompt.origin.to_string())?;
+        let request = |j: usize| Request { episode: (at * args.k + j) as u64, prompt: asked.ids().to_vec() };
+        requests.extend((0..args.k).map(request));
+    }
+    let sampling = Sampling {
+        temperature: args.temperature,
+        ..Sampling::plain(base.renderer.stops().clone(), args.max_new_tokens)
+    };
+    let mut progress = Progress::of(&path.display().to_string(), requests.len(), "answers");
+    let source = Source::new(args.seed, "tasks").fork(number);
+    let drawn = generate_reporting(&decoder, &requests, &sampling, SLOTS, source, &mut |n| progress.advance(n))?;
+    let name = path.display().to_string();
+    for (i, completion) in drawn.iter().enumerate() {
+        let text = base.renderer.tokenizer().decode(&completion.ids)?.trim().to_owned();
+        sampled[i / args.k].completions.push((name.clone(), text));
+    }
+    Ok(())
+}
+
+/// Writes down the tasks that are not there yet.
+fn add(folder: &Folder, tasks: Vec<Task>) -> Result<()> {
+    let mut state = State::of(Settings::default(), folder.collected()?)?;
+    let (mut lines, mut new, all) = (String::new(), 0, tasks.len());
+    for task in tasks {
+        let line = task.line();
+        if state.add_task(task)? == Applied::Saved {
+            lines.push_str(&line);
+            new += 1;
+        }
+    }
+    let at = folder.path().join(TASKS);
+    folder.append(TASKS, lines.as_bytes()).with_context(|| format!("cannot write {}", at.display()))?;
+    say(&format!("{new} tasks added to {}, {} were there already", at.display(), all - new));
+    Ok(())
+}

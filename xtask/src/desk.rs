@@ -1,0 +1,285 @@
+//! A folder of feedback: what people are asked, what was served to them, what they said, and who they are.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `tasks.jsonl` | what people are asked |
+//! | `answers.jsonl` | what was served to people who let it be kept |
+//! | `log.jsonl` | what they said; only ever appended to |
+//! | `labelers.toml` | names, roles and the SHA-256 of tokens |
+//! | `local.token` | the token of whoever sits at this machine, where no labelers are named |
+//! | `guidelines.md` | what a good completion is |
+//! | `.lock` | held by the one program that works here |
+
+use anyhow::{Context, Result, bail};
+use instruct_feedback::{Collected, LineError, read_answers, read_log, read_tasks};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+pub(crate) const TASKS: &str = "tasks.jsonl";
+pub(crate) const ANSWERS: &str = "answers.jsonl";
+pub(crate) const LOG: &str = "log.jsonl";
+const LABELERS: &str = "labelers.toml";
+const LOCAL: &str = "local.token";
+const GUIDELINES: &str = "guidelines.md";
+const LOCK: &str = ".lock";
+
+/// The name of whoever sits at this machine.
+pub(crate) const LOCAL_LABELER: &str = "local";
+
+/// What people are told where nobody wrote guidelines.
+const DEFAULT_GUIDELINES: &str = include_str!("guidelines.md");
+
+/// A folder of feedback that no other program works in.
+pub(crate) struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// A person who may give feedback.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct Labeler {
+    pub(crate) id: String,
+    /// SHA-256 of the token, in hexadecimal digits.
+    pub(crate) token_sha256: String,
+    pub(crate) role: Role,
+}
+
+/// What a person may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Role {
+    /// Give feedback, and see one's own.
+    Labeler,
+    /// See what all did, and take the records out.
+    Admin,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Labelers {
+    #[serde(default)]
+    labeler: Vec<Labeler>,
+}
+
+impl Folder {
+    /// Opens a folder, which is made if it is not there.
+    ///
+    /// Errors: another program works in it; the disk's.
+    pub(crate) fn open(path: &Path) -> Result<Folder> {
+        fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+        let at = path.join(LOCK);
+        let failed = || format!("cannot lock {}", at.display());
+        let mut lock =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&at).with_context(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Only for the message.
+                let _ = lock.read_to_string(&mut holder);
+                bail!("{} is in use by process {}; stop it first", path.display(), holder.trim());
+            }
+            Err(TryLockError::Error(error)) => return Err(error).with_context(failed),
+        }
+        lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).with_context(failed)?;
+        Ok(Folder { path: path.to_owned(), _lock: lock })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All bytes of a file; none where it does not exist.
+    pub(crate) fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        match fs::read(self.path.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
+    /// Appends, and returns when the bytes would survive a power cut.
+    pub(crate) fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let path = self.path.join(name);
+        let is_new = !path.exists();
+        let mut file = OpenOptions::new().append(true).create(true).open(&path)?;
+        file.write_all(bytes)?;
+        file.sync_data()?;
+        if is_new { File::open(&self.path)?.sync_all() } else { Ok(()) }
+    }
+
+    /// Replaces a file, so that any crash leaves the old content or the new.
+    pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let staged = self.path.join(format!("{name}.tmp"));
+        let mut file = File::create(&staged)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(staged, self.path.join(name))?;
+        File::open(&self.path)?.sync_all()
+    }
+
+    /// Cuts a file to so many bytes.
+    #[cfg_attr(not(feature = "serve"), allow(dead_code))]
+    pub(crate) fn cut(&self, name: &str, bytes: u64) -> io::Result<()> {
+        match OpenOptions::new().write(true).open(self.path.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && bytes == 0 => Ok(()),
+            other => {
+                let file = other?;
+                file.set_len(bytes)?;
+                file.sync_all()
+            }
+        }
+    }
+
+    /// Everything that people were asked, were served and said. A half line at the end of a file is left out: nobody was
+    /// told that it is saved.
+    ///
+    /// Errors: a line that is none of this program's, with its place.
+    pub(crate) fn collected(&self) -> Result<Collected> {
+        let at = |name: &str| self.path.join(name).display().to_string();
+        let read = |name: &str| self.read(name).with_context(|| format!("cannot read {}", at(name)));
+        fn lines<T>(read: Result<(Vec<T>, Option<instruct_feedback::Torn>), LineError>, at: String) -> Result<Vec<T>> {
+            read.map(|(lines, _)| lines).with_context(|| at)
+        }
+        Ok(Collected {
+            tasks: lines(read_tasks(&read(TASKS)?), at(TASKS))?,
+            answers: lines(read_answers(&read(ANSWERS)?), at(ANSWERS))?,
+            events: lines(read_log(&read(LOG)?), at(LOG))?,
+        })
+    }
+
+    /// What a good completion is, in Markdown.
+    pub(crate) fn guidelines(&self) -> Result<String> {
+        let own = self.read(GUIDELINES).with_context(|| format!("cannot read {GUIDELINES}"))?;
+        if own.is_empty() {
+            return Ok(DEFAULT_GUIDELINES.to_owned());
+        }
+        String::from_utf8(own).with_context(|| format!("{}: this is no UTF-8", self.path.join(GUIDELINES).display()))
+    }
+
+    /// The people who are named; none where nobody is.
+    pub(crate) fn labelers(&self) -> Result<Vec<Labeler>> {
+        let path = self.path.join(LABELERS);
+        let text = String::from_utf8(self.read(LABELERS)?).with_context(|| path.display().to_string())?;
+        let Labelers { labeler } = toml::from_str(&text).with_context(|| path.display().to_string())?;
+        Ok(labeler)
+    }
+
+    /// Names a person, whose earlier token is worth nothing from then on; returns the token, which is not kept.
+    pub(crate) fn name(&self, id: &str, role: Role) -> Result<String> {
+        let token = token()?;
+        let mut labelers = self.labelers()?;
+        labelers.retain(|labeler| labeler.id != id);
+        labelers.push(Labeler { id: id.to_owned(), token_sha256: hex(&Sha256::digest(&token)), role });
+        let text = toml::to_string(&Labelers { labeler: labelers })?;
+        self.replace(LABELERS, text.as_bytes()).with_context(|| format!("cannot write {LABELERS}"))?;
+        Ok(token)
+    }
+
+    /// The token of whoever sits at this machine, the same at every start.
+    pub(crate) fn local_token(&self) -> Result<String> {
+        let path = self.path.join(LOCAL);
+        let known = String::from_utf8(self.read(LOCAL)?).with_context(|| path.display().to_string())?;
+        if !known.trim().is_empty() {
+            return Ok(known.trim().to_owned());
+        }
+        let token = token()?;
+        let mut new = OpenOptions::new();
+        new.write(true).create(true).truncate(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut new, 0o600);
+        let written = new.open(&path).and_then(|mut file| writeln!(file, "{token}"));
+        written.with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(token)
+    }
+}
+
+#[cfg(feature = "serve")]
+impl instruct_serve::Store for Folder {
+    fn read(&mut self, file: instruct_serve::File) -> io::Result<Vec<u8>> {
+        Folder::read(self, file.name())
+    }
+
+    fn append(&mut self, file: instruct_serve::File, bytes: &[u8]) -> io::Result<()> {
+        Folder::append(self, file.name(), bytes)
+    }
+
+    fn cut(&mut self, file: instruct_serve::File, bytes: u64) -> io::Result<()> {
+        Folder::cut(self, file.name(), bytes)
+    }
+}
+
+/// 256 bits that nobody can guess, in hexadecimal digits.
+fn token() -> Result<String> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|why| anyhow::anyhow!("the system gives no random numbers: {why}"))?;
+    Ok(hex(&bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The bytes that hexadecimal digits stand for.
+#[cfg_attr(not(feature = "serve"), allow(dead_code))]
+pub(crate) fn digest_of(hex: &str) -> Option<[u8; 32]> {
+    let byte = |at: usize| u8::from_str_radix(hex.get(2 * at..2 * at + 2)?, 16).ok();
+    let bytes: Option<Vec<u8>> = (hex.len() == 64).then(|| (0..32).map(byte).collect())?;
+    bytes?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_keeps_what_is_appended_for_one_program_at_a_time() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("feedback");
+        let folder = Folder::open(&path).unwrap();
+        assert_eq!(folder.collected().unwrap(), Collected::default());
+        folder.append(LOG, b"one\n").unwrap();
+        folder.append(LOG, b"two\n").unwrap();
+        assert_eq!(folder.read(LOG).unwrap(), b"one\ntwo\n");
+        folder.cut(LOG, 4).unwrap();
+        assert_eq!(folder.read(LOG).unwrap(), b"one\n");
+        let found = format!("{:#}", folder.collected().unwrap_err());
+        assert!(found.contains("log.jsonl: line 1"), "{found}");
+        let other = Folder::open(&path).err().unwrap().to_string();
+        assert!(other.contains(&format!("in use by process {}", std::process::id())), "{other}");
+        drop(folder);
+        assert!(Folder::open(&path).is_ok());
+    }
+
+    #[test]
+    fn people_are_named_by_tokens_that_are_not_kept() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::open(place.path()).unwrap();
+        assert_eq!(folder.labelers().unwrap(), []);
+        let first = folder.name("ann", Role::Labeler).unwrap();
+        let second = folder.name("ann", Role::Admin).unwrap();
+        folder.name("bob", Role::Labeler).unwrap();
+        let [ann, bob] = folder.labelers().unwrap().try_into().unwrap();
+        assert_eq!((ann.id.as_str(), ann.role, bob.role), ("ann", Role::Admin, Role::Labeler));
+        let sha = |token: &str| <[u8; 32]>::from(Sha256::digest(token));
+        assert_eq!(digest_of(&ann.token_sha256), Some(sha(&second)));
+        assert!(first != second && first.len() == 64);
+        let kept = String::from_utf8(folder.read(LABELERS).unwrap()).unwrap();
+        assert!(!kept.contains(&first) && !kept.contains(&second));
+        let local = folder.local_token().unwrap();
+        assert_eq!(folder.local_token().unwrap(), local);
+    }
+
+    #[test]
+    fn digits_that_are_none_are_no_digest() {
+        for none in ["", "0", &"0".repeat(63), &"g".repeat(64), &"é".repeat(32)] {
+            assert_eq!(digest_of(none), None, "{none}");
+        }
+        assert_eq!(digest_of(&"0f".repeat(32)), Some([15; 32]));
+    }
+}
