@@ -56,6 +56,14 @@ enum Command {
     /// Make tasks for people: answers of models to rank, or answers to write
     #[command(after_help = commands::tasks::EXAMPLES)]
     Tasks(commands::tasks::Args),
+    /// Train the next reward model and policy on what people said of a run's answers
+    #[command(after_help = commands::retrain::EXAMPLES)]
+    Retrain(commands::retrain::Args),
+    /// Show a run, or compare several, in one HTML page
+    #[command(after_help = commands::report::EXAMPLES)]
+    Report(commands::report::Args),
+    /// Write the report of a run again and again while it goes on
+    Watch(commands::report::WatchArgs),
     /// Say who may give feedback and what was given, or take it back
     #[command(after_help = commands::feedback::EXAMPLES)]
     Feedback(commands::feedback::Args),
@@ -128,6 +136,9 @@ fn run(command: Command) -> Result<()> {
         Command::Pretrain(args) => alone(&|| commands::pretrain::run(&args)),
         Command::Generate(args) => alone(&|| commands::generate::run(&args)),
         Command::Score(args) => alone(&|| commands::score::run(&args)),
+        Command::Retrain(args) => alone(&|| commands::retrain::run(&args)),
+        Command::Report(args) => alone(&|| commands::report::run(&args)),
+        Command::Watch(args) => alone(&|| commands::report::watch(&args)),
         Command::Tasks(args) => alone(&|| commands::tasks::run(&args)),
         Command::Feedback(args) => alone(&|| commands::feedback::run(&args)),
         Command::Serve(args) => alone(&|| commands::serve::run(&args)),

@@ -483,6 +483,21 @@ pub(crate) fn defaults() -> Result<Table> {
     Ok(Table::try_from(Config::default())?)
 }
 
+/// Every key whose value is not the default one: its path, the default, and what it is.
+pub(crate) fn differences(config: &Config) -> Result<Vec<(String, String, String)>> {
+    let (default, own) = (defaults()?, Table::try_from(config)?);
+    let value = |table: &Table, path: &str| {
+        let mut keys = path.split('.');
+        let first = table.get(keys.next()?)?;
+        keys.try_fold(first, |value, key| value.get(key)).map(Value::to_string)
+    };
+    let difference = |path: String| {
+        let (was, is) = (value(&default, &path).unwrap_or_default(), value(&own, &path)?);
+        (was != is).then_some((path, was, is))
+    };
+    Ok(leaves(&own).into_iter().filter_map(difference).collect())
+}
+
 /// Dotted paths of every value of a table that is no table of keys.
 pub(crate) fn leaves(table: &Table) -> Vec<String> {
     let of = |(key, value): (&String, &Value)| match value {

@@ -11,7 +11,7 @@
 //! | `.lock` | held by the one program that works here |
 
 use anyhow::{Context, Result, bail};
-use instruct_feedback::{Collected, LineError, read_answers, read_log, read_tasks};
+use instruct_feedback::{Collected, LineError, Torn, read_answers, read_log, read_tasks};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
@@ -97,10 +97,7 @@ impl Folder {
 
     /// All bytes of a file; none where it does not exist.
     pub(crate) fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        match fs::read(self.path.join(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            other => other,
-        }
+        read_if_there(&self.path.join(name))
     }
 
     /// Appends, and returns when the bytes would survive a power cut.
@@ -136,21 +133,9 @@ impl Folder {
         }
     }
 
-    /// Everything that people were asked, were served and said. A half line at the end of a file is left out: nobody was
-    /// told that it is saved.
-    ///
-    /// Errors: a line that is none of this program's, with its place.
+    /// As [`collected`].
     pub(crate) fn collected(&self) -> Result<Collected> {
-        let at = |name: &str| self.path.join(name).display().to_string();
-        let read = |name: &str| self.read(name).with_context(|| format!("cannot read {}", at(name)));
-        fn lines<T>(read: Result<(Vec<T>, Option<instruct_feedback::Torn>), LineError>, at: String) -> Result<Vec<T>> {
-            read.map(|(lines, _)| lines).with_context(|| at)
-        }
-        Ok(Collected {
-            tasks: lines(read_tasks(&read(TASKS)?), at(TASKS))?,
-            answers: lines(read_answers(&read(ANSWERS)?), at(ANSWERS))?,
-            events: lines(read_log(&read(LOG)?), at(LOG))?,
-        })
+        collected(&self.path)
     }
 
     /// What a good completion is, in Markdown.
@@ -196,6 +181,30 @@ impl Folder {
         let written = new.open(&path).and_then(|mut file| writeln!(file, "{token}"));
         written.with_context(|| format!("cannot write {}", path.display()))?;
         Ok(token)
+    }
+}
+
+/// Everything that people were asked, were served and said, in a folder that a server may be working in. A half line at
+/// the end of a file is left out: nobody was told that it is saved.
+///
+/// Errors: a line that is none of this program's, with its place.
+pub(crate) fn collected(folder: &Path) -> Result<Collected> {
+    let at = |name: &str| folder.join(name).display().to_string();
+    let read = |name: &str| read_if_there(&folder.join(name)).with_context(|| format!("cannot read {}", at(name)));
+    fn lines<T>(read: Result<(Vec<T>, Option<Torn>), LineError>, at: String) -> Result<Vec<T>> {
+        read.map(|(lines, _)| lines).with_context(|| at)
+    }
+    // The log first: what it names was written before it.
+    let events = lines(read_log(&read(LOG)?), at(LOG))?;
+    let answers = lines(read_answers(&read(ANSWERS)?), at(ANSWERS))?;
+    Ok(Collected { tasks: lines(read_tasks(&read(TASKS)?), at(TASKS))?, answers, events })
+}
+
+/// All bytes of a file; none where it does not exist.
+fn read_if_there(path: &Path) -> io::Result<Vec<u8>> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
     }
 }
 

@@ -177,7 +177,7 @@ impl Examined {
 }
 
 /// Who says which answer is better.
-enum Judge {
+pub(crate) enum Judge {
     /// The rules of the simulated world, which the reward model never saw.
     InstructionWorld,
     /// A reward model trained from the base, with another seed, on the rankings that the first one never saw. It is a
@@ -187,7 +187,7 @@ enum Judge {
 }
 
 impl Judge {
-    fn new(run: &Run<'_>) -> Result<Judge> {
+    pub(crate) fn new(run: &Run<'_>) -> Result<Judge> {
         if run.config.data.judge == JudgeName::InstructionWorld {
             return Ok(Judge::InstructionWorld);
         }
@@ -216,7 +216,7 @@ impl Judge {
         })
     }
 
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self {
             Judge::InstructionWorld => "simulation: the rules of the instruction world".to_owned(),
             Judge::HeldOutRewardModel { accuracy, records, .. } => format!(
@@ -227,7 +227,7 @@ impl Judge {
         }
     }
 
-    fn points(&self, run: &Run<'_>, prompts: &[PromptIds], episodes: &[Episode]) -> Result<Vec<f64>> {
+    pub(crate) fn points(&self, run: &Run<'_>, prompts: &[PromptIds], episodes: &[Episode]) -> Result<Vec<f64>> {
         match self {
             Judge::InstructionWorld => Ok(episodes
                 .iter()

@@ -106,6 +106,8 @@ impl<'a> Recipe<'a> {
 /// A ranking in ids, beside what the evaluation says of the record it came from.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RankedGroup {
+    /// The record's.
+    pub(crate) id: String,
     pub(crate) group: Group,
     /// The prompt's words.
     pub(crate) prompt: String,
@@ -322,19 +324,7 @@ impl Material {
     }
 
     fn refuse_nothing(&self, config: &Config, until: Until) -> Result<()> {
-        let held_out_text = !config.data.pretraining.is_empty() || !config.data.pretraining_held_out.is_empty();
-        let sets = [
-            ("demonstrations", self.demonstrations.train.len(), true),
-            ("held-out demonstrations", self.demonstrations.validation.len(), true),
-            ("last replies of demonstrations", self.last_replies().len(), until >= Until::RewardModel),
-            ("rankings", self.rankings.len(), until >= Until::RewardModel),
-            ("held-out rankings", self.held_out_rankings.len(), until >= Until::RewardModel),
-            ("prompts", self.prompts.train.len(), until >= Until::Ppo),
-            ("validation prompts", self.prompts.validation.len(), until >= Until::Ppo),
-            ("test prompts", self.prompts.test.len(), until >= Until::Evaluation),
-            ("pretraining windows", self.windows.len(), until.mixes(config)),
-            ("held-out pretraining windows", self.held_out_windows.len(), until >= Until::Evaluation && held_out_text),
-        ];
+        let sets = self.sets(config, until);
         let empty = sets.iter().filter(|(_, n, taken)| *taken && *n == 0);
         let empty: Vec<&str> = empty.map(|(name, ..)| *name).collect();
         if empty.is_empty() {
@@ -346,6 +336,31 @@ impl Material {
             empty.join(", "),
             self.report.join("\n  ")
         )
+    }
+
+    /// What there is of everything, and whether it is taken on the way.
+    fn sets(&self, config: &Config, until: Until) -> [(&'static str, usize, bool); 10] {
+        let held_out_text = !config.data.pretraining.is_empty() || !config.data.pretraining_held_out.is_empty();
+        [
+            ("demonstrations", self.demonstrations.train.len(), true),
+            ("held-out demonstrations", self.demonstrations.validation.len(), true),
+            ("last replies of demonstrations", self.last_replies().len(), until >= Until::RewardModel),
+            ("rankings", self.rankings.len(), until >= Until::RewardModel),
+            ("held-out rankings", self.held_out_rankings.len(), until >= Until::RewardModel),
+            ("prompts", self.prompts.train.len(), until >= Until::Ppo),
+            ("validation prompts", self.prompts.validation.len(), until >= Until::Ppo),
+            ("test prompts", self.prompts.test.len(), until >= Until::Evaluation),
+            ("pretraining windows", self.windows.len(), until.mixes(config)),
+            ("held-out pretraining windows", self.held_out_windows.len(), until >= Until::Evaluation && held_out_text),
+        ]
+    }
+
+    /// What was read, dropped and kept, for the report of the run.
+    pub(crate) fn counted(&self, config: &Config, until: Until) -> serde_json::Value {
+        let taken = self.sets(config, until).into_iter().filter(|(_, _, taken)| *taken);
+        let sets: serde_json::Map<String, serde_json::Value> =
+            taken.map(|(name, count, _)| (name.to_owned(), count.into())).collect();
+        serde_json::json!({ "sets": sets, "lines": self.report })
     }
 }
 
@@ -584,6 +599,7 @@ fn groups(encoder: &Encoder<'_>, records: Vec<Ranking>, report: &mut Vec<String>
     let group = |t: instruct_data::RankingTokens| {
         let record = &records[t.record];
         RankedGroup {
+            id: record.prompt.id.clone(),
             group: Group { prompt: t.prompt, completions: t.completions, ranks: t.ranks },
             prompt: record.subject(),
             completions: t.kept.iter().map(|&i| record.completions[i].clone()).collect(),

@@ -32,6 +32,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "doc --release --workspace --no-deps",
         &[no_fuzzer[0], ("RUSTDOCFLAGS", "-D warnings")],
     )?;
+    ci.step("browser", "bash", ".ci/browser", &[])?;
     let measured = format!("target/ci-measured-{}", std::process::id());
     let measures = ci.root.join(&measured).display().to_string();
     ci.step("tests", "cargo", "test --release --workspace", &[(instruct_claims::FILE, &measures)])?;

@@ -9,6 +9,7 @@ use instruct_data::{
     Caps, Content, Conversation, Demonstration, Encoder, Limits, Loss, Message, Origin, Overlong, PretrainText, Prompt,
     Ranking, Record, Renderer, Role, Template, Tokenizer, read, train_bpe,
 };
+use instruct_feedback::{Event, Submission, read_answers, read_log, read_tasks};
 use instruct_model::Checkpoint;
 use std::{
     fs,
@@ -22,7 +23,7 @@ use xtask::config::Config;
 pub type Entry = (&'static str, fn(&[u8]));
 
 /// Every entry.
-pub const ENTRIES: [Entry; 8] = [
+pub const ENTRIES: [Entry; 10] = [
     ("records", records),
     ("config", config),
     ("model_config", model_config),
@@ -31,6 +32,8 @@ pub const ENTRIES: [Entry; 8] = [
     ("gguf", gguf),
     ("template", template),
     ("tokenizer", tokenizer),
+    ("requests", requests),
+    ("feedback", feedback),
 ];
 
 /// Records of all four kinds. What was read is written as the house writes it and must read back
@@ -272,4 +275,29 @@ fn weights() -> &'static [u8] {
             .expect("a temporary folder can be written");
         fs::read(folder.path().join("model.safetensors")).expect("it was just written")
     })
+}
+
+/// Bodies of requests for completions. What is refused says why in a sentence.
+pub fn requests(bytes: &[u8]) {
+    for parsed in [instruct_serve::chat(bytes), instruct_serve::completions(bytes)] {
+        match parsed {
+            Ok(asked) => assert!((1..=8).contains(&asked.n) && asked.temperature.is_finite(), "{asked:?}"),
+            Err(refusal) => assert!(refusal.status == 400 && !refusal.message.is_empty(), "{refusal:?}"),
+        }
+    }
+}
+
+/// What people say, as pages send it and as files hold it. What was read is written as it was.
+pub fn feedback(bytes: &[u8]) {
+    for parsed in [Submission::parse(bytes), Submission::parse_retraction(bytes)].into_iter().flatten() {
+        let event = parsed.event("ann", 7);
+        let (again, torn) = read_log(event.line().as_bytes()).expect("what was taken is a line of the log");
+        assert!(torn.is_none() && again == [event]);
+    }
+    if let Ok((events, torn)) = read_log(bytes) {
+        let lines: String = events.iter().map(Event::line).collect();
+        assert_eq!(read_log(lines.as_bytes()).map(|(events, _)| events), Ok(events));
+        assert!(torn.is_none_or(|torn| torn.offset + torn.bytes == bytes.len()));
+    }
+    let _ = (read_tasks(bytes), read_answers(bytes));
 }

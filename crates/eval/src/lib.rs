@@ -47,7 +47,7 @@ pub use crate::{
     folds::{Fold, labeler_folds},
     interval::{FEWEST, Interval, RESAMPLES, bootstrap},
     over_optimisation::{Fit, Point, fit_best_of_n, fit_reinforcement, frontier, over_optimisation, turning_point},
-    report_card::{Bin, Ranked, ReportCard, report_card},
+    report_card::{Bin, Ranked, ReportCard, accuracy_gain, report_card},
     select::{Selection, select, select_within_kl},
     spread::Spread,
     tax::{AlignmentTax, perplexity},

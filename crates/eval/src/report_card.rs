@@ -125,6 +125,34 @@ pub fn report_card(records: &[Ranked]) -> Result<ReportCard, Error> {
     })
 }
 
+/// How much more of the pairs the scores of `new` order right than those of `old`, on the same records: the difference
+/// of both accuracies, with its interval over prompts. Pairs that both order alike add nothing to it, so it is narrower
+/// than the two intervals together.
+///
+/// # Errors
+/// As [`report_card`]; records that are not the same.
+pub fn accuracy_gain(new: &[Ranked], old: &[Ranked]) -> Result<Interval, Error> {
+    length("old", old.len(), new.len())?;
+    let mut units: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
+    let mut first = BTreeMap::new();
+    for (record, (new, old)) in new.iter().zip(old).enumerate() {
+        check(new)?;
+        check(old)?;
+        length("old ranks", old.ranks.len(), new.ranks.len())?;
+        let prompt = new.prompt.as_ref();
+        let at = prompt.map_or(record, |prompt| *first.entry(prompt).or_insert(record));
+        let unit = units.entry(at).or_default();
+        for (new, old) in ordered_pairs(record, at, new).zip(ordered_pairs(record, at, old)) {
+            unit.0 += credit(new.margin) - credit(old.margin);
+            unit.1 += 1.0;
+        }
+    }
+    if units.values().all(|unit| unit.1 == 0.0) {
+        return Err(Error::Empty { what: "pairs" });
+    }
+    Ok(bootstrap_ratio(&units.into_values().collect::<Vec<_>>()))
+}
+
 /// A pair that a labeler ordered; every gap is better minus worse.
 struct Pair {
     record: usize,
@@ -247,6 +275,27 @@ mod tests {
         check_accuracy(&[ranked(&[2.0, 1.0], &[1, 2]), ranked(&[9.0, 9.0], &[1, 1])], 1.0, 1);
         // Ranks need not be dense.
         check_accuracy(&[ranked(&[2.0, 1.0, 0.0, 5.0], &[2, 7, 9, 1])], 1.0, 6);
+    }
+
+    #[test]
+    fn a_gain_is_the_difference_of_the_accuracies() {
+        let mut draws = Source::new(3, "gain").at([]);
+        let mut records = |quality: f64| -> Vec<Ranked> {
+            let record = |i: usize| {
+                let scores = [1.0, 2.0, 3.0].map(|rank| f64::from(draws.normal()) - quality * rank);
+                Ranked { prompt: Some((i / 2).to_string()), ..ranked(&scores, &[1, 2, 3]) }
+            };
+            (0..60).map(record).collect()
+        };
+        let (new, old) = (records(1.0), records(0.2));
+        let [better, worse] = [&new, &old].map(|records| report_card(records).unwrap().accuracy.mean);
+        let gain = accuracy_gain(&new, &old).unwrap();
+        assert!((gain.mean - (better - worse)).abs() < 1e-12 && gain.n == 30, "{gain:?}");
+        assert!(gain.low.unwrap() < gain.mean && gain.mean < gain.high.unwrap() && gain.low.unwrap() > 0.0);
+        let none = accuracy_gain(&new, &new).unwrap();
+        assert_eq!(none.mean, 0.0);
+        assert!(accuracy_gain(&new, &old[1..]).is_err());
+        assert!(accuracy_gain(&[ranked(&[1.0, 2.0], &[1, 1])], &[ranked(&[1.0, 2.0], &[1, 1])]).is_err());
     }
 
     #[test]

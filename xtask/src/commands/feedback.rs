@@ -1,5 +1,6 @@
 //! `feedback`: who may give feedback, what was given, and how it is taken back.
 
+use super::retrain::{RETRAINED, Retrained};
 use crate::{
     desk::{ANSWERS, Folder, LOG, Role, TASKS},
     terminal::{print, say},
@@ -16,9 +17,6 @@ pub(crate) const EXAMPLES: &str = "Examples:
   instruct feedback link runs/0001/feedback ann      a link for a person, printed once
   instruct feedback show runs/0001/feedback          who did how much, and how far they agree
   instruct feedback forget runs/0001/feedback ann    what a person wrote is removed";
-
-/// The file of a run that names the records of feedback it was trained on, a line each.
-pub(crate) const TRAINED_ON: &str = "feedback/keys.txt";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -191,14 +189,16 @@ fn forget_labeler(path: &Path, labeler: &str, runs: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The runs under a folder whose frozen feedback names some of these records, and how many.
+/// The runs under a folder that were trained on some of these records, and how many.
 fn trained_on(runs: &Path, keys: &[String]) -> Result<Vec<(String, usize)>> {
     let mut found = Vec::new();
     let Ok(entries) = fs::read_dir(runs) else { return Ok(found) };
     for entry in entries {
         let run = entry.with_context(|| format!("cannot list {}", runs.display()))?.path();
-        let Ok(text) = fs::read_to_string(run.join(TRAINED_ON)) else { continue };
-        let count = text.lines().filter(|line| keys.iter().any(|key| key == line)).count();
+        let Ok(text) = fs::read(run.join(RETRAINED)) else { continue };
+        let of = run.join(RETRAINED).display().to_string();
+        let retrained: Retrained = serde_json::from_slice(&text).with_context(|| of)?;
+        let count = retrained.keys.iter().filter(|key| keys.contains(key)).count();
         if count > 0 {
             found.push((run.display().to_string(), count));
         }

@@ -189,6 +189,7 @@ pub(crate) fn in_run<T>(
         say("warning: this processor has no instructions for bf16: computing in f32");
     }
     material.report.iter().for_each(|line| say(&format!("  {line}")));
+    dir.write_json("data.json", &material.counted(config, until))?;
     work(&mut Run::new(&dir, config, &base, &material, ranks))
 }
 
@@ -215,6 +216,9 @@ fn stages(run: &mut Run<'_>, until: Until) -> Result<Option<evaluate::Results>> 
     let results = evaluate::evaluate(run)?;
     print(&results.table());
     print(&format!("results: {}", run.dir.path().join("eval/results.json").display()));
+    if run.ranks().rank() == 0 {
+        print(&format!("report: {}", super::report::write(run.dir.path())?.display()));
+    }
     Ok(Some(results))
 }
 

@@ -11,6 +11,8 @@ mod own_data;
 mod ranks;
 mod reliability;
 mod resume;
+#[cfg(feature = "serve")]
+mod serving;
 
 use std::{
     path::Path,

@@ -76,7 +76,7 @@ pub(super) fn files(run: &Path) -> BTreeMap<String, Vec<u8>> {
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
             let name = path.strip_prefix(run).unwrap().display().to_string();
-            let clock = ["timings.jsonl", "seconds.json", "ranks.json", "eval/results.json", ".lock"];
+            let clock = ["timings.jsonl", "seconds.json", "ranks.json", "eval/results.json", "report.html", ".lock"];
             if path.is_dir() {
                 folders.push(path);
             } else if !clock.iter().any(|clock| name.ends_with(clock)) {

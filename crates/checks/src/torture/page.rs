@@ -99,7 +99,7 @@ step. The data is the embedded instruction world, a simulation. After its deaths
 `--resume` to its end and **every file of its folder is compared byte for byte** with that of a run that was left
 alone: weights, optimizer states, averages, every checkpoint kept, metrics, samples, models, and the results of
 the evaluation. Left out are wall-clock seconds (`seconds.json`, and the field of that name in `timings.jsonl` and
-`eval/results.json`, whose other content is compared), peak memory, what ranks cost (`ranks.json`, and `shared` in
+`eval/results.json`, whose other content is compared), peak memory, the page made of all that (`report.html`), what ranks cost (`ranks.json`, and `shared` in
 `eval/results.json`), and the lock. One byte that differs, or a
 continuation that fails, loses all deaths of that run.
 

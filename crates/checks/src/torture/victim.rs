@@ -261,7 +261,7 @@ fn content(run: &Path) -> Result<BTreeMap<String, PathBuf>> {
             let name = path.strip_prefix(run)?.display().to_string();
             if path.is_dir() {
                 folders.push(path);
-            } else if ![".lock", "seconds.json", "ranks.json"].contains(&name.as_str()) {
+            } else if ![".lock", "seconds.json", "ranks.json", "report.html"].contains(&name.as_str()) {
                 found.insert(name, path);
             }
         }

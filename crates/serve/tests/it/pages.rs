@@ -3,6 +3,7 @@
 use crate::{Memory, Server, Setting, TOKEN, browser::Browser, task};
 use instruct_serve::File;
 use serde_json::{Value, json};
+use std::{fs, path::Path};
 
 const HOSTILE: &str = "<img src=x onerror=\"document.title='owned'\"> \u{202e}reversed";
 
@@ -64,6 +65,13 @@ fn a_person_ranks_with_keys_alone_and_nothing_is_lost_or_doubled() {
     clean(&mut browser, &server);
     // The server goes away while somebody works: the page keeps the work and says so.
     rank(&mut browser);
+    // With the pointer: the second answer joins the first, and comes back.
+    let chip = |letter: char| format!(".chip[aria-label^='Answer {letter}']");
+    let order = |browser: &mut Browser| browser.eval("document.querySelector('.order').innerText");
+    browser.drag(&chip('B'), ".shelf[data-rank='1']");
+    assert_eq!(order(&mut browser), "A, B and C (a tie).");
+    browser.drag(&chip('B'), ".shelf[data-rank='3']");
+    assert_eq!(order(&mut browser), "A and C (a tie), then B.");
     let port = server.at.port();
     server.stop();
     browser.key("Enter");
@@ -111,13 +119,23 @@ fn a_person_chats_and_says_what_the_answer_is_worth() {
 fn every_page_opens_for_a_person_and_none_without_a_link() {
     let Some(mut browser) = Browser::start() else { return };
     let server = Server::start(&Setting::default());
+    let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pages");
+    fs::create_dir_all(&pictures).unwrap();
     browser.window(360, 740, 1.0, true);
     browser.open(&format!("http://{}/rank", server.at));
     browser.wait_for("document.body.innerText.includes('link')");
     for page in ["chat", "rank", "demonstrate", "guidelines", "people"] {
         open(&mut browser, &server, page);
-        let wide = browser.eval("document.documentElement.scrollWidth <= innerWidth");
-        assert_eq!(wide, true, "{page} scrolls sideways on a phone");
+        // A phone, a desk, and a desk at 200 % zoom, in the light and in the dark: where a person can look at them.
+        for (width, height, scale) in [(360, 740, 1.0), (1_280, 800, 1.0), (640, 400, 2.0)] {
+            for dark in [false, true] {
+                let path = pictures.join(format!("{page}-{width}-{}.png", if dark { "dark" } else { "light" }));
+                browser.screenshot(&path, width, height, scale, dark);
+                assert!(fs::read(&path).unwrap().starts_with(b"\x89PNG"), "{}", path.display());
+                let fits = browser.eval("document.documentElement.scrollWidth <= innerWidth");
+                assert_eq!(fits, true, "{page} scrolls sideways in {width} pixels");
+            }
+        }
     }
     clean(&mut browser, &server);
 }

@@ -1,0 +1,180 @@
+//! What people say, through the program: a server that is killed under its clients, links, and taking back.
+
+use crate::xtask;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Mutex,
+    thread,
+};
+
+const TEMPLATE: [&str; 2] = ["--template", "User: {prompt}\nAssistant:"];
+
+fn base() -> String {
+    format!("{}/../fixtures/base", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A server that has said where it is.
+struct Server {
+    child: Child,
+    at: String,
+    token: String,
+}
+
+impl Server {
+    fn start(folder: &Path) -> Server {
+        let base = base();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_instruct"))
+            .args(["serve", &base, "--feedback", "feedback", "--port", "0", "--slots", "2"])
+            .args(TEMPLATE)
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let mut link = lines.filter_map(|line| Some(line.split_once("for you:")?.1.trim().to_owned()));
+        let link = link.next().expect("a server on this machine prints a link");
+        let (at, token) = link.split_once("/chat#token=").unwrap();
+        Server { child, at: at.trim_start_matches("http://").to_owned(), token: token.to_owned() }
+    }
+
+    /// The body of the answer to a POST, unless the server is gone.
+    fn post(&self, path: &str, body: &Value) -> Option<Value> {
+        let (host, token, body) = (&self.at, &self.token, body.to_string());
+        let mut stream = TcpStream::connect(host).ok()?;
+        let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nCookie: instruct={token}\r\n");
+        let rest = format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        stream.write_all((head + &rest).as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+        serde_json::from_str(body).ok()
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+fn log(folder: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(folder.join("feedback/log.jsonl")).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// Clients write without a pause; whatever they were told is saved is there once, and nothing is there in part.
+#[test]
+fn what_people_were_told_is_saved_outlives_a_server_that_is_killed() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path();
+    let saved = Mutex::new(Vec::new());
+    for round in 0..4 {
+        let server = Server::start(folder);
+        thread::scope(|scope| {
+            let (server, saved) = (&server, &saved);
+            let clients: Vec<_> = (0..8)
+                .map(|client| {
+                    scope.spawn(move || {
+                        for number in 0.. {
+                            let key = format!("k-{round}-{client}-{number}");
+                            let said = json!({ "key": key, "kind": "demonstration", "text": "A word.", "seconds": 1,
+                                "messages": [{ "role": "user", "content": format!("{key} \u{2028} \"quoted\"") }] });
+                            match server.post("/api/feedback", &said) {
+                                Some(answer) => saved.lock().unwrap().push(answer["saved"].clone()),
+                                None => break,
+                            }
+                        }
+                    })
+                })
+                .collect();
+            // By what was saved, not by the clock.
+            while saved.lock().unwrap().len() < 25 * (round + 1) && clients.iter().any(|client| !client.is_finished()) {
+                thread::yield_now();
+            }
+            let id = server.child.id().to_string();
+            assert!(Command::new("kill").args(["-9", &id]).status().unwrap().success());
+        });
+        server.kill();
+    }
+    let saved = saved.into_inner().unwrap();
+    let server = Server::start(folder);
+    let again = json!({ "key": saved[0], "kind": "demonstration", "text": "A word.", "seconds": 1,
+        "messages": [{ "role": "user", "content": format!("{} \u{2028} \"quoted\"", saved[0].as_str().unwrap()) }] });
+    assert_eq!(server.post("/api/feedback", &again).unwrap()["saved"], saved[0]);
+    server.kill();
+    let log = log(folder);
+    for key in &saved {
+        assert_eq!(log.iter().filter(|event| event["key"] == *key).count(), 1, "{key} of {} saved", saved.len());
+    }
+    assert!(saved.len() >= 100 && log.len() >= saved.len());
+}
+
+#[test]
+fn tasks_are_made_links_are_given_and_what_a_person_wrote_is_removed() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path();
+    let prompts: String = (0..3)
+        .map(|i| format!("{{\"id\": \"p{i}\", \"prompt\": \"Name colour {i}.\", \"user\": \"u{i}\"}}\n"))
+        .collect();
+    fs::write(folder.join("prompts.jsonl"), prompts).unwrap();
+    let run = |arguments: &[&str]| {
+        let output = xtask(folder, arguments);
+        let said = String::from_utf8(output.stderr).unwrap() + &String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        said
+    };
+    let base = base();
+    let common = ["tasks", "--feedback", "feedback", "--prompts", "prompts.jsonl", "--max-new-tokens", "8"];
+    let tasks = |more: &[&str]| run(&[&common[..], &TEMPLATE, more].concat());
+    let made = tasks(&["--model", &base, "-k", "3"]);
+    assert!(made.contains("3 tasks added"), "{made}");
+    let again = tasks(&["--model", &base, "-k", "3"]);
+    assert!(again.contains("0 tasks added") && again.contains("3 were there already"), "{again}");
+    assert!(tasks(&[]).contains("3 tasks added"), "answers to be written");
+    let lines = fs::read_to_string(folder.join("feedback/tasks.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 6);
+    let one = xtask(folder, &[&common[..], &TEMPLATE, &["--model", &base, "-k", "1"]].concat());
+    assert!(String::from_utf8(one.stderr).unwrap().contains("leaves nothing to rank"));
+
+    let link = run(&["feedback", "link", "feedback", "ann", "--url", "https://models.example/"]);
+    assert!(link.contains("https://models.example/chat#token="), "{link}");
+    assert!(xtask(folder, &["feedback", "link", "feedback", "a b"]).status.code() == Some(2));
+    let event = |key: &str, by: &str| {
+        json!({ "v": 1, "key": key, "at": 1, "by": by, "kind": "demonstration", "text": "Red.", "seconds": 3,
+            "messages": [{ "role": "user", "content": "Name a colour." }] })
+    };
+    let events = [event("k1", "ann"), event("k2", "bob")].map(|event| format!("{event}\n")).concat();
+    fs::write(folder.join("feedback/log.jsonl"), events).unwrap();
+    let shown = run(&["feedback", "show", "feedback"]);
+    assert!(shown.contains("ann") && shown.contains("2 demonstrations"), "{shown}");
+    fs::create_dir_all(folder.join("runs/2")).unwrap();
+    let trained = json!({ "from": "runs/1", "log_bytes": 1, "log_sha256": "", "rankings": "r", "keys": ["k1", "k9"] });
+    fs::write(folder.join("runs/2/retrained.json"), trained.to_string()).unwrap();
+    let forgot = run(&["feedback", "forget", "feedback", "ann"]);
+    assert!(
+        forgot.contains("removed of ann: 1 events") && forgot.contains("runs/2 was trained on 1 of these"),
+        "{forgot}"
+    );
+    assert_eq!(log(folder).iter().map(|event| event["by"].clone()).collect::<Vec<_>>(), ["bob"]);
+    assert!(run(&["feedback", "forget", "feedback", "ann"]).contains("has written nothing here"));
+}
+
+#[test]
+fn an_address_that_others_reach_wants_keys_or_people() {
+    let place = tempfile::tempdir().unwrap();
+    let base = base();
+    let open = xtask(place.path(), &[&["serve", &base, "--listen", "0.0.0.0", "--port", "0"][..], &TEMPLATE].concat());
+    let said = String::from_utf8(open.stderr).unwrap();
+    assert!(open.status.code() == Some(2) && said.contains("give --api-keys"), "{said}");
+    fs::write(place.path().join("keys.txt"), "\n").unwrap();
+    let none = xtask(place.path(), &[&["serve", &base, "--api-keys", "keys.txt"][..], &TEMPLATE].concat());
+    assert!(String::from_utf8(none.stderr).unwrap().contains("there is no key"));
+    let missing = xtask(place.path(), &["serve", "nowhere"]);
+    assert_eq!(missing.status.code(), Some(2));
+}
