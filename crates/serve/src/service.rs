@@ -256,7 +256,7 @@ impl Service {
             answers: (0..choices).map(|choice| format!("a-{name:016x}-{choice}")).collect(),
             seed,
         };
-        let writing = Writing::new(choices, tokens, &asked.stop, asked.logprobs.is_some());
+        let writing = Writing::new(shape, choices, tokens, &asked.stop, asked.logprobs.is_some());
         let stream = self.talk.draw(number, tickets)?;
         let keeping = labeler.and_then(|labeler| self.keeping(labeler, &frame, &asked.input));
         Ok(Wanted { stream, asked, frame, writing, keeping })

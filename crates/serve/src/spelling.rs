@@ -84,9 +84,43 @@ impl Stops {
     }
 }
 
+/// Takes away the white space around a text, while it comes in parts: what templates write between a prompt and its
+/// answer, and models learn to write, is no part of what is said.
+#[derive(Debug, Default)]
+pub(crate) struct Trim {
+    has_begun: bool,
+    held: String,
+}
+
+impl Trim {
+    /// Adds a part; returns what certainly stands inside the text.
+    pub(crate) fn push(&mut self, part: &str) -> String {
+        self.held.push_str(part);
+        let text = if self.has_begun { self.held.as_str() } else { self.held.trim_start() };
+        let inside = text.trim_end().to_owned();
+        self.held = text[inside.len()..].to_owned();
+        self.has_begun |= !inside.is_empty();
+        inside
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn white_space_is_taken_from_both_ends_and_left_inside() {
+        let check = |parts: &[&str]| {
+            let mut trim = Trim::default();
+            let found: String = parts.iter().map(|part| trim.push(part)).collect();
+            assert_eq!(found, parts.concat().trim(), "{parts:?}");
+        };
+        check(&[" ", "\n", " a", " ", "b ", "\n"]);
+        check(&["a"]);
+        check(&[" \u{a0}a b", "  ", "c"]);
+        check(&["", " ", ""]);
+        check(&[]);
+    }
 
     /// A stream of these parts, with these stops.
     #[track_caller]

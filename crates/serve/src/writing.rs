@@ -2,10 +2,10 @@
 
 use crate::{
     Refusal,
-    spelling::{Spelling, Stops},
+    spelling::{Spelling, Stops, Trim},
     talk::Piece,
     voice::Voice,
-    written::{Told, Usage, Whole},
+    written::{Shape, Told, Usage, Whole},
 };
 use instruct_data::Error;
 use instruct_model::{Drawn, End};
@@ -20,6 +20,8 @@ pub(crate) struct Writing {
 struct Choice {
     spelling: Spelling,
     stops: Stops,
+    /// In a conversation, where white space around an answer is nobody's.
+    trim: Option<Trim>,
     text: String,
     told: Vec<Told>,
     finish: Option<&'static str>,
@@ -37,10 +39,17 @@ pub(crate) struct Part {
 }
 
 impl Writing {
-    pub(crate) fn new(choices: usize, prompt_tokens: usize, stop: &[String], tells_logprobs: bool) -> Writing {
+    pub(crate) fn new(
+        shape: Shape,
+        choices: usize,
+        prompt_tokens: usize,
+        stop: &[String],
+        tells_logprobs: bool,
+    ) -> Writing {
         let choice = |_| Choice {
             spelling: Spelling::default(),
             stops: Stops::new(stop.to_vec()),
+            trim: (shape == Shape::Chat).then(Trim::default),
             text: String::new(),
             told: Vec::new(),
             finish: None,
@@ -103,6 +112,9 @@ impl Choice {
         let (mut text, is_stopped) = self.stops.push(&part);
         if end.is_some() && !is_stopped {
             text.push_str(&self.stops.finish());
+        }
+        if let Some(trim) = &mut self.trim {
+            text = trim.push(&text);
         }
         Ok((text, is_stopped))
     }

@@ -18,6 +18,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{Arc, LazyLock, Mutex},
     thread::JoinHandle,
+    time::Duration,
 };
 
 const TEXT: &str = "The colour of the sky is blue, and the colour of grass is green. Name a colour. Why is the sky blue? \
@@ -113,7 +114,12 @@ impl Server {
         let (people, _) =
             People::open(store, Settings::default(), "# Be kind".to_owned(), setting.keeps_answers).unwrap();
         let (service, model) = Service::new(voice, gate, Some(people), setting.queue, handed);
-        let listener = TcpListener::bind(("127.0.0.1", setting.port)).unwrap();
+        // Meanwhile another test may have been given the port for a connection of its own, which ends soon.
+        let bind = |_| {
+            let listener = TcpListener::bind(("127.0.0.1", setting.port)).ok();
+            listener.or_else(|| (std::thread::sleep(Duration::from_millis(20)), None).1)
+        };
+        let listener = (0..1_000).find_map(bind).expect("the port is free again");
         let at = listener.local_addr().unwrap();
         let (stopper, stopped) = stopper();
         let thread = std::thread::spawn(move || {
