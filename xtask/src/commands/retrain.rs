@@ -166,7 +166,9 @@ fn take_over(from: &Path, run: &Path) -> Result<()> {
         if new.exists() {
             continue;
         }
-        let copied = fs::remove_dir_all(&staged).or_else(|_| Ok(())).and_then(|()| copy(&old, &staged));
+        // What an earlier process did not finish, if anything.
+        let _ = fs::remove_dir_all(&staged);
+        let copied = copy(&old, &staged);
         copied.and_then(|()| fs::rename(&staged, &new)).with_context(|| format!("cannot copy {}", old.display()))?;
     }
     Ok(())

@@ -26,9 +26,12 @@ fn alone(decoder: &Decoder, ticket: &Ticket) -> Completion {
     generate(decoder, std::slice::from_ref(&ticket.request), &ticket.sampling, ticket.source).unwrap().remove(0)
 }
 
-/// What has been drawn for each ticket, and how it ended.
+/// Tokens and log-probabilities of a completion, and how it ended.
+type Written = (Vec<u32>, Vec<f32>, Option<End>);
+
+/// What has been drawn for each ticket.
 #[derive(Default)]
-struct Heard(BTreeMap<u64, (Vec<u32>, Vec<f32>, Option<End>)>);
+struct Heard(BTreeMap<u64, Written>);
 
 impl Heard {
     fn hear(&mut self, emitted: Vec<Emitted>) {
@@ -41,7 +44,7 @@ impl Heard {
         }
     }
 
-    fn of(&self, ticket: u64) -> &(Vec<u32>, Vec<f32>, Option<End>) {
+    fn of(&self, ticket: u64) -> &Written {
         &self.0[&ticket]
     }
 

@@ -1,5 +1,8 @@
 //! A server with a small model, asked over real connections.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+#![allow(clippy::print_stdout, reason = "a test that skips says so")]
+
 mod api;
 mod browser;
 mod clients;
