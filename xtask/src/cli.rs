@@ -180,7 +180,13 @@ pub(crate) fn cargo(package: &str) -> Option<std::process::Command> {
 ///
 /// Errors: it cannot be started.
 pub(crate) fn become_it(mut program: std::process::Command) -> Result<()> {
-    let status = program.status().context("cannot start cargo")?;
-    // It has said what went wrong.
-    std::process::exit(status.code().unwrap_or(2))
+    // In this process's place, so that it hears what a terminal sends.
+    #[cfg(unix)]
+    return Err(std::os::unix::process::CommandExt::exec(&mut program)).context("cannot start cargo");
+    #[cfg(not(unix))]
+    {
+        let status = program.status().context("cannot start cargo")?;
+        // It has said what went wrong.
+        std::process::exit(status.code().unwrap_or(2))
+    }
 }

@@ -72,7 +72,7 @@ impl Folder {
     ///
     /// Errors: another program works in it; the disk's.
     pub(crate) fn open(path: &Path) -> Result<Folder> {
-        fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+        make(path).with_context(|| format!("cannot make {}", path.display()))?;
         let at = path.join(LOCK);
         let failed = || format!("cannot lock {}", at.display());
         let mut lock =
@@ -88,7 +88,20 @@ impl Folder {
             Err(TryLockError::Error(error)) => return Err(error).with_context(failed),
         }
         lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).with_context(failed)?;
-        Ok(Folder { path: path.to_owned(), _lock: lock })
+        let folder = Folder { path: path.to_owned(), _lock: lock };
+        folder.sync().with_context(|| format!("cannot sync {}", path.display()))?;
+        Ok(folder)
+    }
+
+    /// Brings to the disk what a program that died has written: people who ask again are told that it is saved.
+    fn sync(&self) -> io::Result<()> {
+        for name in [TASKS, ANSWERS, LOG] {
+            match File::open(self.path.join(name)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other?.sync_all()?,
+            }
+        }
+        File::open(&self.path)?.sync_all()
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -152,7 +165,26 @@ impl Folder {
         let path = self.path.join(LABELERS);
         let text = String::from_utf8(self.read(LABELERS)?).with_context(|| path.display().to_string())?;
         let Labelers { labeler } = toml::from_str(&text).with_context(|| path.display().to_string())?;
+        for (at, one) in labeler.iter().enumerate() {
+            let again = labeler[..at].iter().find(|other| other.id == one.id || other.token_sha256 == one.token_sha256);
+            if !is_name(&one.id) || one.id == LOCAL_LABELER || again.is_some() {
+                bail!("{}: `{}` is no name, or name or token stand there twice", path.display(), one.id);
+            }
+        }
         Ok(labeler)
+    }
+
+    /// Takes a person out of those who may give feedback; false if nobody has this name.
+    pub(crate) fn unname(&self, id: &str) -> Result<bool> {
+        let mut labelers = self.labelers()?;
+        let before = labelers.len();
+        labelers.retain(|labeler| labeler.id != id);
+        if labelers.len() < before {
+            let text = toml::to_string(&Labelers { labeler: labelers })?;
+            self.replace(LABELERS, text.as_bytes()).with_context(|| format!("cannot write {LABELERS}"))?;
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     /// Names a person, whose earlier token is worth nothing from then on; returns the token, which is not kept.
@@ -182,6 +214,26 @@ impl Folder {
         written.with_context(|| format!("cannot write {}", path.display()))?;
         Ok(token)
     }
+}
+
+/// Makes a folder for its owner alone, and waits until its name is on the disk.
+fn make(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
+}
+
+/// Whether people can be called so.
+pub(crate) fn is_name(id: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=64).contains(&id.len()) && id.bytes().all(is_plain)
 }
 
 /// Everything that people were asked, were served and said, in a folder that a server may be working in. A half line at

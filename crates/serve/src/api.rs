@@ -4,14 +4,15 @@ use crate::{
     Refusal,
     desk::Desk,
     fields::Fields,
-    gate::{COOKIE, Labeler},
+    gate::{Labeler, cookie_name},
     people::People,
 };
-use hyper::header::HeaderValue;
+use hyper::{HeaderMap, header::HeaderValue};
 use instruct_data::Record;
-use instruct_eval::{Against, Interval, PAPER_AGREEMENT, agreement};
+use instruct_eval::{Against, Interval, Judged, PAPER_AGREEMENT, agreement};
 use instruct_feedback::{Fault, Options, Said, State, Submission, TaskKind, groups, progress, records};
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
 
 /// Who is here, for pages.
 pub(crate) fn session(labeler: &Labeler, people: &People, model: &str) -> Value {
@@ -25,8 +26,9 @@ pub(crate) fn token(body: &[u8]) -> Result<String, Refusal> {
 }
 
 /// A cookie that keeps a token for a year: out of the reach of scripts, and not sent with what other sites ask.
-pub(crate) fn cookie(token: &str) -> Result<HeaderValue, Refusal> {
-    let cookie = format!("{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/; Max-Age=31536000");
+pub(crate) fn cookie(headers: &HeaderMap, token: &str) -> Result<HeaderValue, Refusal> {
+    let name = cookie_name(headers);
+    let cookie = format!("{name}={token}; HttpOnly; SameSite=Strict; Path=/; Max-Age=31536000");
     HeaderValue::from_str(&cookie).map_err(|_| Refusal::of_field("token", "`token` cannot stand in a cookie"))
 }
 
@@ -85,18 +87,26 @@ pub(crate) fn answers(said: &Said) -> Vec<&str> {
 /// How far the work is: all of it for an admin, one's own for others.
 pub(crate) async fn progressed(desk: &Desk, labeler: &Labeler) -> Result<Value, Refusal> {
     let (id, is_admin) = (labeler.id.clone(), labeler.is_admin);
-    desk.look(move |state| {
+    let look = desk.look(move |state| {
         let mut progress = progress(state);
         progress.labelers.retain(|labeled| is_admin || labeled.id == id);
-        let agreed = if is_admin { agreed(state)? } else { Value::Null };
-        Ok(json!({ "tasks": progress.tasks, "labelers": progress.labelers, "agreement": agreed }))
-    })
-    .await
+        let groups = if is_admin { groups(state) } else { Vec::new() };
+        Ok(json!({ "tasks": progress.tasks, "labelers": progress.labelers, "agreement": groups }))
+    });
+    let mut shown = look.await?;
+    let groups: Vec<Judged> = serde_json::from_value(shown["agreement"].take()).map_err(unexpected)?;
+    // Thousands of resamples: not on the desk's thread, on which people wait to hear that they are heard.
+    shown["agreement"] = spawn_blocking(move || agreed(&groups)).await.map_err(unexpected)??;
+    Ok(shown)
+}
+
+fn unexpected(why: impl std::error::Error) -> Refusal {
+    Refusal::new(500, why.to_string())
 }
 
 /// How far people agree; nothing, where no two have ranked the same.
-fn agreed(state: &State) -> Result<Value, Refusal> {
-    let agreement = agreement(&groups(state)).map_err(|why| Refusal::new(500, why.to_string()))?;
+fn agreed(groups: &[Judged]) -> Result<Value, Refusal> {
+    let agreement = agreement(groups).map_err(unexpected)?;
     if agreement.items == 0 {
         return Ok(Value::Null);
     }

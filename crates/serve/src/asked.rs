@@ -112,6 +112,38 @@ pub fn completions(body: &[u8]) -> Result<Asked, Refusal> {
     Ok(Asked { logprobs: alternatives.map(|n| n as usize), max_tokens, ..asked })
 }
 
+/// Fields of other servers that change the text.
+const ELSEWHERE: [&str; 16] = [
+    "dry_multiplier",
+    "dynatemp_range",
+    "grammar",
+    "guided_choice",
+    "guided_grammar",
+    "guided_json",
+    "guided_regex",
+    "ignore_eos",
+    "json_schema",
+    "logits_processors",
+    "min_tokens",
+    "mirostat",
+    "stop_token_ids",
+    "structured_outputs",
+    "typical_p",
+    "xtc_probability",
+];
+
+/// Whether a value switches nothing on: false, 0, or empty.
+fn asks_for_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(all) => all.is_empty(),
+        Value::Object(all) => all.is_empty(),
+        Value::Bool(true) => false,
+    }
+}
+
 /// What both endpoints have.
 fn shared(mut fields: Fields, input: Input, longest: Option<u64>) -> Result<Asked, Refusal> {
     let is_zero = |value: &Value| value.as_f64() == Some(0.0);
@@ -122,6 +154,9 @@ fn shared(mut fields: Fields, input: Input, longest: Option<u64>) -> Result<Aske
         fields.refuse(name, |value| value.as_f64() == Some(1.0))?;
     }
     fields.refuse("min_p", is_zero)?;
+    for name in ELSEWHERE {
+        fields.refuse(name, asks_for_nothing)?;
+    }
     let top_p = fields.number("top_p", 0.0..=1.0)?.unwrap_or(1.0);
     if top_p == 0.0 {
         return Err(Refusal::of_field("top_p", "`top_p` must be above 0; temperature 0 takes the most probable token"));
@@ -176,9 +211,11 @@ fn message((at, value): (usize, Value)) -> Result<Message, Refusal> {
     let content = match &value["content"] {
         Value::String(text) => text.clone(),
         Value::Array(parts) => parts.iter().map(|part| part_text(part, &refuse)).collect::<Result<String, _>>()?,
+        // A model may end an answer before it has begun, and clients send back what they were given.
+        Value::Null if role == Role::Assistant => String::new(),
         _ => return Err(refuse("needs `content`: a string, or a list of text parts")),
     };
-    if content.is_empty() && role != Role::System {
+    if content.is_empty() && !matches!(role, Role::System | Role::Assistant) {
         return Err(refuse("says nothing; its `content` is empty"));
     }
     Ok(Message { role, content })

@@ -27,8 +27,14 @@ pub struct Labeler {
     pub is_admin: bool,
 }
 
-/// The name of the cookie that holds a labeler's token.
-pub(crate) const COOKIE: &str = "instruct";
+/// The name of the cookie that holds a labeler's token: with the port, because browsers keep cookies of all ports of a
+/// host together, and another server may run beside this one.
+pub(crate) fn cookie_name(headers: &HeaderMap) -> String {
+    let host = text(headers, header::HOST.as_str()).unwrap_or_default();
+    let port =
+        host.rsplit_once(':').map(|(_, port)| port).filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
+    format!("instruct-{}", port.unwrap_or("80"))
+}
 
 /// SHA-256 of a token or key.
 pub fn digest(token: &str) -> [u8; 32] {
@@ -76,7 +82,8 @@ impl Gate {
     pub(crate) fn labeler(&self, headers: &HeaderMap) -> Option<&Labeler> {
         let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
         let mut pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        pairs.find(|(name, _)| *name == COOKIE).and_then(|(_, token)| self.of_token(token))
+        let own = cookie_name(headers);
+        pairs.find(|(name, _)| *name == own).and_then(|(_, token)| self.of_token(token))
     }
 
     /// The labeler of a token. Digests are compared, so that how long it takes says nothing of a token.
@@ -152,10 +159,13 @@ mod tests {
         let labeler = Labeler { id: "local".into(), token: digest("t0ken"), is_admin: true };
         let gate = Gate { keys: Some(vec![digest("k3y")]), labelers: vec![labeler.clone()], ..Gate::default() };
         let opens = |pairs: &[(&'static str, &str)]| gate.check_key(&headers(pairs)).is_ok();
-        assert!(opens(&[("authorization", "Bearer k3y")]) && opens(&[("cookie", "a=b; instruct=t0ken")]));
+        assert!(
+            opens(&[("authorization", "Bearer k3y")])
+                && opens(&[("host", "localhost:81"), ("cookie", "instruct-80=x; instruct-81=t0ken")])
+        );
         assert!(!opens(&[]) && !opens(&[("authorization", "Bearer k3")]) && !opens(&[("authorization", "k3y")]));
-        assert!(!opens(&[("cookie", "instruct=k3y")]) && !opens(&[("cookie", "other=t0ken")]));
-        assert_eq!(gate.labeler(&headers(&[("cookie", "instruct=t0ken")])), Some(&labeler));
+        assert!(!opens(&[("cookie", "instruct-80=k3y")]) && !opens(&[("cookie", "other=t0ken")]));
+        assert_eq!(gate.labeler(&headers(&[("cookie", "instruct-80=t0ken")])), Some(&labeler));
         assert!(Gate::default().check_key(&headers(&[])).is_ok());
     }
 }

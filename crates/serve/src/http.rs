@@ -1,6 +1,6 @@
 //! Connections: how many, how long, and how they end.
 
-use crate::{Service, body::Body};
+use crate::{Service, body::Body, patient::Patient};
 use hyper::{Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{convert::Infallible, io, net::TcpListener as Listener, pin::pin, sync::Arc, time::Duration};
@@ -17,7 +17,7 @@ use tokio::{
 const CONNECTIONS: usize = 256;
 /// How long a client may take to send the head of a request.
 const HEAD: Duration = Duration::from_secs(10);
-/// How long answers may still be written after the server was told to stop.
+/// How long answers may still be written after the server was told to stop. What is not written by then is cut off.
 const DRAIN: Duration = Duration::from_secs(30);
 
 /// Tells a server to stop; dropping it does too.
@@ -59,11 +59,13 @@ pub fn serve(listener: Listener, service: Service, mut stopped: Stopped) -> io::
         let (listener, service) = (TcpListener::from_std(listener)?, Arc::new(service));
         let (places, mut connections) = (Arc::new(Semaphore::new(CONNECTIONS)), JoinSet::new());
         loop {
-            // The semaphore is never closed.
-            let Ok(place) = places.clone().acquire_owned().await else { break };
-            let stream = select! {
+            let accepted = async {
+                let place = places.clone().acquire_owned().await;
+                (place, listener.accept().await)
+            };
+            let (place, stream) = select! {
                 () = stopped.told() => break,
-                accepted = listener.accept() => accepted,
+                accepted = accepted => accepted,
             };
             // A connection that failed before it was taken is its client's affair; without descriptors it helps to wait.
             let Ok((stream, _)) = stream else {
@@ -94,7 +96,7 @@ async fn answer(stream: TcpStream, service: Arc<Service>, mut stopped: Stopped) 
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_headers(64);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), respond));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(Patient::new(stream)), respond));
     select! {
         // Whatever went wrong, the client is gone.
         _ = connection.as_mut() => return,

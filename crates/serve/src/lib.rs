@@ -37,6 +37,7 @@ mod fields;
 mod gate;
 mod http;
 mod pages;
+mod patient;
 mod people;
 mod refusal;
 mod service;

@@ -112,9 +112,7 @@ impl Keeping {
     /// there.
     pub(crate) async fn keep<'t>(self, texts: impl Iterator<Item = &'t str>) {
         let with = |(answer, text): (Answer, &str)| Answer { text: text.to_owned(), ..answer };
-        let answers: Vec<Answer> =
-            self.answers.into_iter().zip(texts).map(with).filter(|a| !a.text.is_empty()).collect();
-        let _ = self.desk.keep(answers).await;
+        let _ = self.desk.keep(self.answers.into_iter().zip(texts).map(with).collect()).await;
     }
 }
 

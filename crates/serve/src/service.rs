@@ -29,7 +29,7 @@ use std::{
     thread::JoinHandle,
     time::Duration,
 };
-use tokio::{sync::mpsc, task::spawn_blocking, time::timeout};
+use tokio::{select, sync::mpsc, task::spawn_blocking, time::timeout};
 
 /// Bytes that a request may have.
 const BODY_BYTES: usize = 1 << 20;
@@ -74,7 +74,7 @@ struct Wanted {
 
 impl Service {
     /// Starts the model's thread, which ends when the service is dropped. So many answers may wait for a slot. Without
-    /// `people` there is a chat, and nobody is asked anything.
+    /// `people` there are no pages, and nobody is asked anything.
     pub fn new(
         voice: Voice,
         gate: Gate,
@@ -118,10 +118,11 @@ impl Service {
 
     async fn get(&self, path: &str, headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
         if let Some((kind, content)) = page(path) {
+            self.people()?;
             return Ok(response(200, kind, Body::Whole(Some(Bytes::from_static(content.as_bytes())))));
         }
         match path {
-            "/" => Ok(to_chat()),
+            "/" => self.people().map(|_| to_chat()),
             "/healthz" => Ok(json(200, &value!({ "status": "ok" }))),
             "/metrics" => Ok(text("text/plain; version=0.0.4", self.metrics())),
             "/v1/models" => self.gate.check_key(headers).map(|()| json(200, &self.models())),
@@ -160,8 +161,7 @@ impl Service {
     async fn post_api(&self, path: &str, headers: &HeaderMap, body: Incoming) -> Result<Response<Body>, Refusal> {
         let (people, now) = (self.people()?, (self.handed.second)());
         if path == "/api/session" {
-            people.pace("", now)?;
-            return self.open_session(people, &read(body).await?);
+            return self.open_session(people, headers, &read(body).await?, now);
         }
         let labeler = self.gate.check_labeler(headers)?;
         people.pace(&labeler.id, now)?;
@@ -177,14 +177,22 @@ impl Service {
         self.people.as_ref().ok_or_else(|| Refusal::new(404, "this server asks nobody; start it with --feedback"))
     }
 
-    fn open_session(&self, people: &People, body: &[u8]) -> Result<Response<Body>, Refusal> {
+    fn open_session(
+        &self,
+        people: &People,
+        headers: &HeaderMap,
+        body: &[u8],
+        now: u64,
+    ) -> Result<Response<Body>, Refusal> {
         let token = api::token(body)?;
         let Some(labeler) = self.gate.of_token(&token) else {
+            // Whoever has a link is not kept out by those who guess.
+            people.pace("", now)?;
             let message = "this link is not known here; ask whoever runs the server for a new one";
             return Err(Refusal::new(401, message).with_code("unknown_token"));
         };
         let mut response = json(200, &api::session(labeler, people, &self.voice.name));
-        response.headers_mut().insert(header::SET_COOKIE, api::cookie(&token)?);
+        response.headers_mut().insert(header::SET_COOKIE, api::cookie(headers, &token)?);
         Ok(response)
     }
 
@@ -381,7 +389,12 @@ async fn write(voice: &Voice, wanted: &mut Wanted, to: &mpsc::Sender<Bytes>) -> 
         send(to, event(&opening)).await?;
     }
     while !writing.is_whole() {
-        let part = match next(stream).await.and_then(|piece| writing.hear(voice, piece)) {
+        // Who has gone frees a place also before anything was drawn for it.
+        let piece = select! {
+            piece = next(stream) => piece,
+            () = to.closed() => return Err(Gone),
+        };
+        let part = match piece.and_then(|piece| writing.hear(voice, piece)) {
             Ok(Some(part)) => part,
             Ok(None) => continue,
             // The response has begun, so that its status cannot say this any more.

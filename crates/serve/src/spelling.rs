@@ -24,14 +24,12 @@ impl Spelling {
         self.ids.push(id);
         let (known, all) = self.both(tokenizer)?;
         let is_cut = all.ends_with(char::REPLACEMENT_CHARACTER) && self.ids.len() - self.spelled <= PATIENCE;
-        match all.strip_prefix(&known) {
-            Some(text) if !text.is_empty() && !is_cut => {
-                let text = text.to_owned();
-                (self.before, self.spelled) = (self.spelled, self.ids.len());
-                Ok(text)
-            }
-            _ => Ok(String::new()),
+        let text = new(&known, &all);
+        if text.is_empty() || is_cut {
+            return Ok(String::new());
         }
+        (self.before, self.spelled) = (self.spelled, self.ids.len());
+        Ok(text.to_owned())
     }
 
     /// What was held back, at the end.
@@ -39,7 +37,7 @@ impl Spelling {
         let (known, all) = self.both(tokenizer)?;
         self.before = self.ids.len();
         self.spelled = self.ids.len();
-        Ok(all.strip_prefix(&known).unwrap_or_default().to_owned())
+        Ok(new(&known, &all).to_owned())
     }
 
     /// So many ids have come.
@@ -51,6 +49,13 @@ impl Spelling {
     fn both(&self, tokenizer: &Tokenizer) -> Result<(String, String), Error> {
         Ok((tokenizer.decode(&self.ids[self.before..self.spelled])?, tokenizer.decode(&self.ids[self.before..])?))
     }
+}
+
+/// What `all` adds to the text that is `known`: what follows it, or, where a later id has completed a character that was
+/// let out in half, what follows the part that is still so.
+fn new<'a>(known: &str, all: &'a str) -> &'a str {
+    let same = known.bytes().zip(all.bytes()).take_while(|(a, b)| a == b).count();
+    &all[all.floor_char_boundary(same)..]
 }
 
 /// Looks for texts that end a completion, across the parts in which it comes.
@@ -139,6 +144,13 @@ mod tests {
         found.push(stream.finish());
         assert!(!ends, "{found:?} did not end");
         assert_eq!(found, wanted);
+    }
+
+    #[test]
+    fn what_is_new_follows_what_is_known() {
+        for (known, all, wanted) in [("", "ab", "ab"), ("a", "ab", "b"), ("ab", "ab", ""), ("a\u{fffd}", "aé", "é")] {
+            assert_eq!(new(known, all), wanted);
+        }
     }
 
     #[test]

@@ -84,13 +84,20 @@ impl Talk {
     /// Errors: more than may wait do so already; the thread is gone.
     pub(crate) fn draw(&self, request: u64, tickets: Vec<Ticket>) -> Result<Stream, Refusal> {
         let more = tickets.len();
+        if more > self.most {
+            let message = format!("{more} answers at once are more than this server ever has room for ({})", self.most);
+            return Err(Refusal::of_field("n", message));
+        }
         let fits = |open: usize| (open + more <= self.most).then_some(open + more);
         if self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_err() {
             return Err(Refusal::busy("as many answers are being written as this server has room for; try again"));
         }
         let (to, pieces) = unbounded_channel();
         let sent = self.orders.send(Order::Draw { request, tickets, to });
-        sent.map_err(|_| Refusal::new(500, "the model's thread has ended; start the server again"))?;
+        if sent.is_err() {
+            self.open.fetch_sub(more, Ordering::AcqRel);
+            return Err(Refusal::new(500, "the model's thread has ended; start the server again"));
+        }
         Ok(Stream { pieces, orders: self.orders.clone(), request })
     }
 
@@ -113,7 +120,8 @@ impl Drawing {
         let mut owners = BTreeMap::new();
         // An engine is of no use after an error, such as logits that are no numbers: whoever waits is told, and the
         // others that come find a new one.
-        while let Err(why) = self.draw(&mut orders, &mut owners) {
+        while let Ok(mut engine) = Engine::new(&self.decoder, self.room) {
+            let Err(why) = self.draw(&mut engine, &mut orders, &mut owners) else { return };
             for (_, Owner { to, .. }) in std::mem::take(&mut owners) {
                 self.open.fetch_sub(1, Ordering::AcqRel);
                 let _ = to.send(Err(why.clone()));
@@ -122,11 +130,15 @@ impl Drawing {
     }
 
     /// Until nobody can ask for more.
-    fn draw(&self, orders: &mut mpsc::Receiver<Order>, owners: &mut BTreeMap<u64, Owner>) -> Result<(), String> {
-        let mut engine = Engine::new(&self.decoder, self.room).map_err(|error| error.to_string())?;
+    fn draw(
+        &self,
+        engine: &mut Engine<'_>,
+        orders: &mut mpsc::Receiver<Order>,
+        owners: &mut BTreeMap<u64, Owner>,
+    ) -> Result<(), String> {
         while let Ok(order) = orders.recv() {
-            self.take(order, &mut engine, owners);
-            let (engine, orders, owners) = (&mut engine, &mut *orders, &mut *owners);
+            self.take(order, engine, owners);
+            let (engine, orders, owners) = (&mut *engine, &mut *orders, &mut *owners);
             // On a thread of the pool, which is left when there is nothing to do, so that it can serve others.
             rayon::scope(move |_| self.draw_all(engine, orders, owners))?;
         }

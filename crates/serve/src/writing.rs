@@ -66,6 +66,8 @@ impl Writing {
         };
         let (text, is_stopped) = writing.spell(voice, drawn.token, end).map_err(unspelled)?;
         writing.text.push_str(&text);
+        // What ends a completion is no part of it.
+        let told = told.filter(|_| !is_stopped && end != Some(End::Stop));
         writing.told.extend(told.clone());
         writing.finish = match end {
             _ if is_stopped => Some("stop"),

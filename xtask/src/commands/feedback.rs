@@ -1,8 +1,7 @@
 //! `feedback`: who may give feedback, what was given, and how it is taken back.
 
-use super::retrain::{RETRAINED, Retrained};
 use crate::{
-    desk::{ANSWERS, Folder, LOG, Role, TASKS},
+    desk::{ANSWERS, Folder, LOCAL_LABELER, LOG, Role, TASKS, collected, is_name},
     terminal::{print, say},
 };
 use anyhow::{Context, Result, bail};
@@ -65,9 +64,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn link(folder: &Path, labeler: &str, role: Role, url: &str) -> Result<()> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if labeler.is_empty() || labeler.len() > 64 || !labeler.bytes().all(is_plain) {
-        bail!("`{labeler}` is no name: take 1 to 64 letters, digits, `.`, `_` and `-`");
+    if !is_name(labeler) || labeler == LOCAL_LABELER {
+        bail!("`{labeler}` is no name: take 1 to 64 letters, digits, `.`, `_` and `-`, and not `{LOCAL_LABELER}`");
     }
     let token = Folder::open(folder)?.name(labeler, role)?;
     say(&format!("give this link to {labeler}; it is not kept here, and another call makes another"));
@@ -76,8 +74,11 @@ fn link(folder: &Path, labeler: &str, role: Role, url: &str) -> Result<()> {
 }
 
 fn show(folder: &Path) -> Result<()> {
-    let folder = existing(folder)?;
-    let state = State::of(Settings::default(), folder.collected()?)?;
+    if !folder.is_dir() {
+        bail!("{}: there is no such folder; `instruct serve` makes one", folder.display());
+    }
+    // Also while a server works there.
+    let state = State::of(Settings::default(), collected(folder)?)?;
     let progress = progress(&state);
     let tasks = progress.tasks;
     print(&format!(
@@ -162,6 +163,8 @@ fn forget_labeler(path: &Path, labeler: &str, runs: &Path) -> Result<()> {
         say(&format!("{labeler} has written nothing here"));
         return Ok(());
     }
+    // Before anything is removed: afterwards nobody knows any more what the runs were trained on.
+    let trained = trained_on(runs, &forgotten.keys)?;
     let remain = &forgotten.remain;
     // The log goes first: events that name what is gone could not be opened, while what nobody names harms nothing, and a
     // second call removes it.
@@ -179,7 +182,12 @@ fn forget_labeler(path: &Path, labeler: &str, runs: &Path) -> Result<()> {
         forgotten.tasks,
         forgotten.answers
     ));
-    let trained = trained_on(runs, &forgotten.keys)?;
+    if folder.unname(labeler)? {
+        say(&format!("{labeler}'s link opens nothing any more, once the server is started again"));
+    }
+    for file in unfreeze(&folder, &forgotten.keys)? {
+        say(&format!("removed {file}: a run that was trained on it can be used, and not be trained further"));
+    }
     if trained.is_empty() {
         say(&format!("no run under {} was trained on it", runs.display()));
     }
@@ -189,15 +197,31 @@ fn forget_labeler(path: &Path, labeler: &str, runs: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Removes frozen rankings that hold some of these records; returns their paths.
+fn unfreeze(folder: &Folder, keys: &[String]) -> Result<Vec<String>> {
+    let frozen = folder.path().join(super::retrain::FROZEN);
+    let mut removed = Vec::new();
+    let Ok(entries) = fs::read_dir(&frozen) else { return Ok(removed) };
+    for entry in entries {
+        let path = entry.with_context(|| format!("cannot list {}", frozen.display()))?.path();
+        let failed = || path.display().to_string();
+        let text = fs::read_to_string(&path).with_context(failed)?;
+        if keys.iter().any(|key| text.contains(&format!("\"id\":\"{key}\""))) {
+            fs::remove_file(&path).with_context(failed)?;
+            removed.push(failed());
+        }
+    }
+    removed.sort();
+    Ok(removed)
+}
+
 /// The runs under a folder that were trained on some of these records, and how many.
 fn trained_on(runs: &Path, keys: &[String]) -> Result<Vec<(String, usize)>> {
     let mut found = Vec::new();
     let Ok(entries) = fs::read_dir(runs) else { return Ok(found) };
     for entry in entries {
         let run = entry.with_context(|| format!("cannot list {}", runs.display()))?.path();
-        let Ok(text) = fs::read(run.join(RETRAINED)) else { continue };
-        let of = run.join(RETRAINED).display().to_string();
-        let retrained: Retrained = serde_json::from_slice(&text).with_context(|| of)?;
+        let Some(retrained) = super::retrain::read(&run)? else { continue };
         let count = retrained.keys.iter().filter(|key| keys.contains(key)).count();
         if count > 0 {
             found.push((run.display().to_string(), count));

@@ -33,7 +33,8 @@ pub(crate) fn typed(template: &str) -> String {
 /// Errors: the disk's.
 pub fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
     let mut staged = path.as_os_str().to_owned();
-    staged.push(".tmp");
+    // Another process may be writing the same.
+    staged.push(format!(".{}.tmp", std::process::id()));
     let staged = Path::new(&staged);
     std::fs::write(staged, content)
         .and_then(|()| std::fs::rename(staged, path))

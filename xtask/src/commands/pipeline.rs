@@ -140,6 +140,12 @@ fn one(
     until: Until,
     ranks: &dyn Collective,
 ) -> Result<Option<evaluate::Results>> {
+    if super::retrain::read(folder)?.is_some() {
+        bail!(
+            "{} was retrained on what people said, behind a gate; continue it with `instruct retrain --resume`",
+            folder.display()
+        );
+    }
     in_run(config, folder, start, until, ranks, |run| stages(run, until))
 }
 

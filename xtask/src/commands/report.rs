@@ -60,8 +60,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 pub(crate) fn watch(args: &WatchArgs) -> Result<()> {
     on_interrupt()?;
     loop {
+        let is_done = ["eval/results.json", "eval/retrained.json"].iter().any(|name| args.run.join(name).is_file());
         let path = write(&args.run)?;
-        let is_done = args.run.join("eval/results.json").is_file();
         say(&format!("wrote {}{}", path.display(), if is_done { "; the run is finished" } else { "" }));
         for _ in 0..args.every.max(1) * 10 {
             if is_done || INTERRUPTED.load(Ordering::SeqCst) {

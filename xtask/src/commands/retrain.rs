@@ -14,14 +14,15 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use instruct_collective::Solo;
 use instruct_data::Record;
-use instruct_eval::{Interval, WinRate, accuracy_gain, report_card, win_rate};
+use instruct_eval::{FEWEST, Interval, WinRate, accuracy_gain, report_card, win_rate};
 use instruct_feedback::{Options, Settings, State, records};
 use instruct_runs::Start;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -30,7 +31,10 @@ pub(crate) const EXAMPLES: &str = "Examples:
   instruct retrain --from runs/0001 --feedback FOLDER --run runs/0002 --resume";
 
 /// The file of a run that says what it was trained from, with the keys of the records of feedback.
-pub(crate) const RETRAINED: &str = "retrained.json";
+const RETRAINED: &str = "retrained.json";
+
+/// Where the rankings of a run lie, in a folder of feedback.
+pub(crate) const FROZEN: &str = "frozen";
 
 /// Fewer new held-out pairs say too little of whether the new reward model is better on them.
 const FEW_PAIRS: usize = 50;
@@ -65,13 +69,16 @@ pub(crate) struct Args {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Retrained {
     from: PathBuf,
-    /// What was said by then: so many bytes of the log, and their SHA-256.
-    log_bytes: u64,
+    /// The folders of feedback that it was trained on: this one's, and those of the runs before.
+    feedback: Vec<PathBuf>,
+    /// SHA-256 of what was said there by then.
     log_sha256: String,
     /// The rankings that came of it.
     rankings: PathBuf,
     /// The keys of these records.
     pub(crate) keys: Vec<String>,
+    /// Those among them that the old run was not trained on.
+    new: Vec<String>,
 }
 
 /// Whether the new reward model may train a policy.
@@ -82,6 +89,8 @@ struct Gate {
     /// The same on held-out pairs of the feedback; none where no new ranking is held out.
     on_new: Option<Interval>,
     new_pairs: usize,
+    /// Whether there are enough of these to ask that the new model is better on them.
+    is_asked: bool,
     passed: bool,
 }
 
@@ -96,16 +105,24 @@ struct Outcome {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     on_interrupt()?;
-    let (config, retrained) = if args.resume { continued(&args.run)? } else { begun(args)? };
+    // A run that was killed before it wrote down what it is trained from begins again, on what was said by now; where
+    // that is more, its configuration says so.
+    let is_begun = args.resume && args.run.join(RETRAINED).is_file();
+    let (config, retrained) = if is_begun { continued(args)? } else { begun(args)? };
+    if config.data.limit > 0 {
+        say(&format!("`data.limit` is {}: that many rankings are chosen, of old and new together", config.data.limit));
+    }
     let start = if args.resume { Start::Resume } else { Start::Fresh };
     super::pipeline::in_run(&config, &args.run, start, Until::Evaluation, &Solo, |run| {
         run.dir.write_json(RETRAINED, &retrained)?;
         take_over(&retrained.from, run.dir.path())?;
-        retrain(run, &retrained)
+        let outcome = retrain(run, &retrained);
+        print(&format!("report: {}", super::report::write(run.dir.path())?.display()));
+        outcome
     })
 }
 
-/// The configuration of the old run with the feedback beside its rankings.
+/// The configuration of the old run with all feedback beside its own rankings.
 fn begun(args: &Args) -> Result<(Config, Retrained)> {
     for name in TAKEN_OVER.iter().chain(&["reward-model", "ppo-ptx"]) {
         if !model_of(&args.from, name).is_dir() {
@@ -113,42 +130,68 @@ fn begun(args: &Args) -> Result<(Config, Retrained)> {
         }
     }
     let mut config = Config::read(&args.from.join("config.toml"), &[])?;
-    let folder = args.feedback.clone().unwrap_or_else(|| args.from.join("feedback"));
-    let retrained = freeze(args, &folder)?;
+    let before = read(&args.from)?;
+    let retrained = freeze(args, before.as_ref())?;
+    // What was said before is frozen anew with the rest: it may have been taken back, or said otherwise.
+    let earlier = before.map(|before| before.rankings.display().to_string());
+    config.data.rankings.retain(|file| Some(file) != earlier.as_ref());
     config.data.rankings.push(retrained.rankings.display().to_string());
     Ok((config, retrained))
 }
 
-fn continued(run: &Path) -> Result<(Config, Retrained)> {
+fn continued(args: &Args) -> Result<(Config, Retrained)> {
+    let retrained = read(&args.run)?.context("--resume: the run says nothing of what it is trained from")?;
+    if fs::canonicalize(&args.from)? != retrained.from {
+        bail!("{} was trained from {}; name that one with --from", args.run.display(), retrained.from.display());
+    }
+    Ok((Config::read(&args.run.join("config.toml"), &[])?, retrained))
+}
+
+/// What a run was trained from, if it was retrained.
+pub(crate) fn read(run: &Path) -> Result<Option<Retrained>> {
     let path = run.join(RETRAINED);
-    let text = fs::read(&path).with_context(|| format!("--resume: cannot read {}", path.display()))?;
-    let retrained = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
-    Ok((Config::read(&run.join("config.toml"), &[])?, retrained))
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).map(Some).with_context(|| path.display().to_string())
 }
 
 /// Writes the records that come of what was said so far beside the log, under the hash of it: whatever is said later
 /// changes nothing for this run.
-fn freeze(args: &Args, folder: &Path) -> Result<Retrained> {
-    let collected = desk::collected(folder)?;
-    let log: String = collected.events.iter().map(|event| event.line()).collect();
+fn freeze(args: &Args, before: Option<&Retrained>) -> Result<Retrained> {
+    let folder = args.feedback.clone().unwrap_or_else(|| args.from.join("feedback"));
+    let whole = |path: &Path| fs::canonicalize(path).with_context(|| format!("cannot find {}", path.display()));
+    let mut folders = before.map(|before| before.feedback.clone()).unwrap_or_default();
+    let folder = whole(&folder)?;
+    if !folders.contains(&folder) {
+        folders.push(folder.clone());
+    }
     let options = Options { edits_as_pairs: !args.without_edits, ..Options::default() };
-    let records = records(&State::of(Settings::default(), collected)?, &options);
-    if records.rankings.is_empty() {
+    let (mut log, mut rankings, mut demonstrations) = (String::new(), Vec::new(), 0);
+    for folder in &folders {
+        let collected = desk::collected(folder)?;
+        log.extend(collected.events.iter().map(|event| event.line()));
+        let records = records(&State::of(Settings::default(), collected)?, &options);
+        rankings.extend(records.rankings);
+        demonstrations += records.demonstrations.len();
+    }
+    if rankings.is_empty() {
         bail!("{}: nothing was said that is a ranking; rank some answers first", folder.display());
     }
-    say(&format!("{} rankings come of what people said", records.rankings.len()));
-    if !records.demonstrations.is_empty() {
-        let count = records.demonstrations.len();
-        say(&format!("{count} demonstrations are not used: supervised fine-tuning is taken over from the old run"));
+    say(&format!("{} rankings come of what people said", rankings.len()));
+    if demonstrations > 0 {
+        say(&format!("{demonstrations} demonstrations are not used: fine-tuning is taken over from the old run"));
     }
-    let lines: String = records.rankings.iter().map(|record| record.to_line() + "\n").collect();
-    let log_sha256 = hex(&log);
-    let frozen = folder.join("frozen");
-    let rankings = frozen.join(format!("{}.jsonl", &hex(&lines)[..16]));
+    let lines: String = rankings.iter().map(|record| record.to_line() + "\n").collect();
+    let frozen = folder.join(FROZEN);
+    let path = frozen.join(format!("{}.jsonl", &hex(&lines)[..16]));
     fs::create_dir_all(&frozen).with_context(|| format!("cannot make {}", frozen.display()))?;
-    crate::write_whole(&rankings, lines.as_bytes())?;
-    let keys = records.rankings.iter().map(|record| record.prompt.id.clone()).collect();
-    Ok(Retrained { from: args.from.clone(), log_bytes: log.len() as u64, log_sha256, rankings, keys })
+    crate::write_whole(&path, lines.as_bytes())?;
+    let keys: Vec<String> = rankings.iter().map(|record| record.prompt.id.clone()).collect();
+    let known = |key: &&String| before.is_none_or(|before| !before.keys.contains(key));
+    let new = keys.iter().filter(known).cloned().collect();
+    Ok(Retrained { from: whole(&args.from)?, feedback: folders, log_sha256: hex(&log), rankings: path, keys, new })
 }
 
 fn hex(text: &str) -> String {
@@ -168,13 +211,14 @@ fn take_over(from: &Path, run: &Path) -> Result<()> {
         }
         // What an earlier process did not finish, if anything.
         let _ = fs::remove_dir_all(&staged);
-        let copied = copy(&old, &staged);
-        copied.and_then(|()| fs::rename(&staged, &new)).with_context(|| format!("cannot copy {}", old.display()))?;
+        let copied = copy(&old, &staged).and_then(|()| fs::rename(&staged, &new));
+        copied.and_then(|()| File::open(run)?.sync_all()).with_context(|| format!("cannot copy {}", old.display()))?;
     }
     Ok(())
 }
 
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+/// Copies a folder, and waits until the copy is on the disk.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
@@ -182,13 +226,30 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
         if entry.file_type()?.is_dir() {
             copy(&entry.path(), &to)?;
         } else {
-            fs::copy(entry.path(), to)?;
+            fs::copy(entry.path(), &to)?;
+            File::open(to)?.sync_all()?;
         }
     }
-    Ok(())
+    File::open(to)?.sync_all()
+}
+
+/// Says where the new rankings went, because people are on one side each, and a person may be the only one.
+fn tell_sides(run: &Run<'_>, retrained: &Retrained) {
+    let count = |groups: &[RankedGroup]| groups.iter().filter(|of| retrained.new.contains(&of.id)).count();
+    let (trained, held_out) = (count(&run.material.rankings), count(&run.material.held_out_rankings));
+    let left = retrained.new.len() - trained - held_out;
+    say(&format!(
+        "of {} new rankings {trained} are trained on, {held_out} are held out, {left} are left out (as \
+                  repeated, over the cap of their user, too long, or like a prompt that is held out)",
+        retrained.new.len()
+    ));
+    if trained == 0 {
+        say("warning: none of the new rankings is trained on");
+    }
 }
 
 fn retrain(run: &mut Run<'_>, retrained: &Retrained) -> Result<()> {
+    tell_sides(run, retrained);
     run.baseline_and_reward_model()?;
     let gate = gate(run, retrained)?;
     run.dir.write_json("eval/gate.json", &gate)?;
@@ -209,22 +270,34 @@ fn retrain(run: &mut Run<'_>, retrained: &Retrained) -> Result<()> {
 
 /// Compares old and new reward model on the pairs that both never saw.
 fn gate(run: &Run<'_>, retrained: &Retrained) -> Result<Gate> {
-    let keys: BTreeSet<&str> = retrained.keys.iter().map(String::as_str).collect();
+    let keys: BTreeSet<&str> = retrained.new.iter().map(String::as_str).collect();
     let held_out = &run.material.held_out_rankings;
     let (new, old): (Vec<&RankedGroup>, Vec<&RankedGroup>) =
         held_out.iter().partition(|of| keys.contains(of.id.as_str()));
     let models = [run.open_reward_model()?, run.open(&model_of(&retrained.from, "reward-model"))?];
-    let gain = |groups: &[&RankedGroup]| -> Result<(Interval, usize)> {
+    let gain = |groups: &[&RankedGroup]| -> Result<Option<(Interval, usize)>> {
         let [by_new, by_old] = [ranked(run, &models[0], groups)?, ranked(run, &models[1], groups)?];
-        Ok((accuracy_gain(&by_new, &by_old)?, report_card(&by_new)?.pairs))
+        match accuracy_gain(&by_new, &by_old) {
+            Ok(gain) => Ok(Some((gain, report_card(&by_new)?.pairs))),
+            Err(instruct_eval::Error::Empty { .. }) => Ok(None),
+            Err(other) => Err(other.into()),
+        }
     };
-    let (on_old, _) = gain(&old).context("the old held-out rankings")?;
-    let on_new = if new.is_empty() { None } else { gain(&new).ok() };
+    let (on_old, _) =
+        gain(&old)?.context("no old ranking is held out, so nothing says whether the new model is worse")?;
+    let on_new = gain(&new)?;
     let new_pairs = on_new.map_or(0, |(_, pairs)| pairs);
+    let on_new = on_new.map(|(gain, _)| gain);
     let is_no_worse = on_old.high.unwrap_or(on_old.mean) >= 0.0 || on_old.mean >= -MARGIN;
-    let is_better = on_new.is_some_and(|(gain, _)| gain.low.unwrap_or(gain.mean) > 0.0);
-    let passed = is_no_worse && (is_better || new_pairs < FEW_PAIRS);
-    Ok(Gate { on_old, on_new: on_new.map(|(gain, _)| gain), new_pairs, passed })
+    // Few prompts have no interval, however many pairs they hold.
+    let least = on_new.and_then(|gain| gain.low).filter(|_| new_pairs >= FEW_PAIRS);
+    Ok(Gate {
+        on_old,
+        on_new,
+        new_pairs,
+        is_asked: least.is_some(),
+        passed: is_no_worse && least.is_none_or(|low| low > 0.0),
+    })
 }
 
 impl Gate {
@@ -237,9 +310,10 @@ impl Gate {
             Some(gain) => format!("  on {} new held-out pairs: {}", self.new_pairs, shown(gain)),
             None => "  no new ranking is held out".to_owned(),
         });
-        if self.new_pairs < FEW_PAIRS {
+        if !self.is_asked {
             lines.push(format!(
-                "  fewer than {FEW_PAIRS} new pairs say too little: only that it is no worse on the old ones is asked"
+                "  fewer than {FEW_PAIRS} new pairs, or {FEWEST} prompts, say too little: only that it is no worse on the \
+                 old ones is asked"
             ));
         }
         lines
@@ -259,7 +333,8 @@ fn compare(run: &Run<'_>, from: &Path, gate: Gate) -> Result<Outcome> {
         let episodes = run.episodes(what, model, prompts, "evaluation")?;
         judge.points(run, prompts, &episodes)
     };
-    let new = points("new policy", &run.open_compared(Model::PpoPtx)?)?;
+    // What `serve` serves of either: the last weights, also where an average was kept.
+    let new = points("new policy", &run.open(&model_of(run.dir.path(), "ppo-ptx"))?)?;
     let old = points("old policy", &run.open(&model_of(from, "ppo-ptx"))?)?;
     let groups: Vec<String> = prompts.iter().map(|prompt| prompt.use_case.clone()).collect();
     Ok(Outcome { judge: judge.name(), win_rate: win_rate(&new, &old, Some(&groups))?, gate })

@@ -23,10 +23,10 @@ pub(crate) struct Args {
     /// Address to listen at; another than this machine's own needs --api-keys or named labelers
     #[arg(long, default_value = "127.0.0.1")]
     listen: IpAddr,
-    /// A further name by which this server is called
+    /// A further name by which this server is called, without its port
     #[arg(long)]
     host: Vec<String>,
-    /// File with a key for programs on each line; without one, whoever reaches this machine may ask
+    /// File with a key for programs on each line; without one, every program on this machine may ask
     #[arg(long)]
     api_keys: Option<PathBuf>,
     /// Folder of feedback; without one, that of the run
@@ -192,13 +192,10 @@ mod with {
     fn asking(args: &Args, path: &Path) -> Result<Asking> {
         let folder = Folder::open(path)?;
         let named = folder.labelers()?;
-        let (labelers, local) = if named.is_empty() && args.listen.is_loopback() {
-            let token = folder.local_token()?;
-            let local = Labeler { id: LOCAL_LABELER.to_owned(), token: digest(&token), is_admin: true };
-            (vec![local], Some(token))
-        } else {
-            (named.into_iter().map(labeler).collect::<Result<_>>()?, None)
-        };
+        let mut labelers: Vec<Labeler> = named.into_iter().map(labeler).collect::<Result<_>>()?;
+        let local = if args.listen.is_loopback() { Some(folder.local_token()?) } else { None };
+        let own = |token: &String| Labeler { id: LOCAL_LABELER.to_owned(), token: digest(token), is_admin: true };
+        labelers.extend(local.as_ref().map(own));
         let guidelines = folder.guidelines()?;
         let opened = People::open(Box::new(folder), Settings::default(), guidelines, !args.keep_nothing);
         let (people, torn) = opened.with_context(|| path.display().to_string())?;
@@ -227,8 +224,10 @@ mod with {
             );
         }
         let keys = if args.listen.is_loopback() { keys } else { Some(keys.unwrap_or_default()) };
-        let own = [args.listen.to_string(), format!("[{}]", args.listen), "localhost".to_owned()];
-        Ok(Gate { hosts: args.host.iter().cloned().chain(own).collect(), keys, labelers })
+        let own = [args.listen.to_string(), format!("[{}]", args.listen)];
+        // This machine's own names, by which it is reached whatever it listens at.
+        let local = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned);
+        Ok(Gate { hosts: args.host.iter().cloned().chain(own).chain(local).collect(), keys, labelers })
     }
 
     fn keys(path: &Path) -> Result<Vec<[u8; 32]>> {
@@ -246,6 +245,7 @@ mod with {
         let wording = Wording { template: &template, option: "--template", date: args.date };
         let base = open_base(&target.model, wording, &device)?;
         let decoder = open_decoder(&target.model, &device, args.precision)?.1;
+        decoder.unembedding().with_context(|| format!("{} cannot be served", target.model.display()))?;
         let context = decoder.config().context;
         let capacity = args.capacity.unwrap_or(CAPACITY).min(context);
         if args.slots == 0 || capacity == 0 {

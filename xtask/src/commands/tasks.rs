@@ -3,13 +3,16 @@
 use crate::{
     config::{DeviceName, Precision},
     desk::{Folder, TASKS},
+    embedded,
     prepare::{Wording, account, device, open_base, open_decoder},
     progress::Progress,
     terminal::say,
 };
 use anyhow::{Context, Result, bail};
 use instruct_data::{Date, Limits, Prompt, read};
-use instruct_feedback::{Applied, Made, Sampled, Settings, State, Task, tasks_from};
+use instruct_feedback::{
+    Applied, MAX_COMPLETIONS, Made, Refusal, Sampled, Settings, State, Task, read_tasks, tasks_from,
+};
 use instruct_model::{Request, SLOTS, Sampling, generate_reporting};
 use instruct_random::Source;
 use std::path::{Path, PathBuf};
@@ -24,7 +27,7 @@ pub(crate) struct Args {
     /// Folder of feedback, where `instruct serve` finds the tasks
     #[arg(long)]
     feedback: PathBuf,
-    /// Files of prompt records
+    /// Files of prompt records; `embedded:prompts.jsonl` are those of the simulation inside this program
     #[arg(long, required = true)]
     prompts: Vec<PathBuf>,
     /// Model folder or .gguf file whose answers are ranked; several are mixed. Without one people write the answers
@@ -66,6 +69,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.model.len() == 1 && args.k == 1 {
         bail!("one answer of one model leaves nothing to rank; take -k 2 or more, or a second --model");
     }
+    if args.k * args.model.len() > MAX_COMPLETIONS {
+        bail!(
+            "{} answers are more than {MAX_COMPLETIONS}, which a person can rank; lower -k",
+            args.k * args.model.len()
+        );
+    }
     let folder = Folder::open(&args.feedback)?;
     let prompts = prompts(args)?;
     let tasks =
@@ -75,7 +84,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// The prompts, or so many of them as are wanted.
 fn prompts(args: &Args) -> Result<Vec<Prompt>> {
-    let read = read::<Prompt>(&args.prompts, &Limits::default())?;
+    let unpacked = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let folder = embedded::unpack(unpacked.path())?;
+    let path = |path: &PathBuf| match path.to_string_lossy().strip_prefix(embedded::PREFIX) {
+        Some(name) => folder.join(name),
+        None => path.clone(),
+    };
+    let read = read::<Prompt>(&args.prompts.iter().map(path).collect::<Vec<_>>(), &Limits::default())?;
     account("prompts", &read).iter().for_each(|line| say(line));
     let mut prompts = read.records;
     if args.limit > 0 && args.limit < prompts.len() {
@@ -117,6 +132,13 @@ fn sample(args: &Args, number: u64, path: &Path, sampled: &mut [Sampled]) -> Res
     let mut requests = Vec::with_capacity(sampled.len() * args.k);
     for (at, Sampled { prompt, .. }) in sampled.iter().enumerate() {
         let asked = base.renderer.ask(prompt.content.conversation()).with_context(|| prompt.origin.to_string())?;
+        if asked.ids().is_empty() || asked.ids().len() >= decoder.config().context {
+            let tokens = asked.ids().len();
+            bail!(
+                "{}: {tokens} tokens leave no room for an answer, or ask nothing; leave this prompt out",
+                prompt.origin
+            );
+        }
         let request = |j: usize| Request { episode: (at * args.k + j) as u64, prompt: asked.ids().to_vec() };
         requests.extend((0..args.k).map(request));
     }
@@ -127,12 +149,23 @@ fn sample(args: &Args, number: u64, path: &Path, sampled: &mut [Sampled]) -> Res
     let mut progress = Progress::of(&path.display().to_string(), requests.len(), "answers");
     let source = Source::new(args.seed, "tasks").fork(number);
     let drawn = generate_reporting(&decoder, &requests, &sampling, SLOTS, source, &mut |n| progress.advance(n))?;
-    let name = path.display().to_string();
+    let name = name_of(path);
     for (i, completion) in drawn.iter().enumerate() {
         let text = base.renderer.tokenizer().decode(&completion.ids)?.trim().to_owned();
         sampled[i / args.k].completions.push((name.clone(), text));
     }
     Ok(())
+}
+
+/// What a model is called in tasks: the artefact and its run, or the name of its file or folder.
+fn name_of(path: &Path) -> String {
+    let part = |path: Option<&Path>| path.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let artefact = path.parent();
+    match (stem.as_str(), part(artefact), part(artefact.and_then(Path::parent))) {
+        ("model", Some(artefact), Some(run)) => format!("{artefact} of {run}"),
+        _ => stem,
+    }
 }
 
 /// Writes down the tasks that are not there yet.
@@ -141,12 +174,21 @@ fn add(folder: &Folder, tasks: Vec<Task>) -> Result<()> {
     let (mut lines, mut new, all) = (String::new(), 0, tasks.len());
     for task in tasks {
         let line = task.line();
-        if state.add_task(task)? == Applied::Saved {
-            lines.push_str(&line);
-            new += 1;
+        match state.add_task(task) {
+            Ok(Applied::Saved) => {
+                lines.push_str(&line);
+                new += 1;
+            }
+            // The same words, perhaps of other models: people are asked once.
+            Ok(Applied::Repeated) | Err(Refusal::Used { .. }) => {}
+            Err(refusal) => return Err(refusal.into()),
         }
     }
     let at = folder.path().join(TASKS);
+    // A half line that a program left which died would make what follows it unreadable.
+    if let (_, Some(torn)) = read_tasks(&folder.read(TASKS)?).with_context(|| at.display().to_string())? {
+        folder.cut(TASKS, torn.offset as u64)?;
+    }
     folder.append(TASKS, lines.as_bytes()).with_context(|| format!("cannot write {}", at.display()))?;
     say(&format!("{new} tasks added to {}, {} were there already", at.display(), all - new));
     Ok(())

@@ -47,7 +47,9 @@ impl Server {
     fn post(&self, path: &str, body: &Value) -> Option<Value> {
         let (host, token, body) = (&self.at, &self.token, body.to_string());
         let mut stream = TcpStream::connect(host).ok()?;
-        let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nCookie: instruct={token}\r\n");
+        let port = host.rsplit_once(':')?.1;
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nCookie: instruct-{port}={token}\r\n");
         let rest = format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         stream.write_all((head + &rest).as_bytes()).ok()?;
         let mut answer = String::new();
@@ -154,9 +156,11 @@ fn tasks_are_made_links_are_given_and_what_a_person_wrote_is_removed() {
     let shown = run(&["feedback", "show", "feedback"]);
     assert!(shown.contains("ann") && shown.contains("2 demonstrations"), "{shown}");
     fs::create_dir_all(folder.join("runs/2")).unwrap();
-    let trained = json!({ "from": "runs/1", "log_bytes": 1, "log_sha256": "", "rankings": "r", "keys": ["k1", "k9"] });
+    let trained = json!({ "from": "runs/1", "feedback": ["feedback"], "log_sha256": "", "rankings": "r",
+        "keys": ["k1", "k9"], "new": [] });
     fs::write(folder.join("runs/2/retrained.json"), trained.to_string()).unwrap();
     let forgot = run(&["feedback", "forget", "feedback", "ann"]);
+    assert!(forgot.contains("ann's link opens nothing any more"), "{forgot}");
     assert!(
         forgot.contains("removed of ann: 1 events") && forgot.contains("runs/2 was trained on 1 of these"),
         "{forgot}"

@@ -59,6 +59,7 @@ fn what_asks_for_nothing_is_harmless() {
     taken(json!({"tools": [], "tool_choice": "none", "response_format": {"type": "text"}}), |_| ());
     taken(json!({"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}}), |_| ());
     taken(json!({"temperature": null, "tools": null, "stop": null, "seed": null}), |_| ());
+    taken(json!({"ignore_eos": false, "min_tokens": 0, "grammar": "", "stop_token_ids": []}), |_| ());
     taken(json!({"modalities": ["text"], "repetition_penalty": 1.0, "min_p": 0}), |_| ());
     taken(json!({"user": "u", "store": false, "metadata": null}), |a| a.ignored = vec!["store".into(), "user".into()]);
 }
@@ -75,6 +76,9 @@ fn what_would_change_the_text_and_is_not_supported_is_refused_by_name() {
         json!({"frequency_penalty": -1}),
         json!({"repetition_penalty": 1.1}),
         json!({"min_p": 0.1}),
+        json!({"ignore_eos": true}),
+        json!({"guided_json": {"type": "object"}}),
+        json!({"stop_token_ids": [7]}),
         json!({"audio": {}}),
         json!({"modalities": ["text", "audio"]}),
     ] {
@@ -143,6 +147,10 @@ fn messages_are_read_as_clients_write_them() {
     let turns = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "tool_calls": []},
         {"role": "user", "content": "c"}]);
     check_messages(turns, Ok(&[("user", "a"), ("assistant", "b"), ("user", "c")]));
+    let silent = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": null},
+        {"role": "user", "content": "b"}, {"role": "assistant", "content": ""}, {"role": "user", "content": "c"}]);
+    let wanted = [("user", "a"), ("assistant", ""), ("user", "b"), ("assistant", ""), ("user", "c")];
+    check_messages(silent, Ok(&wanted));
     check_messages(user(json!([{"type": "image_url", "image_url": {}}])), Err("part of type `image_url`"));
     check_messages(user(json!("")), Err("messages[0]` says nothing"));
     check_messages(user(Value::Null), Err("needs `content`"));

@@ -134,7 +134,11 @@ impl Server {
 
     /// The answer to a GET, with a person's cookie.
     pub(crate) fn get(&self, path: &str) -> Answer {
-        self.send(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\nCookie: instruct={TOKEN}\r\n\r\n", self.at))
+        self.send(&format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nCookie: instruct-{}={TOKEN}\r\n\r\n",
+            self.at,
+            self.at.port()
+        ))
     }
 
     /// The answer to a POST of JSON by a program.
@@ -144,7 +148,7 @@ impl Server {
 
     /// The answer to a POST of JSON by a person.
     pub(crate) fn post_as(&self, token: &str, path: &str, body: &Value) -> Answer {
-        self.post_with(path, &format!("Cookie: instruct={token}\r\n"), &body.to_string())
+        self.post_with(path, &format!("Cookie: instruct-{}={token}\r\n", self.at.port()), &body.to_string())
     }
 
     pub(crate) fn post_with(&self, path: &str, headers: &str, body: &str) -> Answer {
