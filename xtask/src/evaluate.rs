@@ -9,6 +9,7 @@ use crate::{
     models::Model,
     prepare::{PromptIds, RankedGroup},
     progress::Progress,
+    rewards::{Rewards, rewards},
     shared::Shared,
     stages::{EVALUATION, Frozen, Run, ValidationAnswers},
     terminal::print,
@@ -65,6 +66,9 @@ pub(crate) struct RewardResults {
     pairs: usize,
     pairs_unseen: usize,
     report_card: ReportCard,
+    /// Of the evaluation alone, which has answers to spoil.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rewards: Option<Rewards>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -111,7 +115,7 @@ pub(crate) fn evaluate(run: &mut Run<'_>) -> Result<Results> {
             (false, _) => "chosen",
         },
         sft: SftResults { validation_loss: loss(Model::Sft)?, init_validation_loss: loss(Model::SftInit)? },
-        reward_model: reward_results(run, &frozen.reward_model)?,
+        reward_model: RewardResults { rewards: measured.rewards.clone(), ..reward_results(run, &frozen.reward_model)? },
         ppo: results(Model::PpoPtx)?,
         ppo_without_ptx: results(Model::Ppo)?,
         comparison,
@@ -142,6 +146,8 @@ struct Examined {
     validation_loss: BTreeMap<Model, f64>,
     /// Of both policies.
     ppo: BTreeMap<Model, PpoResults>,
+    /// Of the fine-tuned model.
+    rewards: Option<Rewards>,
 }
 
 impl Examined {
@@ -172,7 +178,11 @@ impl Examined {
                 self.ppo.insert(model, ppo_results(run, model, &episodes, &scores, &decoder, frozen)?);
             }
         }
-        Ok(Answered { episodes, scores: scores.into_iter().map(f64::from).collect() })
+        let scores: Vec<f64> = scores.into_iter().map(f64::from).collect();
+        if model == Model::Sft {
+            self.rewards = Some(rewards(run, key, &episodes, &scores, &frozen.reward_model)?);
+        }
+        Ok(Answered { episodes, scores })
     }
 }
 
@@ -382,6 +392,7 @@ pub(crate) fn reward_results(run: &Run<'_>, reward_model: &Decoder) -> Result<Re
         pairs: card.pairs,
         pairs_unseen: unseen.map_or(0, |card| card.pairs),
         report_card: card,
+        rewards: None,
     })
 }
 

@@ -33,6 +33,7 @@ mod models;
 pub mod prepare;
 mod progress;
 mod ranks;
+mod rewards;
 mod shared;
 mod stages;
 pub mod terminal;

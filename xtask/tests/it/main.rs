@@ -1,6 +1,7 @@
 //! The program from outside: the flow on a sliver of the world, interruption, and bad input.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+#![allow(clippy::print_stdout, reason = "a test that counts says what")]
 
 mod bad_input;
 mod commands;

@@ -76,11 +76,12 @@ fn what_people_were_told_is_saved_outlives_a_server_that_is_killed() {
     let place = tempfile::tempdir().unwrap();
     let folder = place.path();
     let saved = Mutex::new(Vec::new());
-    for round in 0..4 {
+    let deaths: usize = std::env::var("INSTRUCT_DEATHS").map_or(4, |deaths| deaths.parse().unwrap());
+    for round in 0..deaths {
         let server = Server::start(folder);
         thread::scope(|scope| {
             let (server, saved) = (&server, &saved);
-            let clients: Vec<_> = (0..8)
+            let clients: Vec<_> = (0..32)
                 .map(|client| {
                     scope.spawn(move || {
                         for number in 0.. {
@@ -114,7 +115,12 @@ fn what_people_were_told_is_saved_outlives_a_server_that_is_killed() {
     for key in &saved {
         assert_eq!(log.iter().filter(|event| event["key"] == *key).count(), 1, "{key} of {} saved", saved.len());
     }
-    assert!(saved.len() >= 100 && log.len() >= saved.len());
+    assert!(saved.len() >= 25 * deaths && log.len() >= saved.len());
+    println!(
+        "{deaths} deaths under 32 clients: {} saved by their word, {} in the log, none lost or doubled",
+        saved.len(),
+        log.len()
+    );
 }
 
 #[test]
