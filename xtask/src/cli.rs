@@ -93,7 +93,7 @@ enum Command {
 }
 
 /// What `checks` does with the repository: it is not in this program, and not in its help.
-const CHORES: [&str; 7] = ["ci", "torture", "bench", "correctness", "reference", "fixtures", "gpu"];
+const CHORES: [&str; 8] = ["ci", "torture", "bench", "correctness", "reference", "fixtures", "circle", "gpu"];
 
 /// The program: parses the command line, runs the command, and says what went wrong.
 pub fn main() -> ExitCode {

@@ -1,6 +1,6 @@
 //! The chores, as commands.
 
-use crate::{bench, ci, correctness, fixtures, gpu, reference, torture};
+use crate::{bench, ci, circle, correctness, fixtures, gpu, reference, torture};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -26,6 +26,8 @@ enum Command {
     Reference(reference::Args),
     /// Generate the embedded instruction world, a simulation, or check that it is up to date
     Fixtures(fixtures::Args),
+    /// Serve, rank and retrain in a simulation, several rounds over several seeds, to see whether the circle rises
+    Circle(circle::Args),
     /// Try everything that needs a GPU for four minutes, each result written as it comes
     Gpu(gpu::Args),
 }
@@ -43,6 +45,7 @@ pub fn main() -> ExitCode {
         Command::Correctness(args) => correctness::run(args),
         Command::Reference(args) => reference::run(args),
         Command::Fixtures(args) => fixtures::run(args),
+        Command::Circle(args) => circle::run(args),
         Command::Gpu(args) => gpu::run(args),
     });
     xtask::exit(outcome)

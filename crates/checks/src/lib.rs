@@ -16,6 +16,7 @@
 
 mod bench;
 mod ci;
+mod circle;
 mod cli;
 mod copying;
 #[cfg(test)]

@@ -100,6 +100,9 @@ struct Outcome {
     judge: String,
     /// The new policy against the old one.
     win_rate: WinRate,
+    /// The judge's points of both, on every held-out prompt, so that rounds can be compared prompt by prompt.
+    new_points: Vec<f64>,
+    old_points: Vec<f64>,
     gate: Gate,
 }
 
@@ -337,5 +340,6 @@ fn compare(run: &Run<'_>, from: &Path, gate: Gate) -> Result<Outcome> {
     let new = points("new policy", &run.open(&model_of(run.dir.path(), "ppo-ptx"))?)?;
     let old = points("old policy", &run.open(&model_of(from, "ppo-ptx"))?)?;
     let groups: Vec<String> = prompts.iter().map(|prompt| prompt.use_case.clone()).collect();
-    Ok(Outcome { judge: judge.name(), win_rate: win_rate(&new, &old, Some(&groups))?, gate })
+    let win_rate = win_rate(&new, &old, Some(&groups))?;
+    Ok(Outcome { judge: judge.name(), win_rate, new_points: new, old_points: old, gate })
 }
