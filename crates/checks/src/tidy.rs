@@ -358,7 +358,8 @@ fn reaches(manifests: &BTreeMap<String, Table>, passed: &BTreeSet<String>, goal:
         || passed.iter().filter_map(|name| manifests.get(name.strip_prefix("instruct-").unwrap_or(name))).any(|table| {
             let entries = table.get("features").and_then(|f| f.get("cuda")?.as_array());
             let next = entries.into_iter().flatten().filter_map(|entry| entry.as_str()?.strip_suffix("/cuda"));
-            reaches(manifests, &next.map(str::to_owned).collect(), goal)
+            // Of a dependency that another feature switches on, `name?/cuda`.
+            reaches(manifests, &next.map(|name| name.trim_end_matches('?').to_owned()).collect(), goal)
         })
 }
 
