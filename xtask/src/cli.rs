@@ -63,6 +63,7 @@ enum Command {
     #[command(after_help = commands::report::EXAMPLES)]
     Report(commands::report::Args),
     /// Write the report of a run again and again while it goes on
+    #[command(after_help = commands::report::WATCH_EXAMPLES)]
     Watch(commands::report::WatchArgs),
     /// Say who may give feedback and what was given, or take it back
     #[command(after_help = commands::feedback::EXAMPLES)]

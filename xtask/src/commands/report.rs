@@ -17,8 +17,10 @@ use std::{
 
 pub(crate) const EXAMPLES: &str = "Examples:
   instruct report runs/0001                          writes runs/0001/report.html
-  instruct report runs/0001 runs/0002 --out two.html
-  instruct watch runs/0001                           writes it again and again while the run goes on";
+  instruct report runs/0001 runs/0002 --out two.html";
+
+pub(crate) const WATCH_EXAMPLES: &str = "Examples:
+  instruct watch runs/0001                           writes runs/0001/report.html every ten seconds until the run ends";
 
 /// The page of a run, in its folder.
 const PAGE: &str = "report.html";

@@ -6,7 +6,6 @@ use std::{net::IpAddr, path::PathBuf};
 
 pub(crate) const EXAMPLES: &str = "Examples:
   instruct serve runs/0001                           the ppo-ptx of a run, at http://127.0.0.1:8080/v1
-  instruct serve runs/0001 --artefact sft-baseline
   instruct serve MODEL.gguf --precision bf16 --port 9000
   instruct serve runs/0001 --listen 0.0.0.0 --host models.example --api-keys keys.txt";
 

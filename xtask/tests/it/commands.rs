@@ -25,7 +25,7 @@ fn every_command_shows_examples_and_no_chore_of_the_repository_is_among_them() {
     {
         assert!(printed(&[inner[0], inner[1], "--help"]).contains("Examples:"), "{inner:?}");
     }
-    for chore in ["ci", "torture", "bench", "correctness", "reference", "fixtures", "gpu"] {
+    for chore in ["ci", "torture", "bench", "correctness", "reference", "fixtures", "circle", "gpu"] {
         assert!(!commands.contains(&chore), "{chore}");
     }
 }
