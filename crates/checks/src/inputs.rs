@@ -15,9 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The most resident memory that refusing an input may take, about 45 MB of which a program that refuses nothing takes
-/// too.
-pub const MEGABYTES: f64 = 210.0;
+/// The most resident memory that refusing an input may take.
+pub const MEGABYTES: f64 = 200.0;
 
 /// The time that processors may spend on refusing an input.
 pub const SECONDS: f64 = 2.0;

@@ -57,7 +57,8 @@ pub(super) fn binary(sign: &str, a: &Value, b: &Value, meter: &mut Meter) -> Don
 fn repeat(what: &Value, times: &Value, meter: &mut Meter) -> Done<Value> {
     let times = usize::try_from(times.as_int().unwrap_or(0)).unwrap_or(0);
     if let Value::Text(text) = what {
-        meter.spend_bytes(text.len().saturating_mul(times))?;
+        // Twice: it is put together, and then copied into the value. Both stand in memory for a moment.
+        meter.spend_bytes(text.len().saturating_mul(times).saturating_mul(2))?;
         return Ok(Value::text(text.repeat(times)));
     }
     meter.spend(what.breadth().saturating_mul(times as u64))?;
