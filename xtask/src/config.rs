@@ -541,6 +541,22 @@ fn refuse(origin: &str, problems: &[String]) -> Result<()> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn differences_are_the_keys_that_are_not_the_default() {
+        let changed = Config::load("[ppo]\nbatch = 64\nminibatch = 64", "example", &["seed=7".into()]).unwrap();
+        let found = differences(&changed).unwrap();
+        let (batch, seed) = (Config::default().ppo.batch.to_string(), Config::default().seed.to_string());
+        for wanted in [("ppo.batch", batch.as_str(), "64"), ("seed", &seed, "7")] {
+            let is = |(path, was, is): &(String, String, String)| (path.as_str(), was.as_str(), is.as_str()) == wanted;
+            assert!(found.iter().any(is), "{wanted:?} in {found:?}");
+        }
+        assert!(
+            found.iter().all(|(path, ..)| ["seed", "ppo.batch", "ppo.minibatch"].contains(&path.as_str())),
+            "{found:?}"
+        );
+        assert_eq!(differences(&Config::default()).unwrap(), []);
+    }
+
     #[track_caller]
     fn check_refused(text: &str, settings: &[&str], parts: &[&str]) {
         let settings: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();

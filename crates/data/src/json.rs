@@ -9,6 +9,16 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde_json::{Map, Number, Value};
 use std::{cell::Cell, collections::BTreeMap, fmt, path::Path, sync::Arc};
 
+/// The JSON value that these bytes are, in which no object may have a key twice.
+///
+/// # Errors
+/// serde_json's, and one of the category [`serde_json::error::Category::Data`] for a key that occurs twice.
+pub fn strict_json(bytes: &[u8]) -> serde_json::Result<Value> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = value(&mut deserializer, usize::MAX)?;
+    deserializer.end().map(|()| value)
+}
+
 /// Reads one JSON value, made of at most `most` values, and refuses anything after it.
 pub(crate) fn parse(text: &str, most: usize) -> Result<Value, Problem> {
     let mut deserializer = serde_json::Deserializer::from_str(text);

@@ -75,7 +75,7 @@ pub use crate::{
     error::{Error, Problem, Problems, RecordError},
     gguf::GgufTokenizer,
     hygiene::{CapReport, DedupReport, LeakCheck, Split, SplitPlan, cap_per_user, dedup, sample},
-    json::Remarks,
+    json::{Remarks, strict_json},
     leak::{Leak, Shared, Side},
     micro::micro_batches,
     origin::Origin,

@@ -1,8 +1,7 @@
 //! JSON read strictly: no key twice, every field asked for by name, and none left that nobody asked for.
 
 use crate::fault::{Fault, Problem};
-use instruct_data::{Message, Role};
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use instruct_data::{Message, Role, strict_json};
 use serde_json::{Map, Value, error::Category};
 use std::{collections::BTreeSet, fmt, ops::RangeInclusive};
 
@@ -26,7 +25,7 @@ pub(crate) struct Fields {
 impl Fields {
     /// The fields of a body or a line.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Fields, Fault> {
-        let Strict(value) = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
+        let value = strict_json(bytes).map_err(|error| malformed(&error))?;
         Fields::of(value, "")
     }
 
@@ -309,62 +308,4 @@ fn malformed(error: &serde_json::Error) -> Fault {
         _ => Problem::Json { column: error.column(), reason },
     };
     Fault { field: None, problem }
-}
-
-/// A JSON value in which no object has a key twice.
-struct Strict(Value);
-
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Strict, D::Error> {
-        deserializer.deserialize_any(Builder).map(Strict)
-    }
-}
-
-struct Builder;
-
-impl<'de> Visitor<'de> for Builder {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut values = Vec::new();
-        while let Some(Strict(value)) = access.next_element()? {
-            values.push(value);
-        }
-        Ok(Value::Array(values))
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut map = Map::new();
-        while let Some(key) = access.next_key::<String>()? {
-            if map.contains_key(&key) {
-                return Err(A::Error::custom(format!("the key {} stands there twice", shown(&key))));
-            }
-            let Strict(value) = access.next_value()?;
-            map.insert(key, value);
-        }
-        Ok(Value::Object(map))
-    }
 }

@@ -211,3 +211,63 @@ impl Drawing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+    use instruct_kernels::Path;
+    use instruct_model::{Config, HeadKind, Request, Sampling};
+    use instruct_random::Source;
+
+    /// So many tickets of twenty tokens, which no stop ends.
+    fn tickets(n: u64) -> Vec<Ticket> {
+        let sampling = Arc::new(Sampling::plain([].into(), 20));
+        let request = |episode| Request { episode, prompt: vec![1, 2] };
+        (0..n).map(|episode| Ticket::new(request(episode), sampling.clone(), Source::new(1, "talk"))).collect()
+    }
+
+    /// Who hands in tickets for one slot and eight places in the queue, and the other end, at which nothing happens yet.
+    fn talk() -> (Talk, mpsc::Receiver<Order>) {
+        let (orders, receiver) = mpsc::channel();
+        let (open, counts) = Default::default();
+        (Talk { orders, open, most: 9, counts }, receiver)
+    }
+
+    #[test]
+    fn more_than_may_wait_is_told_to_come_again() {
+        let (talk, receiver) = talk();
+        let status = |n: u64| talk.draw(n, tickets(n)).err().map(|refusal| (refusal.status, refusal.retry_after));
+        assert_eq!(status(10), Some((400, None)), "there is never so much room");
+        assert_eq!(status(7), None);
+        assert_eq!(status(3), Some((429, Some(1))));
+        assert_eq!(status(2), None);
+        assert_eq!(status(1), Some((429, Some(1))));
+        talk.open.store(0, Ordering::Release);
+        drop(receiver);
+        assert_eq!((status(1), talk.open.load(Ordering::Acquire)), (Some((500, None)), 0));
+    }
+
+    /// Of those who have gone nothing is drawn, also where they still waited; the others get all of theirs.
+    #[test]
+    fn who_has_gone_frees_slot_and_queue() {
+        let config = Config::tiny_gpt2(50, 16, 1, 2, 32);
+        let decoder = Decoder::zeros(config, HeadKind::LanguageModel, &Device::Cpu, Path::Fused, DType::F32).unwrap();
+        decoder.initialise(1).unwrap();
+        let (talk, receiver) = talk();
+        drop(talk.draw(1, tickets(5)).unwrap_or_else(|refusal| panic!("{refusal}")));
+        let mut stays = talk.draw(2, tickets(1)).unwrap_or_else(|refusal| panic!("{refusal}"));
+        let (open, counts) = (talk.open.clone(), talk.counts.clone());
+        let room = Room { slots: 1, capacity: 32, chunk: 64 };
+        let drawing = Drawing { decoder: Arc::new(decoder), room, open: open.clone(), counts };
+        let Stream { pieces, orders, .. } = &mut stays;
+        // With nobody left who could ask, the thread ends when all is drawn.
+        *orders = mpsc::channel().0;
+        let counted = talk.counts.clone();
+        drop(talk);
+        drawing.run(receiver);
+        let heard = std::iter::from_fn(|| pieces.try_recv().ok()).filter(|heard| heard.is_ok()).count();
+        assert_eq!((heard, open.load(Ordering::Acquire)), (20, 0));
+        assert_eq!(counted.lock().unwrap().drawn, 20, "the five were given up before anything was drawn for them");
+    }
+}

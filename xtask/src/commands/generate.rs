@@ -1,13 +1,12 @@
 //! `generate`: completions of prompts as JSON lines, or a chat on a terminal.
 
+use super::opening::Opening;
 use crate::{
-    config::{DeviceName, Precision},
-    prepare::account,
-    prepare::{Base, Wording, device, open_base, open_decoder},
+    prepare::{Base, account},
     terminal::{print, say},
 };
 use anyhow::{Context, Result, bail};
-use instruct_data::{Content, Conversation, Date, Limits, Message, Prompt, Role, read};
+use instruct_data::{Content, Conversation, Limits, Message, Prompt, Role, read};
 use instruct_model::{Completion, Decoder, Request, SLOTS, Sampling, generate, generate_reporting};
 use instruct_random::Source;
 use std::{
@@ -31,12 +30,6 @@ pub(crate) struct Args {
     /// File of prompt records
     #[arg(long)]
     prompts: Option<PathBuf>,
-    /// Text around a prompt with {prompt} in it; without one, the model's chat template
-    #[arg(long, default_value = "")]
-    template: String,
-    /// Day that the chat template is told, as 2024-07-26; without one, that of the model's folder
-    #[arg(long)]
-    date: Option<Date>,
     /// Completions per prompt
     #[arg(short, long, default_value_t = 1)]
     n: usize,
@@ -61,12 +54,8 @@ pub(crate) struct Args {
     /// Where to write; without it, standard output
     #[arg(long)]
     out: Option<PathBuf>,
-    /// What the factors of matrix products are rounded to, where the processor multiplies bf16
-    #[arg(long, value_enum, default_value_t)]
-    precision: Precision,
-    /// Where to compute
-    #[arg(long, value_enum, default_value = "cpu")]
-    device: DeviceName,
+    #[command(flatten)]
+    opening: Opening,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -79,11 +68,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.n == 0 || args.max_new_tokens == 0 || args.slots == 0 {
         bail!("-n, --max-new-tokens and --slots must be above 0");
     }
-    let device = device(args.device)?;
-    let template = super::typed(&args.template);
-    let wording = Wording { template: &template, option: "--template", date: args.date };
-    let base = open_base(&args.model, wording, &device)?;
-    let model = Talking { decoder: open_decoder(&args.model, &device, args.precision)?.1, base };
+    let (base, decoder) = args.opening.open(&args.model)?;
+    let model = Talking { base, decoder };
     match (&args.prompt, &args.prompts) {
         (Some(prompt), _) => {
             let content = Content::Text(prompt.clone());

@@ -6,6 +6,7 @@ pub(crate) mod doctor;
 pub(crate) mod dry_run;
 pub(crate) mod feedback;
 pub(crate) mod generate;
+mod opening;
 pub(crate) mod pipeline;
 pub(crate) mod plan;
 pub(crate) mod pretrain;

@@ -289,21 +289,20 @@ fn gate(run: &Run<'_>, retrained: &Retrained) -> Result<Gate> {
     let (on_old, _) =
         gain(&old)?.context("no old ranking is held out, so nothing says whether the new model is worse")?;
     let on_new = gain(&new)?;
-    let new_pairs = on_new.map_or(0, |(_, pairs)| pairs);
-    let on_new = on_new.map(|(gain, _)| gain);
-    let is_no_worse = on_old.high.unwrap_or(on_old.mean) >= 0.0 || on_old.mean >= -MARGIN;
-    // Few prompts have no interval, however many pairs they hold.
-    let least = on_new.and_then(|gain| gain.low).filter(|_| new_pairs >= FEW_PAIRS);
-    Ok(Gate {
-        on_old,
-        on_new,
-        new_pairs,
-        is_asked: least.is_some(),
-        passed: is_no_worse && least.is_none_or(|low| low > 0.0),
-    })
+    Ok(Gate::of(on_old, on_new))
 }
 
 impl Gate {
+    /// Decides, given the gain on old held-out pairs, and that on new ones with their number.
+    fn of(on_old: Interval, on_new: Option<(Interval, usize)>) -> Gate {
+        let (on_new, new_pairs) = on_new.map_or((None, 0), |(gain, pairs)| (Some(gain), pairs));
+        let is_no_worse = on_old.high.unwrap_or(on_old.mean) >= 0.0 || on_old.mean >= -MARGIN;
+        // Few prompts have no interval, however many pairs they hold.
+        let least = on_new.and_then(|gain| gain.low).filter(|_| new_pairs >= FEW_PAIRS);
+        let passed = is_no_worse && least.is_none_or(|low| low > 0.0);
+        Gate { on_old, on_new, new_pairs, is_asked: least.is_some(), passed }
+    }
+
     fn lines(&self) -> Vec<String> {
         let mut lines =
             vec![format!("reward model, new minus old accuracy on the old held-out pairs: {}", shown(&self.on_old))];
@@ -342,4 +341,39 @@ fn compare(run: &Run<'_>, from: &Path, gate: Gate) -> Result<Outcome> {
     let groups: Vec<String> = prompts.iter().map(|prompt| prompt.use_case.clone()).collect();
     let win_rate = win_rate(&new, &old, Some(&groups))?;
     Ok(Outcome { judge: judge.name(), win_rate, new_points: new, old_points: old, gate })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gain(mean: f64, around: Option<f64>) -> Interval {
+        Interval { mean, low: around.map(|around| mean - around), high: around.map(|around| mean + around), n: 40 }
+    }
+
+    /// Whether new pairs decide, and whether the gate lets through.
+    #[track_caller]
+    fn check(on_old: Interval, on_new: Option<(Interval, usize)>, wanted: (bool, bool)) {
+        let gate = Gate::of(on_old, on_new);
+        assert_eq!((gate.is_asked, gate.passed), wanted, "{:?}", gate.lines());
+    }
+
+    #[test]
+    fn the_gate_asks_for_no_harm_and_where_it_can_for_good() {
+        let (same, better, worse) = (gain(0.0, Some(0.01)), gain(0.1, Some(0.05)), gain(-0.1, Some(0.05)));
+        check(same, None, (false, true));
+        check(worse, None, (false, false));
+        check(worse, Some((better, 500)), (true, false));
+        check(same, Some((better, 50)), (true, true));
+        check(same, Some((better, 49)), (false, true));
+        check(same, Some((gain(0.02, Some(0.05)), 500)), (true, false));
+        check(same, Some((worse, 500)), (true, false));
+        // No interval says nothing, in either direction.
+        check(same, Some((gain(0.5, None), 500)), (false, true));
+        check(same, Some((gain(-0.5, None), 500)), (false, true));
+        // By the margin: an interval below zero, and less than a point.
+        check(gain(-0.009, Some(0.001)), None, (false, true));
+        check(gain(-0.011, Some(0.001)), None, (false, false));
+        check(gain(-0.011, None), None, (false, false));
+    }
 }

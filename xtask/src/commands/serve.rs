@@ -1,7 +1,6 @@
 //! `serve`: a model answers over HTTP.
 
-use crate::config::{DeviceName, Precision};
-use instruct_data::Date;
+use super::opening::Opening;
 use std::{net::IpAddr, path::PathBuf};
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -43,18 +42,8 @@ pub(crate) struct Args {
     /// Answers that may wait for a slot; more are told to come again
     #[arg(long, default_value_t = 64)]
     queue: usize,
-    /// Text around a prompt with {prompt} in it; without one, the model's chat template
-    #[arg(long, default_value = "")]
-    template: String,
-    /// Day that the chat template is told, as 2024-07-26; without one, that of the model's folder
-    #[arg(long)]
-    date: Option<Date>,
-    /// What the factors of matrix products are rounded to, where the processor multiplies bf16
-    #[arg(long, value_enum, default_value_t)]
-    precision: Precision,
-    /// Where to compute
-    #[arg(long, value_enum, default_value = "cpu")]
-    device: DeviceName,
+    #[command(flatten)]
+    opening: Opening,
 }
 
 #[cfg(not(feature = "serve"))]
@@ -89,7 +78,7 @@ mod with {
     use crate::{
         desk::{Folder, LOCAL_LABELER, Role, digest_of},
         memory::{Machine, mega},
-        prepare::{Wording, available, device, open_base, open_decoder},
+        prepare::{available, device, open_decoder},
         terminal::say,
     };
     use anyhow::{Context, Result, bail};
@@ -239,11 +228,7 @@ mod with {
     }
 
     fn voice(args: &Args, target: &Target) -> Result<Voice> {
-        let device = device(args.device)?;
-        let template = crate::commands::typed(&args.template);
-        let wording = Wording { template: &template, option: "--template", date: args.date };
-        let base = open_base(&target.model, wording, &device)?;
-        let decoder = open_decoder(&target.model, &device, args.precision)?.1;
+        let (base, decoder) = args.opening.open(&target.model)?;
         decoder.unembedding().with_context(|| format!("{} cannot be served", target.model.display()))?;
         let context = decoder.config().context;
         let capacity = args.capacity.unwrap_or(CAPACITY).min(context);
@@ -251,7 +236,7 @@ mod with {
             bail!("--slots and --capacity must be above 0");
         }
         let room = Room { slots: args.slots, capacity, chunk: CHUNK };
-        let precision = available(args.precision).dtype().as_str();
+        let precision = available(args.opening.precision).dtype().as_str();
         Ok(Voice { name: target.name.clone(), decoder: Arc::new(decoder), renderer: base.renderer, room, precision })
     }
 
@@ -285,7 +270,7 @@ mod with {
 
     /// Scores of whole texts, one request at a time: the model has one set of buffers.
     fn reward(args: &Args, path: &Path) -> Result<Reward> {
-        let (checkpoint, decoder) = open_decoder(path, &device(args.device)?, crate::config::Precision::F32)?;
+        let (checkpoint, decoder) = open_decoder(path, &device(args.opening.device)?, crate::config::Precision::F32)?;
         let tokenizer = crate::prepare::open_tokenizer(&checkpoint, path)?;
         let both = Mutex::new((decoder, tokenizer));
         Ok(Arc::new(move |texts: &[String]| {

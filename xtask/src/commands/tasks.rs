@@ -1,15 +1,15 @@
 //! `tasks`: what people are asked to rank, or to write.
 
+use super::opening::Opening;
 use crate::{
-    config::{DeviceName, Precision},
     desk::{Folder, TASKS},
     embedded,
-    prepare::{Wording, account, device, open_base, open_decoder},
+    prepare::account,
     progress::Progress,
     terminal::say,
 };
 use anyhow::{Context, Result, bail};
-use instruct_data::{Date, Limits, Prompt, read};
+use instruct_data::{Limits, Prompt, read};
 use instruct_feedback::{
     Applied, MAX_COMPLETIONS, Made, Refusal, Sampled, Settings, State, Task, read_tasks, tasks_from,
 };
@@ -48,18 +48,8 @@ pub(crate) struct Args {
     /// Keys the draws
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Text around a prompt with {prompt} in it; without one, each model's chat template
-    #[arg(long, default_value = "")]
-    template: String,
-    /// Day that the chat template is told, as 2024-07-26; without one, that of the model's folder
-    #[arg(long)]
-    date: Option<Date>,
-    /// What the factors of matrix products are rounded to, where the processor multiplies bf16
-    #[arg(long, value_enum, default_value_t)]
-    precision: Precision,
-    /// Where to compute
-    #[arg(long, value_enum, default_value = "cpu")]
-    device: DeviceName,
+    #[command(flatten)]
+    opening: Opening,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -124,11 +114,7 @@ fn ranked(args: &Args, prompts: Vec<Prompt>) -> Result<Vec<Task>> {
 
 /// Adds the answers of a model.
 fn sample(args: &Args, number: u64, path: &Path, sampled: &mut [Sampled]) -> Result<()> {
-    let device = device(args.device)?;
-    let template = super::typed(&args.template);
-    let wording = Wording { template: &template, option: "--template", date: args.date };
-    let base = open_base(path, wording, &device)?;
-    let decoder = open_decoder(path, &device, args.precision)?.1;
+    let (base, decoder) = args.opening.open(path)?;
     let mut requests = Vec::with_capacity(sampled.len() * args.k);
     for (at, Sampled { prompt, .. }) in sampled.iter().enumerate() {
         let asked = base.renderer.ask(prompt.content.conversation()).with_context(|| prompt.origin.to_string())?;

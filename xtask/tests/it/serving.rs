@@ -188,3 +188,69 @@ fn an_address_that_others_reach_wants_keys_or_people() {
     let missing = xtask(place.path(), &["serve", "nowhere"]);
     assert_eq!(missing.status.code(), Some(2));
 }
+
+/// What was said trains the next run, once: taken back it is gone from the run after that, and no other command goes on
+/// with what the gate decides about.
+#[test]
+fn what_people_said_trains_the_next_run_until_they_take_it_back() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path();
+    let smoke = crate::smoke();
+    let run = |arguments: &[&str]| {
+        let output = xtask(folder, arguments);
+        let said = String::from_utf8(output.stderr).unwrap() + &String::from_utf8(output.stdout).unwrap();
+        (output.status.success(), said)
+    };
+    let (done, said) = run(&[&["pipeline", "--config", &smoke, "--run", "first"][..], &crate::TINY].concat());
+    assert!(done, "{said}");
+    let (done, said) = run(&["retrain", "--from", "first", "--run", "second"]);
+    assert!(!done && said.contains("cannot find"), "{said}");
+    fs::create_dir(folder.join("first/feedback")).unwrap();
+    // Two rankings of tasks that nobody else has, by people of their own.
+    let tasks: Vec<Value> = (0..2)
+        .map(|i| {
+            json!({ "v": 1, "id": format!("t-{i}"), "kind": "rank", "user": format!("user-{i}"),
+            "messages": [{ "role": "user", "content": format!("Name number {i}.") }],
+            "completions": [{ "text": "One.", "models": ["a"] }, { "text": "Two.", "models": ["b"] }] })
+        })
+        .collect();
+    let ranking = |i: usize| {
+        json!({ "v": 1, "key": format!("k{i}"), "at": 1, "by": "ann", "kind": "ranking", "task": format!("t-{i}"),
+            "shown": [0, 1], "ranks": [1, 2], "seconds": 3 })
+    };
+    let retract = json!({ "v": 1, "key": "k9", "at": 2, "by": "ann", "kind": "retract", "retracts": "k0" });
+    let write = |name: &str, lines: &[Value]| {
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        fs::write(folder.join("first/feedback").join(name), text).unwrap();
+    };
+    write("tasks.jsonl", &tasks);
+    write("log.jsonl", &[ranking(0), ranking(1)]);
+    let keys = |run: &str| {
+        let text = fs::read(folder.join(run).join("retrained.json")).unwrap();
+        let retrained: Value = serde_json::from_slice(&text).unwrap();
+        (retrained["keys"].clone(), retrained["new"].clone())
+    };
+    let (_, said) = run(&["retrain", "--from", "first", "--run", "second"]);
+    assert!(said.contains("2 rankings come of what people said") && said.contains("of 2 new rankings"), "{said}");
+    assert_eq!(keys("second"), (json!(["k0", "k1"]), json!(["k0", "k1"])));
+    let gate: Value = serde_json::from_slice(&fs::read(folder.join("second/eval/gate.json")).unwrap()).unwrap();
+    assert_eq!(gate["passed"] == true, folder.join("second/eval/retrained.json").is_file(), "{said}");
+    assert!(folder.join("second/report.html").is_file());
+    // Nothing is done again, and another command does not go round the gate.
+    let (_, said) = run(&["retrain", "--from", "first", "--run", "second", "--resume"]);
+    assert!(!said.contains("reward-model 1/") && said.contains("of 2 new rankings"), "{said}");
+    let (done, said) = run(&["pipeline", "--run", "second", "--resume"]);
+    assert!(!done && said.contains("behind a gate"), "{said}");
+    // Taken back, it is in no later run.
+    write("log.jsonl", &[ranking(0), ranking(1), retract]);
+    let (_, said) = run(&["retrain", "--from", "first", "--run", "third"]);
+    assert_eq!(keys("third"), (json!(["k1"]), json!(["k1"])), "{said}");
+    // Neither is it in one after a run that was trained on it, for which the rest is not new.
+    fs::create_dir(folder.join("second/feedback")).unwrap();
+    if !folder.join("second/ppo-ptx/model").is_dir() {
+        // The gate decides by chance on so few: what stands for a policy need only be there.
+        fs::create_dir_all(folder.join("second/ppo-ptx/model")).unwrap();
+    }
+    let (_, said) = run(&["retrain", "--from", "second", "--run", "fourth"]);
+    assert_eq!(keys("fourth"), (json!(["k1"]), json!([])), "{said}");
+}

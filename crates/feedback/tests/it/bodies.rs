@@ -77,7 +77,7 @@ fn what_is_wrong_is_named_by_field() {
     check_refused("", "not JSON at byte 0: EOF while parsing a value");
     check_refused("{'key':'K'", "not JSON at byte 10: EOF while parsing an object");
     check_refused("[1]", "expected an object, found an array");
-    check_refused("{'key':'a','key':'b'}", "the key `key` stands there twice");
+    check_refused("{'key':'a','key':'b'}", "key `key` occurs twice");
     check_refused("{'key':'K','kind':'thumb','answer':'a','up':true} {}", "not JSON at byte 51: trailing characters");
     // Keys and kinds.
     check_refused("{}", "`key`: missing");

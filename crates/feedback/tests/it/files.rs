@@ -63,7 +63,7 @@ fn an_end_that_is_no_json_is_torn_and_a_middle_is_an_error() {
     // Whole JSON is not torn, whatever it says.
     check(&line, b"{}\n", Err("line 2: `v`: missing"));
     check(&line, b"[]\n", Err("line 2: expected an object, found an array"));
-    check(&line, b"{\"v\":1,\"v\":1}\n", Err("line 2: the key `v` stands there twice"));
+    check(&line, b"{\"v\":1,\"v\":1}\n", Err("line 2: key `v` occurs twice"));
     check(&line, b"{\"v\":1,\"key\":\"k\",\"at\":1,\"by\":\"ann\"}\n", Err("line 2: `kind`: missing"));
     check(&line, b"{\"v\":0}\n", Err("line 2: `v`: 0 must be 1"));
     // Of a newer line nothing is guessed.

@@ -4,6 +4,7 @@ use instruct_feedback::{Sampled, Submission, TaskKind, tasks_from};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
+    task::{Context, Waker},
 };
 
 /// A disk in memory that can be full, and can break in the middle of a write.
@@ -129,21 +130,47 @@ fn a_torn_end_is_cut_and_a_broken_line_is_told_with_its_file() {
     assert!(found.starts_with("log.jsonl: line 1"), "{found}");
 }
 
-/// Many at once share the waits for the disk, and each is told.
+/// A disk that writes nothing before the other end of the channel is dropped.
+struct Held {
+    disk: Disk,
+    until: mpsc::Receiver<()>,
+}
+
+impl Store for Held {
+    fn read(&mut self, file: File) -> io::Result<Vec<u8>> {
+        self.disk.read(file)
+    }
+
+    fn append(&mut self, file: File, bytes: &[u8]) -> io::Result<()> {
+        let _ = self.until.recv();
+        self.disk.append(file, bytes)
+    }
+
+    fn cut(&mut self, file: File, bytes: u64) -> io::Result<()> {
+        self.disk.cut(file, bytes)
+    }
+}
+
+/// Those who speak while the disk is busy wait for it together, once, and each is told.
 #[test]
 fn those_who_come_together_are_synced_together() {
     let (disk, task) = disk();
-    let (desk, _) = Desk::start(Box::new(disk.clone()), Settings::default()).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
-    let all: Vec<_> = (0..200)
+    let (open, until) = mpsc::channel();
+    let held = Held { disk: disk.clone(), until };
+    let (desk, _) = Desk::start(Box::new(held), Settings::default()).unwrap();
+    let mut all: Vec<_> = (0..200)
         .map(|i| {
             let (desk, event) = (desk.clone(), ranking(&format!("k{i}"), &task, 1 + i % 2));
-            runtime.spawn(async move { desk.say(event).await })
+            Box::pin(async move { desk.say(event).await })
         })
         .collect();
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(all.iter_mut().all(|said| said.as_mut().poll(&mut cx).is_pending()), "nothing is on the disk yet");
+    drop(open);
     for (i, said) in all.into_iter().enumerate() {
-        assert_eq!(runtime.block_on(said).unwrap(), Ok(json!({ "saved": format!("k{i}") })));
+        assert_eq!(run(said), Ok(json!({ "saved": format!("k{i}") })));
     }
+    // Those that the thread found when it began, and all who came while these were written.
     assert_eq!(disk.log().lines().count(), 200);
-    assert!(disk.0.lock().unwrap().syncs <= 200);
+    assert!(disk.0.lock().unwrap().syncs <= 2, "{} waits for the disk", disk.0.lock().unwrap().syncs);
 }

@@ -5,7 +5,7 @@ use instruct_model::{Request, Sampling, generate};
 use instruct_random::Source;
 use instruct_serve::{File, digest};
 use serde_json::{Value, json};
-use std::{io::Write, net::TcpStream, thread, time::Duration};
+use std::thread;
 
 fn chat(words: &str, seed: u64, more: Value) -> Value {
     let mut body = json!({ "messages": [{ "role": "user", "content": words }], "seed": seed, "max_tokens": 30 });
@@ -177,53 +177,12 @@ fn what_cannot_be_served_is_refused_with_its_reason() {
     assert_eq!(server.post_as(TOKEN, "/v1/chat/completions", &chat("Why?", 1, json!({}))).status, 200);
 }
 
-/// Waits until a count of the server has a value.
-fn wait_for(server: &Server, line: &str) {
-    for _ in 0..500 {
-        if server.get("/metrics").body.contains(line) {
-            return;
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    panic!("{line} never came: {}", server.get("/metrics").body);
-}
-
-/// A request whose client does not listen.
-fn begun(server: &Server) -> TcpStream {
-    let body = json!({ "messages": [{ "role": "user", "content": "Why?" }], "stream": true, "n": 8 }).to_string();
-    let head =
-        format!("POST /v1/chat/completions HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n", server.at);
-    let mut stream = TcpStream::connect(server.at).unwrap();
-    stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
-    stream
-}
-
 #[test]
-fn more_than_fits_is_told_to_come_again_and_a_client_that_is_gone_frees_its_place() {
-    let server = Server::start(&Setting { slots: 1, queue: 8, ..Setting::default() });
-    let more = json!({ "n": 8, "max_tokens": 80 });
-    let statuses: Vec<u16> = thread::scope(|scope| {
-        let ask = || {
-            let answer = server.post("/v1/chat/completions", &chat("Why?", 1, more.clone()));
-            if answer.status == 429 {
-                assert!(answer.head.contains("retry-after: "), "{answer:?}");
-            }
-            answer.status
-        };
-        let all: Vec<_> = (0..6).map(|_| scope.spawn(ask)).collect();
-        all.into_iter().map(|client| client.join().unwrap()).collect()
-    });
-    assert!(statuses.contains(&200) && statuses.iter().all(|status| [200, 429].contains(status)), "{statuses:?}");
-    for _ in 0..3 {
-        let client = begun(&server);
-        wait_for(&server, "instruct_sequences_running 1");
-        drop(client);
-        wait_for(
-            &server,
-            "instruct_sequences_running 0\n# TYPE instruct_sequences_waiting gauge\ninstruct_sequences_waiting 0",
-        );
-    }
-    assert_eq!(server.post("/v1/chat/completions", &chat("Why?", 1, json!({}))).status, 200);
+fn more_answers_than_there_is_ever_room_for_are_refused_and_as_many_as_there_is_are_written() {
+    let server = Server::start(&Setting { slots: 1, queue: 3, ..Setting::default() });
+    let ask = |n: u64| server.post("/v1/chat/completions", &chat("Why?", 1, json!({ "n": n })));
+    assert_eq!(ask(4).json()["choices"].as_array().map(Vec::len), Some(4));
+    assert_eq!((ask(5).status, &ask(5).json()["error"]["param"]), (400, &json!("n")));
 }
 
 #[test]
