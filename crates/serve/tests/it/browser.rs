@@ -16,7 +16,7 @@ use std::{
 };
 
 /// No answer of the browser takes this long; a test that waited for ever would say nothing.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// A shell puts its two pipes where the browser looks for them: a safe `Command` can hand over only 0, 1 and 2.
 /// Without the sandbox, because root has none and these pages come from this process's own server.
@@ -145,19 +145,22 @@ impl Browser {
         }
     }
 
-    /// Waits in the page until the condition holds; panics with what the page shows when it does not within 10 seconds.
-    /// A page that is left meanwhile forgets its promise, so the next one is asked again.
+    /// Waits in the page until the condition holds, itself or what it promises; panics with what the page shows when it
+    /// does not within a minute. A page that is left meanwhile forgets its promise, so the next one is asked again.
     pub(crate) fn wait_for(&mut self, condition: &str) {
-        let promise = format!(
-            "new Promise(resolve => {{ const until = Date.now() + 10000; (function look() {{ let holds = false; \
-             try {{ holds = !!({condition}); }} catch {{ }} \
-             if (holds || Date.now() > until) resolve(holds); else setTimeout(look, 10); }})(); }})"
-        );
-        let asked = (0..20).find_map(|_| self.evaluated(&promise).ok());
-        if asked != Some(Value::Bool(true)) {
+        if !self.comes_to_hold(condition, 60_000) {
             let shown = self.eval("location.href + '\\n' + document.body.innerText");
             panic!("`{condition}` did not come to hold on {}", shown.as_str().unwrap_or_default());
         }
+    }
+
+    fn comes_to_hold(&mut self, condition: &str, milliseconds: u32) -> bool {
+        let promise = format!(
+            "new Promise(resolve => {{ const until = Date.now() + {milliseconds}; (async function look() {{ \
+             let holds = false; try {{ holds = !!(await ({condition})); }} catch {{ }} \
+             if (holds || Date.now() > until) resolve(holds); else setTimeout(look, 10); }})(); }})"
+        );
+        (0..20).find_map(|_| self.evaluated(&promise).ok()) == Some(Value::Bool(true))
     }
 
     /// Writes a PNG of the window: `width` and `height` in CSS pixels, each drawn with `scale` dots, so 200 % zoom of
@@ -264,4 +267,18 @@ fn base64_is_read() {
     check("TWE=", b"Ma");
     check("TWFu", b"Man");
     check("+/8A", &[0xfb, 0xff, 0]);
+}
+
+#[test]
+fn what_is_waited_for_can_fail_to_come() {
+    let Some(mut browser) = Browser::start() else { return };
+    let mut check = |condition: &str, holds: bool| {
+        assert_eq!(browser.comes_to_hold(condition, if holds { 60_000 } else { 100 }), holds, "{condition}");
+    };
+    check("true", true);
+    check("false", false);
+    check("Promise.resolve(true)", true);
+    check("Promise.resolve(false)", false);
+    check("Promise.reject('gone')", false);
+    check("nobody.has.this", false);
 }
