@@ -216,6 +216,7 @@ mod tests {
     /// Runs the script through the evaluation, with or without knowing what is unseen.
     fn compared(knows_tasks: bool) -> (Comparison, Vec<serde_json::Value>) {
         let prompt = |i: usize| PromptIds {
+            turns: Vec::new(),
             text: format!("prompt {i}"),
             use_case: if i < 4 { "chat" } else { "open_qa" }.to_owned(),
             ids: vec![1],

@@ -13,9 +13,10 @@ use crate::{
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{DType, Device};
 use instruct_data::{
-    Caps, Date, Demonstration, DemonstrationTokens, EncodeReport, Encoder, LeakCheck, Limits, Loss, Overlong,
-    PersonalReport, PretrainText, Prompt, Ranking, Read, Record, RecordError, Renderer, Side, Split, SplitPlan,
-    Template, Tokenizer, cap_per_user, dedup, read_reporting, remove_personal, sample, text_windows,
+    Caps, Content, Conversation, Date, Demonstration, DemonstrationTokens, EncodeReport, Encoder, LeakCheck, Limits,
+    Loss, Message, Overlong, PersonalReport, PretrainText, Prompt, Ranking, Read, Record, RecordError, Renderer, Role,
+    Side, Split, SplitPlan, Template, Tokenizer, cap_per_user, dedup, read_reporting, remove_personal, sample,
+    text_windows,
 };
 use instruct_kernels::{DeviceChoice, Path as KernelPath, bf16_unit, probe_device};
 use instruct_model::{Checkpoint, Config as Description, Decoder};
@@ -122,8 +123,21 @@ pub(crate) struct RankedGroup {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PromptIds {
     pub(crate) text: String,
+    /// The conversation, where it is more than one message of the user with these words; else empty.
+    pub(crate) turns: Vec<(Role, String)>,
     pub(crate) use_case: String,
     pub(crate) ids: Vec<u32>,
+}
+
+impl PromptIds {
+    /// The words as a record holds them.
+    pub(crate) fn content(&self) -> Content {
+        if self.turns.is_empty() {
+            return Content::Text(self.text.clone());
+        }
+        let message = |(role, content): &(Role, String)| Message { role: role.clone(), content: content.clone() };
+        Content::Messages(Conversation { messages: self.turns.iter().map(message).collect() })
+    }
 }
 
 /// The device that a configuration asks for.
@@ -616,6 +630,12 @@ fn prompt_ids(encoder: &Encoder<'_>, records: &[Prompt], report: &mut Vec<String
     note("prompts", &kept, KEYS, report);
     let prompt = |t: instruct_data::PromptTokens| PromptIds {
         text: records[t.record].subject(),
+        turns: match &records[t.record].content {
+            Content::Text(_) => Vec::new(),
+            Content::Messages(said) => {
+                said.messages.iter().map(|one| (one.role.clone(), one.content.clone())).collect()
+            }
+        },
         use_case: records[t.record].use_case.clone().unwrap_or_else(|| "all".to_owned()),
         ids: t.prompt,
     };

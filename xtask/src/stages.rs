@@ -42,6 +42,8 @@ pub(crate) struct Run<'a> {
     pub(crate) config: &'a Config,
     pub(crate) base: &'a Base,
     pub(crate) material: &'a Material,
+    /// The policy that PPO goes on with; without one it starts at `sft-init`.
+    pub(crate) goes_on_with: Option<PathBuf>,
     /// The ranks that train together.
     ranks: &'a dyn Collective,
     /// What each stage spent on being shared; empty where one process does all.
@@ -73,7 +75,7 @@ impl<'a> Run<'a> {
     ) -> Run<'a> {
         let (seconds, shared) = (earlier_seconds(dir.path()), Shared::read(dir.path()));
         let (stepped, verified) = (Cell::default(), RefCell::default());
-        Run { dir, config, base, material, ranks, shared, stepped, seconds, verified }
+        Run { dir, config, base, material, goes_on_with: None, ranks, shared, stepped, seconds, verified }
     }
 }
 
@@ -309,7 +311,10 @@ impl<'a> Run<'a> {
 
     /// The policy that PPO starts from, and a value model where the plan wants one of its own.
     fn policy_and_value(&self, plan: &ppo::Plan) -> Result<(Decoder, Option<Decoder>)> {
-        let start = self.open_model(Model::SftInit)?;
+        let start = match &self.goes_on_with {
+            Some(policy) => self.open(policy)?,
+            None => self.open_model(Model::SftInit)?,
+        };
         match plan.critic {
             Critic::Separate { .. } => {
                 let value = self.open_reward_model()?.with_head(HeadKind::Value, self.config.seed)?;

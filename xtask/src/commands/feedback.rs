@@ -221,8 +221,8 @@ fn trained_on(runs: &Path, keys: &[String]) -> Result<Vec<(String, usize)>> {
     let Ok(entries) = fs::read_dir(runs) else { return Ok(found) };
     for entry in entries {
         let run = entry.with_context(|| format!("cannot list {}", runs.display()))?.path();
-        let Some(retrained) = super::retrain::read(&run)? else { continue };
-        let count = retrained.keys.iter().filter(|key| keys.contains(key)).count();
+        let Some(retrained) = super::retrain::Retrained::read(&run)? else { continue };
+        let count = retrained.count_of(keys);
         if count > 0 {
             found.push((run.display().to_string(), count));
         }

@@ -140,7 +140,7 @@ fn one(
     until: Until,
     ranks: &dyn Collective,
 ) -> Result<Option<evaluate::Results>> {
-    if super::retrain::read(folder)?.is_some() {
+    if super::retrain::Retrained::read(folder)?.is_some() {
         bail!(
             "{} was retrained on what people said, behind a gate; continue it with `instruct retrain --resume`",
             folder.display()

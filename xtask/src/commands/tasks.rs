@@ -155,7 +155,7 @@ fn name_of(path: &Path) -> String {
 }
 
 /// Writes down the tasks that are not there yet.
-fn add(folder: &Folder, tasks: Vec<Task>) -> Result<()> {
+pub(super) fn add(folder: &Folder, tasks: Vec<Task>) -> Result<()> {
     let mut state = State::of(Settings::default(), folder.collected()?)?;
     let (mut lines, mut new, all) = (String::new(), 0, tasks.len());
     for task in tasks {

@@ -201,7 +201,12 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
         let said = String::from_utf8(output.stderr).unwrap() + &String::from_utf8(output.stdout).unwrap();
         (output.status.success(), said)
     };
-    let (done, said) = run(&[&["pipeline", "--config", &smoke, "--run", "first"][..], &crate::TINY].concat());
+    // Reward models that hardly learn order alike, so the gate lets all of them through.
+    let fixture = format!("{}/../fixtures/rankings.jsonl", env!("CARGO_MANIFEST_DIR"));
+    let few: String = fs::read_to_string(fixture).unwrap().lines().take(50).flat_map(|line| [line, "\n"]).collect();
+    fs::write(folder.join("rankings.jsonl"), few).unwrap();
+    let begin = ["pipeline", "--config", &smoke, "--run", "first", "--set", "data.rankings=[\"rankings.jsonl\"]"];
+    let (done, said) = run(&[&begin[..], &crate::TINY, &["--set", "reward-model.lr=1e-12"]].concat());
     assert!(done, "{said}");
     let (done, said) = run(&["retrain", "--from", "first", "--run", "second"]);
     assert!(!done && said.contains("cannot find"), "{said}");
@@ -219,38 +224,75 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
             "shown": [0, 1], "ranks": [1, 2], "seconds": 3 })
     };
     let retract = json!({ "v": 1, "key": "k9", "at": 2, "by": "ann", "kind": "retract", "retracts": "k0" });
-    let write = |name: &str, lines: &[Value]| {
+    let demonstration = json!({ "v": 1, "key": "k6", "at": 2, "by": "bob", "kind": "demonstration", "text": "Red.",
+        "messages": [{ "role": "user", "content": "Name a colour." }], "seconds": 3 });
+    let append = |name: &str, lines: &[Value]| {
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        fs::write(folder.join("first/feedback").join(name), text).unwrap();
+        let mut file = fs::OpenOptions::new().append(true).create(true).open(folder.join("first/feedback").join(name));
+        std::io::Write::write_all(file.as_mut().unwrap(), text.as_bytes()).unwrap();
     };
-    write("tasks.jsonl", &tasks);
-    write("log.jsonl", &[ranking(0), ranking(1)]);
+    append("tasks.jsonl", &tasks);
+    append("log.jsonl", &[ranking(0), ranking(1)]);
     let keys = |run: &str| {
         let text = fs::read(folder.join(run).join("retrained.json")).unwrap();
         let retrained: Value = serde_json::from_slice(&text).unwrap();
         (retrained["keys"].clone(), retrained["new"].clone())
     };
-    let (_, said) = run(&["retrain", "--from", "first", "--run", "second"]);
+    let begun = run(&["retrain", "--from", "first", "--run", "second", "--continue", "--judge", "people"]);
+    let (done, said) = begun;
+    assert!(done, "{said}");
     assert!(said.contains("2 rankings come of what people said") && said.contains("of 2 new rankings"), "{said}");
     assert_eq!(keys("second"), (json!(["k0", "k1"]), json!(["k0", "k1"])));
-    let gate: Value = serde_json::from_slice(&fs::read(folder.join("second/eval/gate.json")).unwrap()).unwrap();
-    assert_eq!(gate["passed"] == true, folder.join("second/eval/retrained.json").is_file(), "{said}");
+    let outcome = |run: &str, file: &str| -> Value {
+        serde_json::from_slice(&fs::read(folder.join(run).join("eval").join(file)).unwrap()).unwrap()
+    };
+    assert_eq!(outcome("second", "gate.json")["passed"], true, "{said}");
     assert!(folder.join("second/report.html").is_file());
+    // People are asked blind which policy answers better; what they say of one comparison is the verdict on it.
+    assert!(said.contains("0 comparisons are judged") && said.contains("instruct serve second --feedback"), "{said}");
+    assert!(!folder.join("second/eval/retrained.json").exists());
+    let asked = outcome("second", "asked.json");
+    let of_new = asked["comparisons"].as_array().unwrap().iter().find_map(|of| of["task"].as_array()).unwrap();
+    let new_first = of_new[1] == 0;
+    let verdict = json!({ "v": 1, "key": "k5", "at": 1, "by": "ann", "kind": "ranking", "task": of_new[0],
+        "shown": [0, 1], "ranks": [if new_first { 1 } else { 2 }, if new_first { 2 } else { 1 }], "seconds": 3 });
+    append("log.jsonl", &[verdict]);
+    let (done, said) = run(&["retrain", "--from", "first", "--run", "second", "--resume"]);
+    assert!(done && said.contains("people: 1 comparisons are judged"), "{said}");
+    let judged = outcome("second", "retrained.json");
+    assert_eq!(
+        (&judged["judge"], judged["new_points"].as_array().unwrap().contains(&json!(1.0))),
+        (&json!("people"), true)
+    );
     // Nothing is done again, and another command does not go round the gate.
-    let (_, said) = run(&["retrain", "--from", "first", "--run", "second", "--resume"]);
     assert!(!said.contains("reward-model 1/") && said.contains("of 2 new rankings"), "{said}");
+    let (done, said) = run(&["retrain", "--from", "first", "--run", "second", "--resume", "--fine-tune"]);
+    assert!(!done && said.contains("began without --fine-tune"), "{said}");
     let (done, said) = run(&["pipeline", "--run", "second", "--resume"]);
     assert!(!done && said.contains("behind a gate"), "{said}");
-    // Taken back, it is in no later run.
-    write("log.jsonl", &[ranking(0), ranking(1), retract]);
-    let (_, said) = run(&["retrain", "--from", "first", "--run", "third"]);
-    assert_eq!(keys("third"), (json!(["k1"]), json!(["k1"])), "{said}");
+    // Taken back, it is in no later run; what was said to compare two policies trains nothing, because its prompt is held
+    // out. A demonstration trains the first step, where that is done anew.
+    append("log.jsonl", &[retract, demonstration]);
+    let (done, said) = run(&["retrain", "--from", "first", "--run", "third"]);
+    assert!(done && said.contains("1 demonstrations are not used"), "{said}");
+    assert_eq!(keys("third"), (json!(["k1", "k5"]), json!(["k1", "k5"])), "{said}");
+    assert!(said.contains("of 2 new rankings") && said.contains("1 are left out"), "{said}");
+    // One goes on with the policy, the other begins where its reference is.
+    let first_kl = |run: &str| {
+        let metrics = fs::read_to_string(folder.join(run).join("ppo-ptx/metrics.jsonl")).unwrap();
+        let first: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+        first["objective/kl_k3"].as_f64().unwrap()
+    };
+    assert!(first_kl("second") > 0.0 && first_kl("third") == 0.0, "{} {}", first_kl("second"), first_kl("third"));
+    assert!(said.contains("new against old policy:") && said.contains("by simulation"), "{said}");
     // Neither is it in one after a run that was trained on it, for which the rest is not new.
     fs::create_dir(folder.join("second/feedback")).unwrap();
-    if !folder.join("second/ppo-ptx/model").is_dir() {
-        // The gate decides by chance on so few: what stands for a policy need only be there.
-        fs::create_dir_all(folder.join("second/ppo-ptx/model")).unwrap();
-    }
-    let (_, said) = run(&["retrain", "--from", "second", "--run", "fourth"]);
-    assert_eq!(keys("fourth"), (json!(["k1"]), json!([])), "{said}");
+    let (done, said) = run(&["retrain", "--from", "second", "--run", "fourth", "--fine-tune"]);
+    assert!(done, "{said}");
+    assert_eq!(keys("fourth"), (json!(["k1", "k5"]), json!(["k5"])), "{said}");
+    let text = fs::read(folder.join("fourth/retrained.json")).unwrap();
+    let retrained: Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(retrained["demonstrated"], json!(["k6"]));
+    let weights = |run: &str| fs::read(folder.join(run).join("sft-init/model/model.safetensors")).unwrap();
+    assert!(weights("first") == weights("third") && weights("first") != weights("fourth"));
 }

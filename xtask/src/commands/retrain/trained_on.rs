@@ -1,0 +1,190 @@
+//! What a retrained run was trained on: written down when it begins, so that it repeats, continues and can be named
+//! when somebody wants to be forgotten.
+
+use crate::{config::Config, desk, terminal::say};
+use anyhow::{Context, Result, bail};
+use instruct_data::Record;
+use instruct_feedback::{Options, Records, Settings, State, records};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// What a run was trained from.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Retrained {
+    from: PathBuf,
+    /// The folders of feedback that it was trained on: this one's, and those of the runs before.
+    feedback: Vec<PathBuf>,
+    /// SHA-256 of what was said there by then.
+    log_sha256: String,
+    /// The rankings that came of it.
+    rankings: PathBuf,
+    /// The keys of these records.
+    keys: Vec<String>,
+    /// Those among them that the old run was not trained on.
+    new: Vec<String>,
+    /// The demonstrations that came of it, where fine-tuning had some.
+    #[serde(default)]
+    demonstrations: Option<PathBuf>,
+    /// The keys of these.
+    #[serde(default)]
+    demonstrated: Vec<String>,
+    #[serde(flatten)]
+    pub(super) how: How,
+}
+
+/// How a run is trained from another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct How {
+    /// PPO goes on with the old policy.
+    #[serde(default)]
+    pub(super) continues: bool,
+    /// Fine-tuning is done anew, with the demonstrations of people.
+    #[serde(default)]
+    pub(super) fine_tunes: bool,
+    /// People compare the new policy with the old one.
+    #[serde(default)]
+    pub(super) asks_people: bool,
+}
+
+/// The file of a run that says what it was trained from.
+const FILE: &str = "retrained.json";
+
+/// Where the records of runs lie, in a folder of feedback.
+pub(crate) const FROZEN: &str = "frozen";
+
+impl Retrained {
+    /// What a run was trained from, if it was retrained.
+    ///
+    /// Errors: a file that cannot be read, or is none of this program's.
+    pub(crate) fn read(run: &Path) -> Result<Option<Retrained>> {
+        let path = run.join(FILE);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_slice(&text).map(Some).with_context(|| path.display().to_string())
+    }
+
+    /// Whether a run says what it was trained from.
+    pub(super) fn is_written(run: &Path) -> bool {
+        run.join(FILE).is_file()
+    }
+
+    pub(super) fn write(&self, dir: &instruct_runs::RunDir<'_>) -> Result<()> {
+        dir.write_json(FILE, self)?;
+        Ok(())
+    }
+
+    /// Writes the records that come of what was said by now beside the log, under their hash: whatever is said later
+    /// changes nothing for this run.
+    pub(super) fn freeze(from: &Path, feedback: Option<&Path>, options: &Options, how: How) -> Result<Retrained> {
+        let before = Retrained::read(from)?;
+        let folder = feedback.map_or_else(|| from.join("feedback"), Path::to_owned);
+        let whole = |path: &Path| fs::canonicalize(path).with_context(|| format!("cannot find {}", path.display()));
+        let folder = whole(&folder)?;
+        let mut folders = before.as_ref().map(|before| before.feedback.clone()).unwrap_or_default();
+        // The last is where this run's people are.
+        folders.retain(|known| *known != folder);
+        folders.push(folder.clone());
+        let (log, said) = said_in(&folders, options)?;
+        if said.rankings.is_empty() {
+            bail!("{}: nothing was said that is a ranking; rank some answers first", folder.display());
+        }
+        say(&format!("{} rankings come of what people said", said.rankings.len()));
+        let keys: Vec<String> = said.rankings.iter().map(|record| record.prompt.id.clone()).collect();
+        let is_known = |key: &&String| before.as_ref().is_some_and(|before| before.keys.contains(key));
+        let new = keys.iter().filter(|key| !is_known(key)).cloned().collect();
+        let rankings = frozen(&folder, &said.rankings)?;
+        let (demonstrations, demonstrated) = if how.fine_tunes && !said.demonstrations.is_empty() {
+            say(&format!("{} demonstrations come of what people said", said.demonstrations.len()));
+            let keys = said.demonstrations.iter().map(|record| record.prompt.id.clone()).collect();
+            (Some(frozen(&folder, &said.demonstrations)?), keys)
+        } else if how.fine_tunes {
+            (None, Vec::new())
+        } else {
+            before.map_or((None, Vec::new()), |before| (before.demonstrations, before.demonstrated))
+        };
+        let unused = said.demonstrations.iter().filter(|record| !demonstrated.contains(&record.prompt.id)).count();
+        if unused > 0 {
+            say(&format!("{unused} demonstrations are not used: --fine-tune trains the first step anew, on them too"));
+        }
+        let (from, log_sha256) = (whole(from)?, hex(&log));
+        Ok(Retrained { from, feedback: folders, log_sha256, rankings, keys, new, demonstrations, demonstrated, how })
+    }
+
+    /// The configuration of the old run, with what people said to this and earlier ones beside its own records.
+    pub(super) fn config(&self) -> Result<Config> {
+        let mut config = Config::read(&self.from.join("config.toml"), &[])?;
+        let before = Retrained::read(&self.from)?;
+        // What was said before is frozen anew with the rest: it may have been taken back, or said otherwise.
+        let earlier = before.map(|before| (before.rankings, before.demonstrations));
+        let replace = |files: &mut Vec<String>, earlier: Option<&Path>, new: Option<&Path>| {
+            let name = |path: &Path| path.display().to_string();
+            files.retain(|file| Some(file) != earlier.map(name).as_ref());
+            files.extend(new.map(name));
+        };
+        let (rankings, demonstrations) = earlier.unzip();
+        replace(&mut config.data.rankings, rankings.as_deref(), Some(&self.rankings));
+        let demonstrations = demonstrations.flatten();
+        replace(&mut config.data.demonstrations, demonstrations.as_deref(), self.demonstrations.as_deref());
+        Ok(config)
+    }
+
+    /// The old run.
+    pub(super) fn from(&self) -> &Path {
+        &self.from
+    }
+
+    /// The folder of feedback whose people are asked further.
+    pub(super) fn feedback(&self) -> Result<&Path> {
+        self.feedback.last().map(PathBuf::as_path).context("the run names no folder of feedback")
+    }
+
+    /// How many rankings the old run was not trained on.
+    pub(super) fn count_new(&self) -> usize {
+        self.new.len()
+    }
+
+    /// Whether the old run was not trained on the ranking of this key.
+    pub(super) fn is_new(&self, key: &String) -> bool {
+        self.new.contains(key)
+    }
+
+    /// How many of these records the run was trained on.
+    pub(crate) fn count_of(&self, keys: &[String]) -> usize {
+        let own: BTreeSet<&String> = self.keys.iter().chain(&self.demonstrated).collect();
+        keys.iter().filter(|key| own.contains(key)).count()
+    }
+}
+
+/// What was said in all these folders: the lines of their logs, and the records that come of them.
+fn said_in(folders: &[PathBuf], options: &Options) -> Result<(String, Records)> {
+    let (mut log, mut all) = (String::new(), Records::default());
+    for folder in folders {
+        let collected = desk::collected(folder)?;
+        log.extend(collected.events.iter().map(|event| event.line()));
+        let Records { rankings, demonstrations, .. } = records(&State::of(Settings::default(), collected)?, options);
+        all.rankings.extend(rankings);
+        all.demonstrations.extend(demonstrations);
+    }
+    Ok((log, all))
+}
+
+/// Writes records into the folder's frozen ones, under the hash of their lines; returns the path.
+fn frozen<R: Record>(folder: &Path, records: &[R]) -> Result<PathBuf> {
+    let lines: String = records.iter().map(|record| record.to_line() + "\n").collect();
+    let folder = folder.join(FROZEN);
+    let path = folder.join(format!("{}.jsonl", &hex(&lines)[..16]));
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    crate::write_whole(&path, lines.as_bytes())?;
+    Ok(path)
+}
+
+fn hex(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
