@@ -123,10 +123,14 @@ impl Folder {
         if is_new { File::open(&self.path)?.sync_all() } else { Ok(()) }
     }
 
-    /// Replaces a file, so that any crash leaves the old content or the new.
+    /// Replaces a file, which its owner alone may read, so that any crash leaves the old content or the new.
     pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let staged = self.path.join(format!("{name}.tmp"));
-        let mut file = File::create(&staged)?;
+        let mut new = OpenOptions::new();
+        new.write(true).create(true).truncate(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut new, 0o600);
+        let mut file = new.open(&staged)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(staged, self.path.join(name))?;
@@ -201,17 +205,14 @@ impl Folder {
     /// The token of whoever sits at this machine, the same at every start.
     pub(crate) fn local_token(&self) -> Result<String> {
         let path = self.path.join(LOCAL);
-        let known = String::from_utf8(self.read(LOCAL)?).with_context(|| path.display().to_string())?;
-        if !known.trim().is_empty() {
-            return Ok(known.trim().to_owned());
+        let known = String::from_utf8_lossy(&self.read(LOCAL)?).trim().to_owned();
+        // What a power cut left there could be guessed.
+        if digest_of(&known).is_some() {
+            return Ok(known);
         }
         let token = token()?;
-        let mut new = OpenOptions::new();
-        new.write(true).create(true).truncate(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut new, 0o600);
-        let written = new.open(&path).and_then(|mut file| writeln!(file, "{token}"));
-        written.with_context(|| format!("cannot write {}", path.display()))?;
+        self.replace(LOCAL, format!("{token}\n").as_bytes())
+            .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(token)
     }
 }
@@ -334,6 +335,12 @@ mod tests {
         assert!(!kept.contains(&first) && !kept.contains(&second));
         let local = folder.local_token().unwrap();
         assert_eq!(folder.local_token().unwrap(), local);
+        // Where a power cut left something else, nobody comes in with that.
+        for left in ["", "}}}}", &"\0".repeat(64), &local[1..]] {
+            fs::write(place.path().join(LOCAL), left).unwrap();
+            let new = folder.local_token().unwrap();
+            assert!(new != local && new != left && new.len() == 64);
+        }
     }
 
     #[test]

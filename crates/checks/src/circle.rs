@@ -1,7 +1,8 @@
 //! `circle`: serve, rank, retrain, several rounds over several seeds, to see whether the circle rises. All of it is a
 //! simulation: the labelers of the embedded world answer through the server's own interface what people would.
 
-use anyhow::{Context, Result, bail, ensure};
+use crate::server::Server;
+use anyhow::{Context, Result, ensure};
 use instruct_eval::{Interval, bootstrap};
 use instruct_random::Source;
 use instruct_world::{Labeler, label, labelers};
@@ -9,10 +10,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
 };
 use xtask::{terminal::print, write_whole};
 
@@ -186,7 +185,7 @@ impl Turning<'_> {
         while is_left {
             is_left = false;
             for (labeler, token) in &people {
-                is_left |= server.rank_one(labeler, token, self.seed, round)?;
+                is_left |= rank_one(&server, labeler, token, self.seed, round)?;
             }
         }
         server.stop()?;
@@ -243,72 +242,22 @@ fn numbers(value: &Value) -> Result<Vec<f64>> {
     numbers.map(|number| number.as_f64().context("points are numbers")).collect()
 }
 
-/// A server that answers the labelers.
-struct Server {
-    child: Child,
-    at: String,
-}
-
-impl Server {
-    fn start(command: &mut Command) -> Result<Server> {
-        let mut child =
-            command.args(["--port", "0"]).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("no server")?;
-        let mut lines = BufReader::new(child.stderr.take().context("its messages are read")?).lines();
-        let found = lines.find_map(|line| Some(line.ok()?.split_once("for programs: http://")?.1.to_owned()));
-        let found = found.context("the server ended before it said where it is")?;
-        // Read on, because a program that cannot write what it has to say waits for ever.
-        std::thread::spawn(move || lines.for_each(drop));
-        let at = found.split('/').next().context("an address")?.to_owned();
-        Ok(Server { child, at })
-    }
-
-    /// Has a labeler rank one task; false where there is none for that person.
-    fn rank_one(&self, labeler: &Labeler, token: &str, seed: u64, round: u64) -> Result<bool> {
-        let task = self.post(token, "/api/task/next", &json!({ "kind": "rank" }))?;
-        let Some(id) = task["task"].as_str() else { return Ok(false) };
-        let completions = task["completions"].as_array().context("a task has completions")?;
-        let texts: Vec<String> =
-            completions.iter().map(|completion| completion["text"].as_str().unwrap_or_default().to_owned()).collect();
-        let shown: Vec<u64> = completions.iter().filter_map(|completion| completion["slot"].as_u64()).collect();
-        let prompt = task["messages"][0]["content"].as_str().context("a task has a prompt")?;
-        let said =
-            label(labeler, prompt, &texts, &mut Source::new(seed, "circle").at_name(&format!("{id} {}", labeler.name)));
-        let key = format!("c-{seed}-{round}-{}-{id}", labeler.name);
-        let ranking = json!({ "key": key, "kind": "ranking", "task": id, "shown": shown, "ranks": said.ranks,
-            "quality": said.quality, "confidence": said.confidence, "seconds": 30 });
-        self.post(token, "/api/feedback", &ranking)?;
-        Ok(true)
-    }
-
-    fn post(&self, token: &str, path: &str, body: &Value) -> Result<Value> {
-        let (at, text) = (&self.at, body.to_string());
-        let port = at.rsplit_once(':').context("an address has a port")?.1;
-        let head =
-            format!("POST {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\nCookie: instruct-{port}={token}\r\n");
-        let rest = format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{text}", text.len());
-        let mut stream = TcpStream::connect(at)?;
-        stream.write_all((head + &rest).as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, said) = answer.split_once("\r\n\r\n").context("an answer has a head")?;
-        if head.starts_with("HTTP/1.1 429") {
-            // So many requests a minute are no person's; the simulated ones wait for the next.
-            std::thread::sleep(std::time::Duration::from_secs(2));
-            return self.post(token, path, body);
-        }
-        if !head.starts_with("HTTP/1.1 200") {
-            bail!("{path}: {answer}");
-        }
-        Ok(serde_json::from_str(said)?)
-    }
-
-    /// Lets it finish, as Ctrl-C does.
-    fn stop(mut self) -> Result<()> {
-        let id = self.child.id().to_string();
-        ensure!(Command::new("kill").args(["-INT", &id]).status()?.success(), "the server {id} cannot be told to stop");
-        self.child.wait()?;
-        Ok(())
-    }
+/// Has a labeler rank one task; false where there is none for that person.
+fn rank_one(server: &Server, labeler: &Labeler, token: &str, seed: u64, round: u64) -> Result<bool> {
+    let task = server.post(token, "/api/task/next", &json!({ "kind": "rank" }))?;
+    let Some(id) = task["task"].as_str() else { return Ok(false) };
+    let completions = task["completions"].as_array().context("a task has completions")?;
+    let texts: Vec<String> =
+        completions.iter().map(|completion| completion["text"].as_str().unwrap_or_default().to_owned()).collect();
+    let shown: Vec<u64> = completions.iter().filter_map(|completion| completion["slot"].as_u64()).collect();
+    let prompt = task["messages"][0]["content"].as_str().context("a task has a prompt")?;
+    let said =
+        label(labeler, prompt, &texts, &mut Source::new(seed, "circle").at_name(&format!("{id} {}", labeler.name)));
+    let key = format!("c-{seed}-{round}-{}-{id}", labeler.name);
+    let ranking = json!({ "key": key, "kind": "ranking", "task": id, "shown": shown, "ranks": said.ranks,
+        "quality": said.quality, "confidence": said.confidence, "seconds": 30 });
+    server.post(token, "/api/feedback", &ranking)?;
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub mod inputs;
 mod launcher;
 mod process;
 mod reference;
+mod server;
 #[cfg(test)]
 mod tidy;
 mod torture;

@@ -20,6 +20,7 @@ mod page;
 mod power;
 mod random;
 mod ranks;
+mod served;
 mod traced;
 mod victim;
 
@@ -51,6 +52,9 @@ pub(crate) struct Args {
     /// docs/reliability.md; needs mpirun, or the launcher that INSTRUCT_MPIRUN names
     #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["check", "slice", "rewrite", "inputs"])]
     ranks: Option<PathBuf>,
+    /// Only kill a server under its clients, and write its table into docs/reliability.md; half of it needs strace
+    #[arg(long, conflicts_with_all = ["check", "slice", "rewrite", "inputs", "ranks"])]
+    server: bool,
     /// Only give the program the hostile inputs, and write their table into docs/reliability.md
     #[arg(long, conflicts_with_all = ["check", "slice", "rewrite"])]
     inputs: bool,
@@ -119,10 +123,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return kill_ranks(&Victim::of_ranks(program, folder)?, &root, args.seed);
     }
     if !args.slice && !traced::is_possible() {
-        bail!("most of the deaths need strace, and there is none that may trace: install it, or run with --slice");
+        bail!("many of the deaths need strace, and there is none that may trace: install it, or run with --slice");
     }
     let program = crate::process::program(&root)?;
     let victim = Victim::new(&program, folder)?;
+    if args.server {
+        return kill_servers(&victim, &root, args.seed);
+    }
     // A test gives the program the same inputs, and continuous integration runs both.
     let inputs = if args.slice { String::new() } else { feed(&program, &root)? };
     let found = Found { inputs, ..torment(&victim, &Counts::of(args), args.seed)? };
@@ -134,6 +141,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         page::write(&root, &found)?;
     }
     print(&found.summary());
+    Ok(())
+}
+
+/// Kills a server until it has died often enough, and writes its table.
+fn kill_servers(victim: &Victim, root: &Path, seed: u64) -> Result<()> {
+    let (deaths, said) = served::kill(victim, root, page::ENOUGH_SERVERS, seed)?;
+    let lost = deaths.iter().filter(|death| death.lost.is_some()).count();
+    if lost > 0 {
+        bail!("{lost} deaths of a server lost something; its folder is kept in {}", victim.folder.display());
+    }
+    fs::remove_dir_all(&victim.folder).context("cannot remove the folder of feedback")?;
+    page::rewrite(root, Some(&|record| record.take_servers(&deaths)))?;
+    print(&format!("torture: {} deaths of a server under its clients, {said}: 0 lost", deaths.len()));
     Ok(())
 }
 

@@ -111,7 +111,7 @@ fn start(words: &[&str], case: &str, variables: &[(&str, &str)]) -> Ended {
         .args(["rank_program", "--exact", "--nocapture", "--test-threads=1"])
         .env(CASE, case)
         .env(FOLDER, &folder)
-        .env("MPIEXEC_TIMEOUT", "100")
+        .env("MPIEXEC_TIMEOUT", "900")
         // Open MPI: more ranks than cores, not pinned to one of them, and by root where a container knows no other.
         .env("OMPI_MCA_rmaps_base_oversubscribe", "1")
         .env("OMPI_MCA_hwloc_base_binding_policy", "none")
@@ -137,7 +137,7 @@ fn ends(process: &str) -> bool {
         // A process that only waits to be counted by its parent has ended.
         stat.rsplit(')').next().is_some_and(|state| !state.trim().is_empty() && !state.trim().starts_with('Z'))
     };
-    for _ in 0..300 {
+    for _ in 0..3_000 {
         if !running() {
             return true;
         }

@@ -20,7 +20,7 @@
 //! ```
 //! use instruct_data::*;
 //!
-//! let folder = std::env::temp_dir().join("instruct-data-example");
+//! let folder = std::env::temp_dir().join(format!("instruct-data-example-{}", std::process::id()));
 //! std::fs::create_dir_all(&folder)?;
 //! let path = folder.join("rankings.jsonl");
 //! std::fs::write(&path, r#"{"prompt":"Say yes.","completions":["yes","no","yes!"],"ranks":[1,3,2]}"#)?;

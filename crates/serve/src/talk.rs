@@ -158,10 +158,17 @@ impl Drawing {
             }
             self.give_up_the_unheard(engine, owners);
             let emitted = kept_awake(|| engine.step()).map_err(|error| error.to_string())?;
+            // Before anybody is told, so that whoever has the last piece of an answer counts it no more; and after, because
+            // those who are gone are given up then.
+            self.count(engine);
             emitted.into_iter().for_each(|emitted| self.tell(emitted, engine, owners));
-            *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = engine.counts();
+            self.count(engine);
         }
         Ok(())
+    }
+
+    fn count(&self, engine: &Engine<'_>) {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = engine.counts();
     }
 
     fn take(&self, order: Order, engine: &mut Engine<'_>, owners: &mut BTreeMap<u64, Owner>) {
@@ -188,10 +195,13 @@ impl Drawing {
     fn tell(&self, emitted: Emitted, engine: &mut Engine<'_>, owners: &mut BTreeMap<u64, Owner>) {
         let Emitted { ticket, drawn, end } = emitted;
         let Some(Owner { choice, to, .. }) = owners.get(&ticket) else { return };
+        if end.is_some() {
+            // First, so that whoever has an answer may ask for the next.
+            self.open.fetch_sub(1, Ordering::AcqRel);
+        }
         let is_gone = to.send(Ok(Piece { choice: *choice, drawn, end })).is_err();
         if end.is_some() {
             owners.remove(&ticket);
-            self.open.fetch_sub(1, Ordering::AcqRel);
         } else if is_gone {
             self.give_up(ticket, engine, owners);
         }

@@ -27,6 +27,11 @@ fn xtask(folder: &Path, arguments: &[&str]) -> Output {
     command.output().unwrap()
 }
 
+/// Sends a signal to a process; false where that fails. A shell has `kill` built in, and a small system no other.
+fn signal(name: &str, process: u32) -> bool {
+    Command::new("sh").args(["-c", &format!("kill -{name} {process}")]).status().unwrap().success()
+}
+
 /// Settings that cut the smoke configuration down to seconds.
 const TINY: [&str; 16] = [
     "--set",

@@ -153,8 +153,7 @@ fn a_second_process_is_told_the_number_of_the_first() {
     }
     // It is held where it is: on a busy machine it could otherwise end before the second begins.
     let number = first.id();
-    let held = Command::new("kill").args(["-STOP", &number.to_string()]).status().unwrap();
-    assert!(held.success());
+    assert!(crate::signal("STOP", number));
     let refused = sft(folder.path(), &[]);
     first.kill().unwrap();
     first.wait().unwrap();

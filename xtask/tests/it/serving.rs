@@ -55,6 +55,10 @@ impl Server {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
+        if head.starts_with("HTTP/1.1 429") {
+            // Faster than any person: on a quick disk so many are saved before the server is killed.
+            return None;
+        }
         assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
         serde_json::from_str(body).ok()
     }
@@ -100,8 +104,7 @@ fn what_people_were_told_is_saved_outlives_a_server_that_is_killed() {
             while saved.lock().unwrap().len() < 25 * (round + 1) && clients.iter().any(|client| !client.is_finished()) {
                 thread::yield_now();
             }
-            let id = server.child.id().to_string();
-            assert!(Command::new("kill").args(["-9", &id]).status().unwrap().success());
+            assert!(crate::signal("KILL", server.child.id()));
         });
         server.kill();
     }
@@ -252,7 +255,8 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
     assert!(said.contains("0 comparisons are judged") && said.contains("instruct serve second --feedback"), "{said}");
     assert!(!folder.join("second/eval/retrained.json").exists());
     let asked = outcome("second", "asked.json");
-    let of_new = asked["comparisons"].as_array().unwrap().iter().find_map(|of| of["task"].as_array()).unwrap();
+    let of_new = asked["comparisons"].as_array().unwrap().iter().find_map(|of| of["task"].as_array());
+    let of_new = of_new.expect("new and old policy differ in no answer");
     let new_first = of_new[1] == 0;
     let verdict = json!({ "v": 1, "key": "k5", "at": 1, "by": "ann", "kind": "ranking", "task": of_new[0],
         "shown": [0, 1], "ranks": [if new_first { 1 } else { 2 }, if new_first { 2 } else { 1 }], "seconds": 3 });
@@ -283,7 +287,7 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
         let first: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
         first["objective/kl_k3"].as_f64().unwrap()
     };
-    assert!(first_kl("second") > 0.0 && first_kl("third") == 0.0, "{} {}", first_kl("second"), first_kl("third"));
+    assert!(first_kl("second") > 0.0 && first_kl("third") < 1e-9, "{} {}", first_kl("second"), first_kl("third"));
     assert!(said.contains("new against old policy:") && said.contains("by simulation"), "{said}");
     // Neither is it in one after a run that was trained on it, for which the rest is not new.
     fs::create_dir(folder.join("second/feedback")).unwrap();

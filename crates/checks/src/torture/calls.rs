@@ -8,7 +8,8 @@ use std::{
 };
 
 /// The calls that change what is on the disk, or promise that it is there.
-pub(super) const NAMES: [&str; 8] = ["openat", "write", "fsync", "rename", "mkdir", "unlink", "unlinkat", "ftruncate"];
+pub(super) const NAMES: [&str; 9] =
+    ["openat", "write", "fsync", "fdatasync", "rename", "mkdir", "unlink", "unlinkat", "ftruncate"];
 
 /// What strace is told in order to log them.
 pub(super) fn trace() -> [String; 2] {
@@ -55,8 +56,8 @@ pub(super) fn read(log: &Path, folder: &Path, run: &str) -> Result<Vec<Call>> {
     }
     let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
     let mut calls = Vec::new();
-    for line in text.lines() {
-        let Some((thread, name, rest)) = begins_call(line) else { continue };
+    for line in whole_lines(&text) {
+        let Some((thread, name, rest)) = begins_call(&line) else { continue };
         let count = counts.entry((thread.to_owned(), name.to_owned())).or_default();
         *count += 1;
         let (arguments, result) = rest.rsplit_once(") ").unwrap_or((rest, ""));
@@ -73,6 +74,27 @@ pub(super) fn read(log: &Path, folder: &Path, run: &str) -> Result<Vec<Call>> {
     Ok(calls)
 }
 
+/// The lines of a log, where a call that another thread's came between stands whole in the place where it ended; one
+/// that never ended stands last.
+fn whole_lines(text: &str) -> Vec<String> {
+    let (mut lines, mut begun) = (Vec::new(), BTreeMap::new());
+    for line in text.lines() {
+        let thread = line.split(' ').next().unwrap_or_default();
+        if let Some(start) = line.strip_suffix("<unfinished ...>") {
+            begun.insert(thread, start.trim_end().to_owned());
+        } else if let Some((_, rest)) = line.split_once("<... ")
+            && let Some((_, rest)) = rest.split_once(" resumed>")
+            && let Some(start) = begun.remove(thread)
+        {
+            lines.push(start + rest);
+        } else {
+            lines.push(line.to_owned());
+        }
+    }
+    lines.extend(begun.into_values());
+    lines
+}
+
 /// `123 write(4</x>, ""..., 5) = 5` as thread, name and what follows the parenthesis.
 fn begins_call(line: &str) -> Option<(&str, &str, &str)> {
     let (thread, rest) = line.split_once(' ')?;
@@ -87,7 +109,7 @@ fn descriptor(rest: &str) -> Option<i64> {
 
 /// The paths a call is about: of its descriptor, or what is quoted, from the folder that stands before.
 fn paths(name: &str, arguments: &str, folder: &Path) -> Vec<PathBuf> {
-    if ["write", "fsync", "ftruncate"].contains(&name) {
+    if ["write", "fsync", "fdatasync", "ftruncate"].contains(&name) {
         let path = arguments.split_once('<').and_then(|(_, rest)| rest.split('>').next());
         return path.map(PathBuf::from).into_iter().collect();
     }
@@ -143,5 +165,16 @@ mod tests {
         );
         assert_eq!(calls[2].length(), Some(12));
         assert_eq!(calls.iter().filter(|call| !call.changes()).count(), 1);
+    }
+
+    #[test]
+    fn a_call_that_another_came_between_stands_where_it_ended() {
+        let log = "8 write(4</f/r/a>, \"\"..., 12 <unfinished ...>\n9 fsync(5</f/r/b>) = 0\n\
+                   8 <... write resumed>) = 12\n8 fdatasync(4</f/r/a> <unfinished ...>\n9 +++ killed by SIGKILL +++\n";
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), log).unwrap();
+        let calls = read(file.path(), Path::new("/f"), "r").unwrap();
+        let shown: Vec<_> = calls.iter().map(|call| (call.name.as_str(), call.result)).collect();
+        assert_eq!(shown, [("fsync", Some(0)), ("write", Some(12)), ("fdatasync", None)]);
     }
 }

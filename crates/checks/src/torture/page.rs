@@ -43,11 +43,11 @@ impl Found {
         )
     }
 
-    /// With the table of ranks that was there: they are killed by a command of their own.
-    fn record(&self, ranks: Rows) -> Record {
+    /// With the tables of ranks and servers that were there: those are killed by commands of their own.
+    fn record(&self, [ranks, servers]: [Rows; 2]) -> Record {
         let facts = [self.whole.0 as u64, self.whole.1 / 1_000_000, self.points as u64];
         let [random, chosen, failing, full, power, lies] = self.tables().map(Rows::of);
-        let tables = [random, chosen, failing, full, power, lies, ranks];
+        let tables = [random, chosen, failing, full, power, lies, ranks, servers];
         Record { facts, tables, inputs: self.inputs.trim().to_owned() }
     }
 }
@@ -57,12 +57,15 @@ impl Found {
 pub(super) struct Record {
     /// Files compared, their megabytes, points to choose from.
     facts: [u64; 3],
-    tables: [Rows; 7],
+    tables: [Rows; 8],
     pub(super) inputs: String,
 }
 
 /// Where the ranks stand among the tables.
 const RANKS: usize = 6;
+
+/// And the servers.
+const SERVERS: usize = 7;
 
 /// Tried, with a folder half written, and lost, by place and by what the process died of.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -107,7 +110,7 @@ The promise holds for one type of CPU and one number of threads.
 ";
 
 /// Title and explanation of each table.
-const SECTIONS: [(&str, &str); 7] = [
+const SECTIONS: [(&str, &str); 8] = [
     (
         "Killed at random instants",
         "Every run is hit in each of its stages, and every other time once more while it recovers (`recovery`: \
@@ -148,6 +151,14 @@ const SECTIONS: [(&str, &str); 7] = [
          a rank, with `model.leaves = 4`. A rank or its launcher is struck in each stage, the run goes on with 1, 2 or \
          4 ranks by chance, and its files are compared with those of one process. A rank that is stopped ends the job \
          once the others have waited too long. No process may be left.",
+    ),
+    (
+        "A server under its clients",
+        "Written by `cargo xtask torture --server`. 32 clients give feedback to `instruct serve` without a pause, and \
+         whoever has heard nothing when it dies sends the same again to the next server, over one folder. It is killed \
+         from outside, or by strace before a write or a sync of its own, whereupon what it had not synced is taken back \
+         as in a power cut. Whatever a client was told is saved has to stand in the log once, whole, and nothing may \
+         stand there that nobody sent. *Half written* counts deaths that left half a line.",
     ),
 ];
 
@@ -197,10 +208,14 @@ const ENOUGH: [u64; 2] = [200, 30];
 /// And so many of ranks and launchers.
 pub(super) const ENOUGH_RANKS: usize = 60;
 
+/// And so many of servers.
+pub(super) const ENOUGH_SERVERS: usize = 60;
+
 /// Writes the page, unless too little was tried for one.
 pub(super) fn write(root: &Path, found: &Found) -> Result<()> {
     let page = fs::read_to_string(root.join(PAGE)).with_context(|| format!("cannot read {PAGE}"))?;
-    let record = found.record(read(&page)?.tables[RANKS].clone());
+    let tables = read(&page)?.tables;
+    let record = found.record([tables[RANKS].clone(), tables[SERVERS].clone()]);
     record.suffices_alone()?;
     fs::write(root.join(PAGE), render(&record, root)?).with_context(|| format!("cannot write {PAGE}"))
 }
@@ -239,6 +254,11 @@ impl Record {
         self.tables[RANKS] = Rows::of(deaths);
     }
 
+    /// Replaces the table of servers.
+    pub(super) fn take_servers(&mut self, deaths: &[Death]) {
+        self.tables[SERVERS] = Rows::of(deaths);
+    }
+
     fn tried(&self) -> u64 {
         self.tables.iter().map(|rows| rows.sum(0)).sum()
     }
@@ -246,14 +266,18 @@ impl Record {
     /// Refuses a page on which too little was tried.
     fn suffices(&self) -> Result<()> {
         self.suffices_alone()?;
-        let [ranks, lost] = [0, 2].map(|column| self.tables[RANKS].sum(column));
-        if ranks < ENOUGH_RANKS as u64 || lost > 0 {
-            bail!("{PAGE} needs {ENOUGH_RANKS} deaths of ranks and launchers, none lost, and has {ranks}, {lost} lost");
+        for (table, enough, whose) in
+            [(RANKS, ENOUGH_RANKS, "ranks and launchers"), (SERVERS, ENOUGH_SERVERS, "servers")]
+        {
+            let [tried, lost] = [0, 2].map(|column| self.tables[table].sum(column));
+            if tried < enough as u64 || lost > 0 {
+                bail!("{PAGE} needs {enough} deaths of {whose}, none lost, and has {tried}, {lost} lost");
+            }
         }
         Ok(())
     }
 
-    /// The same of all tables but that of ranks, which another command makes.
+    /// The same of all tables but those of ranks and servers, which other commands make.
     fn suffices_alone(&self) -> Result<()> {
         for (rows, (title, _)) in self.tables[..RANKS].iter().zip(SECTIONS) {
             if rows.sum(0) == 0 || rows.sum(2) > 0 {
@@ -399,7 +423,7 @@ mod tests {
         let stages = ["sft-baseline", "reward-model", "ppo-ptx"];
         let row = |stage: &&str| ((**stage).to_owned(), "SIGKILL".to_owned());
         let rows = || Rows(stages.iter().map(|stage| (row(stage), [90, 3, 0])).collect());
-        let tables = [rows(), rows(), rows(), rows(), rows(), rows(), rows()];
+        let tables = [rows(), rows(), rows(), rows(), rows(), rows(), rows(), rows()];
         Record { facts: [57, 262, 222], tables, inputs: "| input |\n|---|\n| JSON |".to_owned() }
     }
 
@@ -426,5 +450,6 @@ mod tests {
         assert!(spoilt(|r| r.tables[5].0.clear()).contains("0 tried"));
         assert!(spoilt(|r| r.tables[RANKS].0.clear()).contains("needs 60"));
         assert!(spoilt(|r| r.tables[RANKS].0.values_mut().for_each(|row| row[2] = 1)).contains("3 lost"));
+        assert!(spoilt(|r| r.tables[SERVERS].0.clear()).contains("60 deaths of servers"));
     }
 }

@@ -23,7 +23,7 @@ use std::{
 
 /// What a process has done to a run folder, and how much of it is sure to be on the disk.
 #[derive(Debug, Default)]
-struct Disk {
+pub(super) struct Disk {
     /// Bytes written and bytes synced of each file that the process wrote to.
     files: BTreeMap<String, Extent>,
     /// Changes of names that are not synced, by folder, in order.
@@ -47,7 +47,7 @@ enum Change {
 impl Disk {
     /// The state after `calls`, in a run folder in which `before` says how long a file was; what was
     /// there when the process began is on the disk.
-    fn after(calls: &[Call], before: impl Fn(&str) -> Option<u64>) -> Disk {
+    pub(super) fn after(calls: &[Call], before: impl Fn(&str) -> Option<u64>) -> Disk {
         let mut disk = Disk::default();
         for call in calls.iter().filter(|call| call.result.is_some_and(|result| result >= 0)) {
             disk.apply(call, &before);
@@ -78,10 +78,10 @@ impl Disk {
             }
             "ftruncate" => {
                 let length = call.length().unwrap_or(0);
-                let extent = self.files.entry(path).or_default();
+                let extent = self.files.entry(path.clone()).or_insert_with(|| Extent::of(before(&path).unwrap_or(0)));
                 *extent = Extent { written: length, synced: extent.synced.min(length) };
             }
-            "fsync" => self.sync(&path),
+            "fsync" | "fdatasync" => self.sync(&path),
             "rename" => {
                 let to = call.paths.get(1).cloned().unwrap_or_default();
                 self.rename(&path, &to);
@@ -142,7 +142,7 @@ impl Disk {
 
     /// Takes back what is not sure: contents first, then names, the innermost first. How much of it, the
     /// draws say; everything is likely.
-    fn cut_power(&self, run: &Path, draws: &mut Draws) -> Result<()> {
+    pub(super) fn cut_power(&self, run: &Path, draws: &mut Draws) -> Result<()> {
         for (path, extent) in self.files.iter().filter(|(_, extent)| extent.written > extent.synced) {
             spoil(&run.join(path), extent.synced, draws)?;
         }
@@ -304,6 +304,19 @@ mod tests {
         let mut left: Vec<String> = walk(&run);
         left.sort();
         assert_eq!(left, want);
+    }
+
+    /// What a power cut leaves of a line that was cut off and of one that was appended, both not synced.
+    #[test]
+    fn what_was_there_before_is_sure_as_far_as_it_is_not_cut_off() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let log = "8 ftruncate(4</f/r/j>, 60) = 0\n8 write(4</f/r/j>, \"\"..., 7) = 7\n8 fdatasync(4</f/r/j>) = 0\n\
+                   8 write(4</f/r/j>, \"\"..., 5) = 5\n";
+        fs::write(file.path(), log).unwrap();
+        let calls = calls::read(file.path(), Path::new("/f"), "r").unwrap();
+        let disk = |calls: &[Call]| Disk::after(calls, |_| Some(100)).files["j"];
+        assert_eq!(disk(&calls[..1]), Extent { written: 60, synced: 60 });
+        assert_eq!(disk(&calls), Extent { written: 72, synced: 67 });
     }
 
     fn walk(folder: &Path) -> Vec<String> {

@@ -61,6 +61,11 @@ impl Victim {
         Ok(Victim { program: copy, threads: None, folder })
     }
 
+    /// The copy of the program.
+    pub(super) fn program(&self) -> &Path {
+        &self.program
+    }
+
     pub(super) fn run(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
@@ -130,10 +135,12 @@ impl Victim {
         let run = self.run(WHOLE);
         let mut starts = Vec::new();
         let status = loop {
+            // Asked first, so that what it did last is seen.
+            let ended = child.try_wait()?;
             while starts.len() < STAGES.len() && has_begun(&run, STAGES[starts.len()]) {
                 starts.push(begun.elapsed());
             }
-            match child.try_wait()? {
+            match ended {
                 Some(status) => break status,
                 None => sleep(GLANCE),
             }

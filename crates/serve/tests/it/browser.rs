@@ -46,6 +46,8 @@ impl Browser {
         }
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let profile = std::env::temp_dir().join(format!("instruct-browser-{}-{number}", std::process::id()));
+        // An earlier process of this number may have left its own.
+        let _ = fs::remove_dir_all(&profile);
         fs::create_dir_all(&profile).unwrap();
         let mut shell = Command::new("sh");
         shell.args(["-c", START]).arg(&profile).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -160,7 +162,9 @@ impl Browser {
              let holds = false; try {{ holds = !!(await ({condition})); }} catch {{ }} \
              if (holds || Date.now() > until) resolve(holds); else setTimeout(look, 10); }})(); }})"
         );
-        (0..20).find_map(|_| self.evaluated(&promise).ok()) == Some(Value::Bool(true))
+        // A page that is being left answers with an error at once.
+        let ask = |_| self.evaluated(&promise).map_err(|_| thread::sleep(Duration::from_millis(50))).ok();
+        (0..200).find_map(ask) == Some(Value::Bool(true))
     }
 
     /// Writes a PNG of the window: `width` and `height` in CSS pixels, each drawn with `scale` dots, so 200 % zoom of
@@ -239,6 +243,13 @@ impl Drop for Browser {
     fn drop(&mut self) {
         // A browser that is gone already cannot be ended, and a profile in use stays: neither is the test's fault.
         let _ = self.commands.write_all(b"{\"id\": 0, \"method\": \"Browser.close\"}\0");
+        for _ in 0..600 {
+            match self.child.try_wait() {
+                Ok(None) => thread::sleep(Duration::from_millis(100)),
+                _ => break,
+            }
+        }
+        let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.profile);
     }

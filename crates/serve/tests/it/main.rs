@@ -122,7 +122,7 @@ impl Server {
             let listener = TcpListener::bind(("127.0.0.1", setting.port)).ok();
             listener.or_else(|| (std::thread::sleep(Duration::from_millis(20)), None).1)
         };
-        let listener = (0..1_000).find_map(bind).expect("the port is free again");
+        let listener = (0..5_000).find_map(bind).expect("the port is free again");
         let at = listener.local_addr().unwrap();
         let (stopper, stopped) = stopper();
         let thread = std::thread::spawn(move || {
