@@ -217,6 +217,7 @@ mod tests {
     fn compared(knows_tasks: bool) -> (Comparison, Vec<serde_json::Value>) {
         let prompt = |i: usize| PromptIds {
             turns: Vec::new(),
+            user: None,
             text: format!("prompt {i}"),
             use_case: if i < 4 { "chat" } else { "open_qa" }.to_owned(),
             ids: vec![1],

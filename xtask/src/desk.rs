@@ -10,6 +10,7 @@
 //! | `guidelines.md` | what a good completion is |
 //! | `.lock` | held by the one program that works here |
 
+use crate::terminal::say;
 use anyhow::{Context, Result, bail};
 use instruct_feedback::{Collected, LineError, Torn, read_answers, read_log, read_tasks};
 use serde::{Deserialize, Serialize};
@@ -123,17 +124,27 @@ impl Folder {
         if is_new { File::open(&self.path)?.sync_all() } else { Ok(()) }
     }
 
-    /// Replaces a file, which its owner alone may read, so that any crash leaves the old content or the new.
+    /// Replaces a file, so that any crash leaves the old content or the new. A new one may be read by its owner alone, an
+    /// old one by whom it could before.
     pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let staged = self.path.join(format!("{name}.tmp"));
+        let (path, staged) = (self.path.join(name), self.path.join(format!("{name}.tmp")));
+        // What a program that died left there, perhaps for others to read.
+        if let Err(error) = fs::remove_file(&staged)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
         let mut new = OpenOptions::new();
-        new.write(true).create(true).truncate(true);
+        new.write(true).create_new(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut new, 0o600);
         let mut file = new.open(&staged)?;
+        if let Ok(old) = fs::metadata(&path) {
+            file.set_permissions(old.permissions())?;
+        }
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(staged, self.path.join(name))?;
+        fs::rename(staged, path)?;
         File::open(&self.path)?.sync_all()
     }
 
@@ -210,6 +221,9 @@ impl Folder {
         if digest_of(&known).is_some() {
             return Ok(known);
         }
+        if !known.is_empty() {
+            say(&format!("{}: this is none of our tokens; a new one takes its place", path.display()));
+        }
         let token = token()?;
         self.replace(LOCAL, format!("{token}\n").as_bytes())
             .with_context(|| format!("cannot write {}", path.display()))?;
@@ -283,7 +297,7 @@ fn token() -> Result<String> {
     Ok(hex(&bytes))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -291,7 +305,8 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg_attr(not(feature = "serve"), allow(dead_code))]
 pub(crate) fn digest_of(hex: &str) -> Option<[u8; 32]> {
     let byte = |at: usize| u8::from_str_radix(hex.get(2 * at..2 * at + 2)?, 16).ok();
-    let bytes: Option<Vec<u8>> = (hex.len() == 64).then(|| (0..32).map(byte).collect())?;
+    let is_digest = hex.len() == 64 && hex.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let bytes: Option<Vec<u8>> = is_digest.then(|| (0..32).map(byte).collect())?;
     bytes?.try_into().ok()
 }
 
@@ -345,7 +360,7 @@ mod tests {
 
     #[test]
     fn digits_that_are_none_are_no_digest() {
-        for none in ["", "0", &"0".repeat(63), &"g".repeat(64), &"é".repeat(32)] {
+        for none in ["", "0", &"0".repeat(63), &"g".repeat(64), &"é".repeat(32), &"+1".repeat(32)] {
             assert_eq!(digest_of(none), None, "{none}");
         }
         assert_eq!(digest_of(&"0f".repeat(32)), Some([15; 32]));

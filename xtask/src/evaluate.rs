@@ -345,11 +345,13 @@ impl RewardResults {
                 self.pairs_unseen
             )
         });
+        let gain = &self.report_card.gain_over_length;
         format!(
-            "{:>22}  {}  longer wins {:.1}{ceiling}, ECE {:.3}, {} pairs{unseen}",
+            "{:>22}  {}  longer wins {:.1} (paired difference {}){ceiling}, ECE {:.3}, {} pairs{unseen}",
             "reward model accuracy",
             percent(self.accuracy, self.accuracy_low, self.accuracy_high),
             100.0 * self.accuracy_length_baseline,
+            percent(gain.mean, gain.low, gain.high).trim(),
             self.ece,
             self.pairs
         )

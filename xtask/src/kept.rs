@@ -6,6 +6,7 @@
 
 use crate::{
     config::DataConfig,
+    desk::hex,
     inputs::Inputs,
     prepare::{Material, Recipe, own_files},
     terminal::say,
@@ -51,7 +52,7 @@ fn key(recipe: &Recipe<'_>, hashes: &BTreeMap<String, String>) -> Result<String>
     let program = if running.exists() { running } else { std::env::current_exe()? };
     let program = instruct_runs::sha256(&program, &mut |_| {})?;
     let all = serde_json::to_vec(&(program, recipe, hashes))?;
-    Ok(Sha256::digest(&all).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&Sha256::digest(&all)))
 }
 
 impl<'a> Kept<'a> {

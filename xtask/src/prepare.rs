@@ -126,6 +126,8 @@ pub(crate) struct PromptIds {
     /// The conversation, where it is more than one message of the user with these words; else empty.
     pub(crate) turns: Vec<(Role, String)>,
     pub(crate) use_case: String,
+    /// Who wrote it, where that is known.
+    pub(crate) user: Option<String>,
     pub(crate) ids: Vec<u32>,
 }
 
@@ -637,6 +639,7 @@ fn prompt_ids(encoder: &Encoder<'_>, records: &[Prompt], report: &mut Vec<String
             }
         },
         use_case: records[t.record].use_case.clone().unwrap_or_else(|| "all".to_owned()),
+        user: records[t.record].user.clone(),
         ids: t.prompt,
     };
     Ok(tokens.into_iter().map(prompt).collect())

@@ -17,6 +17,7 @@ mod peer;
 mod prepare;
 mod ranks;
 mod report;
+mod served;
 mod shapes;
 mod stages;
 mod sweeps;
@@ -57,6 +58,8 @@ pub(crate) struct Args {
     /// Under a launcher: how fast a gradient of so many megabytes is added and gathered
     #[arg(long, value_name = "MEGABYTES", num_args = 0..=1, default_missing_value = "500", conflicts_with_all = ["memory", "peer", "sweeps", "prepare", "json", "ranks"])]
     line: Option<usize>,
+    #[command(flatten)]
+    served: served::Args,
     /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
@@ -173,6 +176,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if let Some(ranks) = args.ranks {
         return ranks::run(ranks, args);
+    }
+    if args.served.model.is_some() {
+        return served::run(&args.served, args.settings, args.rounds, args.out.as_deref());
     }
     if let Some(records) = args.prepare {
         return prepare::run(records, args.out.as_deref());

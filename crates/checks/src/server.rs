@@ -3,12 +3,21 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::{
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::Duration,
 };
+
+/// What became of a command that was to serve.
+pub(crate) enum Begun {
+    /// It listens.
+    Listening(Server),
+    /// It has ended, so, and after these messages.
+    Ended(ExitStatus, String),
+}
 
 /// A server that has said where it is; dropping it kills it.
 pub(crate) struct Server {
@@ -22,6 +31,14 @@ impl Server {
     ///
     /// Errors: it ends before.
     pub(crate) fn start(command: &mut Command) -> Result<Server> {
+        match Server::begin(command)? {
+            Begun::Listening(server) => Ok(server),
+            Begun::Ended(status, said) => bail!("the server ended with {status} before it said where it is:\n{said}"),
+        }
+    }
+
+    /// The same of a server that may end before it listens.
+    pub(crate) fn begin(command: &mut Command) -> Result<Begun> {
         let mut child =
             command.args(["--port", "0"]).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("no server")?;
         let mut lines = BufReader::new(child.stderr.take().context("its messages are read")?).lines();
@@ -36,13 +53,10 @@ impl Server {
                 break;
             }
         }
-        let Some(at) = at else {
-            child.wait()?;
-            bail!("the server ended before it said where it is:\n{said}");
-        };
+        let Some(at) = at else { return Ok(Begun::Ended(child.wait()?, said)) };
         // Read on, because a program that cannot write what it has to say waits for ever.
         thread::spawn(move || lines.for_each(drop));
-        Ok(Server { child, at })
+        Ok(Begun::Listening(Server { child, at }))
     }
 
     /// What is answered to a POST by whoever has `token`; a client that asks too often waits.
@@ -81,7 +95,7 @@ impl Server {
     /// Lets it finish, as Ctrl-C does.
     pub(crate) fn stop(mut self) -> Result<()> {
         self.signal("INT")?;
-        self.wait()
+        self.wait().map(drop)
     }
 
     /// Sends it a signal.
@@ -98,9 +112,16 @@ impl Server {
     }
 
     /// Waits until it has ended.
-    pub(crate) fn wait(&mut self) -> Result<()> {
-        self.child.wait()?;
-        Ok(())
+    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
+        Ok(self.child.wait()?)
+    }
+
+    /// Kills what it has started itself, as strace starts what it watches.
+    pub(crate) fn kill_children(&self) {
+        let id = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        // Those that have ended meanwhile cannot be killed.
+        let _ = Command::new("sh").args(["-c", &format!("kill -KILL {children}")]).status();
     }
 }
 

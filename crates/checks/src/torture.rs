@@ -146,7 +146,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Kills a server until it has died often enough, and writes its table.
 fn kill_servers(victim: &Victim, root: &Path, seed: u64) -> Result<()> {
-    let (deaths, said) = served::kill(victim, root, page::ENOUGH_SERVERS, seed)?;
+    let (deaths, said) = served::kill(victim, root, page::ENOUGH_SERVERS, seed)
+        .with_context(|| format!("its folder is kept in {}", victim.folder.display()))?;
     let lost = deaths.iter().filter(|death| death.lost.is_some()).count();
     if lost > 0 {
         bail!("{lost} deaths of a server lost something; its folder is kept in {}", victim.folder.display());

@@ -41,6 +41,8 @@ pub struct ReportCard {
     pub accuracy: Interval,
     /// Share of the same pairs whose better completion is the longer one, equal lengths half.
     pub accuracy_length_baseline: f64,
+    /// The difference of both, paired: its interval, too, resamples prompts. Above zero the scores know more than length.
+    pub gain_over_length: Interval,
     /// Share of the same pairs on which the gold judge agrees with the labeler, equal points half:
     /// the most that a model of the judge can reach against the labelers' noise. Only where every
     /// record has gold points.
@@ -107,6 +109,9 @@ pub fn report_card(records: &[Ranked]) -> Result<ReportCard, Error> {
     Ok(ReportCard {
         accuracy: accuracy(pairs.iter()),
         accuracy_length_baseline: mean(pairs.iter().map(|pair| credit(pair.length_gap as f64))),
+        gain_over_length: mean_by_prompt(
+            pairs.iter().map(|pair| (pair.unit, credit(pair.margin) - credit(pair.length_gap as f64))),
+        ),
         accuracy_ceiling: records
             .iter()
             .all(|ranked| ranked.gold.is_some())
@@ -202,10 +207,15 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 fn accuracy<'a>(pairs: impl Iterator<Item = &'a Pair>) -> Interval {
+    mean_by_prompt(pairs.map(|pair| (pair.unit, credit(pair.margin))))
+}
+
+/// The mean of what pairs are worth, given with the first record of their prompt.
+fn mean_by_prompt(pairs: impl Iterator<Item = (usize, f64)>) -> Interval {
     let mut units: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
-    for pair in pairs {
-        let unit = units.entry(pair.unit).or_default();
-        unit.0 += credit(pair.margin);
+    for (unit, worth) in pairs {
+        let unit = units.entry(unit).or_default();
+        unit.0 += worth;
         unit.1 += 1.0;
     }
     bootstrap_ratio(&units.into_values().collect::<Vec<_>>())
@@ -341,6 +351,7 @@ mod tests {
         assert_eq!((card.pairs, card.records, card.records_without_pair), (4, 2, 1));
         assert_eq!((card.margin.mean, card.margin.max), (0.25, 2.0));
         assert_eq!(card.accuracy_length_baseline, (1.0 + 1.0 + 0.5 + 0.0) / 4.0);
+        assert_eq!((card.gain_over_length.mean, card.gain_over_length.n), (0.5 - 2.5 / 4.0, 2));
         assert_eq!(card.accuracy_ceiling, Some((1.0 + 1.0 + 0.5 + 0.0) / 4.0));
         assert_eq!(card.by_labeler["bob"].mean, 0.0);
         assert!((card.by_labeler["ann"].mean - 2.0 / 3.0).abs() < 1e-12);
@@ -442,6 +453,11 @@ mod tests {
                 let card = report_card(&records).unwrap();
                 proptest::prop_assert!((card.accuracy.mean - right / pairs).abs() < 1e-12);
                 proptest::prop_assert!((card.accuracy_length_baseline - longer / pairs).abs() < 1e-12);
+                // As if the lengths were another model's scores.
+                let by_length = |of: &Ranked| of.lengths.iter().map(|length| *length as f64).collect();
+                let lengths: Vec<Ranked> =
+                    records.iter().map(|of| Ranked { scores: by_length(of), ..of.clone() }).collect();
+                proptest::prop_assert_eq!(card.gain_over_length, accuracy_gain(&records, &lengths).unwrap());
             }
         }
     }

@@ -66,6 +66,8 @@ pub struct Rated {
 pub enum Why {
     /// Its task tests labelers.
     Gold,
+    /// Its task is about a prompt that is held out.
+    HeldOut,
     /// The answer was given to somebody who does not let it be trained on.
     NoConsent,
     /// Both sides are the same text, so nothing is better.
@@ -131,6 +133,9 @@ impl<'a> Making<'a> {
         let Some(task) = self.state.task(&ranked.task) else { return Ok(()) };
         if task.gold.is_some() {
             return Err(Why::Gold);
+        }
+        if task.held_out {
+            return Err(Why::HeldOut);
         }
         let quality: Option<Vec<u8>> = ranked.by_slot(&ranked.quality).into_iter().collect();
         let flags = ranked.by_slot(&ranked.flags).iter().map(|flags| words_of(flags, ranked.all_bad)).collect();

@@ -3,7 +3,9 @@
 use crate::{
     event::VERSION,
     fault::{Fault, Problem},
-    fields::{Fields, MAX_COMPLETIONS, answerable, check_id, id, list, message, rank, string, usable, word, words},
+    fields::{
+        Fields, MAX_COMPLETIONS, answerable, check_id, id, list, message, rank, string, truth, usable, word, words,
+    },
 };
 use instruct_data::{Content, Conversation, Message, Prompt, Role};
 use instruct_random::Source;
@@ -28,6 +30,8 @@ pub struct Task {
     /// The ranks that are known to be right, in the order of `completions`. Such a task tests labelers, so each of
     /// them gets it once, and it is never trained on.
     pub gold: Option<Vec<u32>>,
+    /// The prompt is held out: what is said of it compares models, and is never trained on.
+    pub held_out: bool,
 }
 
 words! {
@@ -117,6 +121,13 @@ fn ranking_task(prompt: &Prompt, texts: BTreeMap<&str, Vec<String>>, seed: u64) 
 }
 
 impl Task {
+    /// The same task about a prompt that is held out. It has an id of its own, because what is said of the other may be
+    /// trained on.
+    pub fn held_out(self) -> Task {
+        let id = format!("h{}", self.id.trim_start_matches('t'));
+        Task { id, held_out: true, ..self }
+    }
+
     /// A task to write the completion of a prompt.
     pub fn demonstrate(prompt: &Prompt) -> Task {
         Task::new(TaskKind::Demonstrate, prompt, Vec::new())
@@ -128,7 +139,7 @@ impl Task {
         let content = serde_json::json!([kind, messages, texts]).to_string();
         let id = format!("t-{:016x}", Source::new(0, "feedback: task").at_name(&content).u64());
         let (user, use_case) = (prompt.user.clone(), prompt.use_case.clone());
-        Task { id, kind, messages, completions, user, use_case, gold: None }
+        Task { id, kind, messages, completions, user, use_case, gold: None, held_out: false }
     }
 
     /// Whether a completion names the model that wrote it, or another of the task: then the labeler can tell them
@@ -160,6 +171,8 @@ impl Task {
             use_case: Option<&'a str>,
             #[serde(skip_serializing_if = "Option::is_none")]
             gold: Option<&'a [u32]>,
+            #[serde(skip_serializing_if = "std::ops::Not::not")]
+            held_out: bool,
         }
         let line = Line {
             v: VERSION,
@@ -170,6 +183,7 @@ impl Task {
             user: self.user.as_deref(),
             use_case: self.use_case.as_deref(),
             gold: self.gold.as_deref(),
+            held_out: self.held_out,
         };
         serde_json::to_string(&line).expect("tasks have string keys, and strings and numbers as values") + "\n"
     }
@@ -184,6 +198,7 @@ impl Task {
             user: fields.optional("user", name)?,
             use_case: fields.optional("use_case", name)?,
             gold: fields.optional("gold", list(MAX_COMPLETIONS, rank))?,
+            held_out: fields.optional("held_out", truth)?.unwrap_or(false),
         };
         fields.end()?;
         task.check()?;

@@ -63,6 +63,10 @@ fn summary(results: &Source) -> Table {
     for (name, key, form) in one {
         table.row(text(name), [results.show(&at(key), form)]);
     }
+    let gain = under(&CARD, &["gain_over_length"]);
+    if results.interval(&gain).is_some() {
+        table.row(text("accuracy less that of length, paired"), [rate(results, &gain)]);
+    }
     let margin = |key| results.show(&under(&CARD, &["margin", key]), As::Fixed(2));
     let margins =
         [margin("mean"), text(" ± "), margin("sd"), text(", from "), margin("min"), text(" to "), margin("max")];

@@ -1,6 +1,7 @@
 //! `feedback`: who may give feedback, what was given, and how it is taken back.
 
 use crate::{
+    commands::retrain::{FROZEN, Retrained},
     desk::{ANSWERS, Folder, LOCAL_LABELER, LOG, Role, TASKS, collected, is_name},
     terminal::{print, say},
 };
@@ -8,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use instruct_eval::{Interval, PAPER_AGREEMENT, agreement, position_bias};
 use instruct_feedback::{Options, Settings, State, forget, gold, groups, progress, records, shown_ranks};
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -164,7 +166,7 @@ fn forget_labeler(path: &Path, labeler: &str, runs: &Path) -> Result<()> {
         return Ok(());
     }
     // Before anything is removed: afterwards nobody knows any more what the runs were trained on.
-    let trained = trained_on(runs, &forgotten.keys)?;
+    let retrained = retrained(runs)?;
     let remain = &forgotten.remain;
     // The log goes first: events that name what is gone could not be opened, while what nobody names harms nothing, and a
     // second call removes it.
@@ -185,25 +187,34 @@ fn forget_labeler(path: &Path, labeler: &str, runs: &Path) -> Result<()> {
     if folder.unname(labeler)? {
         say(&format!("{labeler}'s link opens nothing any more, once the server is started again"));
     }
-    for file in unfreeze(&folder, &forgotten.keys)? {
-        say(&format!("removed {file}: a run that was trained on it can be used, and not be trained further"));
+    for file in unfreeze(&folder, &retrained, &forgotten.keys)? {
+        say(&format!("removed {file}: a run that was trained on it can be used, and not be resumed"));
     }
-    if trained.is_empty() {
-        say(&format!("no run under {} was trained on it", runs.display()));
+    let with = |(run, retrained): &(PathBuf, Retrained)| (run.clone(), retrained.count_of(&forgotten.keys));
+    let made: Vec<(PathBuf, usize)> = retrained.iter().map(with).filter(|(_, count)| *count > 0).collect();
+    if made.is_empty() {
+        say(&format!("no run under {} was made with it", runs.display()));
     }
-    for (run, count) in trained {
-        say(&format!("{run} was trained on {count} of these records; what it learned stays in its weights: remove it"));
+    for (run, count) in made {
+        let run = run.display();
+        say(&format!("{run} was made with {count} of these records; what it learned stays in its weights: remove it"));
     }
     Ok(())
 }
 
-/// Removes frozen rankings that hold some of these records; returns their paths.
-fn unfreeze(folder: &Folder, keys: &[String]) -> Result<Vec<String>> {
-    let frozen = folder.path().join(super::retrain::FROZEN);
+/// Removes the frozen records, of this folder and of the runs, that hold some of these; returns their paths.
+fn unfreeze(folder: &Folder, runs: &[(PathBuf, Retrained)], keys: &[String]) -> Result<Vec<String>> {
+    let of_runs = runs.iter().flat_map(|(_, retrained)| retrained.files().map(Path::to_owned));
+    let mut files: BTreeSet<PathBuf> = of_runs.filter(|path| path.is_file()).collect();
+    let frozen = folder.path().join(FROZEN);
+    if frozen.is_dir() {
+        let failed = || format!("cannot list {}", frozen.display());
+        for entry in fs::read_dir(&frozen).with_context(failed)? {
+            files.insert(fs::canonicalize(entry.with_context(failed)?.path()).with_context(failed)?);
+        }
+    }
     let mut removed = Vec::new();
-    let Ok(entries) = fs::read_dir(&frozen) else { return Ok(removed) };
-    for entry in entries {
-        let path = entry.with_context(|| format!("cannot list {}", frozen.display()))?.path();
+    for path in files {
         let failed = || path.display().to_string();
         let text = fs::read_to_string(&path).with_context(failed)?;
         if keys.iter().any(|key| text.contains(&format!("\"id\":\"{key}\""))) {
@@ -211,23 +222,20 @@ fn unfreeze(folder: &Folder, keys: &[String]) -> Result<Vec<String>> {
             removed.push(failed());
         }
     }
-    removed.sort();
     Ok(removed)
 }
 
-/// The runs under a folder that were trained on some of these records, and how many.
-fn trained_on(runs: &Path, keys: &[String]) -> Result<Vec<(String, usize)>> {
+/// The retrained runs under a folder.
+fn retrained(runs: &Path) -> Result<Vec<(PathBuf, Retrained)>> {
     let mut found = Vec::new();
     let Ok(entries) = fs::read_dir(runs) else { return Ok(found) };
     for entry in entries {
         let run = entry.with_context(|| format!("cannot list {}", runs.display()))?.path();
-        let Some(retrained) = super::retrain::Retrained::read(&run)? else { continue };
-        let count = retrained.count_of(keys);
-        if count > 0 {
-            found.push((run.display().to_string(), count));
+        if let Some(retrained) = Retrained::read(&run)? {
+            found.push((run, retrained));
         }
     }
-    found.sort();
+    found.sort_by(|(one, _), (other, _)| one.cmp(other));
     Ok(found)
 }
 

@@ -20,11 +20,10 @@ use anyhow::{Context, Result, bail};
 use gate::{Gate, gate};
 use instruct_collective::Solo;
 use instruct_eval::{WinRate, win_rate, win_rate_of};
-use instruct_feedback::Options;
 use instruct_rollout::Episode;
 use instruct_runs::Start;
 use people::{Asked, Verdicts};
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, File},
     io,
@@ -42,6 +41,9 @@ const FINE_TUNED: [&str; 2] = ["sft-baseline", "sft-init"];
 
 /// The file of a run that says what people were asked about its policy.
 const ASKED: &str = "eval/asked.json";
+
+/// And whether its reward model may train one.
+const GATE: &str = "eval/gate.json";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -63,7 +65,7 @@ pub(crate) struct Args {
     /// Train the first step anew, with the demonstrations and edits of people, instead of taking over what it made
     #[arg(long, conflicts_with = "continues")]
     fine_tune: bool,
-    /// Who compares the new policy with the old one; without it the judge of the run
+    /// Who compares the new policy with the old one; without it the judge of the run, and with --resume whoever it was
     #[arg(long, value_enum)]
     judge: Option<By>,
     /// Continue the new run after an interruption, on the feedback that it began with
@@ -90,6 +92,10 @@ struct Outcome {
     /// one point, shared as they share their votes.
     new_points: Vec<f64>,
     old_points: Vec<f64>,
+    /// Prompts of which people have said nothing yet.
+    waiting: usize,
+    /// Prompts that nobody need judge, because both answered the same; they count when none waits.
+    same: usize,
     gate: Gate,
 }
 
@@ -98,6 +104,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // A run that was killed before it wrote down what it is trained from begins again, on what was said by now; where
     // that is more, its configuration says so.
     let is_begun = args.resume && Retrained::is_written(&args.run);
+    if args.resume && !is_begun {
+        say("the run had not begun when it ended: it begins as this command says, on what people have said by now");
+    }
     let (config, retrained) = if is_begun { continued(args)? } else { begun(args)? };
     if config.data.limit > 0 {
         say(&format!("`data.limit` is {}: that many rankings are chosen, of old and new together", config.data.limit));
@@ -121,10 +130,13 @@ fn begun(args: &Args) -> Result<(Config, Retrained)> {
             bail!("{} has no finished {name}; finish the run first", args.from.display());
         }
     }
-    let options = Options { edits_as_pairs: !args.without_edits, ..Options::default() };
-    let asks_people = args.judge == Some(By::People);
-    let how = How { continues: args.continues, fine_tunes: args.fine_tune, asks_people };
-    let retrained = Retrained::freeze(&args.from, args.feedback.as_deref(), &options, how)?;
+    let how = How {
+        continues: args.continues,
+        fine_tunes: args.fine_tune,
+        leaves_out_edits: args.without_edits,
+        asks_people: args.judge == Some(By::People),
+    };
+    let retrained = Retrained::freeze(&args.from, args.feedback.as_deref(), how)?;
     Ok((retrained.config()?, retrained))
 }
 
@@ -138,10 +150,16 @@ fn continued(args: &Args) -> Result<(Config, Retrained)> {
     for (asked, began, flag) in [
         (args.continues, retrained.how.continues, "--continue"),
         (args.fine_tune, retrained.how.fine_tunes, "--fine-tune"),
+        (args.without_edits, retrained.how.leaves_out_edits, "--without-edits"),
     ] {
         if asked && !began {
             bail!("{run} began without {flag}; leave it out, or begin another run");
         }
+    }
+    if let Some(feedback) = &args.feedback
+        && fs::canonicalize(feedback)? != retrained.feedback()?
+    {
+        bail!("{run} began on {}; what is said elsewhere is for another run", retrained.feedback()?.display());
     }
     if let Some(judge) = args.judge {
         retrained.how.asks_people = judge == By::People;
@@ -186,9 +204,10 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Says where the new rankings went, because people are on one side each, and a person may be the only one.
 fn tell_sides(run: &Run<'_>, retrained: &Retrained) {
-    let count = |groups: &[RankedGroup]| groups.iter().filter(|of| retrained.is_new(&of.id)).count();
+    let keys = retrained.new_keys();
+    let count = |groups: &[RankedGroup]| groups.iter().filter(|of| keys.contains(of.id.as_str())).count();
     let (trained, held_out) = (count(&run.material.rankings), count(&run.material.held_out_rankings));
-    let all = retrained.count_new();
+    let all = keys.len();
     let left = all - trained - held_out;
     say(&format!(
         "of {all} new rankings {trained} are trained on, {held_out} are held out, {left} are left out (as repeated, over \
@@ -200,10 +219,18 @@ fn tell_sides(run: &Run<'_>, retrained: &Retrained) {
 }
 
 fn retrain(run: &mut Run<'_>, retrained: &Retrained) -> Result<()> {
+    let folder = run.dir.path();
+    if let Some((asked, gate)) = read::<Asked>(&folder.join(ASKED))?.zip(read::<Gate>(&folder.join(GATE))?)
+        && retrained.how.asks_people
+        && gate.passed
+    {
+        // All that takes long is done: people are asked, and their votes are counted.
+        return conclude(run, by_people(run, retrained, &asked, gate)?);
+    }
     tell_sides(run, retrained);
     let candidates = run.baseline_and_reward_model()?;
     let gate = gate(run, retrained)?;
-    run.dir.write_json("eval/gate.json", &gate)?;
+    run.dir.write_json(GATE, &gate)?;
     gate.lines().iter().for_each(|line| print(line));
     if !gate.passed {
         bail!("the new reward model does not pass, so no policy is trained on it; collect more rankings");
@@ -215,11 +242,15 @@ fn retrain(run: &mut Run<'_>, retrained: &Retrained) -> Result<()> {
     let frozen = run.frozen()?;
     run.ppo(Model::PpoPtx, run.config.ppo.gamma_ptx, &frozen)?;
     drop(frozen);
-    let outcome = if retrained.how.asks_people {
-        by_people(run, retrained, gate)?
-    } else {
-        Some(by_judge(run, retrained, gate)?)
-    };
+    if retrained.how.asks_people {
+        let asked = ask(run, retrained)?;
+        return conclude(run, by_people(run, retrained, &asked, gate)?);
+    }
+    conclude(run, Some(by_judge(run, retrained, gate)?))
+}
+
+/// Writes down what came of it, if anything yet.
+fn conclude(run: &Run<'_>, outcome: Option<Outcome>) -> Result<()> {
     let Some(outcome) = outcome else { return Ok(()) };
     let WinRate { mean, low, high, n, .. } = outcome.win_rate;
     print(&format!("new against old policy: {} of {n} prompts, by {}", percent(mean, low, high).trim(), outcome.judge));
@@ -251,18 +282,13 @@ fn by_judge(run: &Run<'_>, retrained: &Retrained, gate: Gate) -> Result<Outcome>
     let [new_points, old_points] = [judge.points(run, prompts, &new)?, judge.points(run, prompts, &old)?];
     let groups: Vec<String> = prompts.iter().map(|prompt| prompt.use_case.clone()).collect();
     let win_rate = win_rate(&new_points, &old_points, Some(&groups))?;
-    Ok(Outcome { judge: judge.name(), win_rate, new_points, old_points, gate })
+    Ok(Outcome { judge: judge.name(), win_rate, new_points, old_points, waiting: 0, same: 0, gate })
 }
 
 /// The new policy against the old one by what people have said so far; none, and what is to be done, where they have said
 /// nothing.
-fn by_people(run: &Run<'_>, retrained: &Retrained, gate: Gate) -> Result<Option<Outcome>> {
-    let asked = match read_asked(run.dir.path())? {
-        Some(asked) => asked,
-        None => ask(run, retrained)?,
-    };
-    let Verdicts { outcomes, use_cases, same, waiting } = asked.verdicts()?;
-    let judged = outcomes.len() - same;
+fn by_people(run: &Run<'_>, retrained: &Retrained, asked: &Asked, gate: Gate) -> Result<Option<Outcome>> {
+    let Verdicts { outcomes, use_cases, judged, same, waiting } = asked.verdicts()?;
     print(&format!("people: {judged} comparisons are judged, {waiting} wait, {same} times both answered the same"));
     if waiting > 0 {
         let (run, feedback) = (run.dir.path().display(), asked.feedback.display());
@@ -272,12 +298,13 @@ fn by_people(run: &Run<'_>, retrained: &Retrained, gate: Gate) -> Result<Option<
             retrained.from().display()
         ));
     }
-    if judged == 0 && waiting > 0 {
+    if outcomes.is_empty() {
         return Ok(None);
     }
     let win_rate = win_rate_of(&outcomes, Some(&use_cases))?;
     let old_points = outcomes.iter().map(|new| 1.0 - new).collect();
-    Ok(Some(Outcome { judge: "people".to_owned(), win_rate, new_points: outcomes, old_points, gate }))
+    let judge = "people".to_owned();
+    Ok(Some(Outcome { judge, win_rate, new_points: outcomes, old_points, waiting, same, gate }))
 }
 
 /// Makes the tasks that people judge, and writes down which answer of each is the new policy's.
@@ -288,11 +315,11 @@ fn ask(run: &Run<'_>, retrained: &Retrained) -> Result<Asked> {
     Ok(asked)
 }
 
-fn read_asked(run: &Path) -> Result<Option<Asked>> {
-    let path = run.join(ASKED);
+/// What a file of the run says, if it is there.
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     if !path.is_file() {
         return Ok(None);
     }
-    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_slice(&text).map(Some).with_context(|| path.display().to_string())
 }

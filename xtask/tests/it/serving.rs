@@ -171,7 +171,7 @@ fn tasks_are_made_links_are_given_and_what_a_person_wrote_is_removed() {
     let forgot = run(&["feedback", "forget", "feedback", "ann"]);
     assert!(forgot.contains("ann's link opens nothing any more"), "{forgot}");
     assert!(
-        forgot.contains("removed of ann: 1 events") && forgot.contains("runs/2 was trained on 1 of these"),
+        forgot.contains("removed of ann: 1 events") && forgot.contains("runs/2 was made with 1 of these"),
         "{forgot}"
     );
     assert_eq!(log(folder).iter().map(|event| event["by"].clone()).collect::<Vec<_>>(), ["bob"]);
@@ -209,7 +209,8 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
     let few: String = fs::read_to_string(fixture).unwrap().lines().take(50).flat_map(|line| [line, "\n"]).collect();
     fs::write(folder.join("rankings.jsonl"), few).unwrap();
     let begin = ["pipeline", "--config", &smoke, "--run", "first", "--set", "data.rankings=[\"rankings.jsonl\"]"];
-    let (done, said) = run(&[&begin[..], &crate::TINY, &["--set", "reward-model.lr=1e-12"]].concat());
+    let rates = ["--set", "reward-model.lr=1e-12"];
+    let (done, said) = run(&[&begin[..], &crate::TINY, &rates].concat());
     assert!(done, "{said}");
     let (done, said) = run(&["retrain", "--from", "first", "--run", "second"]);
     assert!(!done && said.contains("cannot find"), "{said}");
@@ -255,11 +256,14 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
     assert!(said.contains("0 comparisons are judged") && said.contains("instruct serve second --feedback"), "{said}");
     assert!(!folder.join("second/eval/retrained.json").exists());
     let asked = outcome("second", "asked.json");
-    let of_new = asked["comparisons"].as_array().unwrap().iter().find_map(|of| of["task"].as_array());
-    let of_new = of_new.expect("new and old policy differ in no answer");
-    let new_first = of_new[1] == 0;
-    let verdict = json!({ "v": 1, "key": "k5", "at": 1, "by": "ann", "kind": "ranking", "task": of_new[0],
-        "shown": [0, 1], "ranks": [if new_first { 1 } else { 2 }, if new_first { 2 } else { 1 }], "seconds": 3 });
+    let compared = asked["comparisons"].as_array().unwrap().iter().find(|of| of["task"].is_string());
+    let compared = compared.expect("new and old policy differ in no answer");
+    let tasks = fs::read_to_string(folder.join("first/feedback/tasks.jsonl")).unwrap();
+    let mut tasks = tasks.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let task = tasks.find(|task| task["id"] == compared["task"]).unwrap();
+    let ranks = [0, 1].map(|slot| if task["completions"][slot]["text"] == compared["new"] { 1 } else { 2 });
+    let verdict = json!({ "v": 1, "key": "k5", "at": 1, "by": "ann", "kind": "ranking", "task": task["id"],
+        "shown": [0, 1], "ranks": ranks, "seconds": 3 });
     append("log.jsonl", &[verdict]);
     let (done, said) = run(&["retrain", "--from", "first", "--run", "second", "--resume"]);
     assert!(done && said.contains("people: 1 comparisons are judged"), "{said}");
@@ -269,18 +273,16 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
         (&json!("people"), true)
     );
     // Nothing is done again, and another command does not go round the gate.
-    assert!(!said.contains("reward-model 1/") && said.contains("of 2 new rankings"), "{said}");
+    assert!(!said.contains("reward-model 1/") && !said.contains("new policy: "), "{said}");
     let (done, said) = run(&["retrain", "--from", "first", "--run", "second", "--resume", "--fine-tune"]);
     assert!(!done && said.contains("began without --fine-tune"), "{said}");
     let (done, said) = run(&["pipeline", "--run", "second", "--resume"]);
     assert!(!done && said.contains("behind a gate"), "{said}");
-    // Taken back, it is in no later run; what was said to compare two policies trains nothing, because its prompt is held
-    // out. A demonstration trains the first step, where that is done anew.
+    // Taken back, it is in no later run; what was said to compare two policies is no record at all. A demonstration trains the first step, where that is done anew.
     append("log.jsonl", &[retract, demonstration]);
     let (done, said) = run(&["retrain", "--from", "first", "--run", "third"]);
     assert!(done && said.contains("1 demonstrations are not used"), "{said}");
-    assert_eq!(keys("third"), (json!(["k1", "k5"]), json!(["k1", "k5"])), "{said}");
-    assert!(said.contains("of 2 new rankings") && said.contains("1 are left out"), "{said}");
+    assert_eq!(keys("third"), (json!(["k1"]), json!(["k1"])), "{said}");
     // One goes on with the policy, the other begins where its reference is.
     let first_kl = |run: &str| {
         let metrics = fs::read_to_string(folder.join(run).join("ppo-ptx/metrics.jsonl")).unwrap();
@@ -291,12 +293,19 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
     assert!(said.contains("new against old policy:") && said.contains("by simulation"), "{said}");
     // Neither is it in one after a run that was trained on it, for which the rest is not new.
     fs::create_dir(folder.join("second/feedback")).unwrap();
-    let (done, said) = run(&["retrain", "--from", "second", "--run", "fourth", "--fine-tune"]);
-    assert!(done, "{said}");
-    assert_eq!(keys("fourth"), (json!(["k1", "k5"]), json!(["k5"])), "{said}");
+    // (Another trunk orders otherwise, so whether its gate passes is chance.)
+    let (_, said) = run(&["retrain", "--from", "second", "--run", "fourth", "--fine-tune"]);
+    assert_eq!(keys("fourth"), (json!(["k1"]), json!([])), "{said}");
     let text = fs::read(folder.join("fourth/retrained.json")).unwrap();
     let retrained: Value = serde_json::from_slice(&text).unwrap();
     assert_eq!(retrained["demonstrated"], json!(["k6"]));
     let weights = |run: &str| fs::read(folder.join(run).join("sft-init/model/model.safetensors")).unwrap();
     assert!(weights("first") == weights("third") && weights("first") != weights("fourth"));
+    // Whoever wants to be forgotten is so in what any run was given, wherever that lies.
+    let (done, said) = run(&["feedback", "forget", "first/feedback", "bob", "--runs", "."]);
+    assert!(done && said.contains("./fourth was made with 1 of these") && !said.contains("./third was"), "{said}");
+    let frozen = fs::read_dir(folder.join("second/feedback/frozen")).unwrap().map(|entry| entry.unwrap().path());
+    assert!(frozen.into_iter().all(|path| !fs::read_to_string(path).unwrap().contains("k6")));
+    let (done, said) = run(&["retrain", "--from", "fourth", "--run", "fifth", "--feedback", "first/feedback"]);
+    assert!(!done && (said.contains("--fine-tune does that anew") || said.contains("finish the run first")), "{said}");
 }

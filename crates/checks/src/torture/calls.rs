@@ -28,6 +28,8 @@ pub(super) struct Call {
     arguments: String,
     /// What it returned; `None` when the process died before.
     pub(super) result: Option<i64>,
+    /// Whether strace made it fail.
+    pub(super) is_injected: bool,
 }
 
 impl Call {
@@ -68,7 +70,8 @@ pub(super) fn read(log: &Path, folder: &Path, run: &str) -> Result<Vec<Call>> {
         let paths: Vec<String> = paths.iter().filter_map(|path| inside(path, &folder.join(run))).collect();
         if !paths.is_empty() {
             let (name, arguments) = (name.to_owned(), arguments.to_owned());
-            calls.push(Call { name, ordinal: *count, paths, arguments, result });
+            let is_injected = rest.ends_with("(INJECTED)");
+            calls.push(Call { name, ordinal: *count, paths, arguments, result, is_injected });
         }
     }
     Ok(calls)

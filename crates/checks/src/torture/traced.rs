@@ -96,7 +96,9 @@ impl Scene {
             bail!("{name} ended with {status} instead of dying:\n{said}");
         }
         let mut calls = self.log(victim, name)?;
-        let last = calls.iter().rposition(|call| call.result.is_none());
+        // Other threads may have been in calls of their own.
+        let is_it = |call: &Call| call.result.is_none() && call.name == point.name;
+        let last = calls.iter().rposition(is_it).or_else(|| calls.iter().rposition(|call| call.result.is_none()));
         calls.truncate(last.context("the log does not say where the process died")? + 1);
         Ok(Some(calls))
     }
@@ -145,11 +147,6 @@ pub(super) fn shares(count: usize) -> [usize; 3] {
 const FAILURES: [(&str, &str, &[&str]); 2] =
     [("ENOSPC", "free some space", &["mkdir", "openat", "write", "fsync"]), ("EIO", "", &["write", "fsync", "rename"])];
 
-/// Whether the call of the run that was to fail did.
-fn fails(calls: &[Call], point: &Call) -> bool {
-    calls.iter().any(|call| (&call.name, call.ordinal) == (&point.name, point.ordinal) && call.result == Some(-1))
-}
-
 /// Lets `count` calls fail: the program has to end with exit code 2 and say why, and is then continued.
 pub(super) fn fail(victim: &Victim, scenes: &[Scene], count: usize, seed: u64) -> Result<Vec<Death>> {
     let mut deaths = Vec::new();
@@ -165,7 +162,7 @@ pub(super) fn fail(victim: &Victim, scenes: &[Scene], count: usize, seed: u64) -
             let name = format!("failed-{}-{}-{}", scene.artefact, point.name, point.ordinal);
             let inject = format!("inject={}:error={error}:when={}", point.name, point.ordinal);
             let (status, said) = scene.trace(victim, &name, &["-e".to_owned(), inject])?;
-            if status.success() && !fails(&scene.log(victim, &name)?, point) {
+            if status.success() && !scene.log(victim, &name)?.iter().any(|call| call.is_injected) {
                 // What is shown of progress is written too, and by the clock, so calls may have other numbers.
                 say(&format!("torture: {name}: call {} of {} was of something else", point.ordinal, point.name));
                 victim.remove(&name)?;

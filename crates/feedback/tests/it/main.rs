@@ -25,6 +25,7 @@ fn task(id: &str, completions: usize) -> Task {
         user: None,
         use_case: None,
         gold: None,
+        held_out: false,
     }
 }
 

@@ -199,6 +199,19 @@ fn skips_gold_and_what_was_taken_back_give_no_record() {
 }
 
 #[test]
+fn what_compares_models_on_held_out_prompts_is_never_trained_on() {
+    let asked = task("t-1", 2);
+    let apart = asked.clone().held_out();
+    assert_eq!((apart.id.as_str(), apart.held_out), ("h-1", true));
+    let (read, torn) = read_tasks((asked.line() + &apart.line()).as_bytes()).unwrap();
+    assert_eq!((read, torn), (vec![asked.clone(), apart.clone()], None));
+    let said = [ranking("k1", 1, "ann", "t-1", &[1, 2]), ranking("k2", 2, "ann", "h-1", &[1, 2])];
+    let made = records(&fold(vec![asked, apart], Vec::new(), said.to_vec()), &Options::default());
+    assert_eq!(made.rankings.iter().map(|record| record.prompt.id.as_str()).collect::<Vec<_>>(), ["k1"]);
+    assert_eq!(made.left_out, [(Why::HeldOut, 1)].into());
+}
+
+#[test]
 fn what_no_record_may_hold_is_left_out_and_counted() {
     let odd = |id: &str, prompt: &str, text: &str| answer(id, "ann", prompt, text);
     let mut ends = answer("o4", "ann", "Hi", "Hello");

@@ -8,10 +8,10 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use instruct_eval::{FEWEST, Interval, accuracy_gain, report_card};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Whether the new reward model may train a policy.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub(super) struct Gate {
     /// New minus old accuracy on held-out pairs that the old run had already.
     on_old: Interval,
@@ -33,7 +33,9 @@ const MARGIN: f64 = 0.01;
 /// Compares old and new reward model on the pairs that both never saw.
 pub(super) fn gate(run: &Run<'_>, retrained: &Retrained) -> Result<Gate> {
     let held_out = &run.material.held_out_rankings;
-    let (new, old): (Vec<&RankedGroup>, Vec<&RankedGroup>) = held_out.iter().partition(|of| retrained.is_new(&of.id));
+    let keys = retrained.new_keys();
+    let (new, old): (Vec<&RankedGroup>, Vec<&RankedGroup>) =
+        held_out.iter().partition(|of| keys.contains(of.id.as_str()));
     let models = [run.open_reward_model()?, run.open(&model_of(retrained.from(), "reward-model"))?];
     let gain = |groups: &[&RankedGroup]| -> Result<Option<(Interval, usize)>> {
         let [by_new, by_old] = [ranked(run, &models[0], groups)?, ranked(run, &models[1], groups)?];

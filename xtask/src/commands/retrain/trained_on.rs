@@ -1,7 +1,11 @@
 //! What a retrained run was trained on: written down when it begins, so that it repeats, continues and can be named
 //! when somebody wants to be forgotten.
 
-use crate::{config::Config, desk, terminal::say};
+use crate::{
+    config::Config,
+    desk::{self, hex},
+    terminal::say,
+};
 use anyhow::{Context, Result, bail};
 use instruct_data::Record;
 use instruct_feedback::{Options, Records, Settings, State, records};
@@ -33,6 +37,9 @@ pub(crate) struct Retrained {
     /// The keys of these.
     #[serde(default)]
     demonstrated: Vec<String>,
+    /// The keys of all that the old policy was made with, where PPO goes on with it.
+    #[serde(default)]
+    descends: Vec<String>,
     #[serde(flatten)]
     pub(super) how: How,
 }
@@ -46,6 +53,9 @@ pub(super) struct How {
     /// Fine-tuning is done anew, with the demonstrations of people.
     #[serde(default)]
     pub(super) fine_tunes: bool,
+    /// Edited answers are not put above what they were made of.
+    #[serde(default)]
+    pub(super) leaves_out_edits: bool,
     /// People compare the new policy with the old one.
     #[serde(default)]
     pub(super) asks_people: bool,
@@ -62,12 +72,7 @@ impl Retrained {
     ///
     /// Errors: a file that cannot be read, or is none of this program's.
     pub(crate) fn read(run: &Path) -> Result<Option<Retrained>> {
-        let path = run.join(FILE);
-        if !path.is_file() {
-            return Ok(None);
-        }
-        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_slice(&text).map(Some).with_context(|| path.display().to_string())
+        super::read(&run.join(FILE))
     }
 
     /// Whether a run says what it was trained from.
@@ -82,7 +87,8 @@ impl Retrained {
 
     /// Writes the records that come of what was said by now beside the log, under their hash: whatever is said later
     /// changes nothing for this run.
-    pub(super) fn freeze(from: &Path, feedback: Option<&Path>, options: &Options, how: How) -> Result<Retrained> {
+    pub(super) fn freeze(from: &Path, feedback: Option<&Path>, how: How) -> Result<Retrained> {
+        let options = &Options { edits_as_pairs: !how.leaves_out_edits, ..Options::default() };
         let before = Retrained::read(from)?;
         let folder = feedback.map_or_else(|| from.join("feedback"), Path::to_owned);
         let whole = |path: &Path| fs::canonicalize(path).with_context(|| format!("cannot find {}", path.display()));
@@ -97,24 +103,43 @@ impl Retrained {
         }
         say(&format!("{} rankings come of what people said", said.rankings.len()));
         let keys: Vec<String> = said.rankings.iter().map(|record| record.prompt.id.clone()).collect();
-        let is_known = |key: &&String| before.as_ref().is_some_and(|before| before.keys.contains(key));
-        let new = keys.iter().filter(|key| !is_known(key)).cloned().collect();
+        let known: BTreeSet<&String> = before.iter().flat_map(|before| &before.keys).collect();
+        let new = keys.iter().filter(|key| !known.contains(key)).cloned().collect();
+        let descends = before.as_ref().filter(|_| how.continues).map(Retrained::all_keys).unwrap_or_default();
         let rankings = frozen(&folder, &said.rankings)?;
         let (demonstrations, demonstrated) = if how.fine_tunes && !said.demonstrations.is_empty() {
             say(&format!("{} demonstrations come of what people said", said.demonstrations.len()));
             let keys = said.demonstrations.iter().map(|record| record.prompt.id.clone()).collect();
             (Some(frozen(&folder, &said.demonstrations)?), keys)
         } else if how.fine_tunes {
+            say("warning: nobody wrote a demonstration, so --fine-tune repeats what the old run did");
             (None, Vec::new())
         } else {
             before.map_or((None, Vec::new()), |before| (before.demonstrations, before.demonstrated))
         };
+        if let Some(gone) = demonstrations.as_ref().filter(|path| !path.is_file()) {
+            bail!(
+                "{} is gone, on which the old run was fine-tuned; --fine-tune does that anew, without what was removed",
+                gone.display()
+            );
+        }
         let unused = said.demonstrations.iter().filter(|record| !demonstrated.contains(&record.prompt.id)).count();
         if unused > 0 {
             say(&format!("{unused} demonstrations are not used: --fine-tune trains the first step anew, on them too"));
         }
-        let (from, log_sha256) = (whole(from)?, hex(&log));
-        Ok(Retrained { from, feedback: folders, log_sha256, rankings, keys, new, demonstrations, demonstrated, how })
+        let (from, log_sha256) = (whole(from)?, hex(&Sha256::digest(&log)));
+        Ok(Retrained {
+            from,
+            feedback: folders,
+            log_sha256,
+            rankings,
+            keys,
+            new,
+            demonstrations,
+            demonstrated,
+            descends,
+            how,
+        })
     }
 
     /// The configuration of the old run, with what people said to this and earlier ones beside its own records.
@@ -145,20 +170,24 @@ impl Retrained {
         self.feedback.last().map(PathBuf::as_path).context("the run names no folder of feedback")
     }
 
-    /// How many rankings the old run was not trained on.
-    pub(super) fn count_new(&self) -> usize {
-        self.new.len()
+    /// The keys of the rankings that the old run had not.
+    pub(super) fn new_keys(&self) -> BTreeSet<&str> {
+        self.new.iter().map(String::as_str).collect()
     }
 
-    /// Whether the old run was not trained on the ranking of this key.
-    pub(super) fn is_new(&self, key: &String) -> bool {
-        self.new.contains(key)
-    }
-
-    /// How many of these records the run was trained on.
+    /// How many of these records the run, or the policy that it goes on with, was made with: trained on, or measured by.
     pub(crate) fn count_of(&self, keys: &[String]) -> usize {
-        let own: BTreeSet<&String> = self.keys.iter().chain(&self.demonstrated).collect();
-        keys.iter().filter(|key| own.contains(key)).count()
+        let own: BTreeSet<String> = self.all_keys().into_iter().collect();
+        keys.iter().filter(|key| own.contains(*key)).count()
+    }
+
+    /// The frozen files of the run.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        [Some(self.rankings.as_path()), self.demonstrations.as_deref()].into_iter().flatten()
+    }
+
+    fn all_keys(&self) -> Vec<String> {
+        self.keys.iter().chain(&self.demonstrated).chain(&self.descends).cloned().collect()
     }
 }
 
@@ -179,12 +208,8 @@ fn said_in(folders: &[PathBuf], options: &Options) -> Result<(String, Records)> 
 fn frozen<R: Record>(folder: &Path, records: &[R]) -> Result<PathBuf> {
     let lines: String = records.iter().map(|record| record.to_line() + "\n").collect();
     let folder = folder.join(FROZEN);
-    let path = folder.join(format!("{}.jsonl", &hex(&lines)[..16]));
+    let path = folder.join(format!("{}.jsonl", &hex(&Sha256::digest(&lines))[..16]));
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     crate::write_whole(&path, lines.as_bytes())?;
     Ok(path)
-}
-
-fn hex(text: &str) -> String {
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
