@@ -158,8 +158,8 @@ impl Drawing {
             }
             self.give_up_the_unheard(engine, owners);
             let emitted = kept_awake(|| engine.step()).map_err(|error| error.to_string())?;
-            // Before anybody is told, so that whoever has the last piece of an answer counts it no more; and after, because
-            // those who are gone are given up then.
+            // Before anybody is told, so that whoever has the last piece of an answer counts it no more; and after,
+            // because those who are gone are given up then.
             self.count(engine);
             emitted.into_iter().for_each(|emitted| self.tell(emitted, engine, owners));
             self.count(engine);

@@ -51,7 +51,7 @@ enum Command {
         folder: PathBuf,
         /// The person's name
         labeler: String,
-        /// Where to look for runs that were trained on it
+        /// Where the runs lie that may have been made with it; their frozen records are removed too
         #[arg(long, default_value = "runs")]
         runs: PathBuf,
     },
@@ -161,12 +161,15 @@ fn number(interval: Option<Interval>) -> String {
 fn forget_labeler(path: &Path, labeler: &str, runs: &Path) -> Result<()> {
     let folder = existing(path)?;
     let forgotten = forget(labeler, folder.collected()?);
+    if folder.unname(labeler)? {
+        say(&format!("{labeler}'s link opens nothing any more, once the server is started again"));
+    }
     if forgotten.keys.is_empty() && forgotten.tasks == 0 && forgotten.answers == 0 {
         say(&format!("{labeler} has written nothing here"));
         return Ok(());
     }
-    // Before anything is removed: afterwards nobody knows any more what the runs were trained on.
-    let retrained = retrained(runs)?;
+    // First what is found by the keys in the log: when that is rewritten nobody knows them any more.
+    unfreeze_in_runs(&folder, runs, &forgotten.keys)?;
     let remain = &forgotten.remain;
     // The log goes first: events that name what is gone could not be opened, while what nobody names harms nothing, and a
     // second call removes it.
@@ -184,13 +187,16 @@ fn forget_labeler(path: &Path, labeler: &str, runs: &Path) -> Result<()> {
         forgotten.tasks,
         forgotten.answers
     ));
-    if folder.unname(labeler)? {
-        say(&format!("{labeler}'s link opens nothing any more, once the server is started again"));
-    }
-    for file in unfreeze(&folder, &retrained, &forgotten.keys)? {
+    Ok(())
+}
+
+/// Removes frozen records, and names the runs that were made with them.
+fn unfreeze_in_runs(folder: &Folder, runs: &Path, keys: &[String]) -> Result<()> {
+    let retrained = retrained(runs)?;
+    for file in unfreeze(folder, &retrained, keys)? {
         say(&format!("removed {file}: a run that was trained on it can be used, and not be resumed"));
     }
-    let with = |(run, retrained): &(PathBuf, Retrained)| (run.clone(), retrained.count_of(&forgotten.keys));
+    let with = |(run, retrained): &(PathBuf, Retrained)| (run.clone(), retrained.count_of(keys));
     let made: Vec<(PathBuf, usize)> = retrained.iter().map(with).filter(|(_, count)| *count > 0).collect();
     if made.is_empty() {
         say(&format!("no run under {} was made with it", runs.display()));
@@ -202,21 +208,22 @@ fn forget_labeler(path: &Path, labeler: &str, runs: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes the frozen records, of this folder and of the runs, that hold some of these; returns their paths.
+/// Removes the frozen records that hold some of these, wherever they lie: in this folder of feedback, and in those of the
+/// runs, also where a run never began on them. Returns their paths.
 fn unfreeze(folder: &Folder, runs: &[(PathBuf, Retrained)], keys: &[String]) -> Result<Vec<String>> {
-    let of_runs = runs.iter().flat_map(|(_, retrained)| retrained.files().map(Path::to_owned));
-    let mut files: BTreeSet<PathBuf> = of_runs.filter(|path| path.is_file()).collect();
-    let frozen = folder.path().join(FROZEN);
-    if frozen.is_dir() {
+    let mut files: BTreeSet<PathBuf> = runs.iter().flat_map(|(_, retrained)| retrained.files()).collect();
+    let of_runs = runs.iter().flat_map(|(run, retrained)| retrained.folders().chain([run.join("feedback")]));
+    let folders: BTreeSet<PathBuf> = of_runs.chain([folder.path().to_owned()]).collect();
+    for frozen in folders.iter().map(|folder| folder.join(FROZEN)).filter(|frozen| frozen.is_dir()) {
         let failed = || format!("cannot list {}", frozen.display());
         for entry in fs::read_dir(&frozen).with_context(failed)? {
             files.insert(fs::canonicalize(entry.with_context(failed)?.path()).with_context(failed)?);
         }
     }
     let mut removed = Vec::new();
-    for path in files {
+    for path in files.into_iter().filter(|path| path.is_file()) {
         let failed = || path.display().to_string();
-        let text = fs::read_to_string(&path).with_context(failed)?;
+        let text = String::from_utf8_lossy(&fs::read(&path).with_context(failed)?).into_owned();
         if keys.iter().any(|key| text.contains(&format!("\"id\":\"{key}\""))) {
             fs::remove_file(&path).with_context(failed)?;
             removed.push(failed());

@@ -208,7 +208,8 @@ fn tell_sides(run: &Run<'_>, retrained: &Retrained) {
     let count = |groups: &[RankedGroup]| groups.iter().filter(|of| keys.contains(of.id.as_str())).count();
     let (trained, held_out) = (count(&run.material.rankings), count(&run.material.held_out_rankings));
     let all = keys.len();
-    let left = all - trained - held_out;
+    // A folder that was copied may hold a record twice.
+    let left = all.saturating_sub(trained + held_out);
     say(&format!(
         "of {all} new rankings {trained} are trained on, {held_out} are held out, {left} are left out (as repeated, over \
          the cap of their user or `data.limit`, too long, or like a prompt that is held out)"
@@ -220,8 +221,8 @@ fn tell_sides(run: &Run<'_>, retrained: &Retrained) {
 
 fn retrain(run: &mut Run<'_>, retrained: &Retrained) -> Result<()> {
     let folder = run.dir.path();
-    if let Some((asked, gate)) = read::<Asked>(&folder.join(ASKED))?.zip(read::<Gate>(&folder.join(GATE))?)
-        && retrained.how.asks_people
+    if retrained.how.asks_people
+        && let Some((asked, gate)) = read::<Asked>(&folder.join(ASKED))?.zip(read::<Gate>(&folder.join(GATE))?)
         && gate.passed
     {
         // All that takes long is done: people are asked, and their votes are counted.

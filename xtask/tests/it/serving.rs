@@ -273,12 +273,13 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
         (&json!("people"), true)
     );
     // Nothing is done again, and another command does not go round the gate.
-    assert!(!said.contains("reward-model 1/") && !said.contains("new policy: "), "{said}");
+    assert!(!said.contains("new rankings") && !said.contains("old held-out pairs"), "{said}");
     let (done, said) = run(&["retrain", "--from", "first", "--run", "second", "--resume", "--fine-tune"]);
     assert!(!done && said.contains("began without --fine-tune"), "{said}");
     let (done, said) = run(&["pipeline", "--run", "second", "--resume"]);
     assert!(!done && said.contains("behind a gate"), "{said}");
-    // Taken back, it is in no later run; what was said to compare two policies is no record at all. A demonstration trains the first step, where that is done anew.
+    // Taken back, it is in no later run; what was said to compare two policies is no record at all. A demonstration
+    // trains the first step, where that is done anew.
     append("log.jsonl", &[retract, demonstration]);
     let (done, said) = run(&["retrain", "--from", "first", "--run", "third"]);
     assert!(done && said.contains("1 demonstrations are not used"), "{said}");
@@ -299,8 +300,9 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
     let text = fs::read(folder.join("fourth/retrained.json")).unwrap();
     let retrained: Value = serde_json::from_slice(&text).unwrap();
     assert_eq!(retrained["demonstrated"], json!(["k6"]));
-    let weights = |run: &str| fs::read(folder.join(run).join("sft-init/model/model.safetensors")).unwrap();
-    assert!(weights("first") == weights("third") && weights("first") != weights("fourth"));
+    let read = |file: &str| fs::read(folder.join(file)).unwrap();
+    assert!(read("first/sft-init/model/model.safetensors") == read("third/sft-init/model/model.safetensors"));
+    assert!(read("first/sft-baseline/metrics.jsonl") != read("fourth/sft-baseline/metrics.jsonl"));
     // Whoever wants to be forgotten is so in what any run was given, wherever that lies.
     let (done, said) = run(&["feedback", "forget", "first/feedback", "bob", "--runs", "."]);
     assert!(done && said.contains("./fourth was made with 1 of these") && !said.contains("./third was"), "{said}");

@@ -31,19 +31,19 @@ pub(super) struct Args {
     #[arg(long = "serve", value_name = "MODEL", conflicts_with_all = ["memory", "peer", "sweeps", "prepare", "json", "ranks", "line", "shape", "stage"])]
     pub(super) model: Option<PathBuf>,
     /// llama.cpp's server, to be measured on the files of --llama-model, taking turns
-    #[arg(long, value_name = "PROGRAM", requires = "model")]
+    #[arg(long, value_name = "PROGRAM", requires = "llama_model")]
     llama_server: Option<PathBuf>,
     /// A .gguf file for llama.cpp's server; several are measured one after the other
     #[arg(long, value_name = "FILE", requires = "llama_server")]
     llama_model: Vec<PathBuf>,
     /// Clients at a time
-    #[arg(long, value_name = "CLIENTS", default_values_t = [1, 8, 32])]
+    #[arg(long, value_name = "CLIENTS", default_values_t = [1, 8, 32], requires = "model")]
     streams: Vec<usize>,
     /// Answers that each client reads in one turn
-    #[arg(long, value_name = "ANSWERS", default_value_t = 3)]
+    #[arg(long, value_name = "ANSWERS", default_value_t = 3, requires = "model")]
     answers: usize,
     /// Then let the most clients ask for so many minutes, and say each minute what the server holds
-    #[arg(long, value_name = "MINUTES", default_value_t = 0)]
+    #[arg(long, value_name = "MINUTES", default_value_t = 0, requires = "model")]
     soak: u64,
 }
 
@@ -190,7 +190,7 @@ impl Served {
         asked().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
     }
 
-    /// Each client reads so many answers, one of them beforehand.
+    /// Each client reads so many answers, after one that is not counted.
     fn measure(self, streams: usize, answers: usize) -> Result<Measured> {
         self.under(streams, |client| self.answer(client, u64::MAX).map(drop))?;
         let begun = Instant::now();
@@ -214,7 +214,7 @@ impl Served {
         })
     }
 
-    /// One streamed answer, which the model's end does not cut short where the server can be told so.
+    /// One streamed answer.
     fn answer(&self, client: u64, number: u64) -> Result<Answer> {
         let body = json!({ "prompt": prompt(client, number), "stream": true, "max_tokens": TOKENS, "temperature": 1,
             "seed": client, "stream_options": { "include_usage": true } });

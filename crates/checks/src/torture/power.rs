@@ -49,10 +49,15 @@ impl Disk {
     /// there when the process began is on the disk.
     pub(super) fn after(calls: &[Call], before: impl Fn(&str) -> Option<u64>) -> Disk {
         let mut disk = Disk::default();
-        for call in calls.iter().filter(|call| call.result.is_some_and(|result| result >= 0)) {
-            disk.apply(call, &before);
-        }
+        disk.go_on(calls, before);
         disk
+    }
+
+    /// The same after further calls.
+    pub(super) fn go_on(&mut self, calls: &[Call], before: impl Fn(&str) -> Option<u64>) {
+        for call in calls.iter().filter(|call| call.result.is_some_and(|result| result >= 0)) {
+            self.apply(call, &before);
+        }
     }
 
     fn apply(&mut self, call: &Call, before: &impl Fn(&str) -> Option<u64>) {
@@ -89,6 +94,14 @@ impl Disk {
             }
             "unlink" | "unlinkat" => self.remove(&path),
             _ => {}
+        }
+    }
+
+    /// Of files that grew otherwise than the calls tell: a write that was not heard to end may have been made.
+    pub(super) fn take_lengths(&mut self, lengths: &BTreeMap<String, u64>) {
+        for (path, extent) in &mut self.files {
+            extent.written = lengths.get(path).copied().unwrap_or(extent.written);
+            extent.synced = extent.synced.min(extent.written);
         }
     }
 

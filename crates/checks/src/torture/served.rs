@@ -38,6 +38,9 @@ const ENDLESS: usize = 500;
 /// The calls before which a server dies, and how many of them it has made by then, at most.
 const POINTS: [(&str, u64); 3] = [("fdatasync", 30), ("fdatasync", 5), ("write", 60)];
 
+/// The same of a server that follows on one that died: soon, while some of what it says is saved was written by that one.
+const AGAIN: [(&str, u64); 3] = [("fdatasync", 1), ("fdatasync", 3), ("write", 40)];
+
 /// A server's model, folder and clients.
 struct Scene<'a> {
     victim: &'a Victim,
@@ -139,17 +142,18 @@ impl Scene<'_> {
         Ok("SIGKILL".to_owned())
     }
 
-    /// Dies as it enters a call of its own, and what it had not synced is taken back; so does, every other time, the next
-    /// server before: what the first had written and not synced is for the second to bring to the disk.
+    /// Dies as it enters a call of its own, and what it had not synced is taken back; now and then only when
+    /// the next server has died as well: what the first had written and not synced is for the second to bring to the disk.
     fn die_of_a_power_cut(&self, draws: &mut Draws) -> Result<String> {
         let before = self.lengths()?;
-        let mut calls = Vec::new();
-        let servers = 1 + draws.below(2);
-        let mut name = "";
-        for _ in 0..servers {
-            name = self.die_before_a_call(draws, &mut calls)?;
+        let (mut disk, mut name) = (Disk::default(), "");
+        let servers = 1 + draws.below(2) as usize;
+        for points in &[POINTS, AGAIN][..servers] {
+            let calls;
+            (name, calls) = self.die_before_a_call(points, draws)?;
+            disk.go_on(&calls, |path| before.get(path).copied());
+            disk.take_lengths(&self.lengths()?);
         }
-        let disk = Disk::after(&calls, |path| before.get(path).copied());
         disk.cut_power(&self.victim.run(FEEDBACK), draws)?;
         Ok(if servers == 1 {
             format!("power cut before {name}")
@@ -158,9 +162,13 @@ impl Scene<'_> {
         })
     }
 
-    /// The call; what the server had asked of the system is added to `calls`.
-    fn die_before_a_call(&self, draws: &mut Draws, calls: &mut Vec<Call>) -> Result<&'static str> {
-        let (name, most) = *draws.pick(&POINTS).context("there are calls to die before")?;
+    /// The call, and what the server had asked of the system.
+    fn die_before_a_call(
+        &self,
+        points: &[(&'static str, u64)],
+        draws: &mut Draws,
+    ) -> Result<(&'static str, Vec<Call>)> {
+        let (name, most) = *draws.pick(points).context("there are calls to die before")?;
         let point = 1 + draws.below(most);
         let log = self.victim.folder.join("calls.log");
         // An earlier one would be read where strace does not start.
@@ -187,8 +195,7 @@ impl Scene<'_> {
             }
         };
         ensure!(status.code().is_none(), "the server ended with {status} instead of dying before a {name}:\n{said}");
-        calls.extend(calls::read(&log, &self.victim.folder, FEEDBACK)?);
-        Ok(name)
+        Ok((name, calls::read(&log, &self.victim.folder, FEEDBACK)?))
     }
 
     /// How long each file in the folder is.

@@ -107,7 +107,9 @@ impl Asked {
                     Some(0.5)
                 }
                 Some(id) => {
-                    let slot = state.task(id).and_then(|task| task.completions.iter().position(|of| of.text == *new));
+                    // Whoever wrote the prompt may have been forgotten, and the task with it.
+                    let Some(task) = state.task(id) else { continue };
+                    let slot = task.completions.iter().position(|of| of.text == *new);
                     said.get(id.as_str()).zip(slot).map(|(rankings, slot)| {
                         rankings.iter().map(|ranked| vote(ranked, slot)).sum::<f64>() / rankings.len() as f64
                     })
@@ -204,6 +206,15 @@ mod tests {
             assert_eq!(desk::collected(place.path()).unwrap().tasks, tasks);
             assert_eq!(again.verdicts().unwrap(), verdicts);
         }
+        // A task that was removed, because its author is forgotten, is not waited for.
+        let all = fs::read_to_string(place.path().join(desk::TASKS)).unwrap();
+        fs::write(
+            place.path().join(desk::TASKS),
+            all.lines().take(5).map(|line| format!("{line}\n")).collect::<String>(),
+        )
+        .unwrap();
+        assert_eq!(asked.verdicts().unwrap().waiting, 1);
+        fs::write(place.path().join(desk::TASKS), all).unwrap();
         // When nobody is waited for any more, what was the same counts too.
         fs::write(place.path().join(desk::LOG), log + &say_of(&tasks[4..], "ann", &[1, 1])).unwrap();
         assert_eq!(asked.verdicts().unwrap().outcomes, [0.5, 0.5, 0.0, 0.5, 1.0, 1.0, 1.0]);

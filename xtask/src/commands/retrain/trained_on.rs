@@ -112,7 +112,7 @@ impl Retrained {
             let keys = said.demonstrations.iter().map(|record| record.prompt.id.clone()).collect();
             (Some(frozen(&folder, &said.demonstrations)?), keys)
         } else if how.fine_tunes {
-            say("warning: nobody wrote a demonstration, so --fine-tune repeats what the old run did");
+            say("warning: there is no demonstration of people, so --fine-tune trains on the old ones alone");
             (None, Vec::new())
         } else {
             before.map_or((None, Vec::new()), |before| (before.demonstrations, before.demonstrated))
@@ -182,8 +182,13 @@ impl Retrained {
     }
 
     /// The frozen files of the run.
-    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
-        [Some(self.rankings.as_path()), self.demonstrations.as_deref()].into_iter().flatten()
+    pub(crate) fn files(&self) -> impl Iterator<Item = PathBuf> {
+        [Some(self.rankings.clone()), self.demonstrations.clone()].into_iter().flatten()
+    }
+
+    /// The folders of feedback that it was trained on.
+    pub(crate) fn folders(&self) -> impl Iterator<Item = PathBuf> {
+        self.feedback.iter().cloned()
     }
 
     fn all_keys(&self) -> Vec<String> {
