@@ -19,7 +19,7 @@ enum Command {
     /// Kill real runs anywhere, resume them and compare every byte; writes docs/reliability.md
     Torture(torture::Args),
     /// Measure the speed and memory of every stage, beside torch and TRL, against the machine's ceilings
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
     /// Gather what the tests measure against references into docs/correctness.md, or compare
     Correctness(correctness::Args),
     /// Make the golden values of the tests anew with torch and transformers, or compare
