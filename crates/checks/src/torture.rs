@@ -25,7 +25,7 @@ mod traced;
 mod victim;
 
 use crate::inputs;
-use page::Found;
+use page::{Found, Record};
 use victim::Victim;
 
 #[derive(clap::Args)]
@@ -148,14 +148,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn kill_servers(victim: &Victim, root: &Path, seed: u64) -> Result<()> {
     let (deaths, said) = served::kill(victim, root, page::ENOUGH_SERVERS, seed)
         .with_context(|| format!("its folder is kept in {}", victim.folder.display()))?;
-    let lost = deaths.iter().filter(|death| death.lost.is_some()).count();
-    if lost > 0 {
-        bail!("{lost} deaths of a server lost something; its folder is kept in {}", victim.folder.display());
-    }
-    fs::remove_dir_all(&victim.folder).context("cannot remove the folder of feedback")?;
-    page::rewrite(root, Some(&|record| record.take_servers(&deaths)))?;
+    record_survived(victim, root, &deaths, &|record| record.take_servers(&deaths))?;
     print(&format!("torture: {} deaths of a server under its clients, {said}: 0 lost", deaths.len()));
     Ok(())
+}
+
+/// Writes a table of deaths of which none may have lost anything, and removes what they left.
+fn record_survived(victim: &Victim, root: &Path, deaths: &[Death], take: &dyn Fn(&mut Record)) -> Result<()> {
+    let lost = deaths.iter().filter(|death| death.lost.is_some()).count();
+    if lost > 0 {
+        bail!("{lost} deaths lost something; what they left is kept in {}", victim.folder.display());
+    }
+    fs::remove_dir_all(&victim.folder).context("cannot remove what was tortured")?;
+    page::rewrite(root, Some(take))
 }
 
 /// Kills ranks and launchers until enough have died, and writes their table.
@@ -170,12 +175,7 @@ fn kill_ranks(victim: &Victim, root: &Path, seed: u64) -> Result<()> {
         deaths.extend(ranks::kill_one_run(victim, &pace, seed, number)?);
         progress("of ranks and launchers", &deaths);
     }
-    let lost = deaths.iter().filter(|death| death.lost.is_some()).count();
-    if lost > 0 {
-        bail!("{lost} deaths lost something; their runs are kept in {}", victim.folder.display());
-    }
-    fs::remove_dir_all(&victim.folder).context("cannot remove the runs")?;
-    page::rewrite(root, Some(&|record| record.take_ranks(&deaths)))?;
+    record_survived(victim, root, &deaths, &|record| record.take_ranks(&deaths))?;
     print(&format!("torture: {} deaths of ranks and launchers: 0 lost", deaths.len()));
     Ok(())
 }
