@@ -291,12 +291,10 @@ impl Material {
         let prompts = load::<Prompt>(&data.prompts, data, &plan, embedded, &mut report)?;
         let prompts = with_own_test(prompts, data, embedded, &mut report)?;
         let mut leaks = LeakCheck::new(data.dedup_prefix);
-        leaks.add_split("demonstrations", &demonstrations);
-        leaks.add_split("rankings", &rankings);
-        leaks.add_split("prompts", &prompts);
+        leaks.add_held_out("demonstrations", &demonstrations);
+        leaks.add_held_out("rankings", &rankings);
+        leaks.add_held_out("prompts", &prompts);
         let (demonstrations, rankings, prompts) = clean(&leaks, demonstrations, rankings, prompts, &mut report);
-        // It holds the words of every prompt.
-        drop(leaks);
 
         let asked = match recipe.judged_until {
             Some(until) => Asked::of(data.judge, &demonstrations, &rankings, &prompts, until)?,

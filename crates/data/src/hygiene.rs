@@ -9,6 +9,7 @@ use crate::{
 };
 use instruct_random::Source;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a step kept and what it removed.
@@ -31,8 +32,8 @@ pub struct DedupReport {
 /// only equal prompts count. \[IG\] gives no length for the "long common prefix"; 64 to 128 suits free
 /// prompts, and prompts written from templates need more than the template's length.
 pub fn dedup<T: Record>(records: Vec<T>, prefix: usize) -> (Vec<T>, DedupReport) {
-    let keys: Vec<String> = records.iter().map(|record| normal(&record.subject())).collect();
-    let keeper = keepers(&keys, prefix);
+    let keys: Vec<Key> = records.iter().map(|record| Key::of(record, prefix)).collect();
+    let keeper = keepers(keys.iter().map(|key| key.group));
     let mut members = vec![0u32; keys.len()];
     keeper.iter().for_each(|&first| members[first] += 1);
     let mut report = DedupReport::default();
@@ -52,23 +53,38 @@ pub fn dedup<T: Record>(records: Vec<T>, prefix: usize) -> (Vec<T>, DedupReport)
     (kept, report)
 }
 
-/// Returns for each key the lowest index of its group. Keys are in one group when they are equal or
-/// begin with the same `prefix` bytes (0 groups equal keys only). In sorted order a group stands
-/// together, so it is enough to compare neighbours.
-fn keepers(keys: &[String], prefix: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..keys.len()).collect();
-    order.sort_by(|&a, &b| keys[a].cmp(&keys[b]).then(a.cmp(&b)));
-    let mut keeper = vec![0; keys.len()];
-    for group in order.chunk_by(|&a, &b| alike(&keys[a], &keys[b], prefix)) {
-        let first = group.iter().copied().min().unwrap_or_default();
-        group.iter().for_each(|&i| keeper[i] = first);
-    }
-    keeper
+/// What stands for a prompt where many are compared: the words themselves would take as much memory again as the
+/// records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Key {
+    whole: Fingerprint,
+    /// Of what it shares with the prompts that count as the same.
+    group: Fingerprint,
 }
 
-fn alike(a: &str, b: &str, prefix: usize) -> bool {
-    let start = a.as_bytes().get(..prefix).filter(|start| !start.is_empty());
-    a == b || start.is_some_and(|start| b.as_bytes().starts_with(start))
+impl Key {
+    /// Prompts are in one group when, [normal], they are equal or begin with the same `prefix` bytes (0 groups equal
+    /// ones only).
+    fn of<T: Record>(record: &T, prefix: usize) -> Key {
+        let subject = normal(&record.subject());
+        let whole = subject.as_bytes();
+        let group = whole.get(..prefix).filter(|start| !start.is_empty()).unwrap_or(whole);
+        Key { whole: fingerprint(whole), group: fingerprint(group) }
+    }
+}
+
+/// Half of a SHA-256: among a billion texts, two that differ have the same one with a chance of 1 in 10^21.
+type Fingerprint = [u8; 16];
+
+fn fingerprint(bytes: &[u8]) -> Fingerprint {
+    let hash = Sha256::digest(bytes);
+    std::array::from_fn(|i| hash[i])
+}
+
+/// Returns for each prompt the lowest index of its group.
+fn keepers(groups: impl Iterator<Item = Fingerprint>) -> Vec<usize> {
+    let mut first = BTreeMap::new();
+    groups.enumerate().map(|(i, group)| *first.entry(group).or_insert(i)).collect()
 }
 
 /// Lower case, with every run of white space as one space.
@@ -206,7 +222,7 @@ struct Entry {
     set: String,
     origin: Origin,
     user: Option<String>,
-    subject: String,
+    group: Fingerprint,
 }
 
 impl LeakCheck {
@@ -223,7 +239,7 @@ impl LeakCheck {
             set: set.to_owned(),
             origin: record.origin().clone(),
             user: record.user().map(str::to_owned),
-            subject: normal(&record.subject()),
+            group: Key::of(record, self.prefix).group,
         }));
         self
     }
@@ -231,6 +247,12 @@ impl LeakCheck {
     /// Adds all sides of one data set.
     pub fn add_split<T: Record>(&mut self, set: &str, split: &Split<T>) -> &mut LeakCheck {
         self.add(set, Side::Train, &split.train);
+        self.add_held_out(set, split)
+    }
+
+    /// Adds the sides of one data set that are not trained on: all that [`LeakCheck::clean`] looks at, and less than the
+    /// words of all records.
+    pub fn add_held_out<T: Record>(&mut self, set: &str, split: &Split<T>) -> &mut LeakCheck {
         self.add(set, Side::Validation, &split.validation);
         self.add(set, Side::Test, &split.test)
     }
@@ -245,9 +267,8 @@ impl LeakCheck {
             }
         }
         let by_user = users.into_iter().flat_map(|(user, group)| self.between(&group, Shared::User(user.to_owned())));
-        let subjects: Vec<String> = self.entries.iter().map(|entry| entry.subject.clone()).collect();
         let mut prompts: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (i, keeper) in keepers(&subjects, self.prefix).into_iter().enumerate() {
+        for (i, keeper) in keepers(self.entries.iter().map(|entry| entry.group)).into_iter().enumerate() {
             prompts.entry(keeper).or_default().push(i);
         }
         let by_prompt = prompts.into_values().flat_map(|group| self.between(&group, Shared::Prompt));
@@ -268,14 +289,10 @@ impl LeakCheck {
         let before = train.len();
         let held_out: Vec<&Entry> = self.entries.iter().filter(|entry| entry.side != Side::Train).collect();
         let users: BTreeSet<&str> = held_out.iter().filter_map(|entry| entry.user.as_deref()).collect();
-        let subjects: BTreeSet<String> = held_out.iter().map(|entry| entry.subject.clone()).collect();
+        let groups: BTreeSet<Fingerprint> = held_out.iter().map(|entry| entry.group).collect();
         let leaks = |record: &T| {
-            let subject = normal(&record.subject());
-            // No held-out subject has a longer common prefix with this one than its neighbours in sorted order.
-            let after = subjects.range(subject.clone()..).next();
-            let before = subjects.range(..subject.clone()).next_back();
-            let known = after.into_iter().chain(before).any(|other| alike(other, &subject, self.prefix));
-            known || record.user().is_some_and(|user| users.contains(user))
+            groups.contains(&Key::of(record, self.prefix).group)
+                || record.user().is_some_and(|user| users.contains(user))
         };
         let kept: Vec<T> = train.into_iter().filter(|record| !leaks(record)).collect();
         let removed = before - kept.len();

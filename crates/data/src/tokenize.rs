@@ -397,8 +397,10 @@ impl<'a> Run<'a> {
         text: &str,
     ) -> Result<Option<Vec<u32>>, Error> {
         let limit = self.encoder.caps.completion;
-        let ids = asked.completion(text)?;
+        let mut ids = asked.completion(text)?;
         if ids.len() <= limit {
+            // Millions of them are kept, and what ends them had doubled the room that each takes.
+            ids.shrink_to_fit();
             return Ok(Some(ids));
         }
         self.report.long_completions += 1;
