@@ -102,6 +102,8 @@ mod ranks;
 mod run;
 mod shard;
 mod solo;
+#[cfg(any(feature = "nccl", test))]
+mod staged;
 pub mod testing;
 mod tree;
 mod watch;

@@ -1,15 +1,15 @@
 //! NCCL as the data plane between GPUs, under MPI's control.
 
 use crate::{
-    Collective, Mpi,
+    Mpi,
     error::{Error, Result},
-    ranks::{Place, Wire},
-    watch::Watch,
+    ranks::Wire,
+    staged::{Lanes, Name, Staged, joined},
 };
 use candle_core::{
     CudaDevice,
     cuda::cudarc::{
-        driver::{CudaStream, DriverError},
+        driver::{CudaSlice, CudaStream, DriverError},
         nccl::{
             result::NcclError,
             safe::{Comm, Id, group_end, group_start},
@@ -19,74 +19,65 @@ use candle_core::{
 use std::{
     ffi::{c_char, c_int},
     fmt,
+    ops::Range,
     sync::Arc,
 };
 
 /// The ranks of an MPI job whose flat numbers travel by NCCL, each over a GPU of its own.
 ///
-/// **Type-checked, not run on two GPUs.**
+/// **Type-checked, not run on two GPUs.** The order of its calls, the name that ranks join under and errors are tested
+/// with a stand-in for NCCL.
 ///
 /// Master weights and gradients live on the host, so every exchange copies a bucket to the device, has NCCL exchange it
 /// there, and copies it back. The sum is the host's tree, as with every engine, so the bits are the same ones. What this
 /// buys is NCCL's network between machines; a gradient that never leaves the device would need a kernel that adds in the
 /// same tree and a trait over device buffers, and neither is here.
-pub struct Nccl {
-    // Dropped first: a rank that ends early must end the job before NCCL's own clean-up can wait for anybody.
-    mpi: Mpi,
-    comm: Comm,
-    stream: Arc<CudaStream>,
-}
+pub type Nccl = Staged<Mpi, Gpu>;
 
 impl Nccl {
     /// Builds a communicator of all ranks over `device`, which no other rank may use: one by
-    /// [`local_rank`](Collective::local_rank), or the only one that the launcher lets this rank see.
+    /// [`local_rank`](crate::Collective::local_rank), or the only one that the launcher lets this rank see.
     ///
     /// # Errors
     ///
     /// [`Error::Call`] when NCCL refuses. `mpi` is gone then, and the job with it, so the message has been handed to
     /// [`Host::say`](crate::Host::say) before. A machine without NCCL's library panics, which ends the job too.
     pub fn over(mpi: Mpi, device: &CudaDevice) -> Result<Nccl> {
-        let stream = device.cuda_stream();
-        match communicator(&mpi, &stream) {
-            Ok(comm) => Ok(Nccl { mpi, comm, stream }),
+        let rank = mpi.place().rank;
+        let gpu = joined(
+            &mpi,
+            || Ok(Id::new().map_err(|error| refused(rank, error))?.internal().map(|byte| byte.to_ne_bytes()[0])),
+            |name, place| {
+                let (id, stream) = (Id::uninit(name.map(|byte| c_char::from_ne_bytes([byte]))), device.cuda_stream());
+                let comm = Comm::from_rank(stream.clone(), place.rank, place.world, id);
+                Ok(Gpu { rank, comm: comm.map_err(|error| refused(rank, error))?, stream })
+            },
+        );
+        match gpu {
+            Ok(lanes) => Ok(Staged { control: mpi, lanes }),
             Err(error) => {
                 mpi.say(&error.to_string());
                 Err(error)
             }
         }
     }
-
-    /// Sends what `queue` puts into NCCL's group on its way, from a copy of `send` on the device, and brings
-    /// `received` back.
-    fn staged(&self, send: &[f32], received: &mut [f32], queue: &Queue<'_>) -> Result<()> {
-        let rank = self.mpi.rank();
-        let driver = |error| refused_by_driver(rank, error);
-        let from = self.stream.clone_htod(send).map_err(driver)?;
-        let mut to = self.stream.alloc_zeros::<f32>(received.len()).map_err(driver)?;
-        queue(&from, &mut to).map_err(|error| refused(rank, error))?;
-        self.stream.memcpy_dtoh(&to, received).map_err(driver)?;
-        self.stream.synchronize().map_err(driver)
-    }
 }
 
-type OnDevice = candle_core::cuda::cudarc::driver::CudaSlice<f32>;
-type Queue<'a> = dyn Fn(&OnDevice, &mut OnDevice) -> std::result::Result<(), NcclError> + 'a;
+/// A rank's GPU, with its place among those of all ranks.
+pub struct Gpu {
+    rank: usize,
+    comm: Comm,
+    stream: Arc<CudaStream>,
+}
 
-/// Has rank 0 make the name of the communicator, and all ranks join it.
-fn communicator(mpi: &Mpi, stream: &Arc<CudaStream>) -> Result<Comm> {
-    let rank = mpi.rank();
-    let mut name = Vec::new();
-    if rank == 0 {
-        let id = Id::new().map_err(|error| refused(rank, error))?;
-        name = id.internal().iter().map(|&byte| byte.to_ne_bytes()[0]).collect();
+impl Gpu {
+    fn nccl<T>(&self, outcome: Result<T, NcclError>) -> Result<()> {
+        outcome.map(drop).map_err(|error| refused(self.rank, error))
     }
-    mpi.broadcast_bytes(0, &mut name)?;
-    let mut internal = [0; 128];
-    for (to, byte) in internal.iter_mut().zip(name) {
-        *to = c_char::from_ne_bytes([byte]);
+
+    fn driver<T>(&self, outcome: Result<T, DriverError>) -> Result<T> {
+        outcome.map_err(|error| refused_by_driver(self.rank, error))
     }
-    let _inside = mpi.watch().enter("ncclCommInitRank");
-    Comm::from_rank(stream.clone(), rank, mpi.world(), Id::uninit(internal)).map_err(|error| refused(rank, error))
 }
 
 fn refused(rank: usize, NcclError(code): NcclError) -> Error {
@@ -97,50 +88,50 @@ fn refused_by_driver(rank: usize, error: DriverError) -> Error {
     Error::Call { call: "CUDA", rank, code: error.0 as c_int, message: error.to_string() }
 }
 
-impl Wire for Nccl {
-    fn place(&self) -> Place {
-        Place { engine: "nccl", ..self.mpi.place() }
+impl Lanes for Gpu {
+    type Buffer = CudaSlice<f32>;
+
+    fn put(&self, host: &[f32]) -> Result<Self::Buffer> {
+        self.driver(self.stream.clone_htod(host))
     }
 
-    fn watch(&self) -> &Watch {
-        self.mpi.watch()
+    fn room(&self, len: usize) -> Result<Self::Buffer> {
+        self.driver(self.stream.alloc_zeros(len))
     }
 
-    fn gather_words(&self, own: &[u64], all: &mut [u64]) -> Result<()> {
-        self.mpi.gather_words(own, all)
+    fn begin(&self) -> Result<()> {
+        self.nccl(group_start())
     }
 
-    fn broadcast(&self, root: usize, bytes: &mut [u8]) -> Result<()> {
-        self.mpi.broadcast(root, bytes)
+    fn send(&self, from: &Self::Buffer, part: Range<usize>, peer: usize) -> Result<()> {
+        self.nccl(self.comm.send(&from.slice(part), peer as i32))
     }
 
-    fn exchange(&self, send: &[f32], received: &mut [f32]) -> Result<()> {
-        let part = send.len() / self.mpi.world();
-        self.staged(send, received, &|from, to| {
-            group_start()?;
-            for (peer, start) in (0..).zip((0..from.len()).step_by(part)) {
-                self.comm.send(&from.slice(start..start + part), peer)?;
-                self.comm.recv(&mut to.slice_mut(start..start + part), peer)?;
-            }
-            group_end().map(drop)
-        })
+    fn receive(&self, to: &mut Self::Buffer, part: Range<usize>, peer: usize) -> Result<()> {
+        self.nccl(self.comm.recv(&mut to.slice_mut(part), peer as i32))
     }
 
-    fn gather_floats(&self, own: &[f32], all: &mut [f32]) -> Result<()> {
-        self.staged(own, all, &|from, to| self.comm.all_gather(from, to).map(drop))
+    fn end(&self) -> Result<()> {
+        self.nccl(group_end())
+    }
+
+    fn gather(&self, own: &Self::Buffer, all: &mut Self::Buffer) -> Result<()> {
+        self.nccl(self.comm.all_gather(own, all))
+    }
+
+    fn get(&self, from: &Self::Buffer, host: &mut [f32]) -> Result<()> {
+        self.driver(self.stream.memcpy_dtoh(from, host))?;
+        self.driver(self.stream.synchronize())
     }
 
     fn close(self) -> Result<()> {
-        let Nccl { mpi, comm, stream } = self;
         // Dropping the communicator aborts what is still under way.
-        stream.synchronize().map_err(|error| refused_by_driver(mpi.rank(), error))?;
-        drop(comm);
-        mpi.close()
+        self.driver(self.stream.synchronize())
     }
 }
 
-impl fmt::Debug for Nccl {
+impl fmt::Debug for Gpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Nccl").field("mpi", &self.mpi).finish_non_exhaustive()
+        f.debug_struct("Gpu").field("rank", &self.rank).finish_non_exhaustive()
     }
 }

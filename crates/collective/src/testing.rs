@@ -59,12 +59,21 @@ pub fn threads<T: Send, E: From<Error> + Display>(
     world: usize,
     work: impl Fn(&dyn Collective) -> Result<T, E> + Sync,
 ) -> Vec<Result<T, String>> {
+    threads_over(world, Ok, work)
+}
+
+/// As [`threads`], on what `over` makes of each thread.
+pub(crate) fn threads_over<T: Send, E: From<Error> + Display, C: Collective + 'static>(
+    world: usize,
+    over: impl Fn(Thread) -> Result<C> + Sync,
+    work: impl Fn(&dyn Collective) -> Result<T, E> + Sync,
+) -> Vec<Result<T, String>> {
     let room = Arc::new(Room::new(world));
-    let work = &work;
+    let (over, work) = (&over, &work);
     thread::scope(|scope| {
         let rank = |rank| {
             let wire = Thread { rank, room: room.clone(), watch: Watch::new(Arc::new(Still)) };
-            scope.spawn(move || ended(wire, work))
+            scope.spawn(move || ended(|| over(wire), work))
         };
         let started: Vec<_> = (0..world).map(rank).collect();
         let joined = started.into_iter().map(|thread| thread.join());
@@ -72,13 +81,16 @@ pub fn threads<T: Send, E: From<Error> + Display>(
     })
 }
 
-fn ended<T, E: From<Error> + Display>(
-    wire: Thread,
+fn ended<T, E: From<Error> + Display, C: Collective + 'static>(
+    connect: impl FnOnce() -> Result<C>,
     work: impl Fn(&dyn Collective) -> Result<T, E>,
 ) -> Result<T, String> {
     let said = Mutex::new(String::new());
     let say = |message: &str| message.clone_into(&mut said.lock().unwrap_or_else(PoisonError::into_inner));
-    let outcome = catch_unwind(AssertUnwindSafe(|| run(Box::new(wire), &say, work)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let ranks = connect().inspect_err(|error| say(&error.to_string()))?;
+        run(Box::new(ranks), &say, work)
+    }));
     match outcome {
         Ok(Ok(value)) => Ok(value),
         _ => Err(said.into_inner().unwrap_or_else(PoisonError::into_inner)),
@@ -86,7 +98,7 @@ fn ended<T, E: From<Error> + Display>(
 }
 
 /// One rank's end of the room.
-struct Thread {
+pub(crate) struct Thread {
     rank: usize,
     room: Arc<Room>,
     watch: Watch,
