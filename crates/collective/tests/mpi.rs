@@ -77,6 +77,15 @@ struct Ended {
 }
 
 impl Ended {
+    /// MPICH's launcher may name the signal by which it ended another rank in place of the code of the rank that ended
+    /// the job.
+    #[track_caller]
+    #[cfg(feature = "mpi")]
+    fn ended_with(&self, code: i32) {
+        let ended_by_mpich = self.code == 9 && self.text.contains("BAD TERMINATION");
+        assert!(self.code == code || ended_by_mpich, "{self:?}");
+    }
+
     #[track_caller]
     fn says(&self, part: &str) {
         assert!(self.text.contains(part), "`{part}` is not in {self:?}");
@@ -282,7 +291,7 @@ mod with_mpi {
     #[test]
     fn an_error_on_one_rank_is_told_and_ends_the_job() {
         if let Some(ended) = launch(3, "error", &[]) {
-            assert_eq!(ended.code, FAILED, "{ended:?}");
+            ended.ended_with(FAILED);
             ended.says("rank 1 of 3: no more luck");
         }
     }
@@ -290,7 +299,7 @@ mod with_mpi {
     #[test]
     fn a_panic_on_one_rank_is_told_and_ends_the_job() {
         if let Some(ended) = launch(3, "panic", &[]) {
-            assert_eq!(ended.code, FAILED, "{ended:?}");
+            ended.ended_with(FAILED);
             ended.says("rank 1 of 3: panicked: no more nerve");
         }
     }
@@ -306,7 +315,7 @@ mod with_mpi {
     #[test]
     fn the_watchdog_ends_the_job_of_a_stopped_rank() {
         if let Some(ended) = launch(2, "stop", &[(SECONDS, "4")]) {
-            assert_eq!(ended.code, OVERDUE, "{ended:?}");
+            ended.ended_with(OVERDUE);
             ended.says("rank 0 of 2 has waited in reduce_scatter");
         }
     }
@@ -314,7 +323,7 @@ mod with_mpi {
     #[test]
     fn ranks_that_differ_are_told() {
         if let Some(ended) = launch(3, "disagree", &[]) {
-            assert_eq!(ended.code, FAILED, "{ended:?}");
+            ended.ended_with(FAILED);
             ended.says("disagree about the weights: 0000000000000001 on ranks 0, 2; 0000000000000002 on rank 1");
         }
     }
@@ -322,11 +331,11 @@ mod with_mpi {
     #[test]
     fn ranks_at_different_places_are_told() {
         if let Some(ended) = launch(2, "apart", &[]) {
-            assert_eq!(ended.code, FAILED, "{ended:?}");
+            ended.ended_with(FAILED);
             ended.says("not at the same place: all_gather of 5 numbers on rank 0; agree on the subject");
         }
         if let Some(ended) = launch(2, "early", &[]) {
-            assert_eq!(ended.code, FAILED, "{ended:?}");
+            ended.ended_with(FAILED);
             ended.says("reduce_scatter of 5000 numbers on rank 0; barrier on rank 1");
         }
     }
