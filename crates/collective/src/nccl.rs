@@ -4,7 +4,7 @@ use crate::{
     Mpi,
     error::{Error, Result},
     ranks::Wire,
-    staged::{Lanes, Name, Staged, joined},
+    staged::{Lanes, Staged, joined},
 };
 use candle_core::{
     CudaDevice,
