@@ -80,7 +80,7 @@
 //!
 //! `f32` is the only type of the data plane. Two buckets of [`BUCKET_BYTES`] bound what a call of it needs beyond the
 //! caller's buffer. Equal bits need one type of CPU and, on it, a gradient of a micro-batch that does not depend on who
-//! computes it. `Nccl` is type-checked, not run on two GPUs.
+//! computes it. `Nccl` is type-checked, and no GPU has run it.
 //!
 //! [`broadcast_bytes`]: Collective::broadcast_bytes
 //! [`all_gather_bytes`]: Collective::all_gather_bytes

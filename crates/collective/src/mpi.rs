@@ -67,12 +67,6 @@ impl Mpi {
         Ok(Mpi { world, place, watch, say: host.say.clone(), _universe: universe, _here: PhantomData })
     }
 
-    /// Where messages go before the job ends.
-    #[cfg(feature = "nccl")]
-    pub(crate) fn say(&self, message: &str) {
-        (self.say)(&format!("rank {} of {}: {message}", self.place.rank, self.place.world));
-    }
-
     fn check(&self, call: &'static str, code: c_int) -> Result<()> {
         check(call, self.place.rank, code)
     }
@@ -209,6 +203,11 @@ impl Wire for Mpi {
         #[allow(unsafe_code)]
         let code = unsafe { ffi::MPI_Allgather(from, count, kind, to, count, kind, self.world.as_raw()) };
         self.check("MPI_Allgather", code)
+    }
+
+    #[cfg(any(feature = "nccl", test))]
+    fn last_words(&self, message: &str) {
+        (self.say)(&format!("rank {} of {}: {message}", self.place.rank, self.place.world));
     }
 
     fn close(self) -> Result<()> {

@@ -25,8 +25,8 @@ use std::{
 
 /// The ranks of an MPI job whose flat numbers travel by NCCL, each over a GPU of its own.
 ///
-/// **Type-checked, not run on two GPUs.** The order of its calls, the name that ranks join under and errors are tested
-/// with a stand-in for NCCL.
+/// **Type-checked; no GPU has run it.** That calls come in order, that ranks join under one name and that an error on
+/// one ends all is tested with a stand-in for NCCL.
 ///
 /// Master weights and gradients live on the host, so every exchange copies a bucket to the device, has NCCL exchange it
 /// there, and copies it back. The sum is the host's tree, as with every engine, so the bits are the same ones. What this
@@ -41,7 +41,7 @@ impl Nccl {
     /// # Errors
     ///
     /// [`Error::Call`] when NCCL refuses. `mpi` is gone then, and the job with it, so the message has been handed to
-    /// [`Host::say`](crate::Host::say) before. A machine without NCCL's library panics, which ends the job too.
+    /// [`Host::say`](crate::Host::say) before. Where NCCL's library is missing the program does not start.
     pub fn over(mpi: Mpi, device: &CudaDevice) -> Result<Nccl> {
         let rank = mpi.place().rank;
         let gpu = joined(
@@ -56,7 +56,7 @@ impl Nccl {
         match gpu {
             Ok(lanes) => Ok(Staged { control: mpi, lanes }),
             Err(error) => {
-                mpi.say(&error.to_string());
+                mpi.last_words(&error.to_string());
                 Err(error)
             }
         }
@@ -124,8 +124,8 @@ impl Lanes for Gpu {
         self.driver(self.stream.synchronize())
     }
 
-    fn close(self) -> Result<()> {
-        // Dropping the communicator aborts what is still under way.
+    fn close(&self) -> Result<()> {
+        // Dropping the communicator afterwards aborts what is still under way.
         self.driver(self.stream.synchronize())
     }
 }

@@ -41,6 +41,10 @@ pub(crate) trait Wire {
     /// `own` of every rank, in the order of ranks.
     fn gather_floats(&self, own: &[f32], all: &mut [f32]) -> Result<()>;
 
+    /// Tells why this rank ends, where dropping the wire ends the process before anybody else could.
+    #[cfg(any(feature = "nccl", test))]
+    fn last_words(&self, _message: &str) {}
+
     /// Closes the connection in peace.
     fn close(self) -> Result<()>;
 }

@@ -1,6 +1,7 @@
 //! Flat numbers that travel between devices, while another wire keeps the ranks together.
 
 use crate::{
+    Collective,
     error::Result,
     ranks::{Place, Wire},
     watch::Watch,
@@ -37,8 +38,8 @@ pub(crate) trait Lanes {
     /// Copies a buffer to `host`, when everything that was asked before has happened.
     fn get(&self, from: &Self::Buffer, host: &mut [f32]) -> Result<()>;
 
-    /// Ends what moves numbers, when everything that was asked before has happened.
-    fn close(self) -> Result<()>;
+    /// Waits until everything that was asked before has happened, so that dropping the lanes breaks nothing off.
+    fn close(&self) -> Result<()>;
 }
 
 /// What names the lanes of one job, as its first rank makes it.
@@ -55,9 +56,10 @@ pub(crate) fn joined<L>(
     enter: impl FnOnce(Name, Place) -> Result<L>,
 ) -> Result<L> {
     let place = control.place();
-    let mut name = if place.rank == 0 { make()? } else { [0; 128] };
+    let mut name = if place.rank == 0 { make()?.to_vec() } else { Vec::new() };
+    control.broadcast_bytes(0, &mut name)?;
+    let name = name.try_into().expect("rank 0 sent a name, which has one length");
     let _inside = control.watch().enter("ncclCommInitRank");
-    control.broadcast(0, &mut name)?;
     enter(name, place)
 }
 
@@ -112,7 +114,12 @@ impl<W: Wire, L: Lanes> Wire for Staged<W, L> {
 
     fn close(self) -> Result<()> {
         let Staged { control, lanes } = self;
-        lanes.close()?;
+        if let Err(error) = lanes.close() {
+            control.last_words(&error.to_string());
+            drop(control);
+            return Err(error);
+        }
+        drop(lanes);
         control.close()
     }
 }

@@ -196,6 +196,15 @@ impl Thread {
     }
 }
 
+#[cfg(test)]
+impl Thread {
+    /// Tells, later and from anywhere, whether this rank has left.
+    pub(crate) fn has_left(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let (rank, room) = (self.rank, self.room.clone());
+        move || room.lock().gone[rank]
+    }
+}
+
 impl Wire for Thread {
     fn place(&self) -> Place {
         let world = self.room.lock().gone.len();

@@ -29,8 +29,12 @@ impl Clock for Real {
 fn gpus_give_the_sums_of_the_tree() {
     let host = Host::new(|name| env::var(name).ok(), Real(Instant::now()), |message| eprintln!("{message}"));
     let mpi = Mpi::connect(&host).unwrap();
-    let Ok(device) = CudaDevice::new_with_stream(mpi.local_rank()) else {
-        eprintln!("SKIPPED: there is no GPU for this rank");
+    let device = CudaDevice::new_with_stream(mpi.local_rank());
+    let mut found = vec![0.0; mpi.world()];
+    found[mpi.rank()] = if device.is_ok() { 1.0 } else { 2.0 };
+    mpi.slots(&mut found).unwrap();
+    let (Ok(device), false) = (device, found.contains(&2.0)) else {
+        eprintln!("SKIPPED: there is no GPU for each rank");
         return Box::new(mpi).finish().unwrap();
     };
     let ranks = Box::new(Nccl::over(mpi, &device).unwrap());

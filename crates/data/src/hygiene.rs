@@ -63,7 +63,7 @@ struct Key {
 }
 
 impl Key {
-    /// Prompts are in one group when, [normal], they are equal or begin with the same `prefix` bytes (0 groups equal
+    /// Prompts are in one group when they are equal once [`normal`], or then begin with the same `prefix` bytes (0 groups equal
     /// ones only).
     fn of<T: Record>(record: &T, prefix: usize) -> Key {
         let subject = normal(&record.subject());
@@ -250,8 +250,7 @@ impl LeakCheck {
         self.add_held_out(set, split)
     }
 
-    /// Adds the sides of one data set that are not trained on: all that [`LeakCheck::clean`] looks at, and less than the
-    /// words of all records.
+    /// Adds the sides of one data set that are not trained on: all that [`LeakCheck::clean`] looks at.
     pub fn add_held_out<T: Record>(&mut self, set: &str, split: &Split<T>) -> &mut LeakCheck {
         self.add(set, Side::Validation, &split.validation);
         self.add(set, Side::Test, &split.test)

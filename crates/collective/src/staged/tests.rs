@@ -59,6 +59,8 @@ struct Fake {
     refused: Option<(usize, &'static str)>,
     /// What the open group has been asked: sends, and the parts that wait for what comes.
     group: Mutex<Option<Group>>,
+    /// Whether what keeps the ranks together has let go of this one.
+    control_left: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 #[derive(Default)]
@@ -147,20 +149,24 @@ impl Lanes for Fake {
         Ok(())
     }
 
-    fn close(self) -> Result<()> {
+    fn close(&self) -> Result<()> {
         self.call("close", "")
     }
 }
 
 impl Drop for Fake {
     fn drop(&mut self) {
+        let order = if (self.control_left)() { "after" } else { "before" };
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(format!("left {order} control"));
         self.board.parcels.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
         self.board.changed.notify_all();
     }
 }
 
-/// A name that only the first rank knows.
-const NAME: Name = [7; 128];
+/// A name that only the first rank knows, with bytes of both signs.
+fn name() -> Name {
+    std::array::from_fn(|i| (i as u8).wrapping_mul(37))
+}
 
 /// Does `work` on ranks of which `refused` one is refused a call, and gives what came of each and what rank 0 called.
 fn over_lanes<T: Send>(
@@ -173,12 +179,13 @@ fn over_lanes<T: Send>(
     let outcomes = threads_over(
         world,
         |control| {
-            let make = || if refused == Some((0, "name")) { Err(refusal(0, "name")) } else { Ok(NAME) };
-            let lanes = joined(&control, make, |name, place| {
-                assert_eq!((name, place.world), (NAME, world), "every rank has the first one's name");
+            let control_left = Box::new(control.has_left());
+            let make = || if refused == Some((0, "name")) { Err(refusal(0, "name")) } else { Ok(name()) };
+            let lanes = joined(&control, make, |given, place| {
+                assert_eq!((given, place.world), (name(), world), "every rank has the first one's name");
                 let rank = place.rank;
                 let (board, calls) = (board.clone(), calls[rank].clone());
-                let fake = Fake { board, rank, world, calls, refused, group: Mutex::default() };
+                let fake = Fake { board, rank, world, calls, refused, group: Mutex::default(), control_left };
                 fake.call("enter", "").map(|()| fake)
             })?;
             Ok(Staged { control, lanes })
@@ -207,7 +214,7 @@ fn summed(ranks: &dyn Collective, len: usize) -> Result<Vec<f32>> {
 #[test]
 fn devices_give_the_sums_of_the_tree() {
     for world in [1, 2, 3, 4] {
-        // The last goes through several buckets.
+        // The last two go through several buckets.
         for len in [1, 5, 9_000, 30_000] {
             let want = pairwise(&(0..world).map(|rank| numbers(rank, len)).collect::<Vec<_>>());
             let (outcomes, _) = over_lanes(world, None, |ranks| summed(ranks, len));
@@ -223,7 +230,7 @@ fn parts_travel_in_one_group_and_are_fetched_when_it_has_ended() {
     assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
     let exchange = ["put", "room", "begin", "send 0", "receive 0", "send 1", "receive 1", "end", "get"];
     let gather = ["put", "room", "gather", "get"];
-    assert_eq!(calls, [&["enter"][..], &exchange, &gather, &["close"]].concat());
+    assert_eq!(calls, [&["enter"][..], &exchange, &gather, &["close", "left before control"]].concat());
 }
 
 #[test]
@@ -231,9 +238,15 @@ fn what_one_rank_is_refused_ends_all() {
     let calls = ["name", "enter", "put", "room", "begin", "send", "receive", "end", "gather", "get", "close"];
     for call in calls {
         for rank in 0..if call == "name" { 1 } else { 2 } {
-            let (outcomes, _) = over_lanes(2, Some((rank, call)), |ranks| summed(ranks, 10));
+            let (outcomes, calls) = over_lanes(2, Some((rank, call)), |ranks| summed(ranks, 10));
             let said = outcomes[rank].as_ref().unwrap_err();
             assert!(said.contains(&format!("{call} failed on rank {rank}: refused (code 5)")), "{said}");
+            // Else cleaning up could wait for a rank that waits for this one.
+            let left = calls.last().map(String::as_str);
+            assert!(
+                rank == 1 || ["name", "enter"].contains(&call) || left == Some("left after control"),
+                "{call}: {left:?}"
+            );
             // Whoever is refused the last call has given the other all that it waits for.
             if call != "close" {
                 let other = outcomes[1 - rank].as_ref().unwrap_err();
