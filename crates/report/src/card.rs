@@ -207,9 +207,15 @@ fn rewarded(results: &Source) -> Html {
     let mut liked = Vec::new();
     for variant in &variants {
         let at = |keys: &[&'static str]| under(&under(&PATH, &[variant]), keys);
-        let low_high = results.number(&at(&["change", "low"])).zip(results.number(&at(&["change", "high"])));
-        let interval = low_high.map_or("[too few]".to_owned(), |(low, high)| format!("[{low:.2}, {high:.2}]"));
-        let change = results.show(&at(&["change", "mean"]), As::Fixed(2)).followed_by(text(format!(" {interval}")));
+        let bound =
+            |name| results.number(&at(&["change", name])).map(|_| results.show(&at(&["change", name]), As::Fixed(2)));
+        let interval = match bound("low").zip(bound("high")) {
+            Some((low, high)) => {
+                text(" [").followed_by(low).followed_by(text(", ")).followed_by(high).followed_by(text("]"))
+            }
+            None => text(" [too few]"),
+        };
+        let change = results.show(&at(&["change", "mean"]), As::Fixed(2)).followed_by(interval);
         let cells = [rate(results, &at(&["preferred"])), change, results.show(&at(&["change", "n"]), As::Fixed(0))];
         table.row(text(described(variant)), cells);
         if results.number(&at(&["preferred", "mean"])).is_some_and(|share| share > 0.5) {
