@@ -244,12 +244,6 @@ impl LeakCheck {
         self
     }
 
-    /// Adds all sides of one data set.
-    pub fn add_split<T: Record>(&mut self, set: &str, split: &Split<T>) -> &mut LeakCheck {
-        self.add(set, Side::Train, &split.train);
-        self.add_held_out(set, split)
-    }
-
     /// Adds the sides of one data set that are not trained on: all that [`LeakCheck::clean`] looks at.
     pub fn add_held_out<T: Record>(&mut self, set: &str, split: &Split<T>) -> &mut LeakCheck {
         self.add(set, Side::Validation, &split.validation);
@@ -440,7 +434,14 @@ mod tests {
             let got = side.len() as f64 / 9000.0;
             assert!((got - share).abs() < 0.025, "{got} for {share}");
         }
-        assert_eq!(LeakCheck::new(0).add_split("prompts", &split).verify().unwrap(), 9000);
+        assert_eq!(
+            LeakCheck::new(0)
+                .add("prompts", Side::Train, &split.train)
+                .add_held_out("prompts", &split)
+                .verify()
+                .unwrap(),
+            9000
+        );
         assert_eq!(plan.split(lookup(&records, 100)).unwrap().test, lookup(&split.test, 100), "adding moves none");
         let other = SplitPlan { seed: 2, ..plan }.split(records).unwrap();
         assert_ne!(other.test, split.test);

@@ -207,15 +207,7 @@ fn rewarded(results: &Source) -> Html {
     let mut liked = Vec::new();
     for variant in &variants {
         let at = |keys: &[&'static str]| under(&under(&PATH, &[variant]), keys);
-        let bound =
-            |name| results.number(&at(&["change", name])).map(|_| results.show(&at(&["change", name]), As::Fixed(2)));
-        let interval = match bound("low").zip(bound("high")) {
-            Some((low, high)) => {
-                text(" [").followed_by(low).followed_by(text(", ")).followed_by(high).followed_by(text("]"))
-            }
-            None => text(" [too few]"),
-        };
-        let change = results.show(&at(&["change", "mean"]), As::Fixed(2)).followed_by(interval);
+        let change = results.show_plain_interval(&at(&["change"]));
         let cells = [rate(results, &at(&["preferred"])), change, results.show(&at(&["change", "n"]), As::Fixed(0))];
         table.row(text(described(variant)), cells);
         if results.number(&at(&["preferred", "mean"])).is_some_and(|share| share > 0.5) {

@@ -87,7 +87,15 @@ impl Source {
 
     /// The interval there in percent, with its place; a dash where there is none.
     pub(crate) fn show_interval(&self, path: &[&str]) -> Html {
-        let shown = |of: Interval| self.placed(path, "interval", of.mean).add(percent_in_parts(&of));
+        let shown = |of: Interval| self.placed(path, "interval", of.mean).add(in_parts(&percent(&of)));
+        self.interval(path).map_or_else(dash, |of| shown(of).into())
+    }
+
+    /// The interval there with two decimals, with its place; a dash where there is none.
+    pub(crate) fn show_plain_interval(&self, path: &[&str]) -> Html {
+        let two = |value| As::Fixed(2).write(value);
+        let shown =
+            |of: Interval| self.placed(path, "plain-interval", of.mean).add(in_parts(&with_bounds(&of, two, two)));
         self.interval(path).map_or_else(dash, |of| shown(of).into())
     }
 
@@ -115,17 +123,20 @@ pub(crate) fn dash() -> Html {
 
 /// A share with its interval, or that there were too few outcomes for one.
 pub(crate) fn percent(of: &Interval) -> String {
-    let bounds = match (of.low, of.high) {
-        (Some(low), Some(high)) => format!("[{:.1}, {:.1}]", 100.0 * low, 100.0 * high),
-        _ => "[too few]".to_owned(),
-    };
-    format!("{} {bounds}", As::Percent.write(of.mean))
+    with_bounds(of, |mean| As::Percent.write(mean), |bound| format!("{:.1}", 100.0 * bound))
 }
 
-/// The same, in two parts that a narrow page may put on two lines.
-fn percent_in_parts(of: &Interval) -> Html {
-    let written = percent(of);
-    let (mean, bounds) = written.split_once(" [").unwrap_or((&written, ""));
+fn with_bounds(of: &Interval, mean: impl Fn(f64) -> String, bound: impl Fn(f64) -> String) -> String {
+    let bounds = match (of.low, of.high) {
+        (Some(low), Some(high)) => format!("[{}, {}]", bound(low), bound(high)),
+        _ => "[too few]".to_owned(),
+    };
+    format!("{} {bounds}", mean(of.mean))
+}
+
+/// An interval as it was written, in two parts that a narrow page may put on two lines.
+fn in_parts(written: &str) -> Html {
+    let (mean, bounds) = written.split_once(" [").unwrap_or((written, ""));
     let whole = |part: String| el("span").class("whole").text(part);
     Html::from(whole(mean.to_owned())).followed_by(text(" ")).followed_by(whole(format!("[{bounds}")))
 }

@@ -117,6 +117,14 @@ fn written(form: &str, value: &Value) -> (f64, String) {
             let mean = value["mean"].as_f64().unwrap();
             (mean, format!("{} {bounds}", percent(mean)))
         }
+        "plain-interval" => {
+            let bounds = match (value["low"].as_f64(), value["high"].as_f64()) {
+                (Some(low), Some(high)) => format!("[{low:.2}, {high:.2}]"),
+                _ => "[too few]".to_owned(),
+            };
+            let mean = value["mean"].as_f64().unwrap();
+            (mean, format!("{mean:.2} {bounds}"))
+        }
         fixed => {
             let digits: usize = fixed.strip_prefix("fixed-").unwrap().parse().unwrap();
             (value.as_f64().unwrap(), format!("{:.digits$}", value.as_f64().unwrap()))

@@ -69,7 +69,7 @@ fn what_the_reward_model_rewards_is_shown_where_it_was_measured() {
     let said = [
         "Each answer of sft to a held-out prompt was scored again",
         "prefers the spoiled answer more often than not when it is: thanks: \"Thanks.\" and nothing else",
-        "empty: nothing is said 2.0 % [1.0, 5.0] n = 99 -1.50 [ -1.75 , -1.25 ] 99",
+        "empty: nothing is said 2.0 % [1.0, 5.0] n = 99 -1.50 [-1.75, -1.25] 99",
         "61.0 % [51.0, 70.0] n = 99 0.25 [too few] 99",
     ];
     check(&[("eval/results.json", results)], &said, &["Not measured in this run"]);
