@@ -19,7 +19,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ci.step(
         "packaging",
         "cargo",
-        "package --quiet --offline --workspace --exclude xtask --exclude instruct-checks --exclude instruct-claims --exclude instruct-golden --exclude instruct-fuzz --no-verify --allow-dirty",
+        "package --quiet --offline --workspace --exclude xtask --exclude instruct-checks --exclude instruct-claims --exclude instruct-golden --exclude instruct-browser --exclude instruct-fuzz --no-verify --allow-dirty",
         &[],
     )?;
     // Lints and documentation share one set of dependencies; the tests share those of this program.

@@ -147,7 +147,7 @@ const ABSENCES: &[Absence] = &[
     },
     Absence {
         under: &["xtask/"],
-        words: &["instruct_claims", "instruct_checks", "instruct_golden"],
+        words: &["instruct_browser", "instruct_claims", "instruct_checks", "instruct_golden"],
         why: "no chore of the repository is in the program that people install",
     },
     Absence {
@@ -259,13 +259,14 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ("eval", &["random"], "values in, values out"),
     ("report", &["eval"], "a page is made from what lies in a run folder, whoever wrote it"),
     ("world", &["random"], "a simulation is text and whole numbers"),
+    ("browser", &[], "what tests share knows nothing"),
     ("claims", &[], "what tests share knows nothing"),
     ("golden", &["claims", "kernels", "model", "runs"], "what torch computed is compared with models and metrics"),
 ];
 /// Binaries, which may list anything but each other's like: `checks` lists `xtask`, and nobody `checks`.
 const BINARIES: [&str; 2] = ["xtask", "checks"];
 /// What the tests of every crate may list, and nothing else may but `checks`.
-const TESTS_MAY: [&str; 2] = ["instruct-claims", "instruct-golden"];
+const TESTS_MAY: [&str; 3] = ["instruct-browser", "instruct-claims", "instruct-golden"];
 const STAGE_MAY: &[&str] = &["collective", "data", "kernels", "model", "optim", "random", "runs"];
 const PPO_MAY: &[&str] = &["collective", "data", "kernels", "model", "optim", "random", "rollout", "runs"];
 

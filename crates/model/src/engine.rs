@@ -63,6 +63,12 @@ impl Room {
     /// How many chunks of prompts a step computes while no sequence waits for its next token.
     pub const ALONE: usize = 8;
 
+    /// For people and programs who read along: prompts are computed 64 tokens at a time beside answers that are being
+    /// written.
+    pub fn for_serving(slots: usize, capacity: usize) -> Room {
+        Room { slots, capacity, chunk: 64 }
+    }
+
     /// For work that is done when the last sequence is: prompts are computed whole as soon as there is a slot.
     pub fn for_batches(slots: usize, capacity: usize) -> Room {
         Room { slots, capacity, chunk: usize::MAX }

@@ -97,8 +97,6 @@ mod with {
         time::SystemTime,
     };
 
-    /// Tokens of prompts that are computed beside answers that are being written.
-    const CHUNK: usize = 64;
     /// What a conversation with its answer may have where nothing else is said, in tokens.
     const CAPACITY: usize = 2_048;
     /// Bytes of a file of keys.
@@ -235,7 +233,7 @@ mod with {
         if args.slots == 0 || capacity == 0 {
             bail!("--slots and --capacity must be above 0");
         }
-        let room = Room { slots: args.slots, capacity, chunk: CHUNK };
+        let room = Room::for_serving(args.slots, capacity);
         let precision = available(args.opening.precision).dtype().as_str();
         Ok(Voice { name: target.name.clone(), decoder: Arc::new(decoder), renderer: base.renderer, room, precision })
     }

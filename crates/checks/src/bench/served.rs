@@ -1,10 +1,14 @@
 //! How fast a server answers several clients at once, over HTTP and beside llama.cpp's.
 //!
 //! Both servers are asked the same: every client sends one prompt after the other, each with words of its own, and reads
-//! a streamed text of at most so many tokens. What is counted is what the servers say that they wrote.
+//! a streamed text of at most so many tokens. What is counted is what the servers say that they wrote. What HTTP costs
+//! is the difference from the same engine, asked the same in this process.
 
-use super::{Job, ModelSettings, Shape, Sizes, Stage, own_turn};
+use super::ModelSettings;
 use anyhow::{Context, Result, bail, ensure};
+use candle_core::Device;
+use instruct_kernels::kept_awake;
+use instruct_model::{Engine, Request, Room, Sampling, Ticket};
 use instruct_random::Source;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -13,14 +17,17 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    ops::Range,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     thread::{self, sleep},
     time::{Duration, Instant},
 };
 use xtask::{
     config::Precision,
     machine::cpu_model,
+    prepare::{open_decoder, open_tokenizer},
     terminal::{print, say},
     write_whole,
 };
@@ -50,6 +57,8 @@ pub(super) struct Args {
 /// Tokens of an answer at most, and words of a prompt.
 const TOKENS: usize = 128;
 const WORDS: usize = 48;
+/// Tokens that a prompt and its answer may have.
+const CAPACITY: usize = 512;
 
 /// What one server did under so many clients.
 #[derive(Clone, Debug, Serialize)]
@@ -65,10 +74,10 @@ struct Measured {
     tokens: usize,
 }
 
-/// What one answer took.
+/// What one answer took. A model that ends at once writes no piece of text, so that nothing is first.
 struct Answer {
     tokens: usize,
-    first: Duration,
+    first: Option<Duration>,
     gaps: Vec<Duration>,
 }
 
@@ -91,16 +100,10 @@ pub(super) fn run(args: &Args, settings: ModelSettings, rounds: usize, out: Opti
                 all.push(Served::llama(server, file, streams)?.measure(streams, args.answers)?);
             }
             all.push(Served::ours(&program, model, settings.precision, streams)?.measure(streams, args.answers)?);
+            all.push(without_http(model, settings.precision, streams, args.answers)?);
         }
     }
     let mut text = table(&all);
-    for &streams in &args.streams {
-        let rate = without_http(settings, streams)?;
-        let _ = writeln!(
-            text,
-            "{streams:>7} sequences of the same shape, this library, no HTTP, all at once: {rate:.0} tokens/s"
-        );
-    }
     if args.soak > 0 {
         let streams = args.streams.iter().copied().max().context("there are clients")?;
         text += &soak(Served::ours(&program, model, settings.precision, streams)?, streams, args.soak)?;
@@ -131,11 +134,72 @@ fn table(all: &[Measured]) -> String {
     text
 }
 
-/// Tokens a second of the library's own loop on as many sequences of that shape.
-fn without_http(settings: ModelSettings, streams: usize) -> Result<f64> {
-    let shape: Shape = super::shapes::parse("smollm2").map_err(anyhow::Error::msg)?;
-    let sizes = Sizes { prompts: streams, k: 1, prompt: 64, completion: TOKENS };
-    Ok(own_turn(Job { stage: Stage::Generate, shape: &shape, sizes, settings, steps: 3 })?.rate())
+/// What the engine does without HTTP: each client's next prompt is submitted when its last answer is written.
+fn without_http(model: &Path, precision: Precision, streams: usize, answers: usize) -> Result<Measured> {
+    let (checkpoint, decoder) = open_decoder(model, &Device::Cpu, precision)?;
+    let tokenizer = open_tokenizer(&checkpoint, model)?;
+    let sampling = Arc::new(Sampling::plain(tokenizer.stops().clone(), TOKENS));
+    let mut engine = Engine::new(&decoder, Room::for_serving(streams, CAPACITY))?;
+    let submit = |engine: &mut Engine<'_>, client: u64, number: u64| -> Result<Waiting> {
+        let request = Request { episode: client, prompt: tokenizer.encode(&prompt(client, number))? };
+        let source = Source::new(client, "bench/served");
+        let ticket = engine.submit(Ticket::new(request, sampling.clone(), source))?;
+        Ok(Waiting { ticket, client, number, begun: Instant::now(), times: Vec::new() })
+    };
+    // One that is not counted, as for the servers.
+    let mut turn = |numbers: Range<u64>| -> Result<Vec<Answer>> {
+        let clients = 0..streams as u64;
+        let mut waiting: Vec<Waiting> =
+            clients.map(|client| submit(&mut engine, client, numbers.start)).collect::<Result<_>>()?;
+        let mut read = Vec::new();
+        while !engine.is_idle() {
+            for emitted in kept_awake(|| engine.step())? {
+                let at = waiting.iter().position(|asked| asked.ticket == emitted.ticket);
+                let at = at.context("a ticket is a client's")?;
+                waiting[at].times.push(waiting[at].begun.elapsed());
+                if emitted.end.is_some() {
+                    let Waiting { client, number, times, .. } = waiting.swap_remove(at);
+                    read.push(Answer::of(times.len(), &times));
+                    if number + 1 < numbers.end {
+                        waiting.push(submit(&mut engine, client, number + 1)?);
+                    }
+                }
+            }
+        }
+        Ok(read)
+    };
+    turn(u64::MAX - 1..u64::MAX)?;
+    let begun = Instant::now();
+    let read = turn(0..answers as u64)?;
+    Measured::of(format!("no HTTP {precision}"), streams, &read, begun.elapsed())
+}
+
+/// A prompt that the engine is at, and when its tokens came.
+struct Waiting {
+    ticket: u64,
+    client: u64,
+    number: u64,
+    begun: Instant,
+    times: Vec<Duration>,
+}
+
+impl Answer {
+    /// An answer of so many tokens, whose pieces came at these times.
+    fn of(tokens: usize, times: &[Duration]) -> Answer {
+        let gaps = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        Answer { tokens, first: times.first().copied(), gaps }
+    }
+}
+
+impl Measured {
+    fn of(server: String, streams: usize, read: &[Answer], took: Duration) -> Result<Measured> {
+        let tokens = read.iter().map(|answer| answer.tokens).sum();
+        let first: Vec<Duration> = read.iter().filter_map(|answer| answer.first).collect();
+        ensure!(2 * first.len() > read.len(), "{server} answered {} of {} prompts", first.len(), read.len());
+        let gaps = read.iter().flat_map(|answer| answer.gaps.iter().copied()).collect();
+        let (first, gap) = (percentiles(first, 0.95), percentiles(gaps, 0.99));
+        Ok(Measured { server, streams, rate: tokens as f64 / took.as_secs_f64(), first, gap, tokens })
+    }
 }
 
 impl Served {
@@ -145,7 +209,7 @@ impl Served {
             "--port",
             "0",
             "--capacity",
-            "512",
+            &CAPACITY.to_string(),
             "--precision",
             &precision.to_string(),
         ]);
@@ -165,7 +229,14 @@ impl Served {
         let threads = thread::available_parallelism()?.to_string();
         let mut command = Command::new(program);
         command.arg("--model").arg(file).args(["--port", &port.to_string(), "--parallel", &streams.to_string()]);
-        command.args(["--ctx-size", &(512 * streams).to_string(), "--threads", &threads, "--threads-batch", &threads]);
+        command.args([
+            "--ctx-size",
+            &(CAPACITY * streams).to_string(),
+            "--threads",
+            &threads,
+            "--threads-batch",
+            &threads,
+        ]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
         let name = file.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -196,13 +267,9 @@ impl Served {
         let begun = Instant::now();
         let read: Vec<Vec<Answer>> =
             self.under(streams, |client| (0..answers as u64).map(|number| self.answer(client, number)).collect())?;
-        let seconds = begun.elapsed().as_secs_f64();
+        let took = begun.elapsed();
         let read: Vec<Answer> = read.into_iter().flatten().collect();
-        let tokens = read.iter().map(|answer| answer.tokens).sum();
-        let first = read.iter().map(|answer| answer.first).collect();
-        let gaps = read.iter().flat_map(|answer| answer.gaps.iter().copied()).collect();
-        let (first, gap) = (percentiles(first, 0.95), percentiles(gaps, 0.99));
-        Ok(Measured { server: self.name.clone(), streams, rate: tokens as f64 / seconds, first, gap, tokens })
+        Measured::of(self.name.clone(), streams, &read, took)
     }
 
     /// What `work` gives for each client, all of them at once.
@@ -239,9 +306,7 @@ impl Served {
                 tokens = written as usize;
             }
         }
-        ensure!(tokens > 0 && !times.is_empty(), "{} answered nothing", self.name);
-        let gaps = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        Ok(Answer { tokens, first: times[0], gaps })
+        Ok(Answer::of(tokens, &times))
     }
 }
 

@@ -4,6 +4,7 @@
 mod hostile;
 mod html;
 mod numbers;
+mod opened;
 mod parts;
 
 use instruct_report::Run;

@@ -12,21 +12,21 @@ use std::{
 
 /// One recorded run: its results, its frontier where there is one, and what the terminal printed.
 pub(crate) struct Recorded {
-    name: String,
+    pub(crate) name: String,
     pub(crate) results: String,
     pub(crate) frontier: Option<String>,
     table: String,
 }
 
 impl Recorded {
-    fn run(&self) -> Run {
+    pub(crate) fn run(&self) -> Run {
         let mut files = vec![("eval/results.json", self.results.as_str())];
         files.extend(self.frontier.as_deref().map(|frontier| ("eval/frontier.json", frontier)));
         run(&self.name, &files)
     }
 
     /// Both files, by name.
-    fn files(&self) -> BTreeMap<&'static str, Value> {
+    pub(crate) fn files(&self) -> BTreeMap<&'static str, Value> {
         let read = |text: &String| serde_json::from_str(text).unwrap();
         let frontier = self.frontier.as_ref().map(|frontier| ("eval/frontier.json", read(frontier)));
         [("eval/results.json", read(&self.results))].into_iter().chain(frontier).collect()
@@ -34,7 +34,7 @@ impl Recorded {
 }
 
 /// The value under a key of the page: `eval/results.json#/sft/validation_loss`.
-fn value<'a>(files: &'a BTreeMap<&str, Value>, key: &str) -> &'a Value {
+pub(crate) fn value<'a>(files: &'a BTreeMap<&str, Value>, key: &str) -> &'a Value {
     let (file, pointer) = key.split_once('#').unwrap();
     files[file].pointer(pointer).unwrap_or_else(|| panic!("{key} is not there"))
 }
@@ -104,7 +104,7 @@ fn each_comparison_has_the_row_that_the_terminal_prints() {
 }
 
 /// As a second program would write the value: the terminal's own rules are in xtask, which this crate does not know.
-fn written(form: &str, value: &Value) -> (f64, String) {
+pub(crate) fn written(form: &str, value: &Value) -> (f64, String) {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     match form {
         "percent" => (value.as_f64().unwrap(), percent(value.as_f64().unwrap())),

@@ -4,7 +4,6 @@
 #![allow(clippy::print_stdout, reason = "a test that skips says so")]
 
 mod api;
-mod browser;
 mod clients;
 mod pages;
 

@@ -1,5 +1,23 @@
-//! A person at a browser: headless Chromium, driven over its debugging pipe, so that no port is opened and no crate is
-//! needed. It reads commands from file descriptor 3 and writes answers and events to 4, as JSON ended by a zero byte.
+//! A person at a browser: headless Chromium, which presses keys and sees what is drawn, for the tests of pages.
+//!
+//! ```no_run
+//! use instruct_browser::Browser;
+//!
+//! let mut browser = match Browser::start() {
+//!     Ok(browser) => browser,
+//!     Err(reason) => return println!("skipped: {reason}"),
+//! };
+//! browser.open("http://127.0.0.1:8080/rank");
+//! browser.wait_for("document.querySelector('.board')");
+//! browser.key("Enter");
+//! assert!(browser.console_errors().is_empty());
+//! ```
+//!
+//! It is driven over its debugging pipe, so that no port is opened and no crate is needed: it reads commands from file
+//! descriptor 3 and writes answers and events to 4, as JSON ended by a zero byte. Every method panics where the browser
+//! does not do what it was told, as tests do.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot drive its browser says where")]
 
 use serde_json::{Value, json};
 use std::{
@@ -15,6 +33,13 @@ use std::{
     time::Duration,
 };
 
+/// The script of axe-core, which [`Browser::barriers`] is handed: the file that `INSTRUCT_AXE` names, or what
+/// `.ci/browser` fetched. None where there is neither.
+pub fn axe() -> Option<String> {
+    let fetched = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/axe/package/axe.min.js");
+    fs::read_to_string(std::env::var_os("INSTRUCT_AXE").map_or_else(fetched, PathBuf::from)).ok()
+}
+
 /// No answer of the browser takes this long; a test that waited for ever would say nothing.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -25,7 +50,7 @@ const START: &str = "exec 3<&0 4>&1 </dev/null >/dev/null 2>&1; exec chromium --
     --disable-component-update --disable-sync --hide-scrollbars --lang=en --user-data-dir=\"$0\" about:blank";
 
 /// One browser with one page and a fresh profile; dropping it ends it.
-pub(crate) struct Browser {
+pub struct Browser {
     child: Child,
     commands: ChildStdin,
     answers: Receiver<Value>,
@@ -37,12 +62,13 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// A browser that shows an empty page, or `None` with a printed reason where Chromium is not installed.
-    pub(crate) fn start() -> Option<Self> {
+    /// A browser that shows an empty page.
+    ///
+    /// Errors: Chromium is not installed, in words for whoever reads that a test was skipped.
+    pub fn start() -> Result<Self, &'static str> {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         if !Command::new("sh").args(["-c", "command -v chromium"]).stdout(Stdio::null()).status().unwrap().success() {
-            println!("skipped: chromium is not installed (Debian's package `chromium`)");
-            return None;
+            return Err("chromium is not installed (Debian's package `chromium`)");
         }
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let profile = std::env::temp_dir().join(format!("instruct-browser-{}-{number}", std::process::id()));
@@ -69,7 +95,7 @@ impl Browser {
         let (session, errors, requests) = (String::new(), Vec::new(), Vec::new());
         let mut browser = Self { child, commands, answers, session, sent: 0, errors, requests, profile };
         browser.attach();
-        Some(browser)
+        Ok(browser)
     }
 
     fn attach(&mut self) {
@@ -82,13 +108,13 @@ impl Browser {
     }
 
     /// Goes to `url` and waits until it is loaded, with its scripts.
-    pub(crate) fn open(&mut self, url: &str) {
+    pub fn open(&mut self, url: &str) {
         self.call("Page.navigate", json!({"url": url}));
         self.wait_for("document.readyState === 'complete'");
     }
 
     /// Presses and releases one key: a character, or a name such as `Enter` or `ArrowLeft`; `Ctrl+` may stand before it.
-    pub(crate) fn key(&mut self, key: &str) {
+    pub fn key(&mut self, key: &str) {
         let (modifiers, key) = key.strip_prefix("Ctrl+").map_or((0, key), |key| (2, key));
         let (code, text) = match key {
             "Backspace" => (8, ""),
@@ -111,13 +137,13 @@ impl Browser {
     }
 
     /// Writes `text` into the field that has the focus, as a keyboard or a paste would.
-    pub(crate) fn text(&mut self, text: &str) {
+    pub fn text(&mut self, text: &str) {
         self.call("Input.insertText", json!({"text": text}));
     }
 
     /// Presses the mouse on the element that `from` selects and lets go over the one that `to` selects; a click when
     /// they are the same.
-    pub(crate) fn drag(&mut self, from: &str, to: &str) {
+    pub fn drag(&mut self, from: &str, to: &str) {
         let points = self.eval(&format!(
             "(() => {{ const both = [{from:?}, {to:?}].map(s => document.querySelector(s)); \
              for (const e of both.reverse()) e.scrollIntoView({{block: 'nearest'}}); \
@@ -134,7 +160,7 @@ impl Browser {
     }
 
     /// What the expression gives in the page, awaited when it is a promise; panics with the page's own exception.
-    pub(crate) fn eval(&mut self, js: &str) -> Value {
+    pub fn eval(&mut self, js: &str) -> Value {
         self.evaluated(js).unwrap_or_else(|exception| panic!("`{js}`: {exception}"))
     }
 
@@ -149,7 +175,7 @@ impl Browser {
 
     /// Waits in the page until the condition holds, itself or what it promises; panics with what the page shows when it
     /// does not within a minute. A page that is left meanwhile forgets its promise, so the next one is asked again.
-    pub(crate) fn wait_for(&mut self, condition: &str) {
+    pub fn wait_for(&mut self, condition: &str) {
         if !self.comes_to_hold(condition, 60_000) {
             let shown = self.eval("location.href + '\\n' + document.body.innerText");
             panic!("`{condition}` did not come to hold on {}", shown.as_str().unwrap_or_default());
@@ -169,7 +195,7 @@ impl Browser {
 
     /// Writes a PNG of the window: `width` and `height` in CSS pixels, each drawn with `scale` dots, so 200 % zoom of
     /// a window is half its size with `scale` 2; `dark` is what the page is told of the reader's taste.
-    pub(crate) fn screenshot(&mut self, path: &Path, width: u32, height: u32, scale: f64, dark: bool) {
+    pub fn screenshot(&mut self, path: &Path, width: u32, height: u32, scale: f64, dark: bool) {
         self.window(width, height, scale, dark);
         let taken = self.call("Page.captureScreenshot", json!({"format": "png"}));
         fs::write(path, bytes_of_base64(taken["data"].as_str().unwrap())).unwrap();
@@ -177,7 +203,7 @@ impl Browser {
 
     /// Gives the window a size and a colour scheme, as [`Browser::screenshot`] does; one as narrow as a phone is
     /// touched and has no mouse.
-    pub(crate) fn window(&mut self, width: u32, height: u32, scale: f64, dark: bool) {
+    pub fn window(&mut self, width: u32, height: u32, scale: f64, dark: bool) {
         let phone = width < 500;
         let size = json!({"width": width, "height": height, "deviceScaleFactor": scale, "mobile": phone});
         self.call("Emulation.setDeviceMetricsOverride", size);
@@ -190,13 +216,26 @@ impl Browser {
     }
 
     /// What the console complained of since the last call: exceptions, errors, refused and failed requests.
-    pub(crate) fn console_errors(&mut self) -> Vec<String> {
+    pub fn console_errors(&mut self) -> Vec<String> {
         self.eval("0");
         std::mem::take(&mut self.errors)
     }
 
+    /// What axe-core, the checker of accessibility, holds against the page as it stands: impact, rule and elements, one
+    /// each. `axe` is its script, as [`axe()`] finds it.
+    pub fn barriers(&mut self, axe: &str) -> Vec<String> {
+        if self.eval("typeof axe") == "undefined" {
+            self.eval(&format!("{axe}; 0"));
+        }
+        let found = self.eval(
+            "axe.run(document, { resultTypes: ['violations'] }).then(found => found.violations.map(rule => \
+             `${rule.impact} ${rule.id}: ${rule.nodes.map(node => node.target.join(' ')).join(', ')}`))",
+        );
+        found.as_array().unwrap().iter().map(words).collect()
+    }
+
     /// Every address that a page has asked for, in order.
-    pub(crate) fn requests(&mut self) -> Vec<String> {
+    pub fn requests(&mut self) -> Vec<String> {
         self.eval("0");
         self.requests.clone()
     }
@@ -270,26 +309,5 @@ fn bytes_of_base64(text: &str) -> Vec<u8> {
     digits.chunks(4).flat_map(of_four).collect()
 }
 
-#[test]
-fn base64_is_read() {
-    let check = |text: &str, bytes: &[u8]| assert_eq!(bytes_of_base64(text), bytes, "{text}");
-    check("", b"");
-    check("TQ==", b"M");
-    check("TWE=", b"Ma");
-    check("TWFu", b"Man");
-    check("+/8A", &[0xfb, 0xff, 0]);
-}
-
-#[test]
-fn what_is_waited_for_can_fail_to_come() {
-    let Some(mut browser) = Browser::start() else { return };
-    let mut check = |condition: &str, holds: bool| {
-        assert_eq!(browser.comes_to_hold(condition, if holds { 60_000 } else { 100 }), holds, "{condition}");
-    };
-    check("true", true);
-    check("false", false);
-    check("Promise.resolve(true)", true);
-    check("Promise.resolve(false)", false);
-    check("Promise.reject('gone')", false);
-    check("nobody.has.this", false);
-}
+#[cfg(test)]
+mod tests;
