@@ -225,7 +225,7 @@ pub(crate) fn renderer(tokenizer: &Tokenizer, wording: &Wording<'_>) -> Result<O
 /// The tokenizer of a model: from inside a GGUF file, or from beside a folder's weights.
 ///
 /// Errors: files that are absent or broken; more entries than the model has rows.
-pub fn open_tokenizer(checkpoint: &Checkpoint, path: &Path) -> Result<Tokenizer> {
+pub(crate) fn open_tokenizer(checkpoint: &Checkpoint, path: &Path) -> Result<Tokenizer> {
     let tokenizer = match checkpoint.tokenizer() {
         Some(fields) => Tokenizer::from_gguf(fields)?,
         None => Tokenizer::from_folder(path)?,

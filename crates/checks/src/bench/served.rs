@@ -2,7 +2,7 @@
 //!
 //! Both servers are asked the same: every client sends one prompt after the other, each with words of its own, and reads
 //! a streamed text of at most so many tokens. What is counted is what the servers say that they wrote. What HTTP costs
-//! is the difference from the same engine, asked the same in this process.
+//! is the difference from the same engine, which writes the same answers in this process.
 
 use super::ModelSettings;
 use anyhow::{Context, Result, bail, ensure};
@@ -27,7 +27,7 @@ use std::{
 use xtask::{
     config::Precision,
     machine::cpu_model,
-    prepare::{open_decoder, open_tokenizer},
+    prepare::{Wording, open_base, open_decoder},
     terminal::{print, say},
     write_whole,
 };
@@ -99,8 +99,10 @@ pub(super) fn run(args: &Args, settings: ModelSettings, rounds: usize, out: Opti
                 let server = args.llama_server.as_deref().context("--llama-model is given with --llama-server")?;
                 all.push(Served::llama(server, file, streams)?.measure(streams, args.answers)?);
             }
-            all.push(Served::ours(&program, model, settings.precision, streams)?.measure(streams, args.answers)?);
-            all.push(without_http(model, settings.precision, streams, args.answers)?);
+            let served = Served::ours(&program, model, settings.precision, streams)?.measure(streams, args.answers)?;
+            let here = without_http(model, settings.precision, streams, args.answers)?;
+            ensure!(served.tokens == here.tokens, "{} tokens over HTTP, {} without", served.tokens, here.tokens);
+            all.extend([served, here]);
         }
     }
     let mut text = table(&all);
@@ -136,13 +138,16 @@ fn table(all: &[Measured]) -> String {
 
 /// What the engine does without HTTP: each client's next prompt is submitted when its last answer is written.
 fn without_http(model: &Path, precision: Precision, streams: usize, answers: usize) -> Result<Measured> {
-    let (checkpoint, decoder) = open_decoder(model, &Device::Cpu, precision)?;
-    let tokenizer = open_tokenizer(&checkpoint, model)?;
-    let sampling = Arc::new(Sampling::plain(tokenizer.stops().clone(), TOKENS));
+    let wording = Wording { template: "", option: "--template", date: None };
+    let renderer = open_base(model, wording, &Device::Cpu)?.renderer;
+    let decoder = open_decoder(model, &Device::Cpu, precision)?.1;
+    let sampling = Arc::new(Sampling::plain(renderer.stops().clone(), TOKENS));
     let mut engine = Engine::new(&decoder, Room::for_serving(streams, CAPACITY))?;
     let submit = |engine: &mut Engine<'_>, client: u64, number: u64| -> Result<Waiting> {
-        let request = Request { episode: client, prompt: tokenizer.encode(&prompt(client, number))? };
-        let source = Source::new(client, "bench/served");
+        let prompt = renderer.tokenizer().encode_prompt(&prompt(client, number))?;
+        let request = Request { episode: 0, prompt };
+        // The server's draws, so that the answers are the same.
+        let source = Source::new(client, "generate");
         let ticket = engine.submit(Ticket::new(request, sampling.clone(), source))?;
         Ok(Waiting { ticket, client, number, begun: Instant::now(), times: Vec::new() })
     };
@@ -156,7 +161,8 @@ fn without_http(model: &Path, precision: Precision, streams: usize, answers: usi
             for emitted in kept_awake(|| engine.step())? {
                 let at = waiting.iter().position(|asked| asked.ticket == emitted.ticket);
                 let at = at.context("a ticket is a client's")?;
-                waiting[at].times.push(waiting[at].begun.elapsed());
+                let asked = &mut waiting[at];
+                asked.times.push(asked.begun.elapsed());
                 if emitted.end.is_some() {
                     let Waiting { client, number, times, .. } = waiting.swap_remove(at);
                     read.push(Answer::of(times.len(), &times));
