@@ -37,6 +37,7 @@ mod page;
 mod parts;
 mod plot;
 mod results;
+mod retraining;
 mod run;
 mod samples;
 mod scale;

@@ -5,6 +5,7 @@ use crate::{
     html::{Element, Html, el},
     parts::paragraph,
     results::{self, MAIN},
+    retraining,
     run::Run,
     samples,
     source::As,
@@ -17,20 +18,26 @@ impl Run {
     /// into it (`data-key`) and how it is written (`data-as`), so that a test can compare the page with the files.
     /// What is not there yet is named. Equal runs have equal pages: no clock is read.
     pub fn page(&self) -> String {
-        let sections: Vec<(&str, &str, Html)> = vec![
-            ("results", "Results", results::section(self)),
-            ("frontier", "Reward model and judge", frontier::section(self)),
+        // What a retrained run is compared with is the run before it.
+        let first = match retraining::section(self) {
+            Some(section) => vec![("retraining", "New against old", section)],
+            None => vec![
+                ("results", "Results", results::section(self)),
+                ("frontier", "Reward model and judge", frontier::section(self)),
+            ],
+        };
+        let others: Vec<(&str, &str, Html)> = vec![
             ("curves", "Curves of every stage", curves::section(self)),
             ("card", "The reward model's card", card::section(self)),
             ("guards", "Guards", guards::section(self)),
             ("data", "Data and settings", data::section(self)),
             ("cost", "Cost and machine", cost::section(self)),
         ];
+        let mut sections = [first, others].concat();
         let used: usize = sections.iter().map(|(.., html)| html.len()).sum();
         let samples = samples::section(self, LONGEST.saturating_sub(used + FRAME));
-        let mut sections = sections;
         // Before data and cost: whoever reads on wants to see answers first.
-        sections.insert(5, ("samples", "Answers side by side", samples));
+        sections.insert(sections.len() - 2, ("samples", "Answers side by side", samples));
         frame(&format!("{}: report of a run", self.name()), header(self), sections)
     }
 }
@@ -93,6 +100,9 @@ fn header(run: &Run) -> Element {
 
 /// The result in a sentence.
 fn lead(run: &Run) -> Html {
+    if let Some(lead) = retraining::lead(run) {
+        return lead;
+    }
     let Some(results) = run.results.as_ref().filter(|results| results.interval(&["win_rate", MAIN]).is_some()) else {
         return paragraph("The evaluation has not written its results yet; below is what is there so far.")
             .class("lead")

@@ -24,6 +24,10 @@ pub struct Run {
     differences: Vec<Difference>,
     pub(crate) results: Option<Source>,
     pub(crate) frontier: Option<Source>,
+    /// Of a retrained run.
+    pub(crate) gate: Option<Source>,
+    /// Likewise.
+    pub(crate) retrained: Option<Source>,
     pub(crate) environment: Option<Source>,
     pub(crate) seconds: Option<Source>,
     pub(crate) inputs: Option<Source>,
@@ -112,6 +116,8 @@ impl Run {
             differences: Vec::new(),
             results: reader.source("eval/results.json"),
             frontier: reader.source("eval/frontier.json"),
+            gate: reader.source("eval/gate.json"),
+            retrained: reader.source("eval/retrained.json"),
             environment: reader.source("environment.json"),
             seconds: reader.source("seconds.json"),
             inputs: reader.source("inputs.json"),

@@ -6,7 +6,7 @@ import { count, el, visible } from "./text.js";
 
 const COLUMNS = [
   ["Rankings", ({ rankings }) => rankings],
-  ["Pairs", ({ pairs }) => pairs],
+  ["Side by side", ({ pairs }) => pairs],
   ["Thumbs", ({ thumbs }) => thumbs],
   ["Edits", ({ edits }) => edits],
   ["Demonstrations", ({ demonstrations }) => demonstrations],
@@ -51,7 +51,8 @@ start(async ({ role }) => {
 
 function showTasks({ total, done, left }) {
   const bar = el("progress", { value: done, max: Math.max(1, total), "aria-label": "Tasks done" });
-  document.getElementById("progress").replaceChildren(bar, `${done} of ${count(total, "task")} done, ${left} left`);
+  const words = `${done} of ${count(total, "task")} done by all whom they wait for, ${left} left`;
+  document.getElementById("progress").replaceChildren(bar, words);
 }
 
 /** On a phone each row becomes a block, which makes some browsers forget that it is a table: so the roles are said. */

@@ -62,18 +62,16 @@ export function missing({ ranks }) {
   return ranks.flatMap((rank, place) => (rank === null ? [letter(place)] : []));
 }
 
-/** The order in words: "B and C (a tie), then A. D is not ranked yet." */
+/** The order in words: "So far B and C (a tie), then A; D is not ranked yet." */
 export function inWords(draft) {
   if (draft.allBad) return "All answers are bad.";
   const ranks = [...new Set(draft.ranks.filter((rank) => rank !== null))].sort((a, b) => a - b);
   const groups = ranks.map((rank) => draft.ranks.flatMap((other, place) => (other === rank ? [letter(place)] : [])));
   const order = groups.map((group) => list(group) + (group.length > 1 ? " (a tie)" : "")).join(", then ");
   const open = missing(draft);
-  const rest = open.length > 0 && `${list(open)} ${open.length === 1 ? "is" : "are"} not ranked yet`;
-  return [order, rest]
-    .filter(Boolean)
-    .map((part) => `${part}.`)
-    .join(" ");
+  if (open.length === 0) return `${order}.`;
+  const rest = `${list(open)} ${open.length === 1 ? "is" : "are"} not ranked yet.`;
+  return order ? `So far ${order}; ${rest}` : rest;
 }
 
 /** The answer that is sent. */

@@ -254,10 +254,24 @@ fn retrain(run: &mut Run<'_>, retrained: &Retrained) -> Result<()> {
 fn conclude(run: &Run<'_>, outcome: Option<Outcome>) -> Result<()> {
     let Some(outcome) = outcome else { return Ok(()) };
     let WinRate { mean, low, high, n, .. } = outcome.win_rate;
-    print(&format!("new against old policy: {} of {n} prompts, by {}", percent(mean, low, high).trim(), outcome.judge));
+    let share = percent(mean, low, high);
+    print(&format!("the new policy wins against the old one: {} of {n} prompts, by {}", share.trim(), outcome.judge));
+    print(&format!("  {}", verdict(low, high)));
     let path = run.dir.write_json("eval/retrained.json", &outcome)?;
     print(&format!("results: {}", path.display()));
     Ok(())
+}
+
+/// What the interval of the new policy's win rate says of it.
+fn verdict(low: Option<f64>, high: Option<f64>) -> &'static str {
+    match (low, high) {
+        (Some(low), _) if low > 0.5 => "it is better: serve the new run",
+        (_, Some(high)) if high < 0.5 => {
+            "it is WORSE: go on serving the old run. PPO varies from run to run, more than a few rankings change; more \
+             rankings, or --continue, may help"
+        }
+        _ => "50 % lies within the interval: neither is shown to be better",
+    }
 }
 
 /// The prompts on which the two policies are compared.

@@ -177,5 +177,6 @@ pub(super) fn add(folder: &Folder, tasks: Vec<Task>) -> Result<()> {
     }
     folder.append(TASKS, lines.as_bytes()).with_context(|| format!("cannot write {}", at.display()))?;
     say(&format!("{new} tasks added to {}, {} were there already", at.display(), all - new));
+    say("  people find them on the page Rank, or Demonstrate, of `instruct serve`");
     Ok(())
 }

@@ -245,7 +245,7 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
     let begun = run(&["retrain", "--from", "first", "--run", "second", "--continue", "--judge", "people"]);
     let (done, said) = begun;
     assert!(done, "{said}");
-    assert!(said.contains("2 rankings come of what people said") && said.contains("of 2 new rankings"), "{said}");
+    assert!(said.contains("what people said makes 2 rankings") && said.contains("of 2 new rankings"), "{said}");
     assert_eq!(keys("second"), (json!(["k0", "k1"]), json!(["k0", "k1"])));
     let outcome = |run: &str, file: &str| -> Value {
         serde_json::from_slice(&fs::read(folder.join(run).join("eval").join(file)).unwrap()).unwrap()
@@ -291,7 +291,7 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
         first["objective/kl_k3"].as_f64().unwrap()
     };
     assert!(first_kl("second") > 0.0 && first_kl("third") < 1e-9, "{} {}", first_kl("second"), first_kl("third"));
-    assert!(said.contains("new against old policy:") && said.contains("by simulation"), "{said}");
+    assert!(said.contains("the new policy wins against the old one:") && said.contains("by simulation"), "{said}");
     // Neither is it in one after a run that was trained on it, for which the rest is not new.
     fs::create_dir(folder.join("second/feedback")).unwrap();
     // (Another trunk orders otherwise, so whether its gate passes is chance.)

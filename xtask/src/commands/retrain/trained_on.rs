@@ -101,14 +101,14 @@ impl Retrained {
         if said.rankings.is_empty() {
             bail!("{}: nothing was said that is a ranking; rank some answers first", folder.display());
         }
-        say(&format!("{} rankings come of what people said", said.rankings.len()));
+        say(&format!("what people said makes {} rankings", said.rankings.len()));
         let keys: Vec<String> = said.rankings.iter().map(|record| record.prompt.id.clone()).collect();
         let known: BTreeSet<&String> = before.iter().flat_map(|before| &before.keys).collect();
         let new = keys.iter().filter(|key| !known.contains(key)).cloned().collect();
         let descends = before.as_ref().filter(|_| how.continues).map(Retrained::all_keys).unwrap_or_default();
         let rankings = frozen(&folder, &said.rankings)?;
         let (demonstrations, demonstrated) = if how.fine_tunes && !said.demonstrations.is_empty() {
-            say(&format!("{} demonstrations come of what people said", said.demonstrations.len()));
+            say(&format!("what people said makes {} demonstrations", said.demonstrations.len()));
             let keys = said.demonstrations.iter().map(|record| record.prompt.id.clone()).collect();
             (Some(frozen(&folder, &said.demonstrations)?), keys)
         } else if how.fine_tunes {
