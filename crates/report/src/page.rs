@@ -18,26 +18,25 @@ impl Run {
     /// into it (`data-key`) and how it is written (`data-as`), so that a test can compare the page with the files.
     /// What is not there yet is named. Equal runs have equal pages: no clock is read.
     pub fn page(&self) -> String {
-        // What a retrained run is compared with is the run before it.
-        let first = match retraining::section(self) {
-            Some(section) => vec![("retraining", "New against old", section)],
-            None => vec![
-                ("results", "Results", results::section(self)),
-                ("frontier", "Reward model and judge", frontier::section(self)),
-            ],
+        let (curves, guards) = (curves::section(self), guards::section(self));
+        let (data, cost) = (data::section(self), cost::section(self));
+        let curves = ("curves", "Curves of every stage", curves);
+        let guards = ("guards", "Guards", guards);
+        let last = [("data", "Data and settings", data), ("cost", "Cost and machine", cost)];
+        // A retrained run is compared with the one before it, and has no evaluation of its own.
+        let sections = match retraining::section(self) {
+            Some(section) => [vec![("retraining", "New against old", section), curves, guards], last.into()].concat(),
+            None => {
+                let results = ("results", "Results", results::section(self));
+                let frontier = ("frontier", "Reward model and judge", frontier::section(self));
+                let card = ("card", "The reward model's card", card::section(self));
+                let first = vec![results, frontier, curves, card, guards];
+                let used: usize = first.iter().chain(&last).map(|(.., html)| html.len()).sum();
+                // Before data and cost: whoever reads on wants to see answers first.
+                let samples = samples::section(self, LONGEST.saturating_sub(used + FRAME));
+                [first, vec![("samples", "Answers side by side", samples)], last.into()].concat()
+            }
         };
-        let others: Vec<(&str, &str, Html)> = vec![
-            ("curves", "Curves of every stage", curves::section(self)),
-            ("card", "The reward model's card", card::section(self)),
-            ("guards", "Guards", guards::section(self)),
-            ("data", "Data and settings", data::section(self)),
-            ("cost", "Cost and machine", cost::section(self)),
-        ];
-        let mut sections = [first, others].concat();
-        let used: usize = sections.iter().map(|(.., html)| html.len()).sum();
-        let samples = samples::section(self, LONGEST.saturating_sub(used + FRAME));
-        // Before data and cost: whoever reads on wants to see answers first.
-        sections.insert(sections.len() - 2, ("samples", "Answers side by side", samples));
         frame(&format!("{}: report of a run", self.name()), header(self), sections)
     }
 }
@@ -129,6 +128,10 @@ fn lead(run: &Run) -> Html {
 /// That no person stands behind the numbers, where none does.
 pub(crate) fn simulation(run: &Run) -> Option<Element> {
     let said = match (run.judge_is_simulated(), run.has_simulated_data()) {
+        (true, true) if run.gate.is_some() => {
+            "The judge and the old records are a simulation: rules wrote and judged them, no person did. The new records \
+             are what was said of the old run's answers."
+        }
         (true, true) => {
             "The judge, the labelers and the texts are a simulation: rules wrote and judged them, no person \
              did. The numbers say whether the method works, nothing about people."

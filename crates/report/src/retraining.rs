@@ -15,16 +15,16 @@ pub(crate) fn section(run: &Run) -> Option<Html> {
     let gate = run.gate.as_ref()?;
     let policy = match &run.retrained {
         Some(retrained) => of_policy(retrained),
-        None if passed(gate) => {
+        None if is(gate, "passed") => {
             absent("The new policy has not been compared with the old one yet (eval/retrained.json).")
         }
         None => Html::default(),
     };
-    Some(
-        [paragraph(GATE_IS).into(), of_gate(gate).html(), paragraph(said_by(gate)).into(), policy]
-            .into_iter()
-            .collect(),
-    )
+    let pairs = paragraph("Held-out pairs of what people said: ").add(gate.show(&["new_pairs"], As::Fixed(0)));
+    let too_few = ", too few to ask whether the new reward model is better on them.";
+    let pairs = pairs.text(if is(gate, "is_asked") { "." } else { too_few });
+    let said = paragraph(said_by(gate)).into();
+    Some([paragraph(GATE_IS).into(), of_gate(gate).html(), pairs.into(), said, policy].into_iter().collect())
 }
 
 /// The result in a sentence; none where [`section`] has nothing.
@@ -42,8 +42,8 @@ pub(crate) fn lead(run: &Run) -> Option<Html> {
 
 const GATE_IS: &str = "This run was trained on what people said of another run's answers, beside that run's own records. \
     Before its reward model may train a policy, it is compared with the old one on held-out pairs: on the old records it \
-    must be no worse, within the paired interval or by less than a point; on the new ones it must be better, where there \
-    are 50 pairs of 20 prompts of these.";
+    must be no worse, within the paired interval or by less than a point. On the new ones it must be better, if there are \
+    at least 50 pairs from 20 prompts.";
 
 fn of_gate(gate: &Source) -> Table {
     let head = ["held-out pairs", "accuracy, new less old reward model", "prompts"];
@@ -54,12 +54,12 @@ fn of_gate(gate: &Source) -> Table {
     table
 }
 
-fn passed(gate: &Source) -> bool {
-    gate.at(&["passed"]).and_then(serde_json::Value::as_bool) == Some(true)
+fn is(gate: &Source, key: &str) -> bool {
+    gate.at(&[key]).and_then(serde_json::Value::as_bool) == Some(true)
 }
 
 fn said_by(gate: &Source) -> &'static str {
-    if passed(gate) {
+    if is(gate, "passed") {
         "The new reward model passed its gate."
     } else {
         "The new reward model did not pass its gate, so no policy was trained on it."
@@ -85,13 +85,19 @@ fn judge(retrained: &Source) -> &str {
     retrained.words(&["judge"]).unwrap_or("the judge")
 }
 
-/// What the interval says of the new policy.
-fn verdict(retrained: &Source) -> &'static str {
-    match retrained.interval(&["win_rate"]) {
-        Some(of) if of.low.is_some_and(|low| low > 0.5) => "it is better",
-        Some(of) if of.high.is_some_and(|high| high < 0.5) => "it is worse, and the old run is the one to serve",
-        _ => "neither is shown to be better",
+/// What the interval says of the new policy; while people are still asked, that they are.
+fn verdict(retrained: &Source) -> String {
+    if let Some(waiting) = retrained.number(&["waiting"]).filter(|waiting| *waiting > 0.0) {
+        return format!("so far, since {waiting} prompts wait for people");
     }
+    let bounds = retrained.interval(&["win_rate"]).map(|of| (of.low, of.high));
+    let said = match bounds {
+        Some((Some(low), _)) if low > 0.5 => "it is better",
+        Some((_, Some(high))) if high < 0.5 => "it is worse, and the old run is the one to serve",
+        Some((Some(_), Some(_))) => "neither is shown to be better",
+        _ => "too few to say which is better",
+    };
+    said.to_owned()
 }
 
 #[cfg(test)]
@@ -114,25 +120,48 @@ mod tests {
 
     #[test]
     fn a_retrained_run_is_set_against_the_one_before_it() {
-        let check = |passed: bool, share: Option<f64>, words: &[&str]| {
-            let gate = json!({ "on_old": interval(0.01, 0.02), "on_new": null, "passed": passed });
-            let mut rate = interval(share.unwrap_or(0.0), 0.08);
-            rate["by_group"] = json!({});
-            let outcome = json!({ "judge": "people", "win_rate": rate, "waiting": 3, "same": 1 });
-            let page = page(&gate, share.is_some().then_some(&outcome));
+        let check = |passed: bool, outcome: Option<(Value, u32)>, words: &[&str]| {
+            let gate = json!({ "on_old": interval(0.01, 0.02), "on_new": null, "new_pairs": 7, "is_asked": false,
+                "passed": passed });
+            let outcome = outcome.map(|(mut rate, waiting)| {
+                rate["by_group"] = json!({});
+                json!({ "judge": "people", "win_rate": rate, "waiting": waiting, "same": 1 })
+            });
+            let page = page(&gate, outcome.as_ref());
             for words in words {
                 assert!(page.contains(words), "`{words}` is missing");
             }
-            assert!(!page.contains("has not written its results"), "a retrained run has no such results");
+            assert!(!page.contains("evaluation has not"), "a retrained run has no evaluation of its own");
+            assert!(page.contains("too few to ask whether the new reward model is better"));
         };
-        check(
-            true,
-            Some(0.36),
-            &["By people, the new policy wins", "it is worse, and the old run is the one to serve"],
-        );
-        check(true, Some(0.64), &["held-out prompts: it is better."]);
-        check(true, Some(0.52), &["neither is shown to be better", "passed its gate"]);
+        let few = json!({ "mean": 0.9, "low": null, "high": null, "n": 5 });
+        let worse = ["By people, the new policy wins", "it is worse, and the old run is the one to serve"];
+        check(true, Some((interval(0.36, 0.08), 0)), &worse);
+        check(true, Some((interval(0.36, 0.08), 0)), &["data-key=\"eval/retrained.json#/win_rate\""]);
+        check(true, Some((interval(0.64, 0.08), 0)), &["held-out prompts: it is better."]);
+        check(true, Some((interval(0.64, 0.08), 4)), &["held-out prompts: so far, since 4 prompts wait for people."]);
+        check(true, Some((interval(0.52, 0.08), 0)), &["neither is shown to be better", "passed its gate"]);
+        check(true, Some((few, 0)), &["too few to say which is better"]);
         check(true, None, &["has not been compared with the old one yet"]);
         check(false, None, &["did not pass its gate, so no policy was trained on it"]);
+    }
+
+    #[test]
+    fn who_judged_a_retrained_run_is_not_called_a_simulation_where_people_did() {
+        let gate = json!({ "on_old": interval(0.01, 0.02), "on_new": null, "passed": true });
+        let judged = |judge: &str| {
+            let outcome = json!({ "judge": judge, "win_rate": interval(0.6, 0.05), "waiting": 0, "same": 0 });
+            let config = "[data]\njudge = \"instruction-world\"\nrankings = [\"embedded:rankings.jsonl\"]\n";
+            let read = |path: &str| match path {
+                "eval/gate.json" => Some(gate.to_string().into_bytes()),
+                "eval/retrained.json" => Some(outcome.to_string().into_bytes()),
+                "config.toml" => Some(config.as_bytes().to_vec()),
+                _ => None,
+            };
+            Run::from_files("second", read).page()
+        };
+        let by_people = judged("people");
+        assert!(by_people.contains("Some records are a simulation") && !by_people.contains("The judge and the old"));
+        assert!(judged("simulation: the rules of the instruction world").contains("The judge and the old records"));
     }
 }

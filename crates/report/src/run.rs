@@ -152,9 +152,9 @@ impl Run {
         &self.differences
     }
 
-    /// Who judges, in the words of the results; before there are any, as the configuration has it.
+    /// Who judges, in the words of the results or of a retrained run; before there are any, as the configuration has it.
     pub(crate) fn judge(&self) -> Option<&str> {
-        let named = self.results.as_ref().and_then(|results| results.words(&["judge"]));
+        let named = [&self.retrained, &self.results].into_iter().flatten().find_map(|of| of.words(&["judge"]));
         named.or_else(|| self.config.get("data.judge").map(String::as_str))
     }
 

@@ -256,19 +256,21 @@ fn conclude(run: &Run<'_>, outcome: Option<Outcome>) -> Result<()> {
     let WinRate { mean, low, high, n, .. } = outcome.win_rate;
     let share = percent(mean, low, high);
     print(&format!("the new policy wins against the old one: {} of {n} prompts, by {}", share.trim(), outcome.judge));
-    print(&format!("  {}", verdict(low, high)));
+    print(&format!("  {}", verdict(low, high, outcome.waiting)));
     let path = run.dir.write_json("eval/retrained.json", &outcome)?;
     print(&format!("results: {}", path.display()));
     Ok(())
 }
 
-/// What the interval of the new policy's win rate says of it.
-fn verdict(low: Option<f64>, high: Option<f64>) -> &'static str {
+/// What the interval of the new policy's win rate says of it, given how many prompts wait for people.
+fn verdict(low: Option<f64>, high: Option<f64>, waiting: usize) -> &'static str {
     match (low, high) {
+        _ if waiting > 0 => "so far: people are still asked",
+        (None, _) | (_, None) => "too few prompts to say which is better",
         (Some(low), _) if low > 0.5 => "it is better: serve the new run",
         (_, Some(high)) if high < 0.5 => {
-            "it is WORSE: go on serving the old run. PPO varies from run to run, more than a few rankings change; more \
-             rankings, or --continue, may help"
+            "it is WORSE: go on serving the old run. PPO differs more from run to run than a few rankings can mend; more \
+             of them, or --continue, may help"
         }
         _ => "50 % lies within the interval: neither is shown to be better",
     }
@@ -337,4 +339,22 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     }
     let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_slice(&text).map(Some).with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::verdict;
+
+    #[test]
+    fn a_verdict_is_what_the_interval_allows() {
+        let check = |low, high, waiting, words: &str| {
+            let said = verdict(low, high, waiting);
+            assert!(said.starts_with(words), "{said}");
+        };
+        check(Some(0.51), Some(0.6), 0, "it is better");
+        check(Some(0.4), Some(0.49), 0, "it is WORSE");
+        check(Some(0.4), Some(0.6), 0, "50 % lies within");
+        check(None, None, 0, "too few prompts");
+        check(Some(0.51), Some(0.6), 2, "so far");
+    }
 }

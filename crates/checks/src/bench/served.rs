@@ -71,7 +71,9 @@ struct Measured {
     first: [f64; 2],
     /// Milliseconds between two pieces of an answer: the median, and the 99th percentile.
     gap: [f64; 2],
+    /// Of all answers together, and how many answers there were.
     tokens: usize,
+    answers: usize,
 }
 
 /// What one answer took. A model that ends at once writes no piece of text, so that nothing is first.
@@ -121,17 +123,20 @@ fn table(all: &[Measured]) -> String {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let mut text = format!(
         "{}, {threads} threads; prompts of {WORDS} words, answers of at most {TOKENS} tokens\n\
-         {:<34} {:>7} {:>9} {:>17} {:>17}\n",
+         {:<34} {:>7} {:>9} {:>12} {:>17} {:>17}\n",
         cpu_model(),
         "server",
         "clients",
         "tokens/s",
+        "tokens each",
         "first p50/p95 ms",
         "gap p50/p99 ms"
     );
-    for Measured { server, streams, rate, first, gap, .. } in all {
+    for Measured { server, streams, rate, first, gap, tokens, answers } in all {
+        let each = *tokens as f64 / *answers as f64;
         let pair = |of: &[f64; 2]| format!("{:.0} / {:.0}", of[0], of[1]);
-        let _ = writeln!(text, "{server:<34} {streams:>7} {rate:>9.1} {:>17} {:>17}", pair(first), pair(gap));
+        let (first, gap) = (pair(first), pair(gap));
+        let _ = writeln!(text, "{server:<34} {streams:>7} {rate:>9.1} {each:>12.1} {first:>17} {gap:>17}");
     }
     text
 }
@@ -204,7 +209,15 @@ impl Measured {
         ensure!(2 * first.len() > read.len(), "{server} answered {} of {} prompts", first.len(), read.len());
         let gaps = read.iter().flat_map(|answer| answer.gaps.iter().copied()).collect();
         let (first, gap) = (percentiles(first, 0.95), percentiles(gaps, 0.99));
-        Ok(Measured { server, streams, rate: tokens as f64 / took.as_secs_f64(), first, gap, tokens })
+        Ok(Measured {
+            server,
+            streams,
+            rate: tokens as f64 / took.as_secs_f64(),
+            first,
+            gap,
+            tokens,
+            answers: read.len(),
+        })
     }
 }
 
@@ -290,6 +303,7 @@ impl Served {
     /// One streamed answer.
     fn answer(&self, client: u64, number: u64) -> Result<Answer> {
         let body = json!({ "prompt": prompt(client, number), "stream": true, "max_tokens": TOKENS, "temperature": 1,
+            "top_k": 0, "top_p": 1, "min_p": 0,
             "seed": client, "stream_options": { "include_usage": true } });
         let body = body.to_string();
         let begun = Instant::now();
@@ -305,6 +319,7 @@ impl Served {
         let mut events = Events::of(BufReader::new(stream))?;
         let (mut tokens, mut times) = (0, Vec::new());
         while let Some(event) = events.next()? {
+            ensure!(event["error"].is_null(), "{} failed: {}", self.name, event["error"]);
             if event["choices"][0]["text"].as_str().is_some_and(|text| !text.is_empty()) {
                 times.push(begun.elapsed());
             }
@@ -312,6 +327,7 @@ impl Served {
                 tokens = written as usize;
             }
         }
+        ensure!(tokens > 0 || times.is_empty(), "{} does not say how many tokens it wrote", self.name);
         Ok(Answer::of(tokens, &times))
     }
 }

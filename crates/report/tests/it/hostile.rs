@@ -51,11 +51,15 @@ fn hostile_texts_stay_texts_wherever_they_come_from() {
             ("ppo/timings.jsonl", json!({ "phase": word, "seconds": 1.0 }).to_string() + "\n"),
             ("config.toml", config),
         ];
+        let gate = json!({ "on_old": interval, "on_new": interval, "new_pairs": 3, "passed": true }).to_string();
+        let retrained = json!({ "judge": word, "win_rate": rate, "waiting": 0, "same": 0 }).to_string();
         let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
         let differences = vec![(word.to_owned(), word.to_owned(), word.to_owned())];
         let run = run(word, &files).with_differences(differences);
         assert_eq!(run.problems().len(), 1, "{:?}", run.problems());
-        for page in [run.page(), compare(&[run.clone(), run.clone()])] {
+        let of_people = [&files[..], &[("eval/gate.json", &gate), ("eval/retrained.json", &retrained)]].concat();
+        let next = crate::run(word, &of_people);
+        for page in [run.page(), compare(&[run.clone(), run.clone()]), next.page()] {
             html::check_whole(&page);
             let bad = |c: char| c.is_control() && !"\n\t".contains(c) || ('\u{202a}'..='\u{202e}').contains(&c);
             assert!(!page.contains(bad), "{word:?}");
