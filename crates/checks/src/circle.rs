@@ -78,11 +78,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         gains.extend(gain);
         seeds.push(result);
     }
-    let circle = Circle { judge: "simulation: the rules of the instruction world", seeds, gain: bootstrap(&gains)? };
+    let circle = Circle { judge: "simulation: the rules of the instruction world", seeds, gain: interval(&gains)? };
     let path = args.out.join("circle.json");
     write_whole(&path, (serde_json::to_string_pretty(&circle)? + "\n").as_bytes())?;
     print(&format!("all seeds: {} points, over {} prompts; {}", shown(circle.gain), gains.len(), path.display()));
     Ok(())
+}
+
+/// The mean gain with its interval over prompts. Where the same policy is served in the end there is no doubt about it.
+fn interval(gain: &[f64]) -> Result<Interval> {
+    if gain.iter().all(|gain| *gain == 0.0) {
+        return Ok(Interval { mean: 0.0, low: Some(0.0), high: Some(0.0), n: gain.len() });
+    }
+    Ok(bootstrap(gain)?)
 }
 
 fn shown(gain: Interval) -> String {
@@ -123,9 +131,10 @@ impl Turning<'_> {
             (Some(None), Some(Some(last))) => {
                 self.old_points(policy)?.iter().zip(last).map(|(old, new)| new - old).collect()
             }
-            _ => vec![0.0],
+            // No policy was ever trained: on every prompt there is nothing to gain.
+            _ => vec![0.0; self.prompts()?],
         };
-        Ok((Seed { seed: self.seed, rounds, gain: bootstrap(&gain)? }, gain))
+        Ok((Seed { seed: self.seed, rounds, gain: interval(&gain)? }, gain))
     }
 
     /// The run that the circle begins with.
@@ -222,6 +231,13 @@ impl Turning<'_> {
         numbers(&read(&self.folder(policy).join("eval/retrained.json"))?["new_points"]).map(Some)
     }
 
+    /// Prompts that are held out for the judge.
+    fn prompts(&self) -> Result<usize> {
+        let results = read(&self.folder(0).join("eval/results.json"))?;
+        let prompts = results["win_rate"]["ppo_ptx_vs_sft"]["n"].as_u64();
+        Ok(prompts.context("the first run was evaluated on some prompts")? as usize)
+    }
+
     /// The points of the policy that the one of a round was trained from.
     fn old_points(&self, policy: u64) -> Result<Vec<f64>> {
         numbers(&read(&self.folder(policy).join("eval/retrained.json"))?["old_points"])
@@ -268,6 +284,15 @@ mod tests {
     fn labelers_have_names_that_a_server_takes() {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         assert!(labelers(WORLD).iter().all(|labeler| labeler.name.bytes().all(is_plain)));
+    }
+
+    #[test]
+    fn the_same_policy_has_gained_nothing_without_a_doubt() {
+        let same = interval(&[0.0; 30]).unwrap();
+        assert_eq!((same.mean, same.low, same.high, same.n), (0.0, Some(0.0), Some(0.0), 30));
+        let other: Vec<f64> = (0..30).map(f64::from).collect();
+        let other = interval(&other).unwrap();
+        assert!(other.low.unwrap() < 14.5 && 14.5 < other.high.unwrap(), "{other:?}");
     }
 
     #[test]
