@@ -305,8 +305,8 @@ impl Material {
         let encoder = Encoder { renderer: &base.renderer, caps, overlong: recipe.overlong, loss: recipe.loss };
         let last_replies = last_replies(&encoder, &demonstrations.train, &mut report)?;
         let demonstrations = examples(&encoder, demonstrations, &mut report)?;
-        let rankings = map(rankings, |records| groups(&encoder, records, &mut report))?;
-        let prompts = map(prompts, |records| prompt_ids(&encoder, &records, &mut report))?;
+        let rankings = map(rankings, |side, records| groups(&encoder, side, records, &mut report))?;
+        let prompts = map(prompts, |side, records| prompt_ids(&encoder, side, &records, &mut report))?;
         let (demonstrations, rankings, prompts) = match recipe.overlong {
             Overlong::CutPrompt => apart(demonstrations, rankings, prompts, &mut report),
             Overlong::Drop | Overlong::Refuse => (demonstrations, rankings, prompts),
@@ -566,8 +566,17 @@ fn apart(
     (demonstrations, rankings, prompts)
 }
 
-fn map<T, U>(split: Split<T>, mut f: impl FnMut(Vec<T>) -> Result<Vec<U>>) -> Result<Split<U>> {
-    Ok(Split { train: f(split.train)?, validation: f(split.validation)?, test: f(split.test)? })
+/// What the sides of a split are called in messages.
+const SIDES: [&str; 3] = ["training", "validation", "test"];
+
+/// Every side of a split through `f`, which is told what the side is called.
+fn map<T, U>(split: Split<T>, mut f: impl FnMut(&str, Vec<T>) -> Result<Vec<U>>) -> Result<Split<U>> {
+    let [train, validation, test] = SIDES;
+    Ok(Split {
+        train: f(train, split.train)?,
+        validation: f(validation, split.validation)?,
+        test: f(test, split.test)?,
+    })
 }
 
 /// The last reply of every demonstration, where training takes others too.
@@ -588,28 +597,35 @@ fn last_replies(
 }
 
 fn examples(encoder: &Encoder<'_>, records: Split<Demonstration>, report: &mut Vec<String>) -> Result<Split<Example>> {
-    let mut side = |records: &[Demonstration]| -> Result<(Vec<Example>, EncodeReport)> {
-        let (tokens, kept) = encoder.demonstrations(records)?;
-        note("demonstrations", &kept, KEYS, report);
-        Ok((tokens.into_iter().map(example).collect(), kept))
-    };
-    let (train, learned) = side(&records.train)?;
-    if learned.teaches_no_end() {
+    let mut learned = None;
+    let split = map(records, |side, records| {
+        let (tokens, kept) = encoder.demonstrations(&records)?;
+        note(&format!("demonstrations, {side}"), &kept, KEYS, report);
+        // The first side is the one that is trained on.
+        learned.get_or_insert(kept);
+        Ok(tokens.into_iter().map(example).collect())
+    })?;
+    if learned.is_some_and(|kept| kept.teaches_no_end()) {
         bail!(
             "`model.loss` is `generation`, and `{{% generation %}}` of the chat template marks no token that ends a \
              reply, in none of the demonstrations; mark it, or set `model.loss` to `last` or `all`"
         );
     }
-    Ok(Split { train, validation: side(&records.validation)?.0, test: side(&records.test)?.0 })
+    Ok(split)
 }
 
 fn example(tokens: DemonstrationTokens) -> Example {
     Example { prompt: tokens.prompt, completion: tokens.completion }
 }
 
-fn groups(encoder: &Encoder<'_>, records: Vec<Ranking>, report: &mut Vec<String>) -> Result<Vec<RankedGroup>> {
+fn groups(
+    encoder: &Encoder<'_>,
+    side: &str,
+    records: Vec<Ranking>,
+    report: &mut Vec<String>,
+) -> Result<Vec<RankedGroup>> {
     let (tokens, kept) = encoder.rankings(&records)?;
-    note("rankings", &kept, KEYS, report);
+    note(&format!("rankings, {side}"), &kept, KEYS, report);
     let group = |t: instruct_data::RankingTokens| {
         let record = &records[t.record];
         RankedGroup {
@@ -625,9 +641,14 @@ fn groups(encoder: &Encoder<'_>, records: Vec<Ranking>, report: &mut Vec<String>
     Ok(tokens.into_iter().map(group).collect())
 }
 
-fn prompt_ids(encoder: &Encoder<'_>, records: &[Prompt], report: &mut Vec<String>) -> Result<Vec<PromptIds>> {
+fn prompt_ids(
+    encoder: &Encoder<'_>,
+    side: &str,
+    records: &[Prompt],
+    report: &mut Vec<String>,
+) -> Result<Vec<PromptIds>> {
     let (tokens, kept) = encoder.prompts(records)?;
-    note("prompts", &kept, KEYS, report);
+    note(&format!("prompts, {side}"), &kept, KEYS, report);
     let prompt = |t: instruct_data::PromptTokens| PromptIds {
         text: records[t.record].subject(),
         turns: match &records[t.record].content {

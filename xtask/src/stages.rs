@@ -15,7 +15,7 @@ use crate::{
     shared::{SHARED, Shared},
     terminal::say,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use instruct_collective::{Collective, Spent};
 use instruct_data::Tokenizer;
 use instruct_kernels as kernels;
@@ -25,7 +25,7 @@ use instruct_ppo::{self as ppo, Critic};
 use instruct_random::Source;
 use instruct_reward_model::{self as reward_model, Item};
 use instruct_rollout::{Episode, Prompted, Sampled};
-use instruct_runs::{Artefact, RunDir, Saved};
+use instruct_runs::{Artefact, Checkpoint, RunDir, Saved};
 use instruct_sft as sft;
 use serde_json::{Map, Value};
 use std::{
@@ -286,6 +286,7 @@ impl<'a> Run<'a> {
         let (policy, value) = kernels::give_freed_memory_back(|| self.policy_and_value(&plan))?;
         let mut state = ppo::State::new(policy, value, &plan)?;
         state.share(self.ranks);
+        self.take_critic(&mut state)?;
         let mut listener = self.listen(artefact, &mut state)?;
         let prompts: Vec<Vec<u32>> = self.material.prompts.train.iter().map(|p| p.ids.clone()).collect();
         let score = |episodes: &[Episode]| self.scores(&frozen.reward_model, episodes).map_err(Into::into);
@@ -321,6 +322,22 @@ impl<'a> Run<'a> {
                 Ok((start, Some(value)))
             }
             Critic::Head { .. } => Ok((with_zero_head(&start)?, None)),
+        }
+    }
+
+    /// Where PPO goes on with a policy of another run, its value model goes on too, as the last checkpoint there has it.
+    fn take_critic(&self, state: &mut ppo::State) -> Result<()> {
+        let Some(artefact) = self.goes_on_with.as_deref().and_then(Path::parent) else { return Ok(()) };
+        match Checkpoint::newest(artefact)? {
+            Some(checkpoint) => state
+                .take_critic(&checkpoint.arrays())
+                .map_err(|error| anyhow!("{}: the value model cannot go on: {error}", checkpoint.folder.display())),
+            None => {
+                say(
+                    "warning: the old run has no whole checkpoint, so the value model begins as a copy of the reward model",
+                );
+                Ok(())
+            }
         }
     }
 

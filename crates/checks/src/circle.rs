@@ -35,6 +35,9 @@ pub(crate) struct Args {
     /// Where the runs go; what is finished there is not done again
     #[arg(long)]
     out: PathBuf,
+    /// After `--`: further arguments of `retrain`, such as --continue --set ppo.episodes=3072
+    #[arg(last = true)]
+    retrain: Vec<String>,
 }
 
 /// One round of one seed.
@@ -58,8 +61,10 @@ struct Seed {
 }
 
 #[derive(Serialize)]
-struct Circle {
+struct Circle<'a> {
     judge: &'static str,
+    /// What `retrain` was told besides.
+    retrain: &'a [String],
     seeds: Vec<Seed>,
     /// The same over the prompts of all seeds.
     gain: Interval,
@@ -78,7 +83,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         gains.extend(gain);
         seeds.push(result);
     }
-    let circle = Circle { judge: "simulation: the rules of the instruction world", seeds, gain: interval(&gains)? };
+    let judge = "simulation: the rules of the instruction world";
+    let circle = Circle { judge, retrain: &args.retrain, seeds, gain: interval(&gains)? };
     let path = args.out.join("circle.json");
     write_whole(&path, (serde_json::to_string_pretty(&circle)? + "\n").as_bytes())?;
     print(&format!("all seeds: {} points, over {} prompts; {}", shown(circle.gain), gains.len(), path.display()));
@@ -215,6 +221,7 @@ impl Turning<'_> {
         }
         let mut command = self.instruct();
         command.arg("retrain").arg("--from").arg(from).arg("--feedback").arg(feedback).arg("--run").arg(run);
+        command.args(&self.args.retrain);
         command.args(run.exists().then_some("--resume"));
         let done = crate::process::execute(&mut command);
         match done {

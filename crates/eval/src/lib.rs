@@ -51,5 +51,5 @@ pub use crate::{
     select::{Selection, select, select_within_kl},
     spread::Spread,
     tax::{AlignmentTax, perplexity},
-    win_rate::{WinRate, outcomes, win_rate, win_rate_of},
+    win_rate::{Verdict, WinRate, outcomes, win_rate, win_rate_of},
 };

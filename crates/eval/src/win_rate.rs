@@ -23,6 +23,38 @@ pub struct WinRate {
     pub by_group: BTreeMap<String, Interval>,
 }
 
+/// What the interval of a win rate says of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The interval lies above a half: the first is better.
+    Better,
+    /// It lies below a half: the first is worse.
+    Worse,
+    /// It holds a half: neither is shown to be better.
+    Undecided,
+    /// There is no interval, because there are fewer than [`crate::FEWEST`] prompts.
+    TooFew,
+}
+
+impl Verdict {
+    /// The verdict of an interval's ends, each in 0..=1.
+    ///
+    /// ```
+    /// use instruct_eval::Verdict;
+    ///
+    /// assert_eq!(Verdict::of(Some(0.36), Some(0.48)), Verdict::Worse);
+    /// assert_eq!(Verdict::of(Some(0.46), Some(0.58)), Verdict::Undecided);
+    /// ```
+    pub fn of(low: Option<f64>, high: Option<f64>) -> Verdict {
+        match (low, high) {
+            (Some(low), Some(_)) if low > 0.5 => Verdict::Better,
+            (Some(_), Some(high)) if high < 0.5 => Verdict::Worse,
+            (Some(_), Some(_)) => Verdict::Undecided,
+            _ => Verdict::TooFew,
+        }
+    }
+}
+
 /// Win rate of `a` over `b`: per prompt 1 for a win, 0.5 for a tie, 0 for a loss. `a[i]` and `b[i]`
 /// are a judge's points for the two answers to prompt `i`, which `groups[i]` sorts.
 ///
@@ -96,6 +128,17 @@ mod tests {
         assert_eq!((rate.by_group["qa"].mean, rate.by_group["qa"].n), (0.25, 2));
         let weighted: f64 = rate.by_group.values().map(|group| group.mean * group.n as f64).sum::<f64>() / 4.0;
         assert_eq!(weighted, rate.mean);
+    }
+
+    #[test]
+    fn a_verdict_is_what_the_interval_allows() {
+        let check = |low, high, verdict| assert_eq!(Verdict::of(low, high), verdict, "{low:?} {high:?}");
+        check(Some(0.51), Some(0.6), Verdict::Better);
+        check(Some(0.5), Some(0.6), Verdict::Undecided);
+        check(Some(0.4), Some(0.6), Verdict::Undecided);
+        check(Some(0.4), Some(0.5), Verdict::Undecided);
+        check(Some(0.4), Some(0.49), Verdict::Worse);
+        check(None, None, Verdict::TooFew);
     }
 
     #[test]

@@ -163,7 +163,9 @@ impl Family {
             }
         };
         let begun = self.stages.iter().any(|stage| run.stages.contains_key(stage));
-        let words = self.stages.iter().map(said).collect::<Vec<_>>().join(" ");
+        // Retraining makes one policy, with the mix.
+        let stages = self.stages.iter().filter(|stage| !(run.is_retrained && **stage == "ppo"));
+        let words = stages.map(said).collect::<Vec<_>>().join(" ");
         if begun { paragraph(words).into() } else { absent(&words) }
     }
 

@@ -18,28 +18,39 @@ impl Run {
     /// into it (`data-key`) and how it is written (`data-as`), so that a test can compare the page with the files.
     /// What is not there yet is named. Equal runs have equal pages: no clock is read.
     pub fn page(&self) -> String {
-        let (curves, guards) = (curves::section(self), guards::section(self));
-        let (data, cost) = (data::section(self), cost::section(self));
-        let curves = ("curves", "Curves of every stage", curves);
-        let guards = ("guards", "Guards", guards);
-        let last = [("data", "Data and settings", data), ("cost", "Cost and machine", cost)];
-        // A retrained run is compared with the one before it, and has no evaluation of its own.
-        let sections = match retraining::section(self) {
-            Some(section) => [vec![("retraining", "New against old", section), curves, guards], last.into()].concat(),
-            None => {
-                let results = ("results", "Results", results::section(self));
-                let frontier = ("frontier", "Reward model and judge", frontier::section(self));
-                let card = ("card", "The reward model's card", card::section(self));
-                let first = vec![results, frontier, curves, card, guards];
-                let used: usize = first.iter().chain(&last).map(|(.., html)| html.len()).sum();
-                // Before data and cost: whoever reads on wants to see answers first.
-                let samples = samples::section(self, LONGEST.saturating_sub(used + FRAME));
-                [first, vec![("samples", "Answers side by side", samples)], last.into()].concat()
-            }
-        };
+        let parts: &[Part] = if self.is_retrained { &[RETRAINING, CURVES, GUARDS] } else { &EVALUATED };
+        let made = |parts: &[Part]| parts.iter().map(|(id, name, of)| (*id, *name, of(self))).collect::<Vec<_>>();
+        let (mut sections, last) = (made(parts), made(&[DATA, COST]));
+        if !self.is_retrained {
+            let used: usize = sections.iter().chain(&last).map(|(.., html)| html.len()).sum();
+            let samples = samples::section(self, LONGEST.saturating_sub(used + FRAME));
+            // Before data and cost: whoever reads on wants to see answers first.
+            sections.push(("samples", "Answers side by side", samples));
+        }
+        sections.extend(last);
         frame(&format!("{}: report of a run", self.name()), header(self), sections)
     }
 }
+
+/// A section: its id, its heading, and what makes it.
+type Part = (&'static str, &'static str, fn(&Run) -> Html);
+
+const CURVES: Part = ("curves", "Curves of every stage", curves::section);
+const GUARDS: Part = ("guards", "Guards", guards::section);
+const DATA: Part = ("data", "Data and settings", data::section);
+const COST: Part = ("cost", "Cost and machine", cost::section);
+
+/// A retrained run is compared with the one before it, and has no evaluation of its own.
+const RETRAINING: Part = ("retraining", "New against old", retraining::section);
+
+/// What other runs begin with.
+const EVALUATED: [Part; 5] = [
+    ("results", "Results", results::section),
+    ("frontier", "Reward model and judge", frontier::section),
+    CURVES,
+    ("card", "The reward model's card", card::section),
+    GUARDS,
+];
 
 /// A page is at most this long, in bytes, as far as cutting the samples' texts can make it so: it is committed beside
 /// results and sent by mail.
@@ -99,8 +110,8 @@ fn header(run: &Run) -> Element {
 
 /// The result in a sentence.
 fn lead(run: &Run) -> Html {
-    if let Some(lead) = retraining::lead(run) {
-        return lead;
+    if run.is_retrained {
+        return retraining::lead(run);
     }
     let Some(results) = run.results.as_ref().filter(|results| results.interval(&["win_rate", MAIN]).is_some()) else {
         return paragraph("The evaluation has not written its results yet; below is what is there so far.")
@@ -128,7 +139,7 @@ fn lead(run: &Run) -> Html {
 /// That no person stands behind the numbers, where none does.
 pub(crate) fn simulation(run: &Run) -> Option<Element> {
     let said = match (run.judge_is_simulated(), run.has_simulated_data()) {
-        (true, true) if run.gate.is_some() => {
+        (true, true) if run.is_retrained => {
             "The judge and the old records are a simulation: rules wrote and judged them, no person did. The new records \
              are what was said of the old run's answers."
         }

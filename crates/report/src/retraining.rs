@@ -9,36 +9,35 @@ use crate::{
     source::{As, Source},
     table::Table,
 };
+use instruct_eval::Verdict;
 
-/// The section, from `eval/gate.json` and `eval/retrained.json`; none of a run that is no retrained one, or not that far.
-pub(crate) fn section(run: &Run) -> Option<Html> {
-    let gate = run.gate.as_ref()?;
-    let policy = match &run.retrained {
-        Some(retrained) => of_policy(retrained),
-        None if is(gate, "passed") => {
-            absent("The new policy has not been compared with the old one yet (eval/retrained.json).")
-        }
-        None => Html::default(),
+/// The section of a retrained run, from `eval/gate.json`, `eval/preferred.json` and `eval/retrained.json`.
+pub(crate) fn section(run: &Run) -> Html {
+    let Some(gate) = &run.gate else {
+        return Html::from(paragraph(GATE_IS)).followed_by(absent(NO_GATE));
     };
     let pairs = paragraph("Held-out pairs of what people said: ").add(gate.show(&["new_pairs"], As::Fixed(0)));
     let too_few = ", too few to ask whether the new reward model is better on them.";
     let pairs = pairs.text(if is(gate, "is_asked") { "." } else { too_few });
     let said = paragraph(said_by(gate)).into();
-    Some([paragraph(GATE_IS).into(), of_gate(gate).html(), pairs.into(), said, policy].into_iter().collect())
+    let policy = if is(gate, "passed") { of_policy(run) } else { Html::default() };
+    [paragraph(GATE_IS).into(), of_gate(gate).html(), pairs.into(), said, policy].into_iter().collect()
 }
 
-/// The result in a sentence; none where [`section`] has nothing.
-pub(crate) fn lead(run: &Run) -> Option<Html> {
-    let gate = run.gate.as_ref()?;
-    let Some(retrained) = &run.retrained else { return Some(paragraph(said_by(gate)).class("lead").into()) };
-    let sentence = paragraph(format!("By {}, the new policy wins against the old one on ", judge(retrained)))
+/// The result in a sentence, or how far the run is.
+pub(crate) fn lead(run: &Run) -> Html {
+    let Some(gate) = &run.gate else { return paragraph(NO_GATE).class("lead").into() };
+    let Some(retrained) = &run.retrained else { return paragraph(said_by(gate)).class("lead").into() };
+    paragraph(format!("By {}, the new policy wins against the old one on ", judge(retrained)))
         .class("lead")
         .add(retrained.show_interval(&["win_rate"]))
         .text(" of ")
         .add(retrained.show(&["win_rate", "n"], As::Fixed(0)))
-        .text(format!(" held-out prompts: {}.", verdict(retrained)));
-    Some(sentence.into())
+        .text(format!(" held-out prompts: {}.", verdict(retrained)))
+        .into()
 }
+
+const NO_GATE: &str = "The new reward model has not come to its gate yet (eval/gate.json).";
 
 const GATE_IS: &str = "This run was trained on what people said of another run's answers, beside that run's own records. \
     Before its reward model may train a policy, it is compared with the old one on held-out pairs: on the old records it \
@@ -66,7 +65,27 @@ fn said_by(gate: &Source) -> &'static str {
     }
 }
 
-fn of_policy(retrained: &Source) -> Html {
+fn of_policy(run: &Run) -> Html {
+    let by_reward_model = run.preferred.as_ref().map(of_reward_model);
+    let by_judge = match &run.retrained {
+        Some(retrained) => of_judge(retrained),
+        None if run.asks_people => absent("People are asked which policy is better, and have said nothing yet."),
+        None => absent("The new policy has not been compared with the old one yet (eval/retrained.json)."),
+    };
+    by_reward_model.unwrap_or_default().followed_by(by_judge)
+}
+
+/// What the new policy was trained to please says first whether it does.
+fn of_reward_model(preferred: &Source) -> Html {
+    paragraph("By the new reward model itself, the new policy wins against the old one on ")
+        .add(preferred.show_interval(&["win_rate"]))
+        .text(" of ")
+        .add(preferred.show(&["win_rate", "n"], As::Fixed(0)))
+        .text(" prompts. That is what it was trained for, and no judge: well below a half, PPO ended too early.")
+        .into()
+}
+
+fn of_judge(retrained: &Source) -> Html {
     let mut table = Table::new("The new policy against the old one", &["prompts", "win rate of the new policy"]);
     table.row(text("all held-out prompts"), [rate(retrained, &["win_rate"])]);
     for group in retrained.keys(&["win_rate", "by_group"]) {
@@ -90,14 +109,14 @@ fn verdict(retrained: &Source) -> String {
     if let Some(waiting) = retrained.number(&["waiting"]).filter(|waiting| *waiting > 0.0) {
         return format!("so far, since {waiting} prompts wait for people");
     }
-    let bounds = retrained.interval(&["win_rate"]).map(|of| (of.low, of.high));
-    let said = match bounds {
-        Some((Some(low), _)) if low > 0.5 => "it is better",
-        Some((_, Some(high))) if high < 0.5 => "it is worse, and the old run is the one to serve",
-        Some((Some(_), Some(_))) => "neither is shown to be better",
-        _ => "too few to say which is better",
-    };
-    said.to_owned()
+    let (low, high) = retrained.interval(&["win_rate"]).map_or((None, None), |of| (of.low, of.high));
+    match Verdict::of(low, high) {
+        Verdict::Better => "it is better",
+        Verdict::Worse => "it is worse, and the old run is the one to serve",
+        Verdict::Undecided => "neither is shown to be better",
+        Verdict::TooFew => "too few to say which is better",
+    }
+    .to_owned()
 }
 
 #[cfg(test)]

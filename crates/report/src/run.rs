@@ -24,10 +24,17 @@ pub struct Run {
     differences: Vec<Difference>,
     pub(crate) results: Option<Source>,
     pub(crate) frontier: Option<Source>,
-    /// Of a retrained run.
+    /// Whether it was trained on what people said of another run's answers; the fields of this group are there in no
+    /// other run.
+    pub(crate) is_retrained: bool,
     pub(crate) gate: Option<Source>,
-    /// Likewise.
+    /// New against old policy, by the new reward model.
+    pub(crate) preferred: Option<Source>,
+    /// The same by the judge.
     pub(crate) retrained: Option<Source>,
+    /// Whether people are the judge.
+    pub(crate) asks_people: bool,
+
     pub(crate) environment: Option<Source>,
     pub(crate) seconds: Option<Source>,
     pub(crate) inputs: Option<Source>,
@@ -111,12 +118,17 @@ impl Run {
         let selections = SELECTIONS.iter().filter_map(|&file| Some((file, reader.source(file)?))).collect();
         let stages = STAGES.iter().filter_map(|&stage| Some((stage, reader.stage(stage)?))).collect();
         let config = (reader.read)("config.toml").unwrap_or_default();
+        let is_there = |file: &str| (reader.read)(file).is_some();
+        let (is_retrained, asks_people) = (is_there("retrained.json"), is_there("eval/asked.json"));
         Run {
             name: name.to_owned(),
             differences: Vec::new(),
             results: reader.source("eval/results.json"),
             frontier: reader.source("eval/frontier.json"),
+            is_retrained,
             gate: reader.source("eval/gate.json"),
+            preferred: reader.source("eval/preferred.json"),
+            asks_people,
             retrained: reader.source("eval/retrained.json"),
             environment: reader.source("environment.json"),
             seconds: reader.source("seconds.json"),

@@ -51,6 +51,17 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// The newest whole checkpoint in an artefact's folder, which is only read, so that it may be another run's; `None`
+    /// where there is none.
+    ///
+    /// Errors: a folder that cannot be listed.
+    pub fn newest(artefact: &Path) -> Result<Option<Checkpoint>> {
+        let checkpoints = artefact.join("checkpoints");
+        let newest_first = steps(&checkpoints)?.into_iter().rev();
+        let mut all = newest_first.map(|(step, name)| Checkpoint { step, folder: checkpoints.join(name) });
+        Ok(all.find(|checkpoint| manifest::verify(&checkpoint.folder).is_ok()))
+    }
+
     /// The state that was handed to [`Artefact::commit`].
     ///
     /// Errors: a state of another shape, written by another version of the program for example.

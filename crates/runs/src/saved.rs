@@ -1,7 +1,7 @@
 //! How a stage's state becomes the files of a checkpoint, and comes back exactly.
 
 use crate::{
-    Artefact, BoxError, Error, Flat, Ranks, Result,
+    Artefact, BoxError, Checkpoint, Error, Flat, Ranks, Result,
     artefact::Kind,
     flat::{read_flat, write_streamed},
     ranks::Take,
@@ -116,6 +116,13 @@ impl ArrayReader<'_> {
     }
 }
 
+impl Checkpoint {
+    /// Its files of arrays.
+    pub fn arrays(&self) -> ArrayReader<'_> {
+        ArrayReader { folder: &self.folder }
+    }
+}
+
 fn file(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.safetensors"))
 }
@@ -127,9 +134,8 @@ impl Artefact<'_> {
     /// Errors: a checkpoint of another model; too little space for a checkpoint, now already.
     pub fn restore<S: Saved>(&mut self, state: &mut S) -> Result<()> {
         if let Some(checkpoint) = self.checkpoint() {
-            let files = ArrayReader { folder: &checkpoint.folder };
             let failed = |source| Error::Restore { path: checkpoint.folder.clone(), source };
-            state.load(checkpoint.state()?, &files).map_err(failed)?;
+            state.load(checkpoint.state()?, &checkpoint.arrays()).map_err(failed)?;
         }
         let mut sizes = ArrayWriter { target: Target::Counted, bytes: 0 };
         state.save(&mut sizes).map_err(|source| Error::Encode { path: self.folder().to_owned(), source })?;

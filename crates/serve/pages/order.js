@@ -43,7 +43,7 @@ export class Order {
         shown: `1 – ${this.completions.length}`,
       }),
       new Key(["b"], "All are bad", () => this.#toggleAllBad()),
-      new Key(["y"], "How sure you are", () => this.#confide()),
+      new Key(["y"], "How sure you are: from 1 to 5, then not said", () => this.#confide()),
       new Key(["n"], "Write a note", () => this.note.focus()),
       new Key(["Escape"], "Leave the note", () => this.#choose(this.draft.current), { typing: true }),
       new Key(["Enter"], "Submit", () => this.#submit()),

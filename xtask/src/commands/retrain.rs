@@ -19,7 +19,7 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use gate::{Gate, gate};
 use instruct_collective::Solo;
-use instruct_eval::{WinRate, win_rate, win_rate_of};
+use instruct_eval::{Verdict, WinRate, win_rate, win_rate_of};
 use instruct_rollout::Episode;
 use instruct_runs::Start;
 use people::{Asked, Verdicts};
@@ -33,6 +33,7 @@ use trained_on::How;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   instruct retrain --from runs/0001 --run runs/0002
+  instruct retrain --from runs/0001 --run runs/0002 --continue --set ppo.episodes=3072
   instruct retrain --from runs/0001 --run runs/0002 --judge people    # asks them blind; --resume counts their answers
   instruct retrain --from runs/0001 --feedback FOLDER --run runs/0002 --resume";
 
@@ -44,6 +45,9 @@ const ASKED: &str = "eval/asked.json";
 
 /// And whether its reward model may train one.
 const GATE: &str = "eval/gate.json";
+
+/// How far the new policy pleases that reward model more than the old one did.
+const PREFERRED: &str = "eval/preferred.json";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -68,6 +72,9 @@ pub(crate) struct Args {
     /// Who compares the new policy with the old one; without it the judge of the run, and with --resume whoever it was
     #[arg(long, value_enum)]
     judge: Option<By>,
+    /// Overrides one key of the old run's configuration, for example --set ppo.episodes=3072 (may be repeated)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
     /// Continue the new run after an interruption, on the feedback that it began with
     #[arg(long)]
     resume: bool,
@@ -80,6 +87,12 @@ enum By {
     Run,
     /// People: both answers to each held-out prompt become a task in the folder of feedback
     People,
+}
+
+/// New against old policy by the new reward model.
+#[derive(Serialize)]
+struct Preferred {
+    win_rate: WinRate,
 }
 
 /// What came of it.
@@ -136,8 +149,28 @@ fn begun(args: &Args) -> Result<(Config, Retrained)> {
         leaves_out_edits: args.without_edits,
         asks_people: args.judge == Some(By::People),
     };
+    check_settings(&args.settings, args.fine_tune)?;
     let retrained = Retrained::freeze(&args.from, args.feedback.as_deref(), how)?;
-    Ok((retrained.config()?, retrained))
+    Ok((retrained.config(&args.settings)?, retrained))
+}
+
+/// Refuses to set what the new run takes over from the old one: it would change nothing, or the sides of the split, and
+/// with these which records may be compared.
+fn check_settings(settings: &[String], fine_tunes: bool) -> Result<()> {
+    const OPEN: [&str; 5] = ["reward-model.", "ppo.", "evaluate.", "checkpoints.", "memory."];
+    const FINE_TUNING: [&str; 2] = ["sft-baseline.", "sft-init."];
+    let open = OPEN.iter().chain(FINE_TUNING.iter().filter(|_| fine_tunes));
+    for setting in settings {
+        let key = setting.split('=').next().unwrap_or(setting).trim();
+        if !open.clone().any(|table| key.starts_with(table)) {
+            let tables: Vec<&str> = open.map(|table| table.trim_end_matches('.')).collect();
+            bail!(
+                "--set {setting}: the new run takes `{key}` over from the old one; only {} can be set",
+                tables.join(", ")
+            );
+        }
+    }
+    Ok(())
 }
 
 fn continued(args: &Args) -> Result<(Config, Retrained)> {
@@ -164,7 +197,12 @@ fn continued(args: &Args) -> Result<(Config, Retrained)> {
     if let Some(judge) = args.judge {
         retrained.how.asks_people = judge == By::People;
     }
-    Ok((Config::read(&args.run.join("config.toml"), &[])?, retrained))
+    let own = args.run.join("config.toml");
+    let config = Config::read(&own, &[])?;
+    if Config::read(&own, &args.settings)? != config {
+        bail!("{run} began with other values than --set asks for; leave them out, or begin another run");
+    }
+    Ok((config, retrained))
 }
 
 fn model_of(run: &Path, artefact: &str) -> PathBuf {
@@ -243,36 +281,57 @@ fn retrain(run: &mut Run<'_>, retrained: &Retrained) -> Result<()> {
     let frozen = run.frozen()?;
     run.ppo(Model::PpoPtx, run.config.ppo.gamma_ptx, &frozen)?;
     drop(frozen);
+    let answers = answers(run, retrained)?;
+    tell_preferred(run, &answers)?;
     if retrained.how.asks_people {
-        let asked = ask(run, retrained)?;
+        let asked = ask(run, retrained, answers)?;
         return conclude(run, by_people(run, retrained, &asked, gate)?);
     }
-    conclude(run, Some(by_judge(run, retrained, gate)?))
+    conclude(run, Some(by_judge(run, &answers, gate)?))
+}
+
+/// Says whether the new policy pleases the new reward model more than the old one does. It was trained for that, so this
+/// is no judge; but where it does not, no judge need be asked.
+fn tell_preferred(run: &Run<'_>, [new, old]: &[Vec<Episode>; 2]) -> Result<()> {
+    let reward_model = run.open_reward_model()?;
+    let scores = |episodes: &[Episode]| -> Result<Vec<f64>> {
+        Ok(run.scores(&reward_model, episodes)?.into_iter().map(f64::from).collect())
+    };
+    let win_rate = win_rate(&scores(new)?, &scores(old)?, None)?;
+    print(&format!("the new policy wins against the old one: {}, by the new reward model", shown(&win_rate)));
+    if Verdict::of(win_rate.low, win_rate.high) == Verdict::Worse {
+        print("  PPO did not get as far as it had with the old one: more ppo.episodes may help, or --continue");
+    }
+    run.dir.write_json(PREFERRED, &Preferred { win_rate })?;
+    Ok(())
+}
+
+fn shown(WinRate { mean, low, high, n, .. }: &WinRate) -> String {
+    format!("{} of {n} prompts", percent(*mean, *low, *high).trim())
 }
 
 /// Writes down what came of it, if anything yet.
 fn conclude(run: &Run<'_>, outcome: Option<Outcome>) -> Result<()> {
     let Some(outcome) = outcome else { return Ok(()) };
-    let WinRate { mean, low, high, n, .. } = outcome.win_rate;
-    let share = percent(mean, low, high);
-    print(&format!("the new policy wins against the old one: {} of {n} prompts, by {}", share.trim(), outcome.judge));
-    print(&format!("  {}", verdict(low, high, outcome.waiting)));
+    let WinRate { low, high, .. } = outcome.win_rate;
+    print(&format!("the new policy wins against the old one: {}, by {}", shown(&outcome.win_rate), outcome.judge));
+    print(&format!("  {}", said(Verdict::of(low, high), outcome.waiting)));
     let path = run.dir.write_json("eval/retrained.json", &outcome)?;
     print(&format!("results: {}", path.display()));
     Ok(())
 }
 
-/// What the interval of the new policy's win rate says of it, given how many prompts wait for people.
-fn verdict(low: Option<f64>, high: Option<f64>, waiting: usize) -> &'static str {
-    match (low, high) {
+/// A verdict in words, given how many prompts wait for people.
+fn said(verdict: Verdict, waiting: usize) -> &'static str {
+    match verdict {
         _ if waiting > 0 => "so far: people are still asked",
-        (None, _) | (_, None) => "too few prompts to say which is better",
-        (Some(low), _) if low > 0.5 => "it is better: serve the new run",
-        (_, Some(high)) if high < 0.5 => {
+        Verdict::TooFew => "too few prompts to say which is better",
+        Verdict::Better => "it is better: serve the new run",
+        Verdict::Worse => {
             "it is WORSE: go on serving the old run. PPO differs more from run to run than a few rankings can mend; more \
              of them, or --continue, may help"
         }
-        _ => "50 % lies within the interval: neither is shown to be better",
+        Verdict::Undecided => "50 % lies within the interval: neither is shown to be better",
     }
 }
 
@@ -292,11 +351,10 @@ fn answers(run: &Run<'_>, retrained: &Retrained) -> Result<[Vec<Episode>; 2]> {
 }
 
 /// The new policy against the old one by the judge of the run.
-fn by_judge(run: &Run<'_>, retrained: &Retrained, gate: Gate) -> Result<Outcome> {
+fn by_judge(run: &Run<'_>, [new, old]: &[Vec<Episode>; 2], gate: Gate) -> Result<Outcome> {
     let prompts = compared(run);
     let judge = Judge::new(run)?;
-    let [new, old] = answers(run, retrained)?;
-    let [new_points, old_points] = [judge.points(run, prompts, &new)?, judge.points(run, prompts, &old)?];
+    let [new_points, old_points] = [judge.points(run, prompts, new)?, judge.points(run, prompts, old)?];
     let groups: Vec<String> = prompts.iter().map(|prompt| prompt.use_case.clone()).collect();
     let win_rate = win_rate(&new_points, &old_points, Some(&groups))?;
     Ok(Outcome { judge: judge.name(), win_rate, new_points, old_points, waiting: 0, same: 0, gate })
@@ -325,8 +383,8 @@ fn by_people(run: &Run<'_>, retrained: &Retrained, asked: &Asked, gate: Gate) ->
 }
 
 /// Makes the tasks that people judge, and writes down which answer of each is the new policy's.
-fn ask(run: &Run<'_>, retrained: &Retrained) -> Result<Asked> {
-    let [new, old] = answers(run, retrained)?.map(|of| of.into_iter().map(|episode| episode.text).collect::<Vec<_>>());
+fn ask(run: &Run<'_>, retrained: &Retrained, answers: [Vec<Episode>; 2]) -> Result<Asked> {
+    let [new, old] = answers.map(|of| of.into_iter().map(|episode| episode.text).collect::<Vec<_>>());
     let asked = Asked::add(retrained.feedback()?, compared(run), &new, &old, run.config.seed)?;
     run.dir.write_json(ASKED, &asked)?;
     Ok(asked)
@@ -343,18 +401,33 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 
 #[cfg(test)]
 mod tests {
-    use super::verdict;
+    use super::{check_settings, said};
+    use instruct_eval::Verdict;
 
     #[test]
-    fn a_verdict_is_what_the_interval_allows() {
-        let check = |low, high, waiting, words: &str| {
-            let said = verdict(low, high, waiting);
-            assert!(said.starts_with(words), "{said}");
+    fn a_verdict_says_what_to_serve_when_everybody_was_heard() {
+        let check = |verdict, waiting, words: &str| assert!(said(verdict, waiting).starts_with(words), "{verdict:?}");
+        check(Verdict::Better, 0, "it is better");
+        check(Verdict::Worse, 0, "it is WORSE");
+        check(Verdict::Undecided, 0, "50 % lies within");
+        check(Verdict::TooFew, 0, "too few prompts");
+        check(Verdict::Better, 2, "so far");
+    }
+
+    #[test]
+    fn only_what_the_new_run_makes_can_be_set() {
+        let check = |setting: &str, fine_tunes: bool, is_open: bool| {
+            let told = check_settings(&[setting.to_owned()], fine_tunes);
+            assert_eq!(told.is_ok(), is_open, "{setting}: {told:?}");
         };
-        check(Some(0.51), Some(0.6), 0, "it is better");
-        check(Some(0.4), Some(0.49), 0, "it is WORSE");
-        check(Some(0.4), Some(0.6), 0, "50 % lies within");
-        check(None, None, 0, "too few prompts");
-        check(Some(0.51), Some(0.6), 2, "so far");
+        check("ppo.episodes=3072", false, true);
+        check("reward-model.epochs=2", false, true);
+        check(" ppo.kl.beta = 0.05", false, true);
+        check("sft-init.lr=1e-5", true, true);
+        check("sft-init.lr=1e-5", false, false);
+        check("seed=2", false, false);
+        check("data.test=0.5", true, false);
+        check("model.base=OTHER", false, false);
+        check("ppo", false, false);
     }
 }

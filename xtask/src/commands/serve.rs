@@ -83,7 +83,7 @@ mod with {
     };
     use anyhow::{Context, Result, bail};
     use instruct_data::{Tokenizer, read_text};
-    use instruct_feedback::Settings;
+    use instruct_feedback::{Settings, State, TaskKind};
     use instruct_model::{
         Config as Description, Decoder, HeadKind, Room,
         memory::{Buffers, Estimate, Phase, Readout, cached, inferred},
@@ -115,6 +115,8 @@ mod with {
         people: People,
         labelers: Vec<Labeler>,
         local: Option<String>,
+        /// Tasks that wait to be ranked by that one.
+        waiting: usize,
     }
 
     pub(crate) fn run(args: &Args) -> Result<()> {
@@ -129,6 +131,7 @@ mod with {
             .with_context(|| format!("cannot listen at {address}; is another server there? --port takes another"))?;
         let (address, name, room) = (listener.local_addr()?, voice.name.clone(), voice.room);
         let handed = Handed { second: Arc::new(second), chance: chance()?, reward };
+        let waiting = asking.as_ref().map_or(0, |asking| asking.waiting);
         let (people, local) = asking.map(|asking| (asking.people, asking.local)).unzip();
         let (service, thread) = Service::new(voice, gate, people, args.queue, handed);
         let (stopper, stopped) = stopper();
@@ -142,6 +145,9 @@ mod with {
         say(&format!("  for programs: http://{address}/v1 (as OpenAI's)"));
         if let Some(token) = local.flatten() {
             say(&format!("  for you:      http://{address}/chat#token={token}"));
+            if waiting > 0 {
+                say(&format!("  {waiting} to rank:   http://{address}/rank#token={token}"));
+            }
         }
         say("  Ctrl-C ends it when what is being written is done");
         serve(listener, service, stopped)?;
@@ -180,6 +186,8 @@ mod with {
         let named = folder.labelers()?;
         let mut labelers: Vec<Labeler> = named.into_iter().map(labeler).collect::<Result<_>>()?;
         let local = if args.listen.is_loopback() { Some(folder.local_token()?) } else { None };
+        let state = State::of(Settings::default(), folder.collected()?)?;
+        let waiting = state.queue(LOCAL_LABELER, TaskKind::Rank).left;
         let own = |token: &String| Labeler { id: LOCAL_LABELER.to_owned(), token: digest(token), is_admin: true };
         labelers.extend(local.as_ref().map(own));
         let guidelines = folder.guidelines()?;
@@ -189,7 +197,7 @@ mod with {
             let name = file.name();
             say(&format!("{name}: cut off {bytes} bytes of a line that was being written when the server died"));
         }
-        Ok(Asking { people, labelers, local })
+        Ok(Asking { people, labelers, local, waiting })
     }
 
     fn labeler(named: crate::desk::Labeler) -> Result<Labeler> {

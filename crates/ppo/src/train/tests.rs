@@ -12,7 +12,7 @@ use instruct_kernels::{Path, gather_rows, logits, token_logprob, token_nll};
 use instruct_model::{Config, Pass};
 use instruct_optim::Schedule;
 use instruct_rollout::Episode;
-use instruct_runs::{Artefact, Event, Flow, RunDir, Start};
+use instruct_runs::{Artefact, Checkpoint, Event, Flow, RunDir, Start};
 use std::collections::BTreeMap;
 
 type Metric = BTreeMap<&'static str, f64>;
@@ -626,6 +626,31 @@ fn saved(artefact: &mut Artefact, state: &State) -> BTreeMap<String, Vec<u8>> {
         |path: std::path::PathBuf| (path.file_name().unwrap().display().to_string(), std::fs::read(path).unwrap());
     // The manifest knows how long the journals are, which nobody writes here.
     files.map(named).filter(|(name, _)| name != "manifest.json").collect()
+}
+
+#[test]
+fn another_runs_critic_goes_on_with_what_its_optimizer_remembers() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = RunDir::open(folder.path(), Start::Fresh, "", &0).unwrap();
+    let (plan, prompts) = (plan(), prompts());
+    let mut old = state(&plan);
+    let reference = old.policy.deep_copy().unwrap();
+    train(&mut old, &task(&reference, &prompts, &[]), &plan, &mut |_| Ok(Flow::Continue)).unwrap();
+    let files = saved(&mut run.artefact("old").unwrap(), &old);
+    let mut new = state(&plan);
+    let policy = weights(&new.policy);
+    new.take_critic(&Checkpoint::newest(&folder.path().join("old")).unwrap().unwrap().arrays()).unwrap();
+    let taken = saved(&mut run.artefact("new").unwrap(), &new);
+    for file in ["value.safetensors", "value-optimizer.safetensors"] {
+        assert!(taken[file] == files[file], "{file}");
+    }
+    assert_eq!((weights(&new.policy), new.iteration, new.policy_optimizer.steps()), (policy, 0, 0));
+    assert!(weights(old.value.as_ref().unwrap()) != weights(state(&plan).value.as_ref().unwrap()));
+    // A critic that is a head of the policy has no files of its own.
+    let plan = with_head(plan);
+    let (mut head, before) = (state(&plan), state(&plan));
+    head.take_critic(&Checkpoint::newest(&folder.path().join("old")).unwrap().unwrap().arrays()).unwrap();
+    assert_eq!(weights(&head.policy), weights(&before.policy));
 }
 
 #[track_caller]

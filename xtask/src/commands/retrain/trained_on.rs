@@ -142,9 +142,10 @@ impl Retrained {
         })
     }
 
-    /// The configuration of the old run, with what people said to this and earlier ones beside its own records.
-    pub(super) fn config(&self) -> Result<Config> {
-        let mut config = Config::read(&self.from.join("config.toml"), &[])?;
+    /// The configuration of the old run under `key=value` settings, with what people said to this and earlier ones beside
+    /// its own records.
+    pub(super) fn config(&self, settings: &[String]) -> Result<Config> {
+        let mut config = Config::read(&self.from.join("config.toml"), settings)?;
         let before = Retrained::read(&self.from)?;
         // What was said before is frozen anew with the rest: it may have been taken back, or said otherwise.
         let earlier = before.map(|before| (before.rankings, before.demonstrations));
