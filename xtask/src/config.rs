@@ -485,7 +485,9 @@ pub(crate) fn defaults() -> Result<Table> {
 
 /// Every key whose value is not the default one: its path, the default, and what it is.
 pub(crate) fn differences(config: &Config) -> Result<Vec<(String, String, String)>> {
-    let (default, own) = (defaults()?, Table::try_from(config)?);
+    // Through text, which has the digits that a person writes: a table would hold a float of 32 bits as 0.10000000149.
+    let written = |config: &Config| -> Result<Table> { Ok(toml::to_string(config)?.parse()?) };
+    let (default, own) = (written(&Config::default())?, written(config)?);
     let value = |table: &Table, path: &str| {
         let mut keys = path.split('.');
         let first = table.get(keys.next()?)?;

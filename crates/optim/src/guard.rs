@@ -97,7 +97,7 @@ impl SpikeWatch {
             if let Some(Spike { value, mean, z }) = self.curves.entry(name.to_owned()).or_default().observe(value, z) {
                 sentences.push(format!(
                     "`{name}` is {value:.4}, {z:.1} standard deviations above its recent mean of {mean:.4}: look at \
-                     this step's data, and lower the learning rate if it happens again"
+                     this step's data, and lower the learning rate if many follow"
                 ));
             }
         }

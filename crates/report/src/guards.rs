@@ -162,7 +162,7 @@ fn jumps(run: &Run) -> Html {
     let many = table.rows.len();
     let said = format!(
         "The run warned of {many} {} far above the 50 before: look at the data of that step, and lower the learning \
-         rate if it happens again.",
+         rate if many follow.",
         if many == 1 { "value that stood" } else { "values that stood" }
     );
     Html::from(paragraph(said)).followed_by(table.html())

@@ -81,7 +81,7 @@ fn of_reward_model(preferred: &Source) -> Html {
         .add(preferred.show_interval(&["win_rate"]))
         .text(" of ")
         .add(preferred.show(&["win_rate", "n"], As::Fixed(0)))
-        .text(" prompts. That is what it was trained for, and no judge: well below a half, PPO ended too early.")
+        .text(" prompts. It was trained to please that model, which is no judge. If this is well below a half, PPO ended too early.")
         .into()
 }
 
@@ -124,11 +124,11 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn page(gate: &Value, retrained: Option<&Value>) -> String {
-        Run::from_files("second", |path| match path {
-            "eval/gate.json" => Some(gate.to_string().into_bytes()),
-            "eval/retrained.json" => retrained.map(|of| of.to_string().into_bytes()),
-            _ => None,
+    /// The page of a run that was retrained, from what lies in it.
+    fn page(files: &[(&str, &Value)]) -> String {
+        Run::from_files("second", |path| {
+            let file = files.iter().find(|(name, _)| *name == path).map(|(_, value)| value.to_string().into_bytes());
+            file.or_else(|| (path == "retrained.json").then(|| b"{}".to_vec()))
         })
         .page()
     }
@@ -146,7 +146,9 @@ mod tests {
                 rate["by_group"] = json!({});
                 json!({ "judge": "people", "win_rate": rate, "waiting": waiting, "same": 1 })
             });
-            let page = page(&gate, outcome.as_ref());
+            let mut files = vec![("eval/gate.json", &gate)];
+            files.extend(outcome.as_ref().map(|outcome| ("eval/retrained.json", outcome)));
+            let page = page(&files);
             for words in words {
                 assert!(page.contains(words), "`{words}` is missing");
             }
@@ -166,12 +168,31 @@ mod tests {
     }
 
     #[test]
+    fn a_retrained_run_that_goes_on_says_how_far_it_is() {
+        let check = |files: &[(&str, &Value)], words: &[&str]| {
+            let page = page(files);
+            for words in words {
+                assert!(page.contains(words), "`{words}` is missing");
+            }
+            // Neither an evaluation nor a policy without the mix is to come.
+            assert!(!page.contains("evaluation has not") && !page.contains("ppo has not begun"));
+        };
+        let gate = json!({ "on_old": interval(0.01, 0.02), "on_new": null, "passed": true });
+        let preferred = json!({ "win_rate": interval(0.41, 0.07) });
+        let (asked, gate) = (json!({}), ("eval/gate.json", &gate));
+        check(&[], &["has not come to its gate yet", "ppo-ptx has not begun"]);
+        check(&[gate, ("eval/preferred.json", &preferred)], &["data-key=\"eval/preferred.json#/win_rate\""]);
+        check(&[gate, ("eval/asked.json", &asked)], &["People are asked which policy is better"]);
+    }
+
+    #[test]
     fn who_judged_a_retrained_run_is_not_called_a_simulation_where_people_did() {
         let gate = json!({ "on_old": interval(0.01, 0.02), "on_new": null, "passed": true });
         let judged = |judge: &str| {
             let outcome = json!({ "judge": judge, "win_rate": interval(0.6, 0.05), "waiting": 0, "same": 0 });
             let config = "[data]\njudge = \"instruction-world\"\nrankings = [\"embedded:rankings.jsonl\"]\n";
             let read = |path: &str| match path {
+                "retrained.json" => Some(b"{}".to_vec()),
                 "eval/gate.json" => Some(gate.to_string().into_bytes()),
                 "eval/retrained.json" => Some(outcome.to_string().into_bytes()),
                 "config.toml" => Some(config.as_bytes().to_vec()),

@@ -34,8 +34,7 @@ use trained_on::How;
 pub(crate) const EXAMPLES: &str = "Examples:
   instruct retrain --from runs/0001 --run runs/0002
   instruct retrain --from runs/0001 --run runs/0002 --continue --set ppo.episodes=3072
-  instruct retrain --from runs/0001 --run runs/0002 --judge people    # asks them blind; --resume counts their answers
-  instruct retrain --from runs/0001 --feedback FOLDER --run runs/0002 --resume";
+  instruct retrain --from runs/0001 --run runs/0002 --judge people    # asks them blind; --resume counts their answers";
 
 /// What fine-tuning made.
 const FINE_TUNED: [&str; 2] = ["sft-baseline", "sft-init"];
@@ -298,10 +297,13 @@ fn tell_preferred(run: &Run<'_>, [new, old]: &[Vec<Episode>; 2]) -> Result<()> {
         Ok(run.scores(&reward_model, episodes)?.into_iter().map(f64::from).collect())
     };
     let win_rate = win_rate(&scores(new)?, &scores(old)?, None)?;
-    print(&format!("the new policy wins against the old one: {}, by the new reward model", shown(&win_rate)));
-    if Verdict::of(win_rate.low, win_rate.high) == Verdict::Worse {
-        print("  PPO did not get as far as it had with the old one: more ppo.episodes may help, or --continue");
-    }
+    print(&format!("the new reward model, which PPO was to please, prefers the new policy: {}", shown(&win_rate)));
+    print(match Verdict::of(win_rate.low, win_rate.high) {
+        Verdict::Worse => {
+            "  PPO did not get as far as it had with the old one: more ppo.episodes may help, or --continue"
+        }
+        _ => "  that is no verdict; the judge has it",
+    });
     run.dir.write_json(PREFERRED, &Preferred { win_rate })?;
     Ok(())
 }
@@ -331,7 +333,9 @@ fn said(verdict: Verdict, waiting: usize) -> &'static str {
             "it is WORSE: go on serving the old run. PPO differs more from run to run than a few rankings can mend; more \
              of them, or --continue, may help"
         }
-        Verdict::Undecided => "50 % lies within the interval: neither is shown to be better",
+        Verdict::Undecided => {
+            "50 % lies within the interval: neither is shown to be better, so nothing speaks for serving the new one"
+        }
     }
 }
 

@@ -245,13 +245,18 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
     let begun = run(&["retrain", "--from", "first", "--run", "second", "--continue", "--judge", "people"]);
     let (done, said) = begun;
     assert!(done, "{said}");
+    assert!(said.contains("gate of the new reward model: passed"), "{said}");
     assert!(said.contains("what people said makes 2 rankings") && said.contains("of 2 new rankings"), "{said}");
     assert_eq!(keys("second"), (json!(["k0", "k1"]), json!(["k0", "k1"])));
     let outcome = |run: &str, file: &str| -> Value {
         serde_json::from_slice(&fs::read(folder.join(run).join("eval").join(file)).unwrap()).unwrap()
     };
     assert_eq!(outcome("second", "gate.json")["passed"], true, "{said}");
-    assert!(folder.join("second/report.html").is_file());
+    let page = fs::read_to_string(folder.join("second/report.html")).unwrap();
+    assert!(page.contains("People are asked which policy is better, and have said nothing yet."));
+    assert!(page.contains("ppo-ptx is finished") && !page.contains("ppo has not begun"));
+    assert!(said.contains("prefers the new policy: ") && said.contains("that is no verdict"), "{said}");
+    assert_eq!(outcome("second", "preferred.json")["win_rate"]["n"], 2);
     // People are asked blind which policy answers better; what they say of one comparison is the verdict on it.
     assert!(said.contains("0 comparisons are judged") && said.contains("instruct serve second --feedback"), "{said}");
     assert!(!folder.join("second/eval/retrained.json").exists());
@@ -273,15 +278,20 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
         (&json!("people"), true)
     );
     // Nothing is done again, and another command does not go round the gate.
-    assert!(!said.contains("new rankings") && !said.contains("old held-out pairs"), "{said}");
+    assert!(!said.contains("new rankings") && !said.contains("gate of the new reward model"), "{said}");
     let (done, said) = run(&["retrain", "--from", "first", "--run", "second", "--resume", "--fine-tune"]);
     assert!(!done && said.contains("began without --fine-tune"), "{said}");
+    let (done, said) = run(&["retrain", "--from", "first", "--run", "second", "--resume", "--set", "ppo.kl.beta=0.7"]);
+    assert!(!done && said.contains("began with other values than --set asks for"), "{said}");
     let (done, said) = run(&["pipeline", "--run", "second", "--resume"]);
     assert!(!done && said.contains("behind a gate"), "{said}");
     // Taken back, it is in no later run; what was said to compare two policies is no record at all. A demonstration
     // trains the first step, where that is done anew.
     append("log.jsonl", &[retract, demonstration]);
-    let (done, said) = run(&["retrain", "--from", "first", "--run", "third"]);
+    let (done, said) = run(&["retrain", "--from", "first", "--run", "third", "--set", "data.validation=0.5"]);
+    assert!(!done && said.contains("takes `data.validation` over from the old one"), "{said}");
+    let (done, said) = run(&["retrain", "--from", "first", "--run", "third", "--set", "ppo.kl.beta=0.7"]);
+    assert!(fs::read_to_string(folder.join("third/config.toml")).unwrap().contains("beta = 0.7"));
     assert!(done && said.contains("1 demonstrations are not used"), "{said}");
     assert_eq!(keys("third"), (json!(["k1"]), json!(["k1"])), "{said}");
     // One goes on with the policy, the other begins where its reference is.

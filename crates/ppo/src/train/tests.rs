@@ -598,12 +598,15 @@ fn an_adaptive_price_follows_the_divergence() {
     assert!(steps.iter().any(|step| step["objective/kl"] > 0.05), "the policy never moved: {steps:?}");
 }
 
+fn weights(model: &Decoder) -> Vec<f32> {
+    model.params().with_weights(|weights| weights.to_vec()).unwrap()
+}
+
 #[test]
 fn the_average_moves_with_every_step() {
     let plan = Plan { ema: 0.6, minibatch: 8, ..plan() };
     let mut state = state(&plan);
     let (prompts, reference) = (prompts(), state.policy.deep_copy().unwrap());
-    let weights = |model: &Decoder| model.params().with_weights(|w| w.to_vec()).unwrap();
     let mut wanted = weights(&state.policy);
     let mut on = |event: Event<'_, State>| {
         if let Event::Boundary { state, .. } = event {

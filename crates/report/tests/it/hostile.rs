@@ -57,8 +57,15 @@ fn hostile_texts_stay_texts_wherever_they_come_from() {
         let differences = vec![(word.to_owned(), word.to_owned(), word.to_owned())];
         let run = run(word, &files).with_differences(differences);
         assert_eq!(run.problems().len(), 1, "{:?}", run.problems());
-        let of_people = [&files[..], &[("eval/gate.json", &gate), ("eval/retrained.json", &retrained)]].concat();
+        let own = [
+            ("retrained.json", "{}"),
+            ("eval/gate.json", &gate),
+            ("eval/preferred.json", &retrained),
+            ("eval/retrained.json", &retrained),
+        ];
+        let of_people = [&files[..], &own].concat();
         let next = crate::run(word, &of_people);
+        assert!(next.page().contains("New against old"));
         for page in [run.page(), compare(&[run.clone(), run.clone()]), next.page()] {
             html::check_whole(&page);
             let bad = |c: char| c.is_control() && !"\n\t".contains(c) || ('\u{202a}'..='\u{202e}').contains(&c);

@@ -63,21 +63,21 @@ impl Gate {
     }
 
     pub(super) fn lines(&self) -> Vec<String> {
-        let mut lines =
-            vec![format!("reward model, new minus old accuracy on the old held-out pairs: {}", shown(&self.on_old))];
         let margin = 100.0 * MARGIN;
-        lines.push(format!("  no worse is: within the interval, or by less than {margin:.0} point"));
-        lines.push(match &self.on_new {
-            Some(gain) => format!("  on {} new held-out pairs: {}", self.new_pairs, shown(gain)),
-            None => "  no new ranking is held out".to_owned(),
-        });
-        if !self.is_asked {
-            lines.push(format!(
-                "  fewer than {FEW_PAIRS} new pairs, or {FEWEST} prompts, say too little: only that it is no worse on the \
-                 old ones is asked"
-            ));
-        }
-        lines
+        let on_new = match &self.on_new {
+            Some(gain) => format!("on {} new ones: {}", self.new_pairs, shown(gain)),
+            None => "no new ranking is held out".to_owned(),
+        };
+        let better = if self.is_asked { "the interval must lie above 0" } else { "nothing is asked of so few" };
+        let passed = if self.passed { "passed" } else { "not passed" };
+        vec![
+            format!("gate of the new reward model: {passed} (its accuracy less the old one's, on held-out pairs)"),
+            format!(
+                "  on the old ones: {}; the interval must reach 0, or at most {margin:.0} point is lost",
+                shown(&self.on_old)
+            ),
+            format!("  {on_new}; {better} ({FEW_PAIRS} pairs of {FEWEST} prompts are enough)"),
+        ]
     }
 }
 
