@@ -14,7 +14,8 @@ export class Order {
   constructor(desk, go) {
     Object.assign(this, { desk, go, draft: desk.draft, completions: desk.task.completions });
     this.title = el("h2", { id: "order-title", tabindex: "-1" }, "All answers");
-    const keys = el("span", { class: "keys", "aria-hidden": "true" }, "; a digit ranks the marked one, ", hint("j"), " goes on, ", hint("k"), " back");
+    const byKeys = ["; a digit ranks the marked answer, ", hint("j"), " goes on, ", hint("k"), " back"];
+    const keys = el("span", { class: "by-keys", "aria-hidden": "true" }, ...byKeys);
     this.title.append(el("small", {}, "1 is the best; equal ranks are a tie", keys));
     this.cards = this.completions.map((completion, place) => this.#card(completion, place));
     this.words = el("p", { class: "order", "aria-live": "polite" });

@@ -256,7 +256,7 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
     assert!(page.contains("People are asked which policy is better, and have said nothing yet."));
     assert!(page.contains("ppo-ptx is finished") && !page.contains("ppo has not begun"));
     assert!(said.contains("prefers the new policy: ") && said.contains("that is no verdict"), "{said}");
-    assert_eq!(outcome("second", "preferred.json")["win_rate"]["n"], 2);
+    assert_eq!(outcome("second", "preferred.json")["win_rate"]["n"], 5);
     // People are asked blind which policy answers better; what they say of one comparison is the verdict on it.
     assert!(said.contains("0 comparisons are judged") && said.contains("instruct serve second --feedback"), "{said}");
     assert!(!folder.join("second/eval/retrained.json").exists());

@@ -13,8 +13,12 @@ fn started() -> Option<Browser> {
     Browser::start().map_err(|reason| println!("skipped: {reason}")).ok()
 }
 
-/// Nothing in the page as it stands keeps a person out who hears it, or sees little, as far as a program can tell.
+/// Nothing in the page as it stands keeps a person out who hears it, or sees little, as far as a program can tell; and no
+/// style of another thing has got hold of the names of keys.
 fn open_to_all(browser: &mut Browser, what: &str) {
+    let wide =
+        "[...document.querySelectorAll('kbd')].filter((key) => key.offsetWidth > 90).map((key) => key.innerText)";
+    assert_eq!(browser.eval(wide), json!([]), "{what}: the name of a key is as wide as a key");
     let Some(axe) = axe() else { return println!("skipped: axe-core is not here; INSTRUCT_AXE names its axe.min.js") };
     assert_eq!(browser.barriers(&axe), [""; 0], "{what}");
 }
