@@ -545,15 +545,20 @@ mod tests {
 
     #[test]
     fn differences_are_the_keys_that_are_not_the_default() {
-        let changed = Config::load("[ppo]\nbatch = 64\nminibatch = 64", "example", &["seed=7".into()]).unwrap();
+        let text = "[ppo]\nbatch = 64\nminibatch = 64\n[sft-init]\ndropout = 0.1";
+        let changed = Config::load(text, "example", &["seed=7".into()]).unwrap();
         let found = differences(&changed).unwrap();
         let (batch, seed) = (Config::default().ppo.batch.to_string(), Config::default().seed.to_string());
-        for wanted in [("ppo.batch", batch.as_str(), "64"), ("seed", &seed, "7")] {
+        // A float of 32 bits too has the digits that were written.
+        let dropout = ("sft-init.dropout", "0.2", "0.1");
+        for wanted in [("ppo.batch", batch.as_str(), "64"), ("seed", &seed, "7"), dropout] {
             let is = |(path, was, is): &(String, String, String)| (path.as_str(), was.as_str(), is.as_str()) == wanted;
             assert!(found.iter().any(is), "{wanted:?} in {found:?}");
         }
         assert!(
-            found.iter().all(|(path, ..)| ["seed", "ppo.batch", "ppo.minibatch"].contains(&path.as_str())),
+            found
+                .iter()
+                .all(|(path, ..)| ["seed", "ppo.batch", "ppo.minibatch", "sft-init.dropout"].contains(&path.as_str())),
             "{found:?}"
         );
         assert_eq!(differences(&Config::default()).unwrap(), []);

@@ -15,7 +15,7 @@ use crate::{
     shared::{SHARED, Shared},
     terminal::say,
 };
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use instruct_collective::{Collective, Spent};
 use instruct_data::Tokenizer;
 use instruct_kernels as kernels;
@@ -286,7 +286,10 @@ impl<'a> Run<'a> {
         let (policy, value) = kernels::give_freed_memory_back(|| self.policy_and_value(&plan))?;
         let mut state = ppo::State::new(policy, value, &plan)?;
         state.share(self.ranks);
-        self.take_critic(&mut state)?;
+        // A run that is continued has its own.
+        if artefact.checkpoint().is_none() {
+            kernels::give_freed_memory_back(|| self.take_critic(&mut state))?;
+        }
         let mut listener = self.listen(artefact, &mut state)?;
         let prompts: Vec<Vec<u32>> = self.material.prompts.train.iter().map(|p| p.ids.clone()).collect();
         let score = |episodes: &[Episode]| self.scores(&frozen.reward_model, episodes).map_err(Into::into);
@@ -325,20 +328,25 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Where PPO goes on with a policy of another run, its value model goes on too, as the last checkpoint there has it.
+    /// Where PPO goes on with a policy of another run, so does the value model, as the last checkpoint there has it:
+    /// candidates keep none, so it is the last policy's also where an earlier one was chosen.
     fn take_critic(&self, state: &mut ppo::State) -> Result<()> {
         let Some(artefact) = self.goes_on_with.as_deref().and_then(Path::parent) else { return Ok(()) };
-        match Checkpoint::newest(artefact)? {
-            Some(checkpoint) => state
-                .take_critic(&checkpoint.arrays())
-                .map_err(|error| anyhow!("{}: the value model cannot go on: {error}", checkpoint.folder.display())),
-            None => {
-                say(
-                    "warning: the old run has no whole checkpoint, so the value model begins as a copy of the reward model",
-                );
-                Ok(())
-            }
+        if state.value.is_none() {
+            return Ok(());
         }
+        let taken = match Checkpoint::newest(artefact)? {
+            Some(checkpoint) => state.take_critic(&checkpoint.arrays()).map(|()| checkpoint.step),
+            None => Err("no whole checkpoint is left".into()),
+        };
+        say(&match taken {
+            Ok(step) => format!("the value model goes on where step {step} of the old run left it"),
+            Err(why) => format!(
+                "warning: the value model of {} cannot go on ({why}), so one begins as a copy of the reward model",
+                artefact.display()
+            ),
+        });
+        Ok(())
     }
 
     /// Writes the chosen candidate, or the last policy where none is kept, and the averaged one where there is an

@@ -75,6 +75,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let root = crate::process::root()?;
     let program = crate::process::program(&root)?;
     fs::create_dir_all(&args.out)?;
+    keep_arguments(args)?;
     let mut gains = Vec::new();
     let mut seeds = Vec::new();
     for seed in 1..=args.seeds {
@@ -89,6 +90,25 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     write_whole(&path, (serde_json::to_string_pretty(&circle)? + "\n").as_bytes())?;
     print(&format!("all seeds: {} points, over {} prompts; {}", shown(circle.gain), gains.len(), path.display()));
     Ok(())
+}
+
+/// Refuses to go on with other arguments of `retrain` than the finished rounds had.
+fn keep_arguments(args: &Args) -> Result<()> {
+    ensure!(
+        !args.retrain.iter().any(|argument| argument.starts_with("--judge")),
+        "the judge of a circle is the simulation's"
+    );
+    let (path, own) = (args.out.join("retrain.json"), serde_json::to_string(&args.retrain)?);
+    if path.is_file() {
+        let begun = fs::read_to_string(&path)?;
+        ensure!(
+            begun == own,
+            "{} began with `retrain` {begun}; go on with these, or name another --out",
+            path.display()
+        );
+        return Ok(());
+    }
+    Ok(write_whole(&path, own.as_bytes())?)
 }
 
 /// The mean gain with its interval over prompts. Where the same policy is served in the end there is no doubt about it.

@@ -54,9 +54,9 @@ impl Saved for State {
 }
 
 impl State {
-    /// Takes over the value model of another run, and what its optimizer remembers, from a checkpoint of that run. PPO that
-    /// goes on with a trained policy wants it: advantages under a value model that is still to learn pull such a policy
-    /// back first. Where the plan has no value model of its own, nothing is taken.
+    /// Takes over the value model of another run, and what its optimizer remembers, from a checkpoint of that run. PPO
+    /// that goes on with a trained policy wants it: advantages under a value model that is still to learn pull such a
+    /// policy back first. Where the plan has no value model of its own, nothing is taken.
     ///
     /// Errors: a checkpoint without a value model, or with one of another shape; files that cannot be read.
     pub fn take_critic(&mut self, files: &ArrayReader<'_>) -> Result<(), BoxError> {

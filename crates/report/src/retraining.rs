@@ -33,7 +33,7 @@ pub(crate) fn lead(run: &Run) -> Html {
         .add(retrained.show_interval(&["win_rate"]))
         .text(" of ")
         .add(retrained.show(&["win_rate", "n"], As::Fixed(0)))
-        .text(format!(" held-out prompts: {}.", verdict(retrained)))
+        .text(format!(" held-out prompts: {}.", said(retrained)))
         .into()
 }
 
@@ -41,7 +41,7 @@ const NO_GATE: &str = "The new reward model has not come to its gate yet (eval/g
 
 const GATE_IS: &str = "This run was trained on what people said of another run's answers, beside that run's own records. \
     Before its reward model may train a policy, it is compared with the old one on held-out pairs: on the old records it \
-    must be no worse, within the paired interval or by less than a point. On the new ones it must be better, if there are \
+    must be no worse, within the paired interval or by at most a point. On the new ones it must be better, if there are \
     at least 50 pairs from 20 prompts.";
 
 fn of_gate(gate: &Source) -> Table {
@@ -77,12 +77,21 @@ fn of_policy(run: &Run) -> Html {
 
 /// What the new policy was trained to please says first whether it does.
 fn of_reward_model(preferred: &Source) -> Html {
+    let said = match verdict(preferred) {
+        Verdict::Worse => "PPO did not get as far as it had with the old policy.",
+        _ => "It was trained to please that model, which is no judge.",
+    };
     paragraph("By the new reward model itself, the new policy wins against the old one on ")
         .add(preferred.show_interval(&["win_rate"]))
         .text(" of ")
         .add(preferred.show(&["win_rate", "n"], As::Fixed(0)))
-        .text(" prompts. It was trained to please that model, which is no judge. If this is well below a half, PPO ended too early.")
+        .text(format!(" prompts. {said}"))
         .into()
+}
+
+fn verdict(source: &Source) -> Verdict {
+    let (low, high) = source.interval(&["win_rate"]).map_or((None, None), |of| (of.low, of.high));
+    Verdict::of(low, high)
 }
 
 fn of_judge(retrained: &Source) -> Html {
@@ -104,13 +113,12 @@ fn judge(retrained: &Source) -> &str {
     retrained.words(&["judge"]).unwrap_or("the judge")
 }
 
-/// What the interval says of the new policy; while people are still asked, that they are.
-fn verdict(retrained: &Source) -> String {
+/// The judge's verdict in words; while people are still asked, that they are.
+fn said(retrained: &Source) -> String {
     if let Some(waiting) = retrained.number(&["waiting"]).filter(|waiting| *waiting > 0.0) {
         return format!("so far, since {waiting} prompts wait for people");
     }
-    let (low, high) = retrained.interval(&["win_rate"]).map_or((None, None), |of| (of.low, of.high));
-    match Verdict::of(low, high) {
+    match verdict(retrained) {
         Verdict::Better => "it is better",
         Verdict::Worse => "it is worse, and the old run is the one to serve",
         Verdict::Undecided => "neither is shown to be better",
@@ -179,29 +187,36 @@ mod tests {
         };
         let gate = json!({ "on_old": interval(0.01, 0.02), "on_new": null, "passed": true });
         let preferred = json!({ "win_rate": interval(0.41, 0.07) });
-        let (asked, gate) = (json!({}), ("eval/gate.json", &gate));
+        let (asked, gate) = (json!({ "asks_people": true }), ("eval/gate.json", &gate));
         check(&[], &["has not come to its gate yet", "ppo-ptx has not begun"]);
         check(&[gate, ("eval/preferred.json", &preferred)], &["data-key=\"eval/preferred.json#/win_rate\""]);
-        check(&[gate, ("eval/asked.json", &asked)], &["People are asked which policy is better"]);
+        check(&[gate, ("retrained.json", &asked)], &["People are asked which policy is better"]);
     }
 
     #[test]
     fn who_judged_a_retrained_run_is_not_called_a_simulation_where_people_did() {
         let gate = json!({ "on_old": interval(0.01, 0.02), "on_new": null, "passed": true });
-        let judged = |judge: &str| {
+        let judged = |judge: Option<&str>, asks: bool| {
             let outcome = json!({ "judge": judge, "win_rate": interval(0.6, 0.05), "waiting": 0, "same": 0 });
+            let how = json!({ "asks_people": asks });
             let config = "[data]\njudge = \"instruction-world\"\nrankings = [\"embedded:rankings.jsonl\"]\n";
             let read = |path: &str| match path {
-                "retrained.json" => Some(b"{}".to_vec()),
+                "retrained.json" => Some(how.to_string().into_bytes()),
                 "eval/gate.json" => Some(gate.to_string().into_bytes()),
-                "eval/retrained.json" => Some(outcome.to_string().into_bytes()),
+                "eval/retrained.json" => judge.map(|_| outcome.to_string().into_bytes()),
                 "config.toml" => Some(config.as_bytes().to_vec()),
                 _ => None,
             };
             Run::from_files("second", read).page()
         };
-        let by_people = judged("people");
-        assert!(by_people.contains("Some records are a simulation") && !by_people.contains("The judge and the old"));
-        assert!(judged("simulation: the rules of the instruction world").contains("The judge and the old records"));
+        for by_people in [judged(Some("people"), true), judged(None, true)] {
+            assert!(
+                by_people.contains("Some records are a simulation") && !by_people.contains("The judge and the old")
+            );
+        }
+        let simulated = "simulation: the rules of the instruction world";
+        for by_rules in [judged(Some(simulated), false), judged(None, false)] {
+            assert!(by_rules.contains("The judge and the old records"));
+        }
     }
 }

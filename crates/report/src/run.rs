@@ -115,11 +115,11 @@ impl Run {
     /// A file that cannot be understood counts as absent, and is one of the [`Run::problems`].
     pub fn from_files(name: &str, read: impl Fn(&str) -> Option<Vec<u8>>) -> Run {
         let mut reader = Reader { read, problems: Vec::new() };
+        let how: Option<How> = reader.json("retrained.json");
         let selections = SELECTIONS.iter().filter_map(|&file| Some((file, reader.source(file)?))).collect();
         let stages = STAGES.iter().filter_map(|&stage| Some((stage, reader.stage(stage)?))).collect();
         let config = (reader.read)("config.toml").unwrap_or_default();
-        let is_there = |file: &str| (reader.read)(file).is_some();
-        let (is_retrained, asks_people) = (is_there("retrained.json"), is_there("eval/asked.json"));
+        let is_retrained = (reader.read)("retrained.json").is_some();
         Run {
             name: name.to_owned(),
             differences: Vec::new(),
@@ -128,7 +128,7 @@ impl Run {
             is_retrained,
             gate: reader.source("eval/gate.json"),
             preferred: reader.source("eval/preferred.json"),
-            asks_people,
+            asks_people: how.is_some_and(|how| how.asks_people),
             retrained: reader.source("eval/retrained.json"),
             environment: reader.source("environment.json"),
             seconds: reader.source("seconds.json"),
@@ -164,9 +164,10 @@ impl Run {
         &self.differences
     }
 
-    /// Who judges, in the words of the results or of a retrained run; before there are any, as the configuration has it.
+    /// Who judges, in the words of the results or of a retrained run; before there are any, whoever is asked.
     pub(crate) fn judge(&self) -> Option<&str> {
         let named = [&self.retrained, &self.results].into_iter().flatten().find_map(|of| of.words(&["judge"]));
+        let named = named.or(self.asks_people.then_some("people"));
         named.or_else(|| self.config.get("data.judge").map(String::as_str))
     }
 
@@ -189,6 +190,13 @@ impl Run {
     pub(crate) fn setting(&self, key: &str) -> Option<f64> {
         self.config.get(key)?.parse().ok()
     }
+}
+
+/// What of `retrained.json` the page says.
+#[derive(Deserialize)]
+struct How {
+    #[serde(default)]
+    asks_people: bool,
 }
 
 struct Reader<R> {

@@ -507,7 +507,7 @@ pub(crate) fn bytes_to_verify(folder: &Path) -> Result<u64> {
 }
 
 /// The checkpoints of steps in a folder, interim ones too, oldest first.
-fn steps(checkpoints: &Path) -> Result<Vec<(u64, String)>> {
+pub(crate) fn steps(checkpoints: &Path) -> Result<Vec<(u64, String)>> {
     let number = |name: &str| name.strip_prefix(SCHEDULED).or_else(|| name.strip_prefix(INTERIM))?.parse().ok();
     let numbered = |name: String| Some((number(&name)?, name));
     let mut steps: Vec<_> = disk::names(checkpoints)?.into_iter().filter_map(numbered).collect();

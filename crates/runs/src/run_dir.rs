@@ -811,20 +811,15 @@ mod tests {
         train(folder.path(), Start::Fresh).unwrap();
         let artefact = folder.path().join("sft-init");
         let newest = || Checkpoint::newest(&artefact).unwrap().map(|checkpoint| checkpoint.step);
-        let steps = steps_of(&artefact);
+        let checkpoints = artefact.join("checkpoints");
+        let steps = crate::artefact::steps(&checkpoints).unwrap();
         assert!(steps.len() > 1, "{steps:?}");
-        for step in steps.iter().rev() {
-            assert_eq!(newest(), Some(*step));
-            fs::write(artefact.join(format!("checkpoints/step-{step:06}/state.json")), "other").unwrap();
+        for (step, name) in steps.into_iter().rev() {
+            assert_eq!(newest(), Some(step));
+            fs::write(checkpoints.join(name).join("state.json"), "other").unwrap();
         }
         assert_eq!(newest(), None);
         assert_eq!(Checkpoint::newest(&folder.path().join("none")).unwrap(), None);
-    }
-
-    /// The steps after which an artefact has a checkpoint, the oldest first.
-    fn steps_of(artefact: &Path) -> Vec<u64> {
-        let names = disk::names(&artefact.join("checkpoints")).unwrap();
-        names.iter().filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect()
     }
 
     #[test]

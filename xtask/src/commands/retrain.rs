@@ -22,7 +22,7 @@ use instruct_collective::Solo;
 use instruct_eval::{Verdict, WinRate, win_rate, win_rate_of};
 use instruct_rollout::Episode;
 use instruct_runs::Start;
-use people::{Asked, Verdicts};
+use people::{Asked, Votes};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, File},
@@ -71,7 +71,9 @@ pub(crate) struct Args {
     /// Who compares the new policy with the old one; without it the judge of the run, and with --resume whoever it was
     #[arg(long, value_enum)]
     judge: Option<By>,
-    /// Overrides one key of the old run's configuration, for example --set ppo.episodes=3072 (may be repeated)
+    /// Overrides a key of the old run's reward-model, ppo, evaluate, checkpoints or memory, with --fine-tune also of
+    /// sft-baseline and sft-init, for example --set ppo.episodes=3072 (may be repeated); what is retrained from the new
+    /// run keeps it
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
     /// Continue the new run after an interruption, on the feedback that it began with
@@ -150,21 +152,35 @@ fn begun(args: &Args) -> Result<(Config, Retrained)> {
     };
     check_settings(&args.settings, args.fine_tune)?;
     let retrained = Retrained::freeze(&args.from, args.feedback.as_deref(), how)?;
-    Ok((retrained.config(&args.settings)?, retrained))
+    let config = retrained.config(&args.settings)?;
+    if !args.continues && Retrained::read(&args.from)?.is_some_and(|from| from.how.continues) {
+        say(&format!(
+            "warning: {} went on with a policy, in {} episodes, and this run begins one anew in as many; --set \
+             ppo.episodes gives it more",
+            args.from.display(),
+            config.ppo.episodes
+        ));
+    }
+    Ok((config, retrained))
 }
 
 /// Refuses to set what the new run takes over from the old one: it would change nothing, or the sides of the split, and
-/// with these which records may be compared.
+/// with these which records may be compared. A preset lies below the keys that a run has written out, so it changes
+/// nothing either.
 fn check_settings(settings: &[String], fine_tunes: bool) -> Result<()> {
     const OPEN: [&str; 5] = ["reward-model.", "ppo.", "evaluate.", "checkpoints.", "memory."];
     const FINE_TUNING: [&str; 2] = ["sft-baseline.", "sft-init."];
     let open = OPEN.iter().chain(FINE_TUNING.iter().filter(|_| fine_tunes));
     for setting in settings {
         let key = setting.split('=').next().unwrap_or(setting).trim();
+        if key == "ppo.preset" {
+            bail!("--set {setting}: the old run has a value for every key of ppo; set the keys that are to differ");
+        }
         if !open.clone().any(|table| key.starts_with(table)) {
             let tables: Vec<&str> = open.map(|table| table.trim_end_matches('.')).collect();
             bail!(
-                "--set {setting}: the new run takes `{key}` over from the old one; only {} can be set",
+                "--set {setting}: `{key}` cannot be set here, since the rest is taken over from the old run; name a key \
+                 of {}, such as ppo.episodes",
                 tables.join(", ")
             );
         }
@@ -289,8 +305,8 @@ fn retrain(run: &mut Run<'_>, retrained: &Retrained) -> Result<()> {
     conclude(run, Some(by_judge(run, &answers, gate)?))
 }
 
-/// Says whether the new policy pleases the new reward model more than the old one does. It was trained for that, so this
-/// is no judge; but where it does not, no judge need be asked.
+/// Says whether the new policy pleases the new reward model more than the old policy does. It was trained for that, so
+/// this is no judge. But where it does not, PPO achieved nothing, and that is known before anybody is asked.
 fn tell_preferred(run: &Run<'_>, [new, old]: &[Vec<Episode>; 2]) -> Result<()> {
     let reward_model = run.open_reward_model()?;
     let scores = |episodes: &[Episode]| -> Result<Vec<f64>> {
@@ -299,10 +315,8 @@ fn tell_preferred(run: &Run<'_>, [new, old]: &[Vec<Episode>; 2]) -> Result<()> {
     let win_rate = win_rate(&scores(new)?, &scores(old)?, None)?;
     print(&format!("the new reward model, which PPO was to please, prefers the new policy: {}", shown(&win_rate)));
     print(match Verdict::of(win_rate.low, win_rate.high) {
-        Verdict::Worse => {
-            "  PPO did not get as far as it had with the old one: more ppo.episodes may help, or --continue"
-        }
-        _ => "  that is no verdict; the judge has it",
+        Verdict::Worse => "  PPO did not get as far as it had with the old policy: more ppo.episodes may help",
+        _ => "  that is no verdict: the judge decides",
     });
     run.dir.write_json(PREFERRED, &Preferred { win_rate })?;
     Ok(())
@@ -367,7 +381,7 @@ fn by_judge(run: &Run<'_>, [new, old]: &[Vec<Episode>; 2], gate: Gate) -> Result
 /// The new policy against the old one by what people have said so far; none, and what is to be done, where they have said
 /// nothing.
 fn by_people(run: &Run<'_>, retrained: &Retrained, asked: &Asked, gate: Gate) -> Result<Option<Outcome>> {
-    let Verdicts { outcomes, use_cases, judged, same, waiting } = asked.verdicts()?;
+    let Votes { outcomes, use_cases, judged, same, waiting } = asked.votes()?;
     print(&format!("people: {judged} comparisons are judged, {waiting} wait, {same} times both answered the same"));
     if waiting > 0 {
         let (run, feedback) = (run.dir.path().display(), asked.feedback.display());
@@ -433,5 +447,6 @@ mod tests {
         check("data.test=0.5", true, false);
         check("model.base=OTHER", false, false);
         check("ppo", false, false);
+        check("ppo.preset=instructgpt", false, false);
     }
 }

@@ -146,7 +146,7 @@ mod with {
         if let Some(token) = local.flatten() {
             say(&format!("  for you:      http://{address}/chat#token={token}"));
             if waiting > 0 {
-                say(&format!("  {waiting} to rank:   http://{address}/rank#token={token}"));
+                say(&format!("  {:<14}http://{address}/rank#token={token}", format!("{waiting} to rank:")));
             }
         }
         say("  Ctrl-C ends it when what is being written is done");
@@ -186,8 +186,7 @@ mod with {
         let named = folder.labelers()?;
         let mut labelers: Vec<Labeler> = named.into_iter().map(labeler).collect::<Result<_>>()?;
         let local = if args.listen.is_loopback() { Some(folder.local_token()?) } else { None };
-        let state = State::of(Settings::default(), folder.collected()?)?;
-        let waiting = state.queue(LOCAL_LABELER, TaskKind::Rank).left;
+        let waiting = if local.is_some() { waiting(&folder).with_context(|| path.display().to_string())? } else { 0 };
         let own = |token: &String| Labeler { id: LOCAL_LABELER.to_owned(), token: digest(token), is_admin: true };
         labelers.extend(local.as_ref().map(own));
         let guidelines = folder.guidelines()?;
@@ -198,6 +197,11 @@ mod with {
             say(&format!("{name}: cut off {bytes} bytes of a line that was being written when the server died"));
         }
         Ok(Asking { people, labelers, local, waiting })
+    }
+
+    /// Tasks that whoever needs no link may rank.
+    fn waiting(folder: &Folder) -> Result<usize> {
+        Ok(State::of(Settings::default(), folder.collected()?)?.queue(LOCAL_LABELER, TaskKind::Rank).left)
     }
 
     fn labeler(named: crate::desk::Labeler) -> Result<Labeler> {

@@ -23,6 +23,8 @@ struct Server {
     child: Child,
     at: String,
     token: String,
+    /// What it said when it began.
+    said: Vec<String>,
 }
 
 impl Server {
@@ -37,10 +39,12 @@ impl Server {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-        let mut link = lines.filter_map(|line| Some(line.split_once("for you:")?.1.trim().to_owned()));
-        let link = link.next().expect("a server on this machine prints a link");
+        let said: Vec<String> = lines.take_while(|line| !line.contains("Ctrl-C")).collect();
+        let link = said.iter().find_map(|line| Some(line.split_once("for you:")?.1.trim()));
+        let link = link.expect("a server on this machine prints a link");
         let (at, token) = link.split_once("/chat#token=").unwrap();
-        Server { child, at: at.trim_start_matches("http://").to_owned(), token: token.to_owned() }
+        let (at, token) = (at.trim_start_matches("http://").to_owned(), token.to_owned());
+        Server { child, at, token, said }
     }
 
     /// The body of the answer to a POST, unless the server is gone.
@@ -152,6 +156,11 @@ fn tasks_are_made_links_are_given_and_what_a_person_wrote_is_removed() {
     assert_eq!(lines.lines().count(), 6);
     let one = xtask(folder, &[&common[..], &TEMPLATE, &["--model", &base, "-k", "1"]].concat());
     assert!(String::from_utf8(one.stderr).unwrap().contains("leaves nothing to rank"));
+
+    let server = Server::start(folder);
+    let to_rank = format!("  3 to rank:    http://{}/rank#token={}", server.at, server.token);
+    assert!(server.said.contains(&to_rank), "{:?}", server.said);
+    server.kill();
 
     let link = run(&["feedback", "link", "feedback", "ann", "--url", "https://models.example/"]);
     assert!(link.contains("https://models.example/chat#token="), "{link}");
@@ -283,18 +292,32 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
     assert!(!done && said.contains("began without --fine-tune"), "{said}");
     let (done, said) = run(&["retrain", "--from", "first", "--run", "second", "--resume", "--set", "ppo.kl.beta=0.7"]);
     assert!(!done && said.contains("began with other values than --set asks for"), "{said}");
+    let (done, said) = run(&["retrain", "--from", "first", "--run", "second", "--resume", "--set", "ppo.batch=8"]);
+    assert!(done, "{said}");
     let (done, said) = run(&["pipeline", "--run", "second", "--resume"]);
     assert!(!done && said.contains("behind a gate"), "{said}");
     // Taken back, it is in no later run; what was said to compare two policies is no record at all. A demonstration
     // trains the first step, where that is done anew.
     append("log.jsonl", &[retract, demonstration]);
     let (done, said) = run(&["retrain", "--from", "first", "--run", "third", "--set", "data.validation=0.5"]);
-    assert!(!done && said.contains("takes `data.validation` over from the old one"), "{said}");
+    assert!(!done && said.contains("`data.validation` cannot be set here"), "{said}");
     let (done, said) = run(&["retrain", "--from", "first", "--run", "third", "--set", "ppo.kl.beta=0.7"]);
     assert!(fs::read_to_string(folder.join("third/config.toml")).unwrap().contains("beta = 0.7"));
     assert!(done && said.contains("1 demonstrations are not used"), "{said}");
     assert_eq!(keys("third"), (json!(["k1"]), json!(["k1"])), "{said}");
-    // One goes on with the policy, the other begins where its reference is.
+    // One goes on with the policy and the value model, the other begins where its reference is.
+    let taught = |run: &str| {
+        let checkpoints = fs::read_dir(folder.join(run).join("ppo-ptx/checkpoints")).unwrap();
+        let steps = checkpoints.filter_map(|entry| {
+            let bytes = fs::read(entry.unwrap().path().join("value-optimizer.safetensors")).ok()?;
+            let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            let header: Value = serde_json::from_slice(&bytes[8..header]).unwrap();
+            header["__metadata__"]["steps"].as_str()?.parse::<u64>().ok()
+        });
+        steps.max().unwrap()
+    };
+    assert!(taught("first") > 0 && taught("third") == taught("first"));
+    assert_eq!(taught("second"), 2 * taught("first"));
     let first_kl = |run: &str| {
         let metrics = fs::read_to_string(folder.join(run).join("ppo-ptx/metrics.jsonl")).unwrap();
         let first: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();

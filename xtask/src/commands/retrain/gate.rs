@@ -101,6 +101,17 @@ mod tests {
     }
 
     #[test]
+    fn the_gate_says_what_it_asked_for() {
+        let check = |on_new: Option<(Interval, usize)>, words: [&str; 2]| {
+            let lines = Gate::of(gain(0.0, Some(0.01)), on_new).lines().join("\n");
+            assert!(words.iter().all(|words| lines.contains(words)), "{lines}");
+        };
+        check(None, ["reward model: passed", "no new ranking is held out; nothing is asked of so few"]);
+        check(Some((gain(0.1, Some(0.05)), 60)), ["reward model: passed", "on 60 new ones: 10.0 %"]);
+        check(Some((gain(0.1, Some(0.2)), 60)), ["reward model: not passed", "the interval must lie above 0"]);
+    }
+
+    #[test]
     fn the_gate_asks_for_no_harm_and_where_it_can_for_good() {
         let (same, better, worse) = (gain(0.0, Some(0.01)), gain(0.1, Some(0.05)), gain(-0.1, Some(0.05)));
         check(same, None, (false, true));

@@ -33,7 +33,7 @@ struct Compared {
 
 /// What people have said so far.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Verdicts {
+pub(super) struct Votes {
     /// For each prompt with a verdict the mean over its labelers: 1 where the new policy's answer is better, 0.5 where it
     /// is as good, 0 where it is worse. While some prompts wait, those without need of a verdict are left out, because
     /// they would draw the mean of few towards a half.
@@ -90,7 +90,7 @@ impl Asked {
     }
 
     /// What people have said so far, also while a server works in the folder.
-    pub(super) fn verdicts(&self) -> Result<Verdicts> {
+    pub(super) fn votes(&self) -> Result<Votes> {
         let state = State::of(Settings::default(), desk::collected(&self.feedback)?)?;
         let mut said: BTreeMap<&str, Vec<&Ranked>> = BTreeMap::new();
         for event in state.counting() {
@@ -98,12 +98,12 @@ impl Asked {
                 said.entry(&ranked.task).or_default().push(ranked);
             }
         }
-        let mut verdicts = Verdicts::default();
+        let mut votes = Votes::default();
         let (mut outcomes, mut is_same) = (Vec::new(), Vec::new());
         for Compared { use_case, new, task } in &self.comparisons {
             let outcome = match task {
                 None => {
-                    verdicts.same += 1;
+                    votes.same += 1;
                     Some(0.5)
                 }
                 Some(id) => {
@@ -116,17 +116,17 @@ impl Asked {
                 }
             };
             match outcome {
-                None => verdicts.waiting += 1,
+                None => votes.waiting += 1,
                 Some(outcome) => {
                     outcomes.push((outcome, use_case.clone()));
                     is_same.push(task.is_none());
                 }
             }
         }
-        verdicts.judged = outcomes.len() - verdicts.same;
-        let counts = outcomes.into_iter().zip(is_same).filter(|(_, is_same)| !is_same || verdicts.waiting == 0);
-        (verdicts.outcomes, verdicts.use_cases) = counts.map(|(of, _)| of).unzip();
-        Ok(verdicts)
+        votes.judged = outcomes.len() - votes.same;
+        let counts = outcomes.into_iter().zip(is_same).filter(|(_, is_same)| !is_same || votes.waiting == 0);
+        (votes.outcomes, votes.use_cases) = counts.map(|(of, _)| of).unzip();
+        Ok(votes)
     }
 }
 
@@ -192,19 +192,19 @@ mod tests {
         assert!(tasks.iter().all(|task| task.kind == TaskKind::Rank && task.completions.len() == 2 && task.held_out));
         let first: BTreeSet<bool> = tasks.iter().map(|task| task.completions[0].text.starts_with("new")).collect();
         assert_eq!(first.len(), 2, "the number of an answer tells who wrote it");
-        let nothing = asked.verdicts().unwrap();
+        let nothing = asked.votes().unwrap();
         assert_eq!((nothing.outcomes, nothing.judged, nothing.same, nothing.waiting), (vec![], 0, 1, 6));
         // Ann says of the first four that the new one wins, ties, loses, wins; Bob that it loses the first.
         let log = say_of(&tasks, "ann", &[1, 2, 3, 1]) + &say_of(&tasks, "bob", &[3]);
         fs::write(place.path().join(desk::LOG), &log).unwrap();
-        let verdicts = asked.verdicts().unwrap();
-        assert_eq!(verdicts.outcomes, [0.5, 0.5, 0.0, 1.0]);
-        assert_eq!((verdicts.judged, verdicts.same, verdicts.waiting, verdicts.use_cases.len()), (4, 1, 2, 4));
+        let votes = asked.votes().unwrap();
+        assert_eq!(votes.outcomes, [0.5, 0.5, 0.0, 1.0]);
+        assert_eq!((votes.judged, votes.same, votes.waiting, votes.use_cases.len()), (4, 1, 2, 4));
         // Asked again, perhaps by a run with another seed, nothing is doubled and nobody's vote goes to the other.
         for seed in 1..5 {
             let again = Asked::add(place.path(), &prompts, &new, &old, seed).unwrap();
             assert_eq!(desk::collected(place.path()).unwrap().tasks, tasks);
-            assert_eq!(again.verdicts().unwrap(), verdicts);
+            assert_eq!(again.votes().unwrap(), votes);
         }
         // A task that was removed, because its author is forgotten, is not waited for.
         let all = fs::read_to_string(place.path().join(desk::TASKS)).unwrap();
@@ -213,11 +213,11 @@ mod tests {
             all.lines().take(5).map(|line| format!("{line}\n")).collect::<String>(),
         )
         .unwrap();
-        assert_eq!(asked.verdicts().unwrap().waiting, 1);
+        assert_eq!(asked.votes().unwrap().waiting, 1);
         fs::write(place.path().join(desk::TASKS), all).unwrap();
         // When nobody is waited for any more, what was the same counts too.
         fs::write(place.path().join(desk::LOG), log + &say_of(&tasks[4..], "ann", &[1, 1])).unwrap();
-        assert_eq!(asked.verdicts().unwrap().outcomes, [0.5, 0.5, 0.0, 0.5, 1.0, 1.0, 1.0]);
+        assert_eq!(asked.votes().unwrap().outcomes, [0.5, 0.5, 0.0, 0.5, 1.0, 1.0, 1.0]);
     }
 
     #[test]
