@@ -25,7 +25,9 @@ pub(crate) const TASKS: &str = "tasks.jsonl";
 pub(crate) const ANSWERS: &str = "answers.jsonl";
 pub(crate) const LOG: &str = "log.jsonl";
 const LABELERS: &str = "labelers.toml";
+#[cfg(feature = "serve")]
 const LOCAL: &str = "local.token";
+#[cfg(feature = "serve")]
 const GUIDELINES: &str = "guidelines.md";
 const LOCK: &str = ".lock";
 
@@ -33,6 +35,7 @@ const LOCK: &str = ".lock";
 pub(crate) const LOCAL_LABELER: &str = "local";
 
 /// What people are told where nobody wrote guidelines.
+#[cfg(feature = "serve")]
 const DEFAULT_GUIDELINES: &str = include_str!("guidelines.md");
 
 /// A folder of feedback that no other program works in.
@@ -167,6 +170,7 @@ impl Folder {
     }
 
     /// What a good completion is, in Markdown.
+    #[cfg(feature = "serve")]
     pub(crate) fn guidelines(&self) -> Result<String> {
         let own = self.read(GUIDELINES).with_context(|| format!("cannot read {GUIDELINES}"))?;
         if own.is_empty() {
@@ -214,6 +218,7 @@ impl Folder {
     }
 
     /// The token of whoever sits at this machine, the same at every start.
+    #[cfg(feature = "serve")]
     pub(crate) fn local_token(&self) -> Result<String> {
         let path = self.path.join(LOCAL);
         let known = String::from_utf8_lossy(&self.read(LOCAL)?).trim().to_owned();

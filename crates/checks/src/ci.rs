@@ -26,6 +26,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // The fuzz targets are among what is linted; their C++ is not compiled, since nothing links them.
     let no_fuzzer = [("CUSTOM_LIBFUZZER_PATH", "target/none")];
     ci.step("lints", "cargo", "clippy --release --workspace --all-targets -- -D warnings", &no_fuzzer)?;
+    // As `cargo xtask` builds it, which is the first thing that a newcomer sees.
+    let bare = "clippy --release --package xtask --no-default-features -- -D warnings";
+    ci.step("lints, no server", "cargo", bare, &[])?;
     ci.step(
         "documentation",
         "cargo",

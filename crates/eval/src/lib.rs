@@ -27,6 +27,7 @@
 //! ```
 
 mod agreement;
+mod auc;
 mod best_of_n;
 mod correlation;
 mod error;
@@ -41,6 +42,7 @@ mod win_rate;
 
 pub use crate::{
     agreement::{Against, Agreement, Judged, PAPER_AGREEMENT, Place, agreement, position_bias},
+    auc::auc,
     best_of_n::{best_of_n_kl, expected_best_of_n, pick},
     correlation::{Correlation, correlation},
     error::Error,

@@ -161,6 +161,8 @@ words! {
         Denigrates = "denigrates",
         /// Gives harmful advice.
         GivesHarmfulAdvice = "gives-harmful-advice",
+        /// Expresses opinion.
+        Opinion = "opinion",
         /// Expresses moral judgment.
         MoralJudgment = "moral-judgment",
     }

@@ -12,9 +12,9 @@ use crate::{
     table::Table,
 };
 
-/// The section, from `reward_model` of `eval/results.json`.
+/// The section, from `reward_model` of `eval/results.json`, or of `eval/reward-model.json` of a retrained run.
 pub(crate) fn section(run: &Run) -> Html {
-    let Some(results) = run.results.as_ref().filter(|results| results.at(&["reward_model"]).is_some()) else {
+    let Some(results) = run.card() else {
         return absent("The evaluation has not graded the reward model yet (eval/results.json).");
     };
     let groups = GROUPS.iter().filter_map(|group| group.figure(results));

@@ -18,15 +18,13 @@ impl Run {
     /// into it (`data-key`) and how it is written (`data-as`), so that a test can compare the page with the files.
     /// What is not there yet is named. Equal runs have equal pages: no clock is read.
     pub fn page(&self) -> String {
-        let parts: &[Part] = if self.is_retrained { &[RETRAINING, CURVES, GUARDS] } else { &EVALUATED };
+        let parts: &[Part] = if self.is_retrained { &[RETRAINING, CURVES, CARD, GUARDS] } else { &EVALUATED };
         let made = |parts: &[Part]| parts.iter().map(|(id, name, of)| (*id, *name, of(self))).collect::<Vec<_>>();
         let (mut sections, last) = (made(parts), made(&[DATA, COST]));
-        if !self.is_retrained {
-            let used: usize = sections.iter().chain(&last).map(|(.., html)| html.len()).sum();
-            let samples = samples::section(self, LONGEST.saturating_sub(used + FRAME));
-            // Before data and cost: whoever reads on wants to see answers first.
-            sections.push(("samples", "Answers side by side", samples));
-        }
+        let used: usize = sections.iter().chain(&last).map(|(.., html)| html.len()).sum();
+        let samples = samples::section(self, LONGEST.saturating_sub(used + FRAME));
+        // Before data and cost: whoever reads on wants to see answers first.
+        sections.push(("samples", "Answers side by side", samples));
         sections.extend(last);
         frame(&format!("{}: report of a run", self.name()), header(self), sections)
     }
@@ -36,6 +34,7 @@ impl Run {
 type Part = (&'static str, &'static str, fn(&Run) -> Html);
 
 const CURVES: Part = ("curves", "Curves of every stage", curves::section);
+const CARD: Part = ("card", "The reward model's card", card::section);
 const GUARDS: Part = ("guards", "Guards", guards::section);
 const DATA: Part = ("data", "Data and settings", data::section);
 const COST: Part = ("cost", "Cost and machine", cost::section);
@@ -48,7 +47,7 @@ const EVALUATED: [Part; 5] = [
     ("results", "Results", results::section),
     ("frontier", "Reward model and judge", frontier::section),
     CURVES,
-    ("card", "The reward model's card", card::section),
+    CARD,
     GUARDS,
 ];
 

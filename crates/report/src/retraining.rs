@@ -2,7 +2,7 @@
 //! against the old one.
 
 use crate::{
-    html::{Html, text},
+    html::{Element, Html, text},
     parts::{absent, paragraph},
     results::rate,
     run::Run,
@@ -20,8 +20,9 @@ pub(crate) fn section(run: &Run) -> Html {
     let too_few = ", too few to ask whether the new reward model is better on them.";
     let pairs = pairs.text(if is(gate, "is_asked") { "." } else { too_few });
     let said = paragraph(said_by(gate)).into();
+    let thumbs = run.thumbs.as_ref().map(of_thumbs).into();
     let policy = if is(gate, "passed") { of_policy(run) } else { Html::default() };
-    [paragraph(GATE_IS).into(), of_gate(gate).html(), pairs.into(), said, policy].into_iter().collect()
+    [paragraph(GATE_IS).into(), of_gate(gate).html(), pairs.into(), said, thumbs, policy].into_iter().collect()
 }
 
 /// The result in a sentence, or how far the run is.
@@ -73,6 +74,20 @@ fn of_policy(run: &Run) -> Html {
         None => absent("The new policy has not been compared with the old one yet (eval/retrained.json)."),
     };
     by_reward_model.unwrap_or_default().followed_by(by_judge)
+}
+
+/// Nothing is trained on thumbs, so they measure both reward models.
+fn of_thumbs(thumbs: &Source) -> Element {
+    let count = |key| thumbs.show(&[key], As::Fixed(0));
+    paragraph("Of ")
+        .add(count("up"))
+        .text(" answers with a thumb up and ")
+        .add(count("down"))
+        .text(" with one down, the new reward model scores up above down in ")
+        .add(thumbs.show(&["new"], As::Percent))
+        .text(" of pairs, the old one in ")
+        .add(thumbs.show(&["old"], As::Percent))
+        .text(". Chance is a half.")
 }
 
 /// What the new policy was trained to please says first whether it does.
@@ -190,6 +205,8 @@ mod tests {
         let (asked, gate) = (json!({ "asks_people": true }), ("eval/gate.json", &gate));
         check(&[], &["has not come to its gate yet", "ppo-ptx has not begun"]);
         check(&[gate, ("eval/preferred.json", &preferred)], &["data-key=\"eval/preferred.json#/win_rate\""]);
+        let thumbs = json!({ "up": 3, "down": 2, "new": 0.75, "old": null });
+        check(&[gate, ("eval/thumbs.json", &thumbs)], &["data-key=\"eval/thumbs.json#/new\"", "the old one in"]);
         check(&[gate, ("retrained.json", &asked)], &["People are asked which policy is better"]);
     }
 

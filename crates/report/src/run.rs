@@ -28,6 +28,10 @@ pub struct Run {
     /// other run.
     pub(crate) is_retrained: bool,
     pub(crate) gate: Option<Source>,
+    /// The new reward model's card.
+    graded: Option<Source>,
+    /// How well old and new reward model tell thumbs up from thumbs down.
+    pub(crate) thumbs: Option<Source>,
     /// New against old policy, by the new reward model.
     pub(crate) preferred: Option<Source>,
     /// The same by the judge.
@@ -127,6 +131,8 @@ impl Run {
             frontier: reader.source("eval/frontier.json"),
             is_retrained,
             gate: reader.source("eval/gate.json"),
+            graded: reader.source("eval/reward-model.json"),
+            thumbs: reader.source("eval/thumbs.json"),
             preferred: reader.source("eval/preferred.json"),
             asks_people: how.is_some_and(|how| how.asks_people),
             retrained: reader.source("eval/retrained.json"),
@@ -174,6 +180,12 @@ impl Run {
     /// Whether the judge is the simulated world, so that no person stands behind any points.
     pub(crate) fn judge_is_simulated(&self) -> bool {
         self.judge().is_some_and(|judge| judge.contains("simulation") || judge == "instruction-world")
+    }
+
+    /// What says how well the reward model orders what people ranked.
+    pub(crate) fn card(&self) -> Option<&Source> {
+        let graded = self.results.as_ref().or(self.graded.as_ref());
+        graded.filter(|of| of.at(&["reward_model"]).is_some())
     }
 
     /// The judge in a sentence. It never stands there without being called a simulation where it is one.

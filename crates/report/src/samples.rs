@@ -18,8 +18,10 @@ pub(crate) fn section(run: &Run, room: usize) -> Html {
     fits.unwrap_or_else(|| with(CAPS[CAPS.len() - 1]))
 }
 
-/// The policy, and what it is compared with.
-const PAIR: [&str; 2] = ["ppo_ptx", "sft"];
+/// The policy, and what it is compared with, as the samples call them.
+fn pair(run: &Run) -> [&'static str; 2] {
+    if run.is_retrained { ["new", "old"] } else { ["ppo_ptx", "sft"] }
+}
 
 /// Samples of each kind.
 const MOST: usize = 50;
@@ -30,12 +32,14 @@ const OPEN: usize = 10;
 const CAPS: [usize; 7] = [6000, 3000, 1500, 800, 400, 200, 80];
 
 fn all(run: &Run, samples: &[Sample], cap: usize) -> Html {
-    let mut judged: Vec<(f64, &Sample)> = samples.iter().filter_map(|sample| Some((gain(sample)?, sample))).collect();
+    let pair = pair(run);
+    let mut judged: Vec<(f64, &Sample)> =
+        samples.iter().filter_map(|sample| Some((gain(sample, pair)?, sample))).collect();
     judged.sort_by(|a, b| b.0.total_cmp(&a.0));
     let gains: Vec<_> = judged.iter().copied().filter(|(gain, _)| *gain > 0.0).collect();
     let losses: Vec<_> = judged.iter().rev().copied().filter(|(gain, _)| *gain < 0.0).collect();
     let equal = judged.len() - gains.len() - losses.len();
-    let [policy, other] = PAIR;
+    let [policy, other] = pair;
     let intro = paragraph(format!(
         "Of {} held-out prompts {policy} got more points of {} than {other} on {}, fewer on {}, and as many on \
          {equal}. These are the {} largest gains and the {} largest losses, not a fair sample of either model.",
@@ -52,22 +56,22 @@ fn all(run: &Run, samples: &[Sample], cap: usize) -> Html {
     [
         intro.into(),
         cut.into(),
-        group("Largest gains", "Gain", &gains, cap),
-        group("Largest losses", "Loss", &losses, cap),
+        group("Largest gains", "Gain", &gains, pair, cap),
+        group("Largest losses", "Loss", &losses, pair, cap),
     ]
     .into_iter()
     .collect()
 }
 
 /// Points of the policy's answer minus those of the other's.
-fn gain(sample: &Sample) -> Option<f64> {
+fn gain(sample: &Sample, [policy, other]: [&str; 2]) -> Option<f64> {
     let points = |model: &str| sample.answers.get(model)?.points;
-    Some(points(PAIR[0])? - points(PAIR[1])?)
+    Some(points(policy)? - points(other)?)
 }
 
-fn group(title: &str, kind: &str, samples: &[(f64, &Sample)], cap: usize) -> Html {
+fn group(title: &str, kind: &str, samples: &[(f64, &Sample)], pair: [&str; 2], cap: usize) -> Html {
     let shown = &samples[..samples.len().min(MOST)];
-    let article = |(number, (gain, sample)): (usize, &(f64, &Sample))| article(number, kind, *gain, sample, cap);
+    let article = |(number, (gain, sample)): (usize, &(f64, &Sample))| article(number, kind, *gain, sample, pair, cap);
     let mut articles: Vec<Element> = (1..).zip(shown).map(article).collect();
     let rest = articles.split_off(articles.len().min(OPEN));
     let mut html = Html::from(el("h3").text(title));
@@ -81,11 +85,11 @@ fn group(title: &str, kind: &str, samples: &[(f64, &Sample)], cap: usize) -> Htm
     html
 }
 
-fn article(number: usize, kind: &str, gain: f64, sample: &Sample, cap: usize) -> Element {
+fn article(number: usize, kind: &str, gain: f64, sample: &Sample, pair: [&str; 2], cap: usize) -> Element {
     let title = format!("{kind} {number}: {} points", points(gain));
     let use_case = el("span").class("unit").text(" ").text(&sample.use_case);
     let side = |model: &str| sample.answers.get(model).map(|of| answer(model, of, cap));
-    let others = sample.answers.iter().filter(|(model, _)| !PAIR.contains(&model.as_str()));
+    let others = sample.answers.iter().filter(|(model, _)| !pair.contains(&model.as_str()));
     let others: Vec<Element> = others.map(|(model, of)| answer(model, of, cap)).collect();
     let others = (!others.is_empty()).then(|| {
         let summary = format!("{kind} {number}: {} other answers", others.len());
@@ -95,7 +99,7 @@ fn article(number: usize, kind: &str, gain: f64, sample: &Sample, cap: usize) ->
         .class("sample")
         .add(el("h4").text(title).add(use_case))
         .add(el("p").class("prompt").attr("dir", "auto").add(cut(&sample.prompt, cap)))
-        .add(el("div").class("pair").add_all(PAIR.iter().map(|model| side(model))))
+        .add(el("div").class("pair").add_all(pair.iter().map(|model| side(model))))
         .add(others)
 }
 

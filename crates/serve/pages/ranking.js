@@ -16,6 +16,7 @@ export const FLAGS = [
   ["a", "harmful-advice", "Encourages violence, abuse, terrorism or self-harm, or fails to discourage it"],
   ["d", "denigrates", "Denigrates a protected class"],
   ["g", "gives-harmful-advice", "Gives harmful advice"],
+  ["o", "opinion", "Expresses opinion"],
   ["m", "moral-judgment", "Expresses moral judgment"],
 ];
 

@@ -29,7 +29,12 @@ use std::{
     thread::JoinHandle,
     time::Duration,
 };
-use tokio::{select, sync::mpsc, task::spawn_blocking, time::timeout};
+use tokio::{
+    select,
+    sync::{Semaphore, mpsc},
+    task::spawn_blocking,
+    time::timeout,
+};
 
 /// Bytes that a request may have.
 const BODY_BYTES: usize = 1 << 20;
@@ -37,6 +42,8 @@ const BODY_BYTES: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Texts that are scored at a time.
 const SCORED: usize = 256;
+/// Requests for scores that may be under way, running or waiting for a thread.
+const SCORING: usize = 8;
 
 /// Scores texts, each the whole of a prompt and its answer, `(n,)`. Its error is told to the client.
 pub type Reward = Arc<dyn Fn(&[String]) -> Result<Vec<f32>, String> + Send + Sync>;
@@ -59,6 +66,8 @@ pub struct Service {
     gate: Gate,
     people: Option<People>,
     handed: Handed,
+    /// Requests for scores that may be under way.
+    scoring: Arc<Semaphore>,
     numbers: AtomicU64,
     refused: AtomicU64,
 }
@@ -84,7 +93,8 @@ impl Service {
     ) -> (Service, JoinHandle<()>) {
         let (talk, thread) = Talk::start(voice.decoder.clone(), voice.room, queue);
         let (numbers, refused) = Default::default();
-        (Service { voice: Arc::new(voice), talk, gate, people, handed, numbers, refused }, thread)
+        let scoring = Arc::new(Semaphore::new(SCORING));
+        (Service { voice: Arc::new(voice), talk, gate, people, handed, scoring, numbers, refused }, thread)
     }
 
     /// The response to a request.
@@ -134,6 +144,7 @@ impl Service {
     async fn get_api(&self, path: &str, headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
         let labeler = self.gate.check_labeler(headers)?;
         let people = self.people()?;
+        people.pace(&labeler.id, (self.handed.second)())?;
         match path {
             "/api/session" => Ok(json(200, &api::session(labeler, people, &self.voice.name))),
             "/api/guidelines" => Ok(json(200, &value!({ "markdown": people.guidelines }))),
@@ -307,7 +318,14 @@ impl Service {
         if texts.is_empty() {
             return Err(Refusal::of_field("query", "`query` must be a list of at least one text"));
         }
-        let scores = spawn_blocking(move || reward(&texts)).await;
+        // Work that has begun goes on when its client has gone, so it is the work that is counted.
+        let busy = |_| Refusal { retry_after: Some(1), ..Refusal::busy("too many texts are being scored") };
+        let place = self.scoring.clone().try_acquire_owned().map_err(busy)?;
+        let scored = move || {
+            let _place = place;
+            reward(&texts)
+        };
+        let scores = spawn_blocking(scored).await;
         let scores = scores.map_err(|why| why.to_string()).flatten().map_err(|why| Refusal::of_field("query", why))?;
         Ok(json(200, &value!({ "rewards": scores, "scores": scores, "extra_logs": {} })))
     }

@@ -232,14 +232,19 @@ fn unfreeze(folder: &Folder, runs: &[(PathBuf, Retrained)], keys: &[String]) -> 
     Ok(removed)
 }
 
-/// The retrained runs under a folder.
+/// The retrained runs under a folder, however deep; no run lies in another.
 fn retrained(runs: &Path) -> Result<Vec<(PathBuf, Retrained)>> {
-    let mut found = Vec::new();
-    let Ok(entries) = fs::read_dir(runs) else { return Ok(found) };
-    for entry in entries {
-        let run = entry.with_context(|| format!("cannot list {}", runs.display()))?.path();
-        if let Some(retrained) = Retrained::read(&run)? {
-            found.push((run, retrained));
+    let (mut found, mut left) = (Vec::new(), vec![runs.to_owned()]);
+    while let Some(folder) = left.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for entry in entries {
+            let entry = entry.with_context(|| format!("cannot list {}", folder.display()))?;
+            let run = entry.path();
+            if let Some(retrained) = Retrained::read(&run)? {
+                found.push((run, retrained));
+            } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) && !run.join("config.toml").is_file() {
+                left.push(run);
+            }
         }
     }
     found.sort_by(|(one, _), (other, _)| one.cmp(other));

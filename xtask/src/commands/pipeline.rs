@@ -146,7 +146,14 @@ fn one(
             folder.display()
         );
     }
-    in_run(config, folder, start, until, ranks, |run| stages(run, until))
+    in_run(config, folder, start, until, ranks, |run| {
+        let outcome = stages(run, until);
+        // Also where a person or a guard ended the run.
+        if run.ranks().rank() == 0 {
+            print(&format!("report: {}", super::report::write(run.dir.path())?.display()));
+        }
+        outcome
+    })
 }
 
 /// Opens a run folder with what is taken `until` there, says what is to be said of it, and works in it.
@@ -222,9 +229,6 @@ fn stages(run: &mut Run<'_>, until: Until) -> Result<Option<evaluate::Results>> 
     let results = evaluate::evaluate(run)?;
     print(&results.table());
     print(&format!("results: {}", run.dir.path().join("eval/results.json").display()));
-    if run.ranks().rank() == 0 {
-        print(&format!("report: {}", super::report::write(run.dir.path())?.display()));
-    }
     Ok(Some(results))
 }
 

@@ -2,13 +2,14 @@
 
 mod gate;
 mod people;
+mod thumbs;
 mod trained_on;
 
 pub(crate) use trained_on::{FROZEN, Retrained};
 
 use crate::{
     config::Config,
-    evaluate::{Judge, percent},
+    evaluate::{Judge, RewardResults, percent, reward_results},
     listener::on_interrupt,
     models::Model,
     prepare::{PromptIds, RankedGroup},
@@ -45,6 +46,9 @@ const ASKED: &str = "eval/asked.json";
 /// And whether its reward model may train one.
 const GATE: &str = "eval/gate.json";
 
+/// How well that reward model orders what people ranked.
+const GRADED: &str = "eval/reward-model.json";
+
 /// How far the new policy pleases that reward model more than the old one did.
 const PREFERRED: &str = "eval/preferred.json";
 
@@ -71,8 +75,8 @@ pub(crate) struct Args {
     /// Who compares the new policy with the old one; without it the judge of the run, and with --resume whoever it was
     #[arg(long, value_enum)]
     judge: Option<By>,
-    /// Overrides a key of the old run's reward-model, ppo, evaluate, checkpoints or memory, with --fine-tune also of
-    /// sft-baseline and sft-init, for example --set ppo.episodes=3072 (may be repeated); what is retrained from the new
+    /// Overrides a key of the old run's reward-model, ppo, evaluate, checkpoints or memory, or data.remove-personal, with
+    /// --fine-tune also of sft-baseline and sft-init, for example --set ppo.episodes=3072 (may be repeated); what is retrained from the new
     /// run keeps it
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
@@ -88,6 +92,12 @@ enum By {
     Run,
     /// People: both answers to each held-out prompt become a task in the folder of feedback
     People,
+}
+
+/// The new reward model's card, as the results of other runs have it.
+#[derive(Serialize)]
+struct Graded {
+    reward_model: RewardResults,
 }
 
 /// New against old policy by the new reward model.
@@ -168,7 +178,7 @@ fn begun(args: &Args) -> Result<(Config, Retrained)> {
 /// with these which records may be compared. A preset lies below the keys that a run has written out, so it changes
 /// nothing either.
 fn check_settings(settings: &[String], fine_tunes: bool) -> Result<()> {
-    const OPEN: [&str; 5] = ["reward-model.", "ppo.", "evaluate.", "checkpoints.", "memory."];
+    const OPEN: [&str; 6] = ["reward-model.", "ppo.", "evaluate.", "checkpoints.", "memory.", "data.remove-personal"];
     const FINE_TUNING: [&str; 2] = ["sft-baseline.", "sft-init."];
     let open = OPEN.iter().chain(FINE_TUNING.iter().filter(|_| fine_tunes));
     for setting in settings {
@@ -286,6 +296,9 @@ fn retrain(run: &mut Run<'_>, retrained: &Retrained) -> Result<()> {
     let gate = gate(run, retrained)?;
     run.dir.write_json(GATE, &gate)?;
     gate.lines().iter().for_each(|line| print(line));
+    thumbs::tell(run, retrained)?;
+    let reward_model = reward_results(run, &run.open_reward_model()?)?;
+    run.dir.write_json(GRADED, &Graded { reward_model })?;
     if !gate.passed {
         bail!("the new reward model does not pass, so no policy is trained on it; collect more rankings");
     }
@@ -373,9 +386,20 @@ fn by_judge(run: &Run<'_>, [new, old]: &[Vec<Episode>; 2], gate: Gate) -> Result
     let prompts = compared(run);
     let judge = Judge::new(run)?;
     let [new_points, old_points] = [judge.points(run, prompts, new)?, judge.points(run, prompts, old)?];
+    run.dir.write_json("eval/samples.json", &samples(prompts, [(new, &new_points), (old, &old_points)]))?;
     let groups: Vec<String> = prompts.iter().map(|prompt| prompt.use_case.clone()).collect();
     let win_rate = win_rate(&new_points, &old_points, Some(&groups))?;
     Ok(Outcome { judge: judge.name(), win_rate, new_points, old_points, waiting: 0, same: 0, gate })
+}
+
+/// Every prompt with the answers of new and old policy and their points, as the report reads samples.
+fn samples(prompts: &[PromptIds], answers: [(&Vec<Episode>, &Vec<f64>); 2]) -> Vec<serde_json::Value> {
+    let answer = |place: usize, (episodes, points): (&Vec<Episode>, &Vec<f64>)| serde_json::json!({ "text": episodes[place].text.trim(), "points": points[place] });
+    let row = |(place, prompt): (usize, &PromptIds)| {
+        let [new, old] = answers.map(|of| answer(place, of));
+        serde_json::json!({ "prompt": prompt.text, "use_case": prompt.use_case, "answers": { "new": new, "old": old } })
+    };
+    prompts.iter().enumerate().map(row).collect()
 }
 
 /// The new policy against the old one by what people have said so far; none, and what is to be done, where they have said
@@ -446,6 +470,7 @@ mod tests {
         check("seed=2", false, false);
         check("data.test=0.5", true, false);
         check("model.base=OTHER", false, false);
+        check("data.remove-personal=true", false, true);
         check("ppo", false, false);
         check("ppo.preset=instructgpt", false, false);
     }

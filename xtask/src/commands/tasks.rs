@@ -11,7 +11,7 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use instruct_data::{Limits, Prompt, read};
 use instruct_feedback::{
-    Applied, MAX_COMPLETIONS, Made, Refusal, Sampled, Settings, State, Task, read_tasks, tasks_from,
+    Applied, MAX_COMPLETIONS, Made, Options, Refusal, Sampled, Settings, State, Task, read_tasks, records, tasks_from,
 };
 use instruct_model::{Request, SLOTS, Sampling, generate_reporting};
 use instruct_random::Source;
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 pub(crate) const EXAMPLES: &str = "Examples:
   instruct tasks --feedback runs/0001/feedback --prompts prompts.jsonl --model runs/0001/ppo-ptx/model -k 4
   instruct tasks --feedback FOLDER --prompts prompts.jsonl --model OLD --model NEW -k 2   # who wrote what stays hidden
-  instruct tasks --feedback FOLDER --prompts prompts.jsonl                                # answers to be written";
+  instruct tasks --feedback FOLDER --thumbs --model runs/0001/ppo-ptx/model               # what had a thumb alone";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -28,8 +28,11 @@ pub(crate) struct Args {
     #[arg(long)]
     feedback: PathBuf,
     /// Files of prompt records; `embedded:prompts.jsonl` are those of the simulation inside this program
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "thumbs")]
     prompts: Vec<PathBuf>,
+    /// The prompts of the chat whose answer got a thumb and nothing more, those with a thumb down first
+    #[arg(long)]
+    thumbs: bool,
     /// Model folder or .gguf file whose answers are ranked; several are mixed. Without one people write the answers
     #[arg(long)]
     model: Vec<PathBuf>,
@@ -48,13 +51,16 @@ pub(crate) struct Args {
     /// Keys the draws
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Answers written at a time; changes speed and memory, never the text
+    #[arg(long, default_value_t = SLOTS)]
+    slots: usize,
     #[command(flatten)]
     opening: Opening,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.k == 0 || args.max_new_tokens == 0 {
-        bail!("-k and --max-new-tokens must be above 0");
+    if args.k == 0 || args.max_new_tokens == 0 || args.slots == 0 {
+        bail!("-k, --max-new-tokens and --slots must be above 0");
     }
     if args.model.len() == 1 && args.k == 1 {
         bail!("one answer of one model leaves nothing to rank; take -k 2 or more, or a second --model");
@@ -66,7 +72,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         );
     }
     let folder = Folder::open(&args.feedback)?;
-    let prompts = prompts(args)?;
+    let mut prompts = if args.prompts.is_empty() { Vec::new() } else { prompts(args)? };
+    if args.thumbs {
+        prompts.splice(0..0, of_thumbs(&folder)?);
+    }
     let tasks =
         if args.model.is_empty() { prompts.iter().map(Task::demonstrate).collect() } else { ranked(args, prompts)? };
     add(&folder, tasks)
@@ -89,6 +98,14 @@ fn prompts(args: &Args) -> Result<Vec<Prompt>> {
         chosen.sort_unstable();
         prompts = chosen.into_iter().map(|at| prompts[at].clone()).collect();
     }
+    Ok(prompts)
+}
+
+/// What people said of an answer alone makes nothing that can be trained on, so its prompt is asked again.
+fn of_thumbs(folder: &Folder) -> Result<Vec<Prompt>> {
+    let state = State::of(Settings::default(), folder.collected()?)?;
+    let prompts = records(&state, &Options::default()).prompts;
+    say(&format!("{} prompts of answers with a thumb", prompts.len()));
     Ok(prompts)
 }
 
@@ -134,7 +151,7 @@ fn sample(args: &Args, number: u64, path: &Path, sampled: &mut [Sampled]) -> Res
     };
     let mut progress = Progress::of(&path.display().to_string(), requests.len(), "answers");
     let source = Source::new(args.seed, "tasks").fork(number);
-    let drawn = generate_reporting(&decoder, &requests, &sampling, SLOTS, source, &mut |n| progress.advance(n))?;
+    let drawn = generate_reporting(&decoder, &requests, &sampling, args.slots, source, &mut |n| progress.advance(n))?;
     let name = name_of(path);
     for (i, completion) in drawn.iter().enumerate() {
         let text = base.renderer.tokenizer().decode(&completion.ids)?.trim().to_owned();

@@ -29,10 +29,14 @@ struct Server {
 
 impl Server {
     fn start(folder: &Path) -> Server {
-        let base = base();
+        Server::of(folder, &[&[base().as_str()][..], &TEMPLATE].concat())
+    }
+
+    /// Serves a run, or a model with its template.
+    fn of(folder: &Path, target: &[&str]) -> Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_instruct"))
-            .args(["serve", &base, "--feedback", "feedback", "--port", "0", "--slots", "2"])
-            .args(TEMPLATE)
+            .args(["serve", "--feedback", "feedback", "--port", "0", "--slots", "2"])
+            .args(target)
             .current_dir(folder)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -223,6 +227,18 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
     assert!(done, "{said}");
     let (done, said) = run(&["retrain", "--from", "first", "--run", "second"]);
     assert!(!done && said.contains("cannot find"), "{said}");
+    // Any of its models is served, with its reward model.
+    for (artefact, target) in [("ppo-ptx", &["first"][..]), ("sft-baseline", &["first", "--artefact", "sft-baseline"])]
+    {
+        let server = Server::of(folder, target);
+        let asked = json!({ "model": artefact, "prompt": "Name a colour.", "max_tokens": 4, "seed": 1 });
+        let answer = server.post("/v1/completions", &asked).unwrap();
+        assert_eq!(answer["usage"]["completion_tokens"].as_u64().map(|tokens| tokens > 0), Some(true), "{answer}");
+        let scored = server.post("/get_reward", &json!({ "query": ["User: Hello.\nAssistant: Hi.", "Hi."] })).unwrap();
+        let scores: Vec<f64> = scored["rewards"].as_array().unwrap().iter().map(|of| of.as_f64().unwrap()).collect();
+        assert!(scores.len() == 2 && scores[0] != scores[1], "{scored}");
+        server.kill();
+    }
     fs::create_dir(folder.join("first/feedback")).unwrap();
     // Two rankings of tasks that nobody else has, by people of their own.
     let tasks: Vec<Value> = (0..2)
@@ -299,6 +315,17 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
     // Taken back, it is in no later run; what was said to compare two policies is no record at all. A demonstration
     // trains the first step, where that is done anew.
     append("log.jsonl", &[retract, demonstration]);
+    // A thumb trains nothing: it measures the reward models, and its prompt can be asked again.
+    let answer = |id: &str, words: &str| {
+        json!({ "v": 1, "id": id, "model": "m", "messages": [{ "role": "user", "content": format!("{words}?") }],
+            "text": words, "seed": 1, "labeler": "ann", "consent": true })
+    };
+    let thumb = |key: &str, id: &str, up: bool| json!({ "v": 1, "key": key, "at": 3, "by": "ann", "kind": "thumb", "answer": id, "up": up, "note": "" });
+    append("answers.jsonl", &[answer("a-1", "Good"), answer("a-2", "Bad")]);
+    append("log.jsonl", &[thumb("k7", "a-1", true), thumb("k8", "a-2", false)]);
+    let asking = ["tasks", "--feedback", "first/feedback", "--thumbs", "--model", "first/ppo-ptx/model"];
+    let (done, said) = run(&[&asking[..], &["--max-new-tokens", "8", "--slots", "3"]].concat());
+    assert!(done && said.contains("2 prompts of answers with a thumb"), "{said}");
     let (done, said) = run(&["retrain", "--from", "first", "--run", "third", "--set", "data.validation=0.5"]);
     assert!(!done && said.contains("`data.validation` cannot be set here"), "{said}");
     let (done, said) = run(&["retrain", "--from", "first", "--run", "third", "--set", "ppo.kl.beta=0.7"]);
@@ -325,6 +352,17 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
     };
     assert!(first_kl("second") > 0.0 && first_kl("third") < 1e-9, "{} {}", first_kl("second"), first_kl("third"));
     assert!(said.contains("the new policy wins against the old one:") && said.contains("by simulation"), "{said}");
+    let shares =
+        said.split_once("thumbs, 1 up and 1 down: up scores above down in ").unwrap().1.lines().next().unwrap();
+    let (new, old) = shares.split_once(" of pairs by the new reward model, ").unwrap();
+    assert!(["0.0 %", "100.0 %"].contains(&new) && old.ends_with(" by the old one"), "{shares}");
+    // Its page has the card of its reward model and the answers of both, and nothing that watches waits any more.
+    let (done, said) = run(&["watch", "third"]);
+    assert!(done && said.contains("the run is finished"), "{said}");
+    let page = fs::read_to_string(folder.join("third/report.html")).unwrap();
+    for part in ["The reward model on held-out rankings", "held-out prompts new got more points"] {
+        assert!(page.contains(part), "{part}");
+    }
     // Neither is it in one after a run that was trained on it, for which the rest is not new.
     fs::create_dir(folder.join("second/feedback")).unwrap();
     // (Another trunk orders otherwise, so whether its gate passes is chance.)

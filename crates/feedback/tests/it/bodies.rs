@@ -58,7 +58,7 @@ fn words_are_those_of_the_contract() {
         all.iter().map(|one| word(*one)).collect()
     }
     let flags = "wrong-instruction inappropriate-assistant hallucination constraint sexual violent harmful-advice \
-        denigrates gives-harmful-advice moral-judgment";
+        denigrates gives-harmful-advice opinion moral-judgment";
     assert_eq!(of(Flag::ALL, Flag::as_str).join(" "), flags);
     assert_eq!(of(Reason::ALL, Reason::as_str).join(" "), "unclear unsafe not-my-language broken other");
     assert_eq!(of(Choice::ALL, Choice::as_str).join(" "), "left right tie bad");
@@ -130,7 +130,7 @@ fn a_ranking_fits_itself() {
     check_refused(
         "{'key':'K','kind':'ranking','task':'t','shown':[0],'ranks':[1],'flags':[['rude']],'seconds':1}",
         "`flags[0][0]`: `rude` must be `wrong-instruction`, `inappropriate-assistant`, `hallucination`, `constraint`, \
-         `sexual`, `violent`, `harmful-advice`, `denigrates`, `gives-harmful-advice`, `moral-judgment`",
+         `sexual`, `violent`, `harmful-advice`, `denigrates`, `gives-harmful-advice`, `opinion`, `moral-judgment`",
     );
 }
 

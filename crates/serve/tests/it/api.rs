@@ -251,3 +251,25 @@ fn a_labeler_sees_what_is_his_own_and_takes_nothing_out() {
     assert_eq!(as_bob("/api/guidelines").json()["markdown"], "# Be kind");
     assert_eq!(server.send(&format!("GET /api/progress HTTP/1.1\r\nHost: {}\r\n\r\n", server.at)).status, 401);
 }
+
+/// Scores that are being worked out are counted, since they go on when a client has gone.
+#[test]
+fn no_more_texts_are_scored_at_a_time_than_there_is_room_for() {
+    let setting = Setting::default();
+    let server = Server::start(&setting);
+    let held = setting.held.lock().unwrap();
+    let (told, telling) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..9 {
+            let (server, told) = (&server, told.clone());
+            scope.spawn(move || told.send(server.post("/get_reward", &json!({ "query": ["ab"] }))).unwrap());
+        }
+        let first = telling.recv().unwrap();
+        assert_eq!(first.status, 429, "eight wait and one is sent away: {first:?}");
+        assert!(first.head.contains("retry-after: 1"), "{first:?}");
+        drop(held);
+        let rest: Vec<u16> = (0..8).map(|_| telling.recv().unwrap().status).collect();
+        assert_eq!(rest, [200; 8]);
+    });
+    assert_eq!(server.post("/get_reward", &json!({ "query": ["ab"] })).status, 200);
+}

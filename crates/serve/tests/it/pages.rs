@@ -107,6 +107,108 @@ fn a_person_ranks_with_keys_alone_and_nothing_is_lost_or_doubled() {
 }
 
 #[test]
+fn what_a_person_began_outlives_a_reload_and_what_was_said_is_taken_back() {
+    let Some(mut browser) = started() else { return };
+    browser.window(1_280, 800, 1.0, false);
+    let memory =
+        Memory::with(&[task("Name a fruit.", &["An apple.", "Fruit."]), task("Name a bird.", &["A wren.", "A crow."])]);
+    let server = Server::start(&Setting { memory: memory.clone(), ..Setting::default() });
+    let alone = |letter: char| {
+        format!(
+            "document.getElementById('answer-title')?.innerText.startsWith('Answer {letter}') && document.activeElement !== document.body"
+        )
+    };
+    open(&mut browser, &server, "rank");
+    browser.wait_for(&alone('A'));
+    ["w", "o"].iter().for_each(|key| browser.key(key));
+    said(&mut browser, "2 flags.");
+    ["4", "Enter"].iter().for_each(|key| browser.key(key));
+    browser.wait_for(&alone('B'));
+    let draft = "Object.entries(localStorage).filter(([name]) => name.includes(':draft:')).map(([, kept]) => kept)";
+    let key = browser.eval(&format!("JSON.parse({draft}[0]).draft.key"));
+    browser.open(&format!("http://{}/rank", server.at));
+    browser.wait_for(&alone('B'));
+    ["2", "Enter"].iter().for_each(|key| browser.key(key));
+    browser.wait_for("document.querySelector('.board')");
+    ["b", "y", "y", "y", "n"].iter().for_each(|key| browser.key(key));
+    browser.wait_for("document.activeElement.id === 'note'");
+    browser.text("Both are rude.");
+    ["Escape", "Enter"].iter().for_each(|key| browser.key(key));
+    said(&mut browser, "Saved");
+    let log = memory.lines(File::Log);
+    assert_eq!(log.len(), 1, "{log:?}");
+    let ranking = &log[0];
+    assert_eq!(
+        (&ranking["key"], &ranking["kind"]),
+        (&key, &json!("ranking")),
+        "the draft's key, from before the reload"
+    );
+    assert_eq!(ranking["flags"], json!([["wrong-instruction", "opinion"], []]));
+    assert_eq!((&ranking["quality"], &ranking["ranks"]), (&json!([4, 2]), &json!([1, 1])));
+    assert_eq!(
+        (&ranking["all_bad"], &ranking["confidence"], &ranking["note"]),
+        (&json!(true), &json!(3), &json!("Both are rude."))
+    );
+    // Taken back it comes again as it was left, and is skipped.
+    browser.wait_for(&alone('A'));
+    browser.key("z");
+    said(&mut browser, "Taken back");
+    browser.wait_for("document.querySelector('.board') && document.activeElement !== document.body");
+    browser.key("s");
+    browser.wait_for("document.querySelector('dialog[open]')");
+    ["2", "Enter"].iter().for_each(|key| browser.key(key));
+    said(&mut browser, "Saved");
+    let log = memory.lines(File::Log);
+    assert_eq!((&log[1]["kind"], &log[1]["retracts"]), (&json!("retract"), &key));
+    assert_eq!((&log[2]["kind"], &log[2]["reason"]), (&json!("skip"), &json!("unsafe")));
+    assert_eq!((log.len(), &log[2]["task"]), (3, &ranking["task"]));
+    clean(&mut browser, &server);
+}
+
+#[test]
+fn a_person_edits_an_answer_and_writes_one() {
+    let Some(mut browser) = started() else { return };
+    browser.window(1_280, 800, 1.0, false);
+    let memory = Memory::default();
+    let server = Server::start(&Setting { memory: memory.clone(), ..Setting::default() });
+    let counted = |browser: &mut Browser, what: &str| {
+        browser.wait_for(&format!(
+            "fetch('/api/progress').then((answer) => answer.json()).then(({{ labelers }}) => labelers[0].{what} === 1)"
+        ));
+    };
+    open(&mut browser, &server, "chat");
+    browser.wait_for("document.activeElement.id === 'message'");
+    browser.text("Why is the sky blue?");
+    browser.key("Enter");
+    said(&mut browser, "The answer is complete.");
+    ["Escape", "d"].iter().for_each(|key| browser.key(key));
+    counted(&mut browser, "thumbs");
+    browser.key("e");
+    browser.wait_for("document.activeElement.matches('.editor textarea')");
+    open_to_all(&mut browser, "an edit");
+    browser.text("Better so. ");
+    browser.key("Ctrl+Enter");
+    counted(&mut browser, "edits");
+    browser.wait_for("document.getElementById('turns').innerText.includes('edited by you')");
+    let (answers, log) = (memory.lines(File::Answers), memory.lines(File::Log));
+    assert_eq!((&log[0]["kind"], &log[0]["up"]), (&json!("thumb"), &json!(false)));
+    assert_eq!((&log[1]["kind"], &log[1]["answer"]), (&json!("edit"), &answers[0]["id"]));
+    assert!(log[1]["text"].as_str().unwrap().contains("Better so. "), "{log:?}");
+    open(&mut browser, &server, "demonstrate");
+    browser.wait_for("document.activeElement.id === 'own-prompt'");
+    browser.text("Name a colour.");
+    browser.key("Tab");
+    browser.wait_for("document.activeElement.id === 'answer'");
+    browser.text("Red.");
+    browser.key("Ctrl+Enter");
+    counted(&mut browser, "demonstrations");
+    let log = memory.lines(File::Log);
+    assert_eq!((&log[2]["kind"], &log[2]["text"]), (&json!("demonstration"), &json!("Red.")));
+    assert_eq!(log[2]["messages"], json!([{ "role": "user", "content": "Name a colour." }]));
+    clean(&mut browser, &server);
+}
+
+#[test]
 fn a_person_chats_and_says_what_the_answer_is_worth() {
     let Some(mut browser) = started() else { return };
     browser.window(1_280, 800, 1.0, false);
