@@ -20,6 +20,7 @@ mod report;
 mod served;
 mod shapes;
 mod stages;
+mod submitted;
 mod sweeps;
 
 #[derive(clap::Args)]

@@ -213,7 +213,7 @@ impl Turning<'_> {
     fn rank(&self, from: &Path, feedback: &Path, round: u64) -> Result<u64> {
         let people: Vec<(Labeler, String)> = labelers(WORLD)
             .into_iter()
-            .map(|labeler| self.link(feedback, &labeler.name).map(|token| (labeler, token)))
+            .map(|labeler| Server::link(self.program, feedback, &labeler.name).map(|token| (labeler, token)))
             .collect::<Result<_>>()?;
         let server = Server::start(self.instruct().arg("serve").arg(from).arg("--feedback").arg(feedback))?;
         let mut is_left = true;
@@ -226,12 +226,6 @@ impl Turning<'_> {
         server.stop()?;
         let log = fs::read_to_string(feedback.join("log.jsonl"))?;
         Ok(log.lines().filter(|line| line.contains("\"kind\":\"ranking\"")).count() as u64)
-    }
-
-    fn link(&self, feedback: &Path, name: &str) -> Result<String> {
-        let output = self.instruct().args(["feedback", "link"]).arg(feedback).arg(name).output()?;
-        let link = String::from_utf8(output.stdout)?;
-        Ok(link.trim().split_once("#token=").context("a link has a token")?.1.to_owned())
     }
 
     /// Retrains, or continues to. That the gate refuses is an outcome, whatever else fails is an error.

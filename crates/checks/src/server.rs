@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::Duration,
@@ -57,6 +58,13 @@ impl Server {
         // Read on, because a program that cannot write what it has to say waits for ever.
         thread::spawn(move || lines.for_each(drop));
         Ok(Begun::Listening(Server { child, at }))
+    }
+
+    /// Names a person in a folder of feedback; returns the person's token.
+    pub(crate) fn link(program: &Path, feedback: &Path, name: &str) -> Result<String> {
+        let output = Command::new(program).args(["feedback", "link"]).arg(feedback).arg(name).output()?;
+        let link = String::from_utf8(output.stdout)?;
+        Ok(link.trim().split_once("#token=").context("a link has a token")?.1.to_owned())
     }
 
     /// What is answered to a POST by whoever has `token`; a client that asks too often waits.

@@ -15,7 +15,10 @@ use crate::{
 /// The section, from `reward_model` of `eval/results.json`, or of `eval/reward-model.json` of a retrained run.
 pub(crate) fn section(run: &Run) -> Html {
     let Some(results) = run.card() else {
-        return absent("The evaluation has not graded the reward model yet (eval/results.json).");
+        return absent(match run.is_retrained {
+            true => "The new reward model has not been graded yet (eval/reward-model.json).",
+            false => "The evaluation has not graded the reward model yet (eval/results.json).",
+        });
     };
     let groups = GROUPS.iter().filter_map(|group| group.figure(results));
     let drawn: Vec<Html> = reliability(results).into_iter().chain(groups).collect();

@@ -11,7 +11,10 @@ use crate::{
 /// The section, from `eval/samples.json`, in at most `room` bytes where cutting long texts can do that.
 pub(crate) fn section(run: &Run, room: usize) -> Html {
     let Some(samples) = &run.samples else {
-        return absent("The evaluation has not written its samples yet (eval/samples.json).");
+        return absent(match run.is_retrained {
+            true => "The judge of the run has not compared the answers of new and old policy (eval/samples.json).",
+            false => "The evaluation has not written its samples yet (eval/samples.json).",
+        });
     };
     let with = |cap: usize| all(run, samples, cap);
     let fits = CAPS.iter().map(|&cap| with(cap)).find(|html| html.len() <= room);

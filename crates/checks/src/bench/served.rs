@@ -4,7 +4,7 @@
 //! a streamed text of at most so many tokens. What is counted is what the servers say that they wrote. What HTTP costs
 //! is the difference from the same engine, which writes the same answers in this process.
 
-use super::ModelSettings;
+use super::{ModelSettings, submitted};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 use instruct_kernels::kept_awake;
@@ -49,6 +49,9 @@ pub(super) struct Args {
     /// Answers that each client reads in one turn
     #[arg(long, value_name = "ANSWERS", default_value_t = 3, requires = "model")]
     answers: usize,
+    /// Then let so many people submit what they wrote, and say how much of it is saved in a second
+    #[arg(long, value_name = "PEOPLE", default_value_t = 0, requires = "model")]
+    people: usize,
     /// Then let the most clients ask for so many minutes, and say each minute what the server holds
     #[arg(long, value_name = "MINUTES", default_value_t = 0, requires = "model")]
     soak: u64,
@@ -108,6 +111,9 @@ pub(super) fn run(args: &Args, settings: ModelSettings, rounds: usize, out: Opti
         }
     }
     let mut text = table(&all);
+    if args.people > 0 {
+        text += &submitted::rate(&program, model, args.people)?;
+    }
     if args.soak > 0 {
         let streams = args.streams.iter().copied().max().context("there are clients")?;
         text += &soak(Served::ours(&program, model, settings.precision, streams)?, streams, args.soak)?;
