@@ -10,7 +10,6 @@
 //! | `guidelines.md` | what a good completion is |
 //! | `.lock` | held by the one program that works here |
 
-use crate::terminal::say;
 use anyhow::{Context, Result, bail};
 use instruct_feedback::{Collected, LineError, Torn, read_answers, read_log, read_tasks};
 use serde::{Deserialize, Serialize};
@@ -227,7 +226,7 @@ impl Folder {
             return Ok(known);
         }
         if !known.is_empty() {
-            say(&format!("{}: this is none of our tokens; a new one takes its place", path.display()));
+            crate::terminal::say(&format!("{}: this is none of our tokens; a new one takes its place", path.display()));
         }
         let token = token()?;
         self.replace(LOCAL, format!("{token}\n").as_bytes())

@@ -108,7 +108,7 @@ fn keep_arguments(args: &Args) -> Result<()> {
         );
         return Ok(());
     }
-    Ok(write_whole(&path, own.as_bytes())?)
+    write_whole(&path, own.as_bytes())
 }
 
 /// The mean gain with its interval over prompts. Where the same policy is served in the end there is no doubt about it.
