@@ -130,15 +130,23 @@ impl Panel<'_> {
     /// A table for people to read: every prompt with every model's answer and points.
     pub(crate) fn samples(&self, answers: &AllJudged) -> Vec<serde_json::Value> {
         let row = |(i, prompt): (usize, &PromptIds)| {
-            let of = |(model, judged): (&Model, &Judged)| {
-                let text = judged.answered.episodes[i].text.trim();
-                (model.key().to_owned(), serde_json::json!({ "text": text, "points": judged.points[i] }))
-            };
-            let answers: serde_json::Map<String, serde_json::Value> = answers.0.iter().map(of).collect();
-            serde_json::json!({ "prompt": prompt.text, "use_case": prompt.use_case, "answers": answers })
+            let given = answers
+                .0
+                .iter()
+                .map(|(model, judged)| (model.key(), judged.answered.episodes[i].text.as_str(), judged.points[i]));
+            sample(prompt, &given.collect::<Vec<_>>())
         };
         self.prompts.iter().enumerate().map(row).collect()
     }
+}
+
+/// A prompt with answers to it: who gave each, its text, and its points.
+pub(crate) fn sample(prompt: &PromptIds, answers: &[(&str, &str, f64)]) -> serde_json::Value {
+    let answer = |&(who, text, points): &(&str, &str, f64)| {
+        (who.to_owned(), serde_json::json!({ "text": text.trim(), "points": points }))
+    };
+    let answers: serde_json::Map<String, serde_json::Value> = answers.iter().map(answer).collect();
+    serde_json::json!({ "prompt": prompt.text, "use_case": prompt.use_case, "answers": answers })
 }
 
 impl AllJudged {

@@ -352,6 +352,13 @@ mod tests {
         assert!(first != second && first.len() == 64);
         let kept = String::from_utf8(folder.read(LABELERS).unwrap()).unwrap();
         assert!(!kept.contains(&first) && !kept.contains(&second));
+    }
+
+    #[cfg(feature = "serve")]
+    #[test]
+    fn whoever_sits_at_this_machine_has_one_token_that_cannot_be_guessed() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::open(place.path()).unwrap();
         let local = folder.local_token().unwrap();
         assert_eq!(folder.local_token().unwrap(), local);
         // Where a power cut left something else, nobody comes in with that.

@@ -3,7 +3,7 @@
 use crate::error::{Error, finite};
 
 /// Share of pairs of a good and a bad one in which the good one has the higher score, equal scores counting half: the
-/// area under the ROC curve (Hanley and McNeil 1982). A half is chance; `None` where there is none of either.
+/// area under the ROC curve (Hanley and McNeil 1982). A half is chance; `None` where there is no good one, or no bad one.
 ///
 /// ```
 /// // Two thumbs up and two down.

@@ -58,6 +58,9 @@ pub struct Rated {
     pub up: bool,
     /// Who asked, and who says so.
     pub labeler: String,
+    /// Whether nothing else is said of the answer, so that it is in no pair that could be trained on.
+    #[serde(skip)]
+    pub alone: bool,
 }
 
 /// Why an event gives no record.
@@ -203,14 +206,16 @@ impl<'a> Making<'a> {
         readable(&answer.messages)?;
         usable(&answer.text, true).map_err(|_| Why::Unusable)?;
         let prompt = of_answer(event, answer);
+        let alone = !self.compared.contains(answer.id.as_str());
         self.made.thumbs.push(Rated {
+            alone,
             id: event.key.clone(),
             content: prompt.content.clone(),
             completion: answer.text.clone(),
             up,
             labeler: event.by.clone(),
         });
-        if !self.compared.contains(answer.id.as_str()) {
+        if alone {
             let place = self.waiting.len();
             let new = Waiting { down: false, place, prompt };
             self.waiting.entry(words(&answer.messages)).or_insert(new).down |= !up;

@@ -76,7 +76,7 @@ fn of_policy(run: &Run) -> Html {
     by_reward_model.unwrap_or_default().followed_by(by_judge)
 }
 
-/// Nothing is trained on thumbs, so they measure both reward models.
+/// Neither reward model was trained on an answer of which nothing but its thumb is known.
 fn of_thumbs(thumbs: &Source) -> Element {
     let count = |key| thumbs.show(&[key], As::Fixed(0));
     paragraph("Of ")
@@ -87,7 +87,7 @@ fn of_thumbs(thumbs: &Source) -> Element {
         .add(thumbs.show(&["new"], As::Percent))
         .text(" of pairs, the old one in ")
         .add(thumbs.show(&["old"], As::Percent))
-        .text(". Chance is a half.")
+        .text(". Chance is 50 %.")
 }
 
 /// What the new policy was trained to please says first whether it does.

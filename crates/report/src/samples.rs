@@ -10,6 +10,10 @@ use crate::{
 
 /// The section, from `eval/samples.json`, in at most `room` bytes where cutting long texts can do that.
 pub(crate) fn section(run: &Run, room: usize) -> Html {
+    if run.asks_people {
+        // Points that the run's judge gave before would not be theirs.
+        return absent("People compare the answers of new and old policy; these are in the folder of feedback.");
+    }
     let Some(samples) = &run.samples else {
         return absent(match run.is_retrained {
             true => "The judge of the run has not compared the answers of new and old policy (eval/samples.json).",

@@ -232,13 +232,18 @@ fn unfreeze(folder: &Folder, runs: &[(PathBuf, Retrained)], keys: &[String]) -> 
     Ok(removed)
 }
 
-/// The retrained runs under a folder, however deep; no run lies in another.
+/// The retrained runs under a folder, however deep; what lies inside a run is not looked at. None where the folder does
+/// not exist.
 fn retrained(runs: &Path) -> Result<Vec<(PathBuf, Retrained)>> {
     let (mut found, mut left) = (Vec::new(), vec![runs.to_owned()]);
     while let Some(folder) = left.pop() {
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        let failed = || format!("cannot list {}", folder.display());
+        let entries = match fs::read_dir(&folder) {
+            Err(_) if !folder.exists() => continue,
+            entries => entries.with_context(failed)?,
+        };
         for entry in entries {
-            let entry = entry.with_context(|| format!("cannot list {}", folder.display()))?;
+            let entry = entry.with_context(failed)?;
             let run = entry.path();
             if let Some(retrained) = Retrained::read(&run)? {
                 found.push((run, retrained));

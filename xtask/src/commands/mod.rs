@@ -37,7 +37,10 @@ pub fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
     // Another process may be writing the same.
     staged.push(format!(".{}.tmp", std::process::id()));
     let staged = Path::new(&staged);
-    std::fs::write(staged, content)
-        .and_then(|()| std::fs::rename(staged, path))
-        .with_context(|| format!("cannot write {}", path.display()))
+    let written = std::fs::write(staged, content).and_then(|()| std::fs::rename(staged, path));
+    if written.is_err() {
+        // A full disk leaves half of it, which nobody else would remove.
+        let _ = std::fs::remove_file(staged);
+    }
+    written.with_context(|| format!("cannot write {}", path.display()))
 }

@@ -148,11 +148,7 @@ fn one(
     }
     in_run(config, folder, start, until, ranks, |run| {
         let outcome = stages(run, until);
-        // Also where a person or a guard ended the run.
-        if run.ranks().rank() == 0 {
-            print(&format!("report: {}", super::report::write(run.dir.path())?.display()));
-        }
-        outcome
+        if run.ranks().rank() > 0 { outcome } else { super::report::at_the_end(run.dir.path(), outcome) }
     })
 }
 

@@ -74,8 +74,31 @@ pub(crate) fn watch(args: &WatchArgs) -> Result<()> {
     }
 }
 
-/// Writes the page of a run into its folder.
+/// Writes the page of a run that has ended, whatever ended it, and hands that on.
+pub(crate) fn at_the_end<T>(folder: &Path, outcome: Result<T>) -> Result<T> {
+    match (write(folder), outcome) {
+        (Ok(page), outcome) => {
+            print(&format!("report: {}", page.display()));
+            outcome
+        }
+        (Err(why), Ok(_)) => Err(why),
+        // What ended the run is what matters.
+        (Err(why), Err(outcome)) => {
+            say(&format!("warning: there is no report: {why:#}"));
+            Err(outcome)
+        }
+    }
+}
+
+/// Writes the page of a run into its folder, and removes what one that died over it left there.
 pub(crate) fn write(folder: &Path) -> Result<PathBuf> {
+    for entry in fs::read_dir(folder)?.flatten() {
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with(&format!("{PAGE}.")) {
+            // Another process may just have given it its name.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
     let path = folder.join(PAGE);
     write_whole(&path, read(folder)?.page().as_bytes())?;
     Ok(path)

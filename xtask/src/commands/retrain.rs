@@ -8,6 +8,7 @@ mod trained_on;
 pub(crate) use trained_on::{FROZEN, Retrained};
 
 use crate::{
+    compare::sample,
     config::Config,
     evaluate::{Judge, RewardResults, percent, reward_results},
     listener::on_interrupt,
@@ -142,8 +143,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             take_over(retrained.from(), run.dir.path())?;
         }
         let outcome = retrain(run, &retrained);
-        print(&format!("report: {}", super::report::write(run.dir.path())?.display()));
-        outcome
+        super::report::at_the_end(run.dir.path(), outcome)
     })
 }
 
@@ -189,8 +189,8 @@ fn check_settings(settings: &[String], fine_tunes: bool) -> Result<()> {
         if !open.clone().any(|table| key.starts_with(table)) {
             let tables: Vec<&str> = open.map(|table| table.trim_end_matches('.')).collect();
             bail!(
-                "--set {setting}: `{key}` cannot be set here, since the rest is taken over from the old run; name a key \
-                 of {}, such as ppo.episodes",
+                "--set {setting}: `{key}` cannot be set here, since the rest is taken over from the old run; what can is \
+                 in {}, such as ppo.episodes",
                 tables.join(", ")
             );
         }
@@ -386,20 +386,14 @@ fn by_judge(run: &Run<'_>, [new, old]: &[Vec<Episode>; 2], gate: Gate) -> Result
     let prompts = compared(run);
     let judge = Judge::new(run)?;
     let [new_points, old_points] = [judge.points(run, prompts, new)?, judge.points(run, prompts, old)?];
-    run.dir.write_json("eval/samples.json", &samples(prompts, [(new, &new_points), (old, &old_points)]))?;
+    let rows = prompts.iter().enumerate().map(|(place, prompt)| {
+        let answers = [("new", new, &new_points), ("old", old, &old_points)];
+        sample(prompt, &answers.map(|(who, episodes, points)| (who, episodes[place].text.as_str(), points[place])))
+    });
+    run.dir.write_json("eval/samples.json", &rows.collect::<Vec<_>>())?;
     let groups: Vec<String> = prompts.iter().map(|prompt| prompt.use_case.clone()).collect();
     let win_rate = win_rate(&new_points, &old_points, Some(&groups))?;
     Ok(Outcome { judge: judge.name(), win_rate, new_points, old_points, waiting: 0, same: 0, gate })
-}
-
-/// Every prompt with the answers of new and old policy and their points, as the report reads samples.
-fn samples(prompts: &[PromptIds], answers: [(&Vec<Episode>, &Vec<f64>); 2]) -> Vec<serde_json::Value> {
-    let answer = |place: usize, (episodes, points): (&Vec<Episode>, &Vec<f64>)| serde_json::json!({ "text": episodes[place].text.trim(), "points": points[place] });
-    let row = |(place, prompt): (usize, &PromptIds)| {
-        let [new, old] = answers.map(|of| answer(place, of));
-        serde_json::json!({ "prompt": prompt.text, "use_case": prompt.use_case, "answers": { "new": new, "old": old } })
-    };
-    prompts.iter().enumerate().map(row).collect()
 }
 
 /// The new policy against the old one by what people have said so far; none, and what is to be done, where they have said

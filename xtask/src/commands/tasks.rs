@@ -39,7 +39,7 @@ pub(crate) struct Args {
     /// Answers of each model to a prompt
     #[arg(short, long, default_value_t = 4)]
     k: usize,
-    /// Only so many of the prompts, chosen by the seed; 0 is all
+    /// Only so many of the prompts of --prompts, chosen by the seed; 0 is all
     #[arg(long, default_value_t = 0)]
     limit: usize,
     /// 0 takes the most probable token
@@ -72,12 +72,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         );
     }
     let folder = Folder::open(&args.feedback)?;
-    let mut prompts = if args.prompts.is_empty() { Vec::new() } else { prompts(args)? };
-    if args.thumbs {
-        prompts.splice(0..0, of_thumbs(&folder)?);
+    let mut all = if args.thumbs { of_thumbs(&folder)? } else { Vec::new() };
+    let of_chat = all.len();
+    if !args.prompts.is_empty() {
+        all.extend(prompts(args)?);
     }
-    let tasks =
-        if args.model.is_empty() { prompts.iter().map(Task::demonstrate).collect() } else { ranked(args, prompts)? };
+    let tasks = match args.model.is_empty() {
+        true => all.iter().map(Task::demonstrate).collect(),
+        false => ranked(args, all, of_chat)?,
+    };
     add(&folder, tasks)
 }
 
@@ -109,12 +112,12 @@ fn of_thumbs(folder: &Folder) -> Result<Vec<Prompt>> {
     Ok(prompts)
 }
 
-/// Ranking tasks of what the models answer.
-fn ranked(args: &Args, prompts: Vec<Prompt>) -> Result<Vec<Task>> {
+/// Ranking tasks of what the models answer. So many of the prompts, the first, are those of people's chats.
+fn ranked(args: &Args, prompts: Vec<Prompt>, of_chat: usize) -> Result<Vec<Task>> {
     let mut sampled: Vec<Sampled> =
         prompts.into_iter().map(|prompt| Sampled { prompt, completions: Vec::new() }).collect();
     for (number, model) in args.model.iter().enumerate() {
-        sample(args, number as u64, model, &mut sampled)?;
+        sample(args, number as u64, model, &mut sampled, of_chat)?;
     }
     let Made { tasks, too_few, repeated, unusable } = tasks_from(&sampled, args.seed)?;
     for (count, what) in [
@@ -130,18 +133,24 @@ fn ranked(args: &Args, prompts: Vec<Prompt>) -> Result<Vec<Task>> {
 }
 
 /// Adds the answers of a model.
-fn sample(args: &Args, number: u64, path: &Path, sampled: &mut [Sampled]) -> Result<()> {
+fn sample(args: &Args, number: u64, path: &Path, sampled: &mut [Sampled], of_chat: usize) -> Result<()> {
     let (base, decoder) = args.opening.open(path)?;
-    let mut requests = Vec::with_capacity(sampled.len() * args.k);
+    let (mut requests, mut asked_of) = (Vec::with_capacity(sampled.len() * args.k), Vec::new());
     for (at, Sampled { prompt, .. }) in sampled.iter().enumerate() {
         let asked = base.renderer.ask(prompt.content.conversation()).with_context(|| prompt.origin.to_string())?;
-        if asked.ids().is_empty() || asked.ids().len() >= decoder.config().context {
+        let fits = !asked.ids().is_empty() && asked.ids().len() < decoder.config().context;
+        if !fits && at < of_chat {
+            // Nobody can leave a chat out of a file; without answers it gives no task.
+            continue;
+        }
+        if !fits {
             let tokens = asked.ids().len();
             bail!(
                 "{}: {tokens} tokens leave no room for an answer, or ask nothing; leave this prompt out",
                 prompt.origin
             );
         }
+        asked_of.push(at);
         let request = |j: usize| Request { episode: (at * args.k + j) as u64, prompt: asked.ids().to_vec() };
         requests.extend((0..args.k).map(request));
     }
@@ -155,7 +164,7 @@ fn sample(args: &Args, number: u64, path: &Path, sampled: &mut [Sampled]) -> Res
     let name = name_of(path);
     for (i, completion) in drawn.iter().enumerate() {
         let text = base.renderer.tokenizer().decode(&completion.ids)?.trim().to_owned();
-        sampled[i / args.k].completions.push((name.clone(), text));
+        sampled[asked_of[i / args.k]].completions.push((name.clone(), text));
     }
     Ok(())
 }

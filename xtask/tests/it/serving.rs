@@ -177,14 +177,14 @@ fn tasks_are_made_links_are_given_and_what_a_person_wrote_is_removed() {
     fs::write(folder.join("feedback/log.jsonl"), events).unwrap();
     let shown = run(&["feedback", "show", "feedback"]);
     assert!(shown.contains("ann") && shown.contains("2 demonstrations"), "{shown}");
-    fs::create_dir_all(folder.join("runs/2")).unwrap();
+    fs::create_dir_all(folder.join("runs/circle/2")).unwrap();
     let trained = json!({ "from": "runs/1", "feedback": ["feedback"], "log_sha256": "", "rankings": "r",
         "keys": ["k1", "k9"], "new": [] });
-    fs::write(folder.join("runs/2/retrained.json"), trained.to_string()).unwrap();
+    fs::write(folder.join("runs/circle/2/retrained.json"), trained.to_string()).unwrap();
     let forgot = run(&["feedback", "forget", "feedback", "ann"]);
     assert!(forgot.contains("ann's link opens nothing any more"), "{forgot}");
     assert!(
-        forgot.contains("removed of ann: 1 events") && forgot.contains("runs/2 was made with 1 of these"),
+        forgot.contains("removed of ann: 1 events") && forgot.contains("runs/circle/2 was made with 1 of these"),
         "{forgot}"
     );
     assert_eq!(log(folder).iter().map(|event| event["by"].clone()).collect::<Vec<_>>(), ["bob"]);
@@ -326,6 +326,9 @@ fn what_people_said_trains_the_next_run_until_they_take_it_back() {
     let asking = ["tasks", "--feedback", "first/feedback", "--thumbs", "--model", "first/ppo-ptx/model"];
     let (done, said) = run(&[&asking[..], &["--max-new-tokens", "8", "--slots", "3"]].concat());
     assert!(done && said.contains("2 prompts of answers with a thumb"), "{said}");
+    let asked = fs::read_to_string(folder.join("first/feedback/tasks.jsonl")).unwrap();
+    let place = |words: &str| asked.find(&format!("\"content\":\"{words}\""));
+    assert!(place("Bad?").is_some() && place("Bad?") < place("Good?"), "{asked}");
     let (done, said) = run(&["retrain", "--from", "first", "--run", "third", "--set", "data.validation=0.5"]);
     assert!(!done && said.contains("`data.validation` cannot be set here"), "{said}");
     let (done, said) = run(&["retrain", "--from", "first", "--run", "third", "--set", "ppo.kl.beta=0.7"]);

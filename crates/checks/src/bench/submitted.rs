@@ -10,7 +10,8 @@ const EACH: usize = 200;
 
 /// Lets so many people submit demonstrations without a pause to a server of `model`; returns what came of it in a line.
 pub(super) fn rate(program: &Path, model: &Path, people: usize) -> Result<String> {
-    let place = tempfile::tempdir()?;
+    // Where files are kept in memory a sync costs nothing, as the system's folder for temporary files may be.
+    let place = tempfile::tempdir_in(crate::process::root()?)?;
     let feedback = place.path().join("feedback");
     fs::create_dir(&feedback)?;
     let tokens: Vec<String> =

@@ -176,6 +176,7 @@ fn a_lone_thumb_is_a_prompt_that_waits_those_with_a_thumb_down_first() {
     let pair = event("k5", 5, "ann", "'kind':'pair','answers':['a2','a1'],'choice':'tie','seconds':9");
     let made = records_of(vec![up.clone(), pair.clone()], &Options::default());
     assert_eq!((made.prompts.len(), made.rankings.len(), made.thumbs.len()), (0, 1, 1));
+    assert!(!made.thumbs[0].alone, "its answer is in a pair");
     let taken_back = records_of(vec![up.clone(), pair, retract("k6", 6, "ann", "k5")], &Options::default());
     assert_eq!((taken_back.prompts.len(), taken_back.rankings.len()), (1, 0));
     // Nor when it is in the ranking queue.

@@ -258,18 +258,27 @@ fn no_more_texts_are_scored_at_a_time_than_there_is_room_for() {
     let setting = Setting::default();
     let server = Server::start(&setting);
     let held = setting.held.lock().unwrap();
-    let (told, telling) = std::sync::mpsc::channel();
+    let (tell, telling) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
         for _ in 0..9 {
-            let (server, told) = (&server, told.clone());
-            scope.spawn(move || told.send(server.post("/get_reward", &json!({ "query": ["ab"] }))).unwrap());
+            let (server, tell) = (&server, tell.clone());
+            scope.spawn(move || tell.send(server.post("/get_reward", &json!({ "query": ["ab"] }))).unwrap());
         }
-        let first = telling.recv().unwrap();
+        let told = || telling.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+        let first = told();
         assert_eq!(first.status, 429, "eight wait and one is sent away: {first:?}");
         assert!(first.head.contains("retry-after: 1"), "{first:?}");
         drop(held);
-        let rest: Vec<u16> = (0..8).map(|_| telling.recv().unwrap().status).collect();
+        let rest: Vec<u16> = (0..8).map(|_| told().status).collect();
         assert_eq!(rest, [200; 8]);
     });
     assert_eq!(server.post("/get_reward", &json!({ "query": ["ab"] })).status, 200);
+}
+
+#[test]
+fn whoever_reads_more_than_a_person_is_slowed_down() {
+    let server = Server::start(&Setting::default());
+    let read = || server.get("/api/guidelines").status;
+    assert!((0..240).all(|_| read() == 200));
+    assert_eq!(read(), 429);
 }

@@ -1,10 +1,11 @@
-"""Records what clients of OpenAI's interface send: tests/it/clients.json. Needs the packages openai and litellm.
+"""Records what clients of OpenAI's interface send: tests/it/clients.json. Needs the packages openai and litellm, and curl.
 
     python crates/serve/tests/it/clients.py > crates/serve/tests/it/clients.json
 """
 
 import http.server
 import json
+import subprocess
 import threading
 
 import litellm
@@ -56,11 +57,14 @@ list(
 )
 client.completions.create(model="tiny", prompt=["The sky", "Grass"], max_tokens=3, logprobs=2, n=2)
 client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "a"}], extra_body={"top_k": 5})
+plain = {"model": "tiny", "messages": [{"role": "user", "content": "Name a colour."}], "max_tokens": 12, "seed": 7}
+json_type = ["-H", "content-type: application/json"]
+subprocess.run(["curl", "-s", f"{base}/chat/completions", *json_type, "-d", json.dumps(plain)], check=True, stdout=subprocess.DEVNULL)
 system = [{"role": "system", "content": ""}, {"role": "user", "content": "hi"}]
 lite = {"model": "openai/tiny", "api_base": base, "api_key": "x"}
 litellm.completion(**lite, messages=system, seed=3, max_tokens=5, temperature=0)
 list(litellm.completion(**lite, messages=[{"role": "user", "content": "hi"}], stream=True, max_tokens=5))
 
-names = ["openai", "openai, streamed", "openai, texts", "openai, a field of this server", "litellm", "litellm, streamed"]
+names = ["openai", "openai, streamed", "openai, texts", "openai, a field of this server", "curl", "litellm", "litellm, streamed"]
 rows = [{"client": name, **row} for name, row in zip(names, recorded, strict=True)]
 print("[\n" + ",\n".join("  " + json.dumps(row) for row in rows) + "\n]")

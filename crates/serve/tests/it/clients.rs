@@ -1,4 +1,4 @@
-//! What real clients send (recorded by `clients.py` with openai 3.57.0 and litellm 1.110.2), answered.
+//! What real clients send (recorded by `clients.py` with openai 3.57.0, curl and litellm 1.110.2), answered.
 
 use crate::{Server, Setting};
 use serde_json::{Value, json};

@@ -1,11 +1,14 @@
-//! How well old and new reward model tell answers with a thumb up from those with one down. Nothing is trained on thumbs,
-//! so both models are asked something that neither has seen.
+//! How well old and new reward model tell answers with a thumb up from those with one down. Thumbs of answers that are in
+//! a pair too are left out, so neither model was trained on one of these.
 
 use super::{Retrained, model_of};
-use crate::{desk, stages::Run, terminal::print};
+use crate::{
+    stages::Run,
+    terminal::{print, say},
+};
 use anyhow::Result;
 use instruct_eval::auc;
-use instruct_feedback::{Options, Rated, Settings, State, records};
+use instruct_feedback::Rated;
 use instruct_model::Decoder;
 use instruct_reward_model::Item;
 use serde::Serialize;
@@ -20,8 +23,6 @@ struct Thumbs {
     old: Option<f64>,
 }
 
-const FILE: &str = "eval/thumbs.json";
-
 /// An answer in token ids.
 struct Answer {
     prompt: Vec<u32>,
@@ -29,52 +30,51 @@ struct Answer {
     up: bool,
 }
 
-/// Measures and says it, once for a run, if anybody gave a thumb. It decides nothing.
+/// Measures and says it, if there were thumbs when the run began. It decides nothing, so it ends no run.
 pub(super) fn tell(run: &Run<'_>, retrained: &Retrained) -> Result<()> {
-    if run.dir.path().join(FILE).is_file() {
-        return Ok(());
-    }
-    let mut answers = Vec::new();
-    for folder in retrained.folders() {
-        let state = State::of(Settings::default(), desk::collected(&folder)?)?;
-        for rated in records(&state, &Options::default()).thumbs {
-            answers.extend(encoded(run, &rated)?);
-        }
-    }
-    let up = answers.iter().filter(|answer| answer.up).count();
-    let down = answers.len() - up;
+    let rated = retrained.thumbs().unwrap_or_else(|why| {
+        say(&format!("warning: thumbs are not measured: {why:#}"));
+        Vec::new()
+    });
+    let answers: Vec<Answer> = rated.iter().filter_map(|rated| encoded(run, rated)).collect();
     if answers.is_empty() {
         return Ok(());
     }
-    let area = |model: &Decoder| -> Result<Option<f64>> {
-        let item = |answer| -> Item<'_> { item(answer) };
-        let scores = run.scores_of("thumbs", model, &answers.iter().map(item).collect::<Vec<_>>())?;
-        let of = |up: bool| -> Vec<f64> {
-            let scored = answers.iter().zip(&scores).filter(|(answer, _)| answer.up == up);
-            scored.map(|(_, score)| f64::from(*score)).collect()
-        };
-        Ok(auc(&of(true), &of(false))?)
-    };
-    let new = area(&run.open_reward_model()?)?;
-    let old = area(&run.open(&model_of(retrained.from(), "reward-model"))?)?;
-    let shown = |area: Option<f64>| area.map_or("-".to_owned(), |area| format!("{:.1} %", 100.0 * area));
-    print(&format!(
-        "thumbs, {up} up and {down} down: up scores above down in {} of pairs by the new reward model, {} by the old one",
-        shown(new),
-        shown(old)
-    ));
-    run.dir.write_json(FILE, &Thumbs { up, down, new, old })?;
+    let up = answers.iter().filter(|answer| answer.up).count();
+    let down = answers.len() - up;
+    let new = area(run, &run.open_reward_model()?, &answers)?;
+    let old = area(run, &run.open(&model_of(retrained.from(), "reward-model"))?, &answers)?;
+    print(&match new.zip(old) {
+        Some((new, old)) => format!(
+            "thumbs, {up} up and {down} down: up scores above down in {:.1} % of pairs by the new reward model, {:.1} % \
+             by the old one",
+            100.0 * new,
+            100.0 * old
+        ),
+        None => format!("thumbs, {up} up and {down} down: they measure a reward model once there are some of either"),
+    });
+    run.dir.write_json("eval/thumbs.json", &Thumbs { up, down, new, old })?;
     Ok(())
+}
+
+fn area(run: &Run<'_>, reward_model: &Decoder, answers: &[Answer]) -> Result<Option<f64>> {
+    let scores = run.scores_of("thumbs", reward_model, &answers.iter().map(item).collect::<Vec<_>>())?;
+    let of = |up: bool| -> Vec<f64> {
+        let scored = answers.iter().zip(&scores).filter(|(answer, _)| answer.up == up);
+        scored.map(|(_, score)| f64::from(*score)).collect()
+    };
+    Ok(auc(&of(true), &of(false))?)
 }
 
 fn item(answer: &Answer) -> Item<'_> {
     Item { prompt: &answer.prompt, completion: &answer.completion }
 }
 
-/// An answer as the reward model reads it; none where it is longer than what such a model is trained on.
-fn encoded(run: &Run<'_>, rated: &Rated) -> Result<Option<Answer>> {
-    let asked = run.base.renderer.ask(rated.content.conversation())?;
-    let (prompt, completion) = (asked.ids().to_vec(), asked.completion(&rated.completion)?);
+/// An answer as the reward model reads it; none where it is longer than what such a model is trained on, or cannot be
+/// written with the template of the run.
+fn encoded(run: &Run<'_>, rated: &Rated) -> Option<Answer> {
+    let asked = run.base.renderer.ask(rated.content.conversation()).ok()?;
+    let (prompt, completion) = (asked.ids().to_vec(), asked.completion(&rated.completion).ok()?);
     let fits = prompt.len() <= run.config.model.max_prompt && completion.len() <= run.config.model.max_completion;
-    Ok((fits && !prompt.is_empty()).then_some(Answer { prompt, completion, up: rated.up }))
+    (fits && !prompt.is_empty()).then_some(Answer { prompt, completion, up: rated.up })
 }

@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use instruct_data::Record;
-use instruct_feedback::{Options, Records, Settings, State, records};
+use instruct_feedback::{Options, Rated, Records, Settings, State, records};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
@@ -31,6 +31,9 @@ pub(crate) struct Retrained {
     keys: Vec<String>,
     /// Those among them that the old run was not trained on.
     new: Vec<String>,
+    /// The keys of the thumbs of answers of which nothing else was said by then.
+    #[serde(default)]
+    thumbs: Vec<String>,
     /// The demonstrations that came of it, where fine-tuning had some.
     #[serde(default)]
     demonstrations: Option<PathBuf>,
@@ -103,6 +106,7 @@ impl Retrained {
         }
         say(&format!("what people said makes {} rankings", said.rankings.len()));
         let keys: Vec<String> = said.rankings.iter().map(|record| record.prompt.id.clone()).collect();
+        let thumbs = said.thumbs.iter().filter(|rated| rated.alone).map(|rated| rated.id.clone()).collect();
         let known: BTreeSet<&String> = before.iter().flat_map(|before| &before.keys).collect();
         let new = keys.iter().filter(|key| !known.contains(key)).cloned().collect();
         let descends = before.as_ref().filter(|_| how.continues).map(Retrained::all_keys).unwrap_or_default();
@@ -135,6 +139,7 @@ impl Retrained {
             rankings,
             keys,
             new,
+            thumbs,
             demonstrations,
             demonstrated,
             descends,
@@ -176,6 +181,12 @@ impl Retrained {
         self.new.iter().map(String::as_str).collect()
     }
 
+    /// The thumbs that measure its reward model, as far as the folders still have them.
+    pub(super) fn thumbs(&self) -> Result<Vec<Rated>> {
+        let (_, said) = said_in(&self.feedback, &Options::default())?;
+        Ok(said.thumbs.into_iter().filter(|rated| self.thumbs.contains(&rated.id)).collect())
+    }
+
     /// How many of these records the run, or the policy that it goes on with, was made with: trained on, or measured by.
     pub(crate) fn count_of(&self, keys: &[String]) -> usize {
         let own: BTreeSet<String> = self.all_keys().into_iter().collect();
@@ -203,9 +214,11 @@ fn said_in(folders: &[PathBuf], options: &Options) -> Result<(String, Records)> 
     for folder in folders {
         let collected = desk::collected(folder)?;
         log.extend(collected.events.iter().map(|event| event.line()));
-        let Records { rankings, demonstrations, .. } = records(&State::of(Settings::default(), collected)?, options);
+        let Records { rankings, demonstrations, thumbs, .. } =
+            records(&State::of(Settings::default(), collected)?, options);
         all.rankings.extend(rankings);
         all.demonstrations.extend(demonstrations);
+        all.thumbs.extend(thumbs);
     }
     Ok((log, all))
 }
