@@ -376,8 +376,12 @@ fn won(all: &WinRate, unseen: Option<&WinRate>) -> String {
 
 /// How a reward model orders the pairs of rankings that nothing was trained on.
 pub(crate) fn reward_results(run: &Run<'_>, reward_model: &Decoder) -> Result<RewardResults> {
-    let records = ranked(run, reward_model, &run.material.held_out_rankings.iter().collect::<Vec<_>>())?;
-    let card = report_card(&records)?;
+    graded(run, &ranked(run, reward_model, &run.material.held_out_rankings.iter().collect::<Vec<_>>())?)
+}
+
+/// The same of held-out rankings that have their scores.
+pub(crate) fn graded(run: &Run<'_>, records: &[Ranked]) -> Result<RewardResults> {
+    let card = report_card(records)?;
     let unseen = run.material.asked.as_ref().and_then(|asked| {
         let unseen = |record: &&Ranked| record.prompt.as_ref().is_some_and(|prompt| !asked.holds(prompt));
         // Whatever else could be wrong was wrong above: here there may be no pair, and then there is no accuracy.

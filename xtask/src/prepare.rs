@@ -566,16 +566,12 @@ fn apart(
     (demonstrations, rankings, prompts)
 }
 
-/// What the sides of a split are called in messages.
-const SIDES: [&str; 3] = ["training", "validation", "test"];
-
-/// Every side of a split through `f`, which is told what the side is called.
+/// Every side of a split through `f`, which is told what the side is called in messages.
 fn map<T, U>(split: Split<T>, mut f: impl FnMut(&str, Vec<T>) -> Result<Vec<U>>) -> Result<Split<U>> {
-    let [train, validation, test] = SIDES;
     Ok(Split {
-        train: f(train, split.train)?,
-        validation: f(validation, split.validation)?,
-        test: f(test, split.test)?,
+        train: f("training", split.train)?,
+        validation: f("validation", split.validation)?,
+        test: f("test", split.test)?,
     })
 }
 

@@ -33,9 +33,15 @@ pub(crate) fn typed(template: &str) -> String {
 ///
 /// Errors: the disk's.
 pub fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
-    let mut staged = path.as_os_str().to_owned();
     // Another process may be writing the same.
-    staged.push(format!(".{}.tmp", std::process::id()));
+    write_staged(path, &std::process::id().to_string(), content)
+}
+
+/// As [`write_whole`], through a file that is called after `by`: nobody else may write the same under that name. What a
+/// process that died left there is written over.
+pub(crate) fn write_staged(path: &Path, by: &str, content: &[u8]) -> Result<()> {
+    let mut staged = path.as_os_str().to_owned();
+    staged.push(format!(".{by}.tmp"));
     let staged = Path::new(&staged);
     let written = std::fs::write(staged, content).and_then(|()| std::fs::rename(staged, path));
     if written.is_err() {

@@ -1,6 +1,7 @@
 //! `report` and `watch`: a run in one HTML page.
 
 use crate::{
+    commands::write_staged,
     config::{Config, differences},
     listener::{INTERRUPTED, on_interrupt},
     terminal::{print, say},
@@ -76,9 +77,12 @@ pub(crate) fn watch(args: &WatchArgs) -> Result<()> {
 
 /// Writes the page of a run that has ended, whatever ended it, and hands that on.
 pub(crate) fn at_the_end<T>(folder: &Path, outcome: Result<T>) -> Result<T> {
-    match (write(folder), outcome) {
-        (Ok(page), outcome) => {
-            print(&format!("report: {}", page.display()));
+    let path = folder.join(PAGE);
+    // The process that has the run is the only one that writes under this name, also after one that died over it.
+    let written = read(folder).and_then(|run| write_staged(&path, "run", run.page().as_bytes()));
+    match (written, outcome) {
+        (Ok(()), outcome) => {
+            print(&format!("report: {}", path.display()));
             outcome
         }
         (Err(why), Ok(_)) => Err(why),
@@ -90,15 +94,8 @@ pub(crate) fn at_the_end<T>(folder: &Path, outcome: Result<T>) -> Result<T> {
     }
 }
 
-/// Writes the page of a run into its folder, and removes what one that died over it left there.
-pub(crate) fn write(folder: &Path) -> Result<PathBuf> {
-    for entry in fs::read_dir(folder)?.flatten() {
-        let name = entry.file_name();
-        if name.to_string_lossy().starts_with(&format!("{PAGE}.")) {
-            // Another process may just have given it its name.
-            let _ = fs::remove_file(entry.path());
-        }
-    }
+/// Writes the page of a run into its folder, while another process may work there.
+fn write(folder: &Path) -> Result<PathBuf> {
     let path = folder.join(PAGE);
     write_whole(&path, read(folder)?.page().as_bytes())?;
     Ok(path)

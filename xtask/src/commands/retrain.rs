@@ -10,7 +10,7 @@ pub(crate) use trained_on::{FROZEN, Retrained};
 use crate::{
     compare::sample,
     config::Config,
-    evaluate::{Judge, RewardResults, percent, reward_results},
+    evaluate::{Judge, RewardResults, graded, percent, ranked},
     listener::on_interrupt,
     models::Model,
     prepare::{PromptIds, RankedGroup},
@@ -77,8 +77,8 @@ pub(crate) struct Args {
     #[arg(long, value_enum)]
     judge: Option<By>,
     /// Overrides a key of the old run's reward-model, ppo, evaluate, checkpoints or memory, or data.remove-personal, with
-    /// --fine-tune also of sft-baseline and sft-init, for example --set ppo.episodes=3072 (may be repeated); what is retrained from the new
-    /// run keeps it
+    /// --fine-tune also of sft-baseline and sft-init, for example --set ppo.episodes=3072 (may be repeated); what is
+    /// retrained from the new run keeps it
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
     /// Continue the new run after an interruption, on the feedback that it began with
@@ -275,7 +275,7 @@ fn tell_sides(run: &Run<'_>, retrained: &Retrained) {
     let left = all.saturating_sub(trained + held_out);
     say(&format!(
         "of {all} new rankings {trained} are trained on, {held_out} are held out, {left} are left out (as repeated, over \
-         the cap of their user or `data.limit`, too long, or like a prompt that is held out)"
+         the cap of their user or `data.limit`, personal, too long, or like a prompt that is held out)"
     ));
     if trained == 0 {
         say("warning: none of the new rankings is trained on");
@@ -293,12 +293,13 @@ fn retrain(run: &mut Run<'_>, retrained: &Retrained) -> Result<()> {
     }
     tell_sides(run, retrained);
     let candidates = run.baseline_and_reward_model()?;
-    let gate = gate(run, retrained)?;
+    let held_out: Vec<&RankedGroup> = run.material.held_out_rankings.iter().collect();
+    let by_new = ranked(run, &run.open_reward_model()?, &held_out)?;
+    let gate = gate(run, retrained, &by_new)?;
     run.dir.write_json(GATE, &gate)?;
     gate.lines().iter().for_each(|line| print(line));
     thumbs::tell(run, retrained)?;
-    let reward_model = reward_results(run, &run.open_reward_model()?)?;
-    run.dir.write_json(GRADED, &Graded { reward_model })?;
+    run.dir.write_json(GRADED, &Graded { reward_model: graded(run, &by_new)? })?;
     if !gate.passed {
         bail!("the new reward model does not pass, so no policy is trained on it; collect more rankings");
     }

@@ -43,6 +43,15 @@ fn open(browser: &mut Browser, server: &Server, page: &str) {
     browser.wait_for("document.querySelector('nav a[aria-current]') && location.hash === ''");
 }
 
+/// Asks a question in the chat, and waits for the whole answer.
+fn ask(browser: &mut Browser, server: &Server) {
+    open(browser, server, "chat");
+    browser.wait_for("document.activeElement.id === 'message'");
+    browser.text("Why is the sky blue?");
+    browser.key("Enter");
+    said(browser, "The answer is complete.");
+}
+
 /// Nothing was stopped by the policy, nothing threw, and nothing was asked of another server.
 fn clean(browser: &mut Browser, server: &Server) {
     // Whoever comes without a link is told so, and a browser writes that down.
@@ -185,11 +194,7 @@ fn a_person_edits_an_answer_and_writes_one() {
     browser.window(1_280, 800, 1.0, false);
     let memory = Memory::default();
     let server = Server::start(&Setting { memory: memory.clone(), ..Setting::default() });
-    open(&mut browser, &server, "chat");
-    browser.wait_for("document.activeElement.id === 'message'");
-    browser.text("Why is the sky blue?");
-    browser.key("Enter");
-    said(&mut browser, "The answer is complete.");
+    ask(&mut browser, &server);
     ["Escape", "d"].iter().for_each(|key| browser.key(key));
     until(&memory, 1);
     browser.key("e");
@@ -223,11 +228,7 @@ fn a_person_chats_and_says_what_the_answer_is_worth() {
     browser.window(1_280, 800, 1.0, false);
     let memory = Memory::default();
     let server = Server::start(&Setting { memory: memory.clone(), ..Setting::default() });
-    open(&mut browser, &server, "chat");
-    browser.wait_for("document.activeElement.id === 'message'");
-    browser.text("Why is the sky blue?");
-    browser.key("Enter");
-    said(&mut browser, "The answer is complete.");
+    ask(&mut browser, &server);
     open_to_all(&mut browser, "an answer");
     browser.key("Escape");
     browser.key("u");

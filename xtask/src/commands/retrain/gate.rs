@@ -7,7 +7,7 @@ use crate::{
     stages::Run,
 };
 use anyhow::{Context, Result};
-use instruct_eval::{FEWEST, Interval, accuracy_gain, report_card};
+use instruct_eval::{FEWEST, Interval, Ranked, accuracy_gain, report_card};
 use serde::{Deserialize, Serialize};
 
 /// Whether the new reward model may train a policy.
@@ -30,15 +30,16 @@ const FEW_PAIRS: usize = 50;
 /// that much when some of their records do, because these come in another order.
 const MARGIN: f64 = 0.01;
 
-/// Compares old and new reward model on the pairs that both never saw.
-pub(super) fn gate(run: &Run<'_>, retrained: &Retrained) -> Result<Gate> {
-    let held_out = &run.material.held_out_rankings;
+/// Compares old and new reward model on the pairs that both never saw; `by_new` has the new one's scores of all held-out
+/// rankings, in their order.
+pub(super) fn gate(run: &Run<'_>, retrained: &Retrained, by_new: &[Ranked]) -> Result<Gate> {
     let keys = retrained.new_keys();
-    let (new, old): (Vec<&RankedGroup>, Vec<&RankedGroup>) =
-        held_out.iter().partition(|of| keys.contains(of.id.as_str()));
-    let models = [run.open_reward_model()?, run.open(&model_of(retrained.from(), "reward-model"))?];
-    let gain = |groups: &[&RankedGroup]| -> Result<Option<(Interval, usize)>> {
-        let [by_new, by_old] = [ranked(run, &models[0], groups)?, ranked(run, &models[1], groups)?];
+    let held_out = run.material.held_out_rankings.iter().zip(by_new);
+    let (new, old): (Vec<_>, Vec<_>) = held_out.partition(|(of, _)| keys.contains(of.id.as_str()));
+    let old_model = run.open(&model_of(retrained.from(), "reward-model"))?;
+    let gain = |pairs: &[(&RankedGroup, &Ranked)]| -> Result<Option<(Interval, usize)>> {
+        let (groups, by_new): (Vec<&RankedGroup>, Vec<Ranked>) = pairs.iter().map(|&(of, by)| (of, by.clone())).unzip();
+        let by_old = ranked(run, &old_model, &groups)?;
         match accuracy_gain(&by_new, &by_old) {
             Ok(gain) => Ok(Some((gain, report_card(&by_new)?.pairs))),
             Err(instruct_eval::Error::Empty { .. }) => Ok(None),
